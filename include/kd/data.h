@@ -1,0 +1,105 @@
+/* kd/data.h - where rows come from: sources to pack, splits, and shuffled batches from a store.
+ *
+ * A source is a set of arrays with one row count: gzipped or plain IDX, .npy, CSV. kd-dump reads a
+ * data.yaml, packs the sources into a store, and from then on only the store is read.
+ *
+ * The loader streams a store for training: it decodes each chunk once an epoch into a window, and
+ * any number of streams (one per seed and batch size) draw their shuffled batches from that window.
+ * The order is a pure function of (seed, epoch, step): it does not depend on threads, on the other
+ * streams, or on where a run was interrupted.
+ */
+#ifndef KD_DATA_H
+#define KD_DATA_H
+
+#include "kd/config.h"
+#include "kd/store.h"
+
+/* ---- sources ------------------------------------------------------------------------------ */
+
+/* An array in memory: rows of fixed shape. */
+typedef struct kd_array {
+    kd_dtype dtype;
+    int ndims;           /* axes of a row */
+    int64_t dims[6];
+    uint64_t rows;
+    void *data;          /* rows * row bytes, host byte order; owned */
+} kd_array;
+size_t kd_array_row_bytes(const kd_array *a);
+void kd_array_release(kd_array *a);
+/* By content (IDX magic, gzip magic, \x93NUMPY) or by suffix (.csv, .tsv). Truncated files, trailing bytes,
+ * sizes over what the file holds, object or structured dtypes: KD_ECORRUPT with file, found and expected.
+ * For CSV, column names the column to take (one scalar a row) or a range "a:b" of columns; NULL: all numeric columns. */
+kd_status kd_array_read(kd_array *a, const char *path, const char *column, kd_err *err);
+
+/* ---- packing ------------------------------------------------------------------------------ */
+
+/* What data.yaml says; a row of options each (see kd_data_options). */
+typedef struct kd_data_spec {
+    kd_strings train_input, train_label; /* files; several are concatenated */
+    kd_strings test_input, test_label;   /* may be empty: then test rows are cut from train by test_fraction */
+    char *input_name;    /* column name of the input, "image" */
+    char *input_column, *label_column;   /* CSV columns */
+    int64_t classes;     /* 0: largest label + 1 */
+    kd_strings class_names;
+    double valid_fraction, test_fraction;
+    int64_t seed;        /* of the split and the packing order */
+    int64_t chunk_rows;
+    int64_t level;
+    double mean, scale;  /* x = (raw - mean) * scale when fed to a model; 0, 0: measured on the training rows (u8: mean and 1/sd) */
+    kd_ints shape;       /* of an input row if it differs from the file's (28, 28 -> 28, 28, 1) */
+} kd_data_spec;
+extern const kd_option kd_data_options[];
+extern const size_t kd_data_options_n;
+
+typedef struct kd_pack_report { uint64_t rows, split_rows[KD_SPLITS], duplicates; } kd_pack_report;
+/* Packs into a new store: columns id, split, source (u64 row in the source files, test rows counted after train), label (i32), input.
+ * A row's split is a function of its id (equal rows land in one split); rows of a split are stored
+ * in an order shuffled by seed, so that the first n training rows are a fair sample. Resumable.
+ * contract keeps the hash of every source file. stop: polled between chunks, may be NULL; when set
+ * returns KD_ESTOPPED with all whole chunks committed. */
+kd_status kd_pack(const kd_data_spec *spec, const char *store, const kd_writer_params *wp, const char *command,
+                  volatile const int *stop, void (*progress)(void *arg, uint64_t done, uint64_t total), void *arg,
+                  kd_pack_report *report, kd_err *err);
+
+/* ---- loading ------------------------------------------------------------------------------ */
+
+#define KD_LOADER_COLUMNS 8
+typedef struct kd_loader kd_loader;
+typedef struct kd_stream kd_stream;
+typedef struct kd_loader_params {
+    kd_split split;
+    uint64_t rows;         /* only the first n rows of the split; 0: all */
+    uint64_t window_rows;  /* rows shuffled together, default 65536: memory is window_rows * row bytes */
+    uint64_t seed;         /* of the order of chunks; shared by all streams */
+    bool shuffle;          /* false: store order (evaluation) */
+    int threads;           /* that decode a window, default 1 */
+} kd_loader_params;
+kd_loader_params kd_loader_default_params(void);
+
+/* columns: indices in the store. KD_EUSAGE (empty split: names it), KD_ENOMEM, KD_ECORRUPT. */
+kd_status kd_loader_open(kd_loader **out, kd_store *s, const int *columns, int n, const kd_loader_params *p, kd_err *err);
+void kd_loader_close(kd_loader *l);
+uint64_t kd_loader_rows(const kd_loader *l);
+size_t kd_loader_bytes(const kd_loader *l);       /* memory held, streams included */
+double kd_loader_seconds(const kd_loader *l);     /* spent decoding so far: the stall of the trainer */
+/* Adds a stream before the first epoch. drop_last: a rest smaller than the batch is left out (training). */
+kd_status kd_stream_open(kd_stream **out, kd_loader *l, uint64_t seed, uint32_t batch, bool drop_last, kd_err *err);
+uint64_t kd_stream_steps(const kd_stream *s);     /* batches an epoch */
+/* Starts an epoch for all streams; the loader decodes the first window. skip_steps positions every stream
+ * behind that many of its own batches (resume) without touching chunks that lie whole before it where possible. */
+kd_status kd_loader_epoch(kd_loader *l, uint64_t epoch, kd_err *err);
+/* Next batch of one stream. KD_OK and *rows > 0; *rows == 0: the epoch is over. The loader moves to the
+ * next window when every stream has used the current one up: streams therefore advance in rounds
+ * (each stream once, then the next round); a stream ahead of the window gets KD_OK with *rows == 0 and
+ * *wait == true. */
+typedef struct kd_batch {
+    uint32_t rows;
+    const void *column[KD_LOADER_COLUMNS]; /* (rows, row bytes) raw values; borrowed until the stream's next call */
+    const uint64_t *row;                   /* (rows) store-wide row numbers */
+    bool wait;
+} kd_batch;
+kd_status kd_stream_next(kd_stream *s, kd_batch *b, kd_err *err);
+/* Skips n batches of an epoch just begun, for resume. */
+kd_status kd_stream_skip(kd_stream *s, uint64_t n, kd_err *err);
+
+#endif

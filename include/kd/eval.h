@@ -1,0 +1,38 @@
+/* kd/eval.h - what a student is worth, against labels and against the cached teacher.
+ *
+ * Measures are pure functions over logits, labels and teacher logits; kd_eval_model fills in the
+ * logits by running a model over a split of the store (the teacher itself is not needed). Groups of
+ * runs (same student, several seeds, with and without teacher) are compared pairwise over seeds.
+ */
+#ifndef KD_EVAL_H
+#define KD_EVAL_H
+
+#include "kd/model.h"
+#include "kd/store.h"
+
+typedef struct kd_measures {
+    uint64_t rows;
+    double accuracy;
+    double loss;          /* mean negative log-likelihood of the label, nats */
+    double ece;           /* 15 equal-width bins of the top probability (Guo et al. 2017, section 3) */
+    bool has_teacher;
+    double agreement;     /* same top-1 as the teacher */
+    double kl;            /* mean KL(teacher || student) at T = 1, nats */
+} kd_measures;
+/* logits, teacher (may be NULL): (rows, classes); labels (rows). Ties of the top class go to the smaller index. */
+void kd_measure(kd_measures *m, const float *logits, const int32_t *labels, const float *teacher, uint64_t rows, int64_t classes);
+
+typedef struct kd_eval_params { kd_split split; const char *teacher; int64_t batch; int threads; } kd_eval_params;
+/* Inference over a split. logits: receives (rows, classes) if not NULL (caller's memory for kd_store_split_rows rows). */
+kd_status kd_eval_model(kd_measures *m, kd_model *model, kd_store *s, const kd_eval_params *p, float *logits, kd_err *err);
+/* The cached teacher judged by the same measures. */
+kd_status kd_eval_teacher(kd_measures *m, kd_store *s, const kd_eval_params *p, kd_err *err);
+/* Median and p99 of single-row forward passes, microseconds. */
+kd_status kd_eval_latency(kd_model *model, double *p50_us, double *p99_us, kd_err *err);
+
+/* Two-sided paired t-test over seeds: a[i] and b[i] belong to the same seed. n >= 2; p = 1 when all differences are 0. */
+double kd_paired_t(const double *a, const double *b, size_t n, double *mean_diff);
+/* "helped", "hurt" or "no difference" at p < 0.05. */
+const char *kd_verdict(double p, double mean_diff);
+
+#endif

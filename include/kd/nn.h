@@ -1,0 +1,150 @@
+/* kd/nn.h - tensors, the graph of ops, its planned memory and its execution.
+ *
+ * A model is a graph: a list of nodes in execution order, each an op with inputs and one output. A
+ * graph is built once by an architecture (kd/model.h), owns one slab of parameters, and can be
+ * executed by several kd_exec (training at batch 128, evaluation at batch 256), each with its own
+ * planned arena. Shapes are per row (a row is a sample; for token models, a token); the batch
+ * dimension is added by the exec. Images are NHWC inside the graph.
+ *
+ *     kd_graph *g = kd_graph_create();
+ *     kd_node x = kd_nn_input(g, "image", 3, (int64_t[]){28, 28, 1});
+ *     x = kd_nn_flatten(g, "flat", x);
+ *     x = kd_nn_relu(g, "relu0", kd_nn_linear(g, "fc0", x, 128, true));
+ *     x = kd_nn_linear(g, "fc1", x, 10, true);
+ *     kd_graph_output(g, x);
+ *     if (kd_graph_finish(g, &err)) ...            // errors of any node above show here
+ *     kd_graph_init(g, seed);
+ *     kd_exec_params p = { .batch = 128, .threads = 2, .training = true };
+ *     if (kd_exec_create(&ex, g, &p, &err)) ...
+ *     fill(kd_exec_input(ex, input));              // (B, 28, 28, 1) f32
+ *     #pragma omp parallel num_threads(2)
+ *     { kd_exec_forward(ex); loss(kd_exec_value(ex, x), kd_exec_grad(ex, x)); kd_exec_backward(ex); }
+ *
+ * Threads: forward and backward are called by every thread of one parallel region of exactly
+ * p.threads threads (rule: kernels are orphaned `omp for`), or serially when p.threads is 1 (also
+ * inside somebody else's region: the exec then opens a nested region of one thread). All other calls are serial.
+ * Same bits for any thread count: work is cut into a grid fixed by shapes alone, each piece done by
+ * one thread, sums over pieces in a fixed tree.
+ */
+#ifndef KD_NN_H
+#define KD_NN_H
+
+#include "kd/base.h"
+
+#define KD_MAX_DIMS 6
+#define KD_MAX_INPUTS 4
+
+typedef struct kd_graph kd_graph;
+typedef struct kd_exec kd_exec;
+typedef int kd_node; /* index of a node; negative: building it failed (kd_graph_finish tells why) */
+
+/* ---- building ----------------------------------------------------------------------------- */
+
+kd_graph *kd_graph_create(void); /* NULL when out of memory */
+void kd_graph_free(kd_graph *g);
+
+/* Each returns the new node. name: unique, becomes the prefix of its parameters ("fc0.weight") and
+ * the name of the tap. A failed input makes the node fail; the first failure is kept. */
+kd_node kd_nn_input(kd_graph *g, const char *name, int ndims, const int64_t *dims);
+/* y = x W^T + b over the last axis; weight (out, in), bias (out). */
+kd_node kd_nn_linear(kd_graph *g, const char *name, kd_node x, int64_t out, bool bias);
+/* (H, W, C) -> (H', W', out); weight (out, C, k, k), bias (out); zero padding `pad` on each side. */
+kd_node kd_nn_conv2d(kd_graph *g, const char *name, kd_node x, int64_t out, int k, int stride, int pad, bool bias);
+/* depthwise: weight (C, 1, k, k). */
+kd_node kd_nn_dwconv2d(kd_graph *g, const char *name, kd_node x, int k, int stride, int pad, bool bias);
+/* Over the last axis (channels), statistics over batch and space; weight, bias (C) and the buffers
+ * running_mean, running_var (C). running = (1 - momentum) running + momentum batch, with the unbiased
+ * variance, as PyTorch (Ioffe and Szegedy 2015). Inference uses the running values. */
+kd_node kd_nn_batchnorm(kd_graph *g, const char *name, kd_node x, float momentum, float eps);
+kd_node kd_nn_relu(kd_graph *g, const char *name, kd_node x);
+kd_node kd_nn_maxpool(kd_graph *g, const char *name, kd_node x, int k, int stride);
+kd_node kd_nn_avgpool(kd_graph *g, const char *name, kd_node x, int k, int stride);
+kd_node kd_nn_global_avgpool(kd_graph *g, const char *name, kd_node x); /* (H, W, C) -> (C) */
+/* To one axis in PyTorch's order of an image, (C, H, W): a linear layer behind it has the weights
+ * PyTorch would have. No copy where H * W or C is 1. */
+kd_node kd_nn_flatten(kd_graph *g, const char *name, kd_node x);
+kd_node kd_nn_add(kd_graph *g, const char *name, kd_node a, kd_node b);
+kd_node kd_nn_softmax(kd_graph *g, const char *name, kd_node x); /* over the last axis */
+/* Inverted dropout by the counter generator (seed, node, step); identity in inference. */
+kd_node kd_nn_dropout(kd_graph *g, const char *name, kd_node x, float p);
+
+void kd_graph_output(kd_graph *g, kd_node x); /* keeps the value (and its gradient) readable */
+/* Ends building: checks, fuses (linear + bias + relu, batch norm + relu), lays out the slab.
+ * KD_EUSAGE, KD_ENOMEM. */
+kd_status kd_graph_finish(kd_graph *g, kd_err *err);
+
+/* ---- what a graph has --------------------------------------------------------------------- */
+
+typedef struct kd_param {
+    const char *name;   /* "fc0.weight", borrowed from the graph */
+    int ndims;
+    int64_t dims[KD_MAX_DIMS]; /* PyTorch's shape */
+    size_t offset, size;/* in floats, in the slab of parameters or of buffers */
+    bool buffer;        /* running statistics: saved, not trained */
+    bool decay;         /* weight decay applies: weights of linear and convolution */
+} kd_param;
+
+size_t kd_graph_params(const kd_graph *g, const kd_param **list); /* count; list borrowed */
+float *kd_graph_slab(kd_graph *g, size_t *floats);   /* all trainable parameters, 64-byte aligned; pieces padded to 16 floats, padding stays 0 */
+float *kd_graph_buffers(kd_graph *g, size_t *floats);/* running statistics */
+float *kd_graph_param_data(kd_graph *g, const kd_param *p); /* where p lives: slab or buffers */
+size_t kd_graph_param_count(const kd_graph *g);      /* trainable numbers, without padding */
+/* Initial weights by the counter generator: linear and conv uniform(+-1/sqrt(fan_in)) as PyTorch's
+ * defaults (He et al. 2015 with a = sqrt 5), norm weight 1, bias 0, running mean 0, variance 1. */
+void kd_graph_init(kd_graph *g, uint64_t seed);
+int kd_graph_nodes(const kd_graph *g);
+kd_node kd_graph_find(const kd_graph *g, const char *name); /* -1: no such node */
+const char *kd_graph_node_name(const kd_graph *g, kd_node n);
+int kd_graph_node_shape(const kd_graph *g, kd_node n, int64_t dims[KD_MAX_DIMS]); /* number of axes, per row */
+size_t kd_graph_node_size(const kd_graph *g, kd_node n); /* floats a row */
+double kd_graph_macs(const kd_graph *g);             /* multiply-adds of one row's forward pass */
+double kd_graph_train_flops(const kd_graph *g);      /* FLOPs a row, forward and backward, no dX for inputs */
+
+/* ---- running ------------------------------------------------------------------------------ */
+
+typedef struct kd_exec_params {
+    int64_t batch;   /* rows the arena is planned for */
+    int threads;     /* of the region that will call forward and backward */
+    bool training;   /* keeps what backward needs, batch statistics, dropout */
+    bool naive;      /* every op by its naive twin in plain C: for tests */
+} kd_exec_params;
+
+/* KD_ENOMEM, KD_EUNSUPPORTED. The graph must outlive the exec. Each training exec has its own
+ * gradient slab. */
+kd_status kd_exec_create(kd_exec **out, kd_graph *g, const kd_exec_params *p, kd_err *err);
+void kd_exec_free(kd_exec *ex);
+size_t kd_exec_bytes(const kd_exec *ex);             /* planned: arena, scratch, gradients */
+void kd_exec_seed(kd_exec *ex, uint64_t seed, uint64_t step); /* for dropout; before forward */
+float *kd_exec_input(kd_exec *ex, kd_node input);    /* (B, ...), to be filled by the caller */
+/* Reads the weights afresh: call after the parameters changed (packed copies are made in forward). */
+void kd_exec_forward(kd_exec *ex);
+const float *kd_exec_value(const kd_exec *ex, kd_node n); /* (B, ...): outputs and inputs; borrowed until the next forward */
+float *kd_exec_grad(kd_exec *ex, kd_node output);    /* (B, ...), dLoss/doutput: filled by the loss before backward */
+void kd_exec_backward(kd_exec *ex);                  /* overwrites the gradient slab */
+float *kd_exec_grads(kd_exec *ex);                   /* same layout as kd_graph_slab */
+/* Opens the region itself: for inference. */
+void kd_exec_run_forward(kd_exec *ex);
+
+/* ---- vector kernels that other layers share ----------------------------------------------- */
+
+/* Called inside or outside a region: orphaned `omp for` over fixed blocks of 4096 elements. */
+typedef struct kd_adamw {
+    float lr, beta1, beta2, eps, weight_decay;
+    int64_t step;      /* from 1 */
+    float grad_scale;  /* multiplies the gradient first: clipping, accumulation */
+} kd_adamw;
+/* w, m, v, g: n floats of one parameter range; decoupled decay (Loshchilov and Hutter 2019,
+ * algorithm 2), the arithmetic of torch.optim.AdamW. */
+void kd_nn_adamw(float *w, float *m, float *v, const float *g, size_t n, const kd_adamw *p);
+typedef struct kd_sgd { float lr, momentum, weight_decay, grad_scale; bool nesterov; int64_t step; } kd_sgd;
+void kd_nn_sgd(float *w, float *m, const float *g, size_t n, const kd_sgd *p); /* as torch.optim.SGD, dampening 0 */
+/* Sum of squares by blocks of 4096 and a fixed tree; partial: kd_nn_blocks(n) doubles, shared by the team.
+ * Every thread gets the same result. */
+size_t kd_nn_blocks(size_t n);
+double kd_nn_sumsq(const float *x, size_t n, double *partial);
+/* y (rows, cols) = (x - mean) * scale from bytes. */
+void kd_nn_u8_to_f32(float *y, const uint8_t *x, size_t n, float mean, float scale);
+
+const char *kd_nn_backend(void); /* "oneDNN 2.6.3, avx512" */
+
+#endif

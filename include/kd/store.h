@@ -1,0 +1,168 @@
+/* kd/store.h - the store: columns of rows, in chunks, compressed, checked and sealed.
+ *
+ * A store is a folder NAME.kd/ with a manifest and one file per segment:
+ *
+ *     NAME.kd/manifest.json     written last, replaced by rename; what it does not name does not exist
+ *     NAME.kd/base.mdb          segment "base": row ids, splits, inputs, labels (LMDB, read-only once sealed)
+ *     NAME.kd/big.mdb           segment "big": columns that one teacher pass added
+ *
+ * A segment is an LMDB file of its own that is never written again once sealed: adding a teacher
+ * cannot harm what was there, readers of the old manifest go on undisturbed, dropping a teacher is
+ * removing a file. All segments have the same rows in the same chunks.
+ *
+ * A row is a sample. Rows are cut into chunks (chunk_rows, the last chunk of each split may be
+ * shorter: a chunk never holds two splits). One column of one chunk is one record: a fixed header
+ * with a checksum over header and payload, then one zstd frame of a filtered block. A reader checks
+ * the header and the checksum before zstd sees a byte, and asks only for the columns it wants.
+ *
+ * Life of a segment: written as FILE.part in transactions of whole chunks; a killed writer leaves a
+ * .part that kd_store_writer_* continues (resume) after the last committed chunk; sealing syncs, renames
+ * the file, then writes the manifest. New stores are built in NAME.kd.part/ and the folder is renamed at the end.
+ *
+ * Threads: one kd_store per path and process; one kd_cursor per thread; a writer belongs to one thread.
+ * Readers borrow from the map only inside kd_cursor_read.
+ *
+ * docs/store-format.md describes every byte.
+ */
+#ifndef KD_STORE_H
+#define KD_STORE_H
+
+#include "kd/base.h"
+
+#define KD_STORE_FORMAT 1
+#define KD_STORE_MAX_COLUMNS 256
+#define KD_STORE_MAX_CHUNK_ROWS 65536
+#define KD_STORE_MAX_RAW (1u << 30) /* bytes of one decoded block */
+#define KD_STORE_NAME_MAX 64
+
+/* What a column means. Append only. */
+#define KD_ROLE_MAP(X)                                                                             \
+    X(INPUT, input) X(LABEL, label) X(ID, id) X(SPLIT, split) X(SOURCE, source) X(VIEW, view) X(LOGITS, logits) \
+    X(SCORE, score) X(FEATURE, feature)
+typedef enum kd_role {
+    KD_ROLE_NONE = 0,
+#define X(NAME, name) KD_ROLE_##NAME,
+    KD_ROLE_MAP(X)
+#undef X
+} kd_role;
+const char *kd_role_name(kd_role r);
+kd_role kd_role_parse(const char *name); /* KD_ROLE_NONE if unknown */
+
+typedef enum kd_split { KD_TRAIN = 0, KD_VALID = 1, KD_TEST = 2, KD_SPLITS = 3 } kd_split;
+const char *kd_split_name(kd_split s);   /* "train", "valid", "test" */
+int kd_split_parse(const char *name);    /* -1 if unknown */
+
+/* One column. Values are stored as `dtype`; `encoding` says how values of the meaning (logits of
+ * `dims` classes) become those: "dense" is one number per element. Further encodings come with
+ * codecs of their own and keep their parameters in `params`. */
+typedef struct kd_column {
+    char name[KD_STORE_NAME_MAX]; /* "image", "label", "big/logits"; [a-z0-9_.-/], unique in the store */
+    kd_role role;
+    kd_dtype dtype;
+    int ndims;                    /* axes per row; 0: one scalar a row */
+    int64_t dims[6];              /* the first may be -1: ragged, its length differs by row */
+    char encoding[16];            /* "dense" */
+    char filter[16];              /* "none" or "shuffle" (byte planes); "" lets the writer choose by dtype */
+    int level;                    /* zstd level, 1-19; 0: the writer's default */
+    char teacher[KD_STORE_NAME_MAX]; /* name of the teacher, "" for data */
+    char tap[KD_STORE_NAME_MAX];  /* node of the teacher's graph, "" if none */
+    json_t *params;               /* of the encoding, the preprocessing (mean, scale), class names; may be NULL;
+                                     owned by the store on read, borrowed on write */
+    char segment[KD_STORE_NAME_MAX]; /* set on read */
+} kd_column;
+
+/* ---- reading ------------------------------------------------------------------------------ */
+
+typedef struct kd_store kd_store;
+typedef struct kd_cursor kd_cursor;
+
+/* Opens a sealed store: reads the manifest, checks format, sizes and LMDB meta pages of the segments.
+ * KD_ENOTFOUND (also tells when only NAME.kd.part exists), KD_ECORRUPT, KD_EMISMATCH (format of another version). */
+kd_status kd_store_open(kd_store **out, const char *path, kd_err *err);
+void kd_store_close(kd_store *s);
+const char *kd_store_path(const kd_store *s);
+uint64_t kd_store_rows(const kd_store *s);
+uint32_t kd_store_chunks(const kd_store *s);
+uint64_t kd_store_bytes(const kd_store *s);            /* of all files */
+const char *kd_store_root(const kd_store *s);          /* 32 hex digits: hash over all segments' roots, in order */
+const json_t *kd_store_manifest(const kd_store *s);    /* borrowed */
+size_t kd_store_columns(const kd_store *s);
+const kd_column *kd_store_column(const kd_store *s, size_t i);
+int kd_store_find(const kd_store *s, const char *name);/* index of a column, -1: none */
+/* The first column with this role (and teacher, if not NULL); -1: none. */
+int kd_store_find_role(const kd_store *s, kd_role role, const char *teacher);
+/* Rows of a chunk and the store-wide index of its first row. */
+typedef struct kd_chunk_info { uint64_t first; uint32_t rows; kd_split split; } kd_chunk_info;
+const kd_chunk_info *kd_store_chunk(const kd_store *s, uint32_t chunk);
+uint64_t kd_store_split_rows(const kd_store *s, kd_split split);
+/* What a teacher's segment says of it: {"name", "fingerprint", "params", "command", "seconds", ...}; NULL: no such teacher. Borrowed. */
+const json_t *kd_store_teacher(const kd_store *s, const char *name);
+
+/* A cursor per thread: read transactions and a zstd context. KD_ENOMEM, KD_EIO, KD_ECORRUPT. */
+kd_status kd_cursor_open(kd_cursor **out, kd_store *s, kd_err *err);
+void kd_cursor_close(kd_cursor *c);
+/* Bytes of the decoded block: rows * row bytes (fixed shapes). For a ragged column a block is
+ * (rows) u32 lengths then the values; its size is known from the record only: *size receives it. */
+kd_status kd_cursor_size(kd_cursor *c, int column, uint32_t chunk, size_t *size, kd_err *err);
+/* Decodes one block into out (size bytes, as kd_cursor_size says). Checks everything about the
+ * record first. KD_ECORRUPT names store, column, chunk and rows. */
+kd_status kd_cursor_read(kd_cursor *c, int column, uint32_t chunk, void *out, size_t size, kd_err *err);
+/* Blocks decoded so far by all cursors of the store, per column: to show that each chunk is decoded
+ * once an epoch. */
+uint64_t kd_store_reads(const kd_store *s, int column);
+
+/* ---- writing ------------------------------------------------------------------------------ */
+
+typedef struct kd_store_writer kd_store_writer;
+typedef struct kd_writer_params {
+    uint32_t chunk_rows;      /* new stores; default 1024 */
+    int level;                /* default zstd level of columns, 3 */
+    size_t commit_bytes;      /* a transaction is committed after this many raw bytes; default 32 MiB */
+    bool resume;              /* continue a .part of the same contract; without it an existing .part is KD_EEXISTS (message names --resume and --force) */
+    bool force;               /* remove an existing .part (and for create: replace an existing store at seal) */
+    int threads;              /* for compression, default 1 */
+} kd_writer_params;
+kd_writer_params kd_writer_default_params(void);
+
+/* One column of one chunk, as handed to the writer. lengths: (rows) for ragged columns, else NULL. */
+typedef struct kd_block { const void *data; size_t bytes; const uint32_t *lengths; } kd_block;
+
+/* Begins (or resumes) a new store with its base segment. contract: JSON that identifies what is
+ * being packed (source files' hashes, split rule, options); a resume must present an equal one
+ * (KD_EMISMATCH names the first differing key). It is kept in the manifest. The columns must hold one of role ID
+ * (u8, dims {16}) and one of role SPLIT (u8 scalar). KD_EEXISTS if the sealed store is there and not force. */
+kd_status kd_store_create(kd_store_writer **out, const char *path, const kd_column *columns, size_t n,
+                          const json_t *contract, const kd_writer_params *p, kd_err *err);
+/* Begins (or resumes) a segment of more columns in a sealed store; chunks must follow the store's.
+ * name: file name of the segment, usually the teacher's. The store must stay open meanwhile. */
+kd_status kd_store_extend(kd_store_writer **out, kd_store *s, const char *name, const kd_column *columns,
+                          size_t n, const json_t *contract, const kd_writer_params *p, kd_err *err);
+/* Chunks already committed (0 unless resumed): the caller goes on with this one. */
+uint32_t kd_store_writer_chunks(const kd_store_writer *w);
+uint64_t kd_store_writer_rows(const kd_store_writer *w);
+/* Appends one chunk: block[i] belongs to column i. Sizes are checked. KD_EFULL leaves what was
+ * committed in place. */
+kd_status kd_store_writer_append(kd_store_writer *w, kd_split split, uint32_t rows, const kd_block *block, kd_err *err);
+kd_status kd_store_writer_commit(kd_store_writer *w, kd_err *err); /* makes appended chunks durable now */
+/* Ends: checks that all rows are there, syncs, renames, writes the manifest. extra: members added to
+ * the segment's entry of the manifest (teacher, command line, seconds); may be NULL. Frees w in
+ * every case. */
+kd_status kd_store_writer_seal(kd_store_writer *w, const json_t *extra, kd_err *err);
+/* Commits what is whole and frees; the .part stays for a resume. NULL-safe. */
+void kd_store_writer_close(kd_store_writer *w);
+uint64_t kd_store_writer_raw_bytes(const kd_store_writer *w); /* appended in this run */
+
+/* ---- checking ----------------------------------------------------------------------------- */
+
+typedef struct kd_damage { char what[512]; } kd_damage; /* "column image, chunk 3, rows 3072-4095: checksum ..." */
+typedef struct kd_verify_report {
+    uint64_t records, bytes, raw_bytes, damaged;
+    double seconds;
+    kd_damage first[16]; /* the first ones */
+} kd_verify_report;
+/* Walks the LMDB files by pread (structure), then reads and checks every record against the
+ * manifest's counts and roots. KD_OK with damaged == 0, else KD_ECORRUPT. threads: >= 1. progress may be NULL. */
+kd_status kd_store_verify(const char *path, int threads, kd_verify_report *report,
+                          void (*progress)(void *arg, uint64_t done, uint64_t total), void *arg, kd_err *err);
+
+#endif

@@ -1,0 +1,175 @@
+/* lib/nn/nn_private.h - what the files of lib/nn share: the op table, the graph, the exec, the
+ * backend of library kernels, and the table of vector kernels. */
+#ifndef KD_NN_PRIVATE_H
+#define KD_NN_PRIVATE_H
+
+#include "kd/nn.h"
+
+typedef struct kd__op kd__op;
+
+/* Attributes of all ops; an op reads its own. */
+typedef struct kd__attrs {
+    int64_t out;           /* linear, conv2d: output features */
+    int k, stride, pad;    /* windows */
+    float momentum, eps;   /* batch norm */
+    float p;               /* dropout */
+    bool bias;
+    bool relu;             /* set by the fusion pass: the op applies ReLU to its output and, in
+                              backward, masks dy by (y > 0) */
+} kd__attrs;
+
+typedef struct kd__node_info {
+    const kd__op *op;
+    char *name;
+    kd_node in[KD_MAX_INPUTS];
+    int nin;
+    kd__attrs a;
+    int ndims;
+    int64_t dims[KD_MAX_DIMS]; /* per row */
+    size_t size;               /* floats a row */
+    int param[4];              /* indices into the graph's parameters, in the op's own order; -1: none */
+    int nparam;
+    bool output;
+    kd_node alias;             /* >= 0: this node's value is that node's (fused away, or a reshape) */
+    int uses;                  /* consumers */
+} kd__node_info;
+
+struct kd_graph {
+    kd__node_info *node;
+    int nodes, cap;
+    kd_param *param;
+    size_t params, param_cap;
+    float *slab, *buffers;
+    size_t slab_floats, buffer_floats;
+    bool finished;
+    kd_err err;                /* first failure while building */
+};
+
+/* One node in one exec. x, dx are resolved through aliases; dx[i] is NULL where no gradient is
+ * wanted (inputs of the graph). add[i]: dx[i] already holds another consumer's gradient, add to it. */
+typedef struct kd__state {
+    const kd__node_info *n;
+    float *y, *dy;             /* (B, ...) */
+    const float *x[KD_MAX_INPUTS];
+    float *dx[KD_MAX_INPUTS];
+    bool add[KD_MAX_INPUTS];
+    float *w[4], *dw[4];       /* parameters and their gradients, as n->param; dw NULL for buffers */
+    void *own;                 /* what plan() made: primitives, saved statistics */
+    float *keep;               /* keep_floats kept from forward to backward */
+    float *shared;             /* shared_floats of scratch, common to the team, valid within one call */
+    size_t keep_floats, shared_floats; /* asked for by plan() */
+} kd__state;
+
+struct kd__op {
+    const char *name;
+    int nin;
+    /* Output shape and parameters (kd__graph_param). */
+    kd_status (*shape)(kd_graph *g, kd__node_info *n, kd_err *err);
+    /* Makes primitives, asks for memory. May be NULL. Called serially. */
+    kd_status (*plan)(kd_exec *ex, kd__state *s, kd_err *err);
+    /* Called by every thread of the team; orphaned omp for; ends with a barrier. */
+    void (*forward)(kd_exec *ex, kd__state *s);
+    void (*backward)(kd_exec *ex, kd__state *s);
+    /* The twins: plain loops, serial, called by one thread only. */
+    void (*naive_forward)(kd_exec *ex, kd__state *s);
+    void (*naive_backward)(kd_exec *ex, kd__state *s);
+    void (*release)(kd__state *s); /* frees own; may be NULL */
+    double (*macs)(const kd_graph *g, const kd__node_info *n); /* forward multiply-adds a row; may be NULL */
+    bool backward_reads_x, backward_reads_y; /* for liveness */
+    bool inplace;              /* y may be x's memory (dx may be dy's) */
+};
+
+struct kd_exec {
+    kd_graph *g;
+    kd_exec_params p;
+    kd__state *state;          /* per node */
+    float *arena;
+    size_t arena_floats;
+    float *grads;              /* as the graph's slab; NULL in inference */
+    uint64_t seed, step;
+    int *order;                /* nodes that run (no aliases) */
+    int steps;
+    size_t extra_bytes;        /* of primitives' scratch and packed weights */
+};
+
+/* The op table: one row per file of ops. */
+extern const kd__op kd__op_input, kd__op_linear, kd__op_conv2d, kd__op_dwconv2d, kd__op_batchnorm,
+    kd__op_relu, kd__op_maxpool, kd__op_avgpool, kd__op_global_avgpool, kd__op_flatten, kd__op_add,
+    kd__op_softmax, kd__op_dropout;
+
+/* Adds a node; used by the builders, which live in their op's file. */
+kd_node kd__graph_add(kd_graph *g, const kd__op *op, const char *name, int nin, const kd_node *in,
+                      const kd__attrs *a);
+/* Declares parameter i of n, named "NODE.suffix". */
+kd_status kd__graph_param(kd_graph *g, kd__node_info *n, const char *suffix, int ndims,
+                          const int64_t *dims, bool buffer, bool decay, kd_err *err);
+const kd__node_info *kd__graph_in(const kd_graph *g, const kd__node_info *n, int i);
+
+/* ---- backend: library kernels, each run by ONE thread (lib/nn/dnnl.c is the only file that knows oneDNN) ---- */
+
+/* A primitive made for one thread with user scratchpad. `run` is called by any thread of the team
+ * with its own index in the exec's team (kd__team_index()). */
+typedef struct kd__gemm kd__gemm;
+typedef struct kd__gemm_desc {
+    int64_t m, n, k;           /* C (m, n) = op(A) (m, k) x op(B) (k, n), f32 */
+    int64_t lda, ldb, ldc;     /* leading dimensions of the stored matrices */
+    bool ta, tb;               /* stored transposed */
+    bool bias, relu;           /* C += bias (n); then max(0, C) */
+    bool accumulate;           /* C += instead of C = ; not with bias or relu */
+} kd__gemm_desc;
+/* A whole GEMM cut into a fixed grid of tiles; forward, dX and dW of linear. */
+kd_status kd__gemm_create(kd__gemm **out, const kd__gemm_desc *d, int threads, kd_err *err);
+/* Orphaned omp for over the tiles; barrier at the end. */
+void kd__gemm_run(kd__gemm *g, const float *a, const float *b, const float *bias, float *c);
+size_t kd__gemm_bytes(const kd__gemm *g);
+void kd__gemm_free(kd__gemm *g);
+
+typedef struct kd__conv kd__conv;
+typedef struct kd__conv_desc {
+    int64_t batch, h, w, c, out_h, out_w, out; /* NHWC in and out */
+    int k, stride, pad, groups;                /* groups: 1, or c (depthwise) */
+    bool bias, relu;                           /* in forward */
+    bool training, need_dx;
+    bool accumulate_dx;                        /* dx += */
+} kd__conv_desc;
+/* Forward, backward data and backward weights as slices of whole images, each slice by one thread;
+ * the slices' weight gradients are added in a fixed tree. Weights (out, c/groups, k, k) plain. */
+kd_status kd__conv_create(kd__conv **out, const kd__conv_desc *d, int threads, kd_err *err);
+void kd__conv_forward(kd__conv *c, const float *x, const float *w, const float *bias, float *y);
+/* dy must already be masked where relu was fused. dx may be NULL. */
+void kd__conv_backward(kd__conv *c, const float *x, const float *w, const float *dy, float *dx, float *dw);
+size_t kd__conv_bytes(const kd__conv *c);
+void kd__conv_free(kd__conv *c);
+const char *kd__backend_name(void);
+
+/* Index of the calling thread in the exec's team: 0 when serial. */
+int kd__team_index(void);
+
+/* ---- vector kernels by instruction set (lib/nn/vector.simd.c) ------------------------------ */
+
+typedef struct kd__vec {
+    void (*adamw)(float *w, float *m, float *v, const float *g, size_t n, float lr, float b1, float b2,
+                  float eps, float decay, float c1, float c2, float gscale);
+    void (*sgd)(float *w, float *m, const float *g, size_t n, float lr, float mu, float decay, float gscale,
+                bool nesterov, bool first);
+    double (*sumsq)(const float *x, size_t n);
+    void (*u8_to_f32)(float *y, const uint8_t *x, size_t n, float mean, float scale);
+    void (*add)(float *y, const float *a, const float *b, size_t n);         /* y = a + b */
+    void (*add_to)(float *y, const float *a, size_t n);                      /* y += a */
+    void (*relu)(float *y, const float *x, size_t n);
+    void (*relu_mask)(float *dx, const float *dy, const float *y, size_t n); /* dx = y > 0 ? dy : 0 */
+    void (*relu_mask_add)(float *dx, const float *dy, const float *y, size_t n);
+    /* rows x C blocks of batch norm: sums per channel of one slice of rows */
+    void (*col_sum)(float *sum, const float *x, size_t rows, size_t c);      /* sum[c] = sum over rows */
+    void (*col_sum_sqdev)(float *sum, const float *x, const float *mean, size_t rows, size_t c);
+    void (*scale_shift)(float *y, const float *x, const float *a, const float *b, size_t rows, size_t c, bool relu);
+    /* s1 = sum dy, s2 = sum dy * (x - mean); with y: dy counts only where y > 0 */
+    void (*bn_grad_sums)(float *s1, float *s2, const float *dy, const float *x, const float *mean, const float *y,
+                         size_t rows, size_t c);
+    /* dx (+)= k1 * dy + k2 * x + k3 per channel, dy masked by y > 0 if y */
+    void (*bn_dx)(float *dx, const float *dy, const float *x, const float *y, const float *k1, const float *k2,
+                  const float *k3, size_t rows, size_t c, bool add);
+} kd__vec;
+const kd__vec *kd__vec_get(void); /* best for kd_cpu_isa(), chosen once */
+
+#endif
