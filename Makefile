@@ -46,7 +46,8 @@ ISA_avx2 := -mavx2 -mfma -mf16c
 ISA_avx512 := -mavx2 -mfma -mf16c -mavx512f -mavx512bw -mavx512dq -mavx512vl -mprefer-vector-width=512
 LIB_OBJ := $(patsubst %.c,$B/%.o,$(filter-out %.simd.c,$(LIB_SRC))) \
   $(foreach i,$(ISAS),$(patsubst %.simd.c,$B/%.$i.o,$(SIMD_SRC)))
-TESTS := $(patsubst %.c,$B/%,$(wildcard tests/unit/test_*.c))
+UNIT_TESTS := $(patsubst %.c,$B/%,$(wildcard tests/unit/test_*.c))
+CLI_TESTS := $(wildcard tests/cli/*.sh)
 TOOL_BIN := $(TOOLS:%=$B/%)
 
 .DELETE_ON_ERROR:
@@ -81,5 +82,102 @@ $B/tests/unit/%: $B/tests/unit/%.o $B/libkd.a
 $(TOOL_BIN): $B/%: $B/cmd/%.o $B/libkd.a
 	@echo "  LD   $@"
 	$(Q)$(CC) $(ALL_CFLAGS) $(LDFLAGS) -o $@ $^ $(LIBS)
+
+# ---- tests ---------------------------------------------------------------------------------
+
+test: deps ## install what is missing, build, run all checks and tests; ends with "N passed, N failed"
+	@$(MAKE) --no-print-directory -j$(JOBS) all unit-tests
+	@$(MAKE) --no-print-directory dep-check hdr-check
+	@$(MAKE) --no-print-directory run-tests
+
+unit-tests: $(UNIT_TESTS)
+
+run-tests: all unit-tests ## run the tests without installing anything
+	@tests/run.sh $B $(UNIT_TESTS) $(CLI_TESTS)
+
+check: all unit-tests ## unit tests only, under a minute
+	@tests/run.sh $B $(UNIT_TESTS)
+
+test-full: deps-full ## the tests in release, with clang, under address and thread sanitizers, and in fresh systems (slow)
+	@$(MAKE) --no-print-directory test
+	@$(MAKE) --no-print-directory -j$(JOBS) BUILD=$(BUILD)/clang CC=clang run-tests
+	@$(MAKE) --no-print-directory -j$(JOBS) MODE=asan run-tests
+	@$(MAKE) --no-print-directory -j$(JOBS) MODE=tsan run-tests
+
+comma := ,
+empty :=
+sp := $(empty) $(empty)
+dep-check: ## a module includes only the modules named in its USES_ line; tools only public headers
+	$(Q)bad=0; $(foreach m,$(MODULES),for f in $$(ls lib/$m/*.[ch] 2>/dev/null); do \
+	  grep -nE '^ *# *include "kd/[a-z]+' $$f | grep -vE '"kd/($m|$(subst $(sp),|,$(strip $(USES_$m))))\.h"' | \
+	  sed "s|^|$$f:|;s|$$| (lib/$m may use: $(USES_$m))|" | grep . && bad=1; \
+	  grep -nE '^ *# *include "(\.\.|lib/)' $$f | sed "s|^|$$f:|" | grep . && bad=1; done;) \
+	grep -nE '^ *# *include "' cmd/*.c | grep -v '"kd/' && bad=1; \
+	[ $$bad = 0 ] && echo "dep-check: every module keeps to its layer"
+
+hdr-check: ## each public header compiles alone, as C and as C++ where there is a C++ compiler
+	$(Q)for h in include/kd/*.h; do echo "#include \"kd/$$(basename $$h)\"" | \
+	  $(CC) -std=c11 -D_GNU_SOURCE -Iinclude $(WARN) -fsyntax-only -x c - || exit 1; done; \
+	echo "hdr-check: every public header stands alone"
+
+# ---- the pipeline --------------------------------------------------------------------------
+
+demo: deps deps-demo ## install what is missing, build, run the image pipeline on Fashion-MNIST, print its table
+	@$(MAKE) --no-print-directory -j$(JOBS) all
+	@$(MAKE) --no-print-directory image
+
+include $(wildcard pipelines/*/*.mk bench/bench.mk)
+
+# ---- housekeeping --------------------------------------------------------------------------
+
+JOBS ?= $(shell nproc 2>/dev/null || echo 2)
+DEPS := gcc libc6-dev make liblmdb-dev libzstd-dev libyaml-dev libdnnl-dev libjansson-dev libxxhash-dev zlib1g-dev \
+  libcmocka-dev jq
+DEPS_DEMO := dataset-fashion-mnist
+DEPS_FULL := clang libomp-dev libclang-rt-dev debootstrap shellcheck
+
+# Installs Debian packages that are missing, by name; as root with apt-get, otherwise through sudo.
+define install_packages
+	@missing=; for p in $1; do dpkg-query -W -f='$${Status}' $$p 2>/dev/null | grep -q 'ok installed' || missing="$$missing $$p"; done; \
+	[ -z "$$missing" ] && exit 0; echo "installing:$$missing"; \
+	sudo=; [ "$$(id -u)" = 0 ] || sudo=sudo; \
+	command -v apt-get >/dev/null || { echo "kd: no apt-get here; install by other means:$$missing"; exit 2; }; \
+	[ -z "$$sudo" ] || command -v sudo >/dev/null || { echo "kd: not root and no sudo; as root run: apt-get install$$missing"; exit 2; }; \
+	$$sudo apt-get update -qq && \
+	$$sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing >$(BUILD)-apt.log 2>&1 || \
+	{ tail -n 20 $(BUILD)-apt.log; echo "kd: could not install:$$missing"; exit 1; }; rm -f $(BUILD)-apt.log
+endef
+
+deps: ## install the packages that building and testing need
+	$(call install_packages,$(DEPS))
+
+deps-demo:
+	$(call install_packages,$(DEPS_DEMO))
+
+deps-full: deps
+	$(call install_packages,$(DEPS_FULL))
+
+install: all man ## copy tools and man pages to DESTDIR PREFIX
+	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/share/man/man1
+	install -m 755 $(TOOL_BIN) $(DESTDIR)$(PREFIX)/bin
+	install -m 644 $(TOOLS:%=$B/man/%.1) $(DESTDIR)$(PREFIX)/share/man/man1
+
+man: $(TOOLS:%=$B/man/%.1) ## man pages from the tools' option tables
+
+$B/man/%.1: $B/%
+	@mkdir -p $(@D); $< --man > $@
+
+format: ## lay out the sources by .clang-format
+	clang-format -i $$(git ls-files '*.c' '*.h')
+
+clean: ## remove what was built (runs/ and stores stay)
+	rm -rf $(BUILD)
+
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+	@echo "  MODE=release|debug|asan|tsan, CC=, CFLAGS=, V=1, SIZE=full (pipelines)"
+
+.PHONY: all test unit-tests run-tests check test-full dep-check hdr-check demo deps deps-demo deps-full install man \
+  format clean help
 
 -include $(shell find $(B) -name '*.d' 2>/dev/null)

@@ -35,4 +35,28 @@ double kd_paired_t(const double *a, const double *b, size_t n, double *mean_diff
 /* "helped", "hurt" or "no difference" at p < 0.05. */
 const char *kd_verdict(double p, double mean_diff);
 
+/* ---- runs and results --------------------------------------------------------------------- */
+
+/* One trained model folder, as kd-train leaves it. */
+typedef struct kd_run {
+    char *folder, *name, *role; /* role: "distilled", "plain", "teacher" */
+    uint64_t seed;
+    size_t params;
+    uint64_t file_bytes;
+    double train_s;
+    kd_measures m;
+} kd_run;
+typedef struct kd_runs { kd_run *v; size_t n; } kd_runs;
+/* Finds the runs below a folder (a folder with config.json is a run; *.part are passed over), sorted by
+ * name, role and seed. KD_ENOTFOUND when there is none: names the folder. */
+kd_status kd_runs_find(kd_runs *runs, const char *folder, kd_err *err);
+void kd_runs_release(kd_runs *runs);
+/* Measures all runs on p->split. progress may be NULL. */
+kd_status kd_runs_eval(kd_runs *runs, kd_store *s, const kd_eval_params *p,
+                       void (*progress)(void *arg, uint64_t done, uint64_t total), void *arg, kd_err *err);
+/* The results object (schema 1) of a pipeline: store, teacher, students with their seeds side by side, cost, provenance.
+ * Paired verdicts are on accuracy over the seeds that both roles have. New reference; NULL with err set. */
+json_t *kd_results_json(const kd_runs *runs, kd_store *s, const kd_eval_params *p, const char *pipeline,
+                        const char *command, kd_err *err);
+
 #endif

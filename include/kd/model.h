@@ -54,6 +54,9 @@ kd_status kd_model_build(kd_model *m, const char *where, kd_err *err);
 /* Deep copy of spec through JSON into an empty model. */
 kd_status kd_model_create(kd_model **out, const char *name, const json_t *spec, const char *where, kd_err *err);
 void kd_model_free(kd_model *m);
+/* Raw rows of a store's input column to what the graph takes: out (rows, input shape) = (raw - mean) * scale.
+ * Serial. KD_EUNSUPPORTED for a dtype that is no number. */
+kd_status kd_model_feed(const kd_model *m, float *out, const void *raw, kd_dtype dtype, size_t rows, kd_err *err);
 
 /* Writes config.json and model.safetensors into an existing folder, each atomically; weights first.
  * extra: members added to config.json, may be NULL. */

@@ -1,0 +1,41 @@
+# Fashion-MNIST: pack, train a teacher, dump its logits once, train three students of different size
+# and kind with the teacher and without it, several seeds each, all in one pass over the store.
+#
+# Students see the first IMAGE_ROWS training rows (a fair sample: the store keeps them shuffled);
+# SIZE=full gives them all. A stage's output is its target, its YAML files are prerequisites.
+SIZE ?= slice
+IMAGE := runs/image$(if $(filter full,$(SIZE)),-full)
+IMAGE_ROWS := $(if $(filter full,$(SIZE)),0,4000)
+IMAGE_SEEDS ?= 0-2
+IMAGE_STORE := $(IMAGE)/fashion.kd
+IMAGE_CONF := pipelines/image
+IMAGE_STUDENTS := $(IMAGE_CONF)/dscnn-5k.yaml $(IMAGE_CONF)/cnn-25k.yaml $(IMAGE_CONF)/mlp-100k.yaml
+
+image: $(IMAGE)/results.json ## the image pipeline on Fashion-MNIST -> runs/image/results.json and a table (SIZE=full: all rows)
+	@cat $(IMAGE)/table.txt
+
+$(IMAGE)/data.ok: $(IMAGE_CONF)/fashion-mnist.sha256
+	@mkdir -p $(@D)
+	@sha256sum --quiet -c $< || { echo "kd: Fashion-MNIST is missing or not the expected version; install it: apt-get install dataset-fashion-mnist"; exit 3; }
+	@touch $@
+
+$(IMAGE_STORE)/base.mdb: $(IMAGE_CONF)/data.yaml $(IMAGE)/data.ok | $B/kd-dump
+	$B/kd-dump $< -o $(IMAGE_STORE) --resume --force
+
+$(IMAGE)/teacher/model.safetensors: $(IMAGE_CONF)/teacher.yaml $(IMAGE_STORE)/base.mdb | $B/kd-train
+	$B/kd-train -s $(IMAGE_STORE) $< -o $(@D) --resume --force
+
+$(IMAGE_STORE)/teacher.mdb: $(IMAGE)/teacher/model.safetensors | $B/kd-dump
+	$B/kd-dump --teacher $(IMAGE)/teacher --into $(IMAGE_STORE) --resume --force
+
+$(IMAGE)/students.json: $(IMAGE_STUDENTS) $(IMAGE_STORE)/teacher.mdb | $B/kd-train
+	$B/kd-train -s $(IMAGE_STORE) $(IMAGE_STUDENTS) --seeds $(IMAGE_SEEDS) --control --rows $(IMAGE_ROWS) \
+	  -o $(IMAGE)/students --resume --force --json > $@
+
+$(IMAGE)/results.json: $(IMAGE)/students.json | $B/kd-eval
+	$B/kd-eval -s $(IMAGE_STORE) $(IMAGE)/students --pipeline image --results $@ > $(IMAGE)/table.txt
+
+image-clean: ## remove runs/image
+	rm -rf $(IMAGE)
+
+.PHONY: image image-clean
