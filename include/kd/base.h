@@ -208,7 +208,7 @@ kd_status kd_fsync_path(const char *path, kd_err *err); /* a file or a folder */
 kd_status kd_remove_tree(const char *path, kd_err *err); /* like rm -rf; a missing path is fine */
 bool kd_exists(const char *path);
 bool kd_is_dir(const char *path);
-/* "a/b" from "a", "b"; free() it; NULL when out of memory. */
+/* "a/b" from "a", "b"; an absolute name stands alone; free() it; NULL when out of memory. */
 char *kd_path_join(const char *folder, const char *name);
 const char *kd_path_base(const char *path); /* last component, borrowed from path */
 char *kd_strdup(const char *s);             /* NULL for NULL or when out of memory */
@@ -235,6 +235,7 @@ kd_status kd_json_real(const json_t *obj, const char *key, double *out, const ch
 typedef enum kd_isa { KD_ISA_SCALAR = 0, KD_ISA_AVX2, KD_ISA_AVX512, KD_ISA_AVX512BF16, KD_ISA_AMX } kd_isa;
 kd_isa kd_cpu_isa(void);           /* best level of this CPU, capped by KD_ISA=scalar|avx2|avx512|avx512bf16|amx */
 const char *kd_isa_name(kd_isa isa);
+bool kd_isa_parse(const char *name, kd_isa *out); /* false for NULL or an unknown name */
 const char *kd_cpu_name(void);     /* as the kernel prints it; "unknown CPU" otherwise */
 int kd_cpu_count(void);            /* CPUs this process may run on, at least 1 */
 double kd_now(void);               /* monotonic seconds */

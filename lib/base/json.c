@@ -1,0 +1,123 @@
+/* json.c - JSON in and out through jansson, with errors that name file and place.
+ *
+ * JSON files here are small documents that kd wrote (manifests, model configs, results), but they
+ * are read as if a stranger had: bounded size, duplicate keys refused, invalid UTF-8 refused (by
+ * jansson), each member checked for type and range before use.
+ */
+#include "kd/base.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+kd_status kd_json_load(const char *path, size_t limit, json_t **out, kd_err *err)
+{
+    char *text;
+    size_t len;
+    *out = NULL;
+    kd_status st = kd_file_read(path, limit, &text, &len, err);
+    if (st)
+        return st;
+    json_error_t e;
+    json_t *value = json_loadb(text, len, JSON_REJECT_DUPLICATES, &e);
+    free(text);
+    if (!value) {
+        if (json_error_code(&e) == json_error_out_of_memory)
+            return kd_fail(err, KD_ENOMEM, "%s: no memory to parse it", path);
+        for (char *c = e.text; *c; c++) /* jansson quotes what it met, whatever that was */
+            if ((unsigned char)*c < 0x20 || (unsigned char)*c >= 0x7F)
+                *c = '?';
+        return kd_fail(err, KD_ECORRUPT, "%s:%d:%d: not valid JSON: %s", path, e.line, e.column,
+                       e.text);
+    }
+    *out = value;
+    return KD_OK;
+}
+
+static int to_stream(const char *data, size_t len, void *stream)
+{
+    return fwrite(data, 1, len, stream) == len ? 0 : -1;
+}
+
+kd_status kd_json_save(const char *path, const json_t *value, kd_err *err)
+{
+    kd_newfile *f;
+    kd_status st = kd_newfile_open(&f, path, err);
+    if (st)
+        return st;
+    FILE *stream = kd_newfile_stream(f);
+    int bad = json_dump_callback(value, to_stream, stream,
+                                 JSON_INDENT(2) | JSON_ENCODE_ANY | JSON_PRESERVE_ORDER);
+    if (bad && !ferror(stream)) {
+        kd_newfile_abort(f);
+        return kd_fail(err, KD_ENOMEM, "%s: no memory to write the JSON", path);
+    }
+    fputc('\n', stream);
+    return kd_newfile_commit(f, err);
+}
+
+static const char *type_name(const json_t *v)
+{
+    switch (json_typeof(v)) {
+    case JSON_OBJECT: return "an object";
+    case JSON_ARRAY: return "an array";
+    case JSON_STRING: return "a string";
+    case JSON_INTEGER: return "an integer";
+    case JSON_REAL: return "a real number";
+    case JSON_TRUE: return "true";
+    case JSON_FALSE: return "false";
+    default: return "null";
+    }
+}
+
+/* The member, or NULL with err set to "missing". */
+static const json_t *member(const json_t *obj, const char *key, const char *path, kd_err *err)
+{
+    const json_t *v = json_object_get(obj, key);
+    if (!v)
+        kd_fail(err, KD_ECORRUPT, "%s: key '%s' is missing", path, key);
+    return v;
+}
+
+kd_status kd_json_str(const json_t *obj, const char *key, const char **out, const char *path,
+                      kd_err *err)
+{
+    const json_t *v = member(obj, key, path, err);
+    if (!v)
+        return KD_ECORRUPT;
+    if (!json_is_string(v))
+        return kd_fail(err, KD_ECORRUPT, "%s: key '%s' is %s, expected a string", path, key,
+                       type_name(v));
+    *out = json_string_value(v);
+    return KD_OK;
+}
+
+kd_status kd_json_int(const json_t *obj, const char *key, int64_t lo, int64_t hi, int64_t *out,
+                      const char *path, kd_err *err)
+{
+    const json_t *v = member(obj, key, path, err);
+    if (!v)
+        return KD_ECORRUPT;
+    if (!json_is_integer(v))
+        return kd_fail(err, KD_ECORRUPT, "%s: key '%s' is %s, expected an integer", path, key,
+                       type_name(v));
+    int64_t got = json_integer_value(v);
+    if (got < lo || got > hi)
+        return kd_fail(err, KD_ECORRUPT, "%s: key '%s' is %lld, expected %lld to %lld", path, key,
+                       (long long)got, (long long)lo, (long long)hi);
+    *out = got;
+    return KD_OK;
+}
+
+kd_status kd_json_real(const json_t *obj, const char *key, double *out, const char *path,
+                       kd_err *err)
+{
+    const json_t *v = member(obj, key, path, err);
+    if (!v)
+        return KD_ECORRUPT;
+    if (!json_is_number(v))
+        return kd_fail(err, KD_ECORRUPT, "%s: key '%s' is %s, expected a number", path, key,
+                       type_name(v));
+    *out = json_number_value(v);
+    return KD_OK;
+}
