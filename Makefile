@@ -103,6 +103,11 @@ test-full: deps-full ## the tests in release, with clang, under address and thre
 	@$(MAKE) --no-print-directory -j$(JOBS) BUILD=$(BUILD)/clang CC=clang run-tests
 	@$(MAKE) --no-print-directory -j$(JOBS) MODE=asan run-tests
 	@$(MAKE) --no-print-directory -j$(JOBS) MODE=tsan run-tests
+	@$(MAKE) --no-print-directory fresh
+
+fresh: ## `make test` and `make demo` in fresh Debian 12 and 13 systems (as root, by debootstrap)
+	tests/fresh.sh bookworm
+	tests/fresh.sh trixie
 
 comma := ,
 empty :=
@@ -177,7 +182,7 @@ help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
 	@echo "  MODE=release|debug|asan|tsan, CC=, CFLAGS=, V=1, SIZE=full (pipelines)"
 
-.PHONY: all test unit-tests run-tests check test-full dep-check hdr-check demo deps deps-demo deps-full install man \
+.PHONY: all test unit-tests run-tests check test-full fresh dep-check hdr-check demo deps deps-demo deps-full install man \
   format clean help
 
 -include $(shell find $(B) -name '*.d' 2>/dev/null)
