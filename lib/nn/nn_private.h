@@ -90,6 +90,7 @@ struct kd_exec {
     int *order;                /* nodes that run (no aliases) */
     int steps;
     size_t extra_bytes;        /* of primitives' scratch and packed weights */
+    struct kd__team *team;     /* see kd__exec_team; the exec frees it after the ops' release */
 };
 
 /* The op table: one row per file of ops. */
@@ -105,10 +106,16 @@ kd_status kd__graph_param(kd_graph *g, kd__node_info *n, const char *suffix, int
                           const int64_t *dims, bool buffer, bool decay, kd_err *err);
 const kd__node_info *kd__graph_in(const kd_graph *g, const kd__node_info *n, int i);
 
-/* ---- backend: library kernels, each run by ONE thread (lib/nn/dnnl.c is the only file that knows oneDNN) ---- */
+/* ---- backend: GEMM and convolution on library kernels (dnnl.c, gemm.c, conv.c) ------------- */
 
-/* A primitive made for one thread with user scratchpad. `run` is called by any thread of the team
- * with its own index in the exec's team (kd__team_index()). */
+/* A stream and a scratch buffer for each thread of one exec's team. Made by the first plan() that
+ * needs it, grown by later ones; the exec frees it (kd__team_free(ex->team)) after the ops' release. */
+typedef struct kd__team kd__team;
+kd_status kd__exec_team(kd__team **out, kd_exec *ex, kd_err *err); /* ex->team, made when missing */
+kd_status kd__team_create(kd__team **out, int threads, kd_err *err);
+size_t kd__team_bytes(const kd__team *t);
+void kd__team_free(kd__team *t); /* NULL-safe */
+
 typedef struct kd__gemm kd__gemm;
 typedef struct kd__gemm_desc {
     int64_t m, n, k;           /* C (m, n) = op(A) (m, k) x op(B) (k, n), f32 */
@@ -117,10 +124,16 @@ typedef struct kd__gemm_desc {
     bool bias, relu;           /* C += bias (n); then max(0, C) */
     bool accumulate;           /* C += instead of C = ; not with bias or relu */
 } kd__gemm_desc;
-/* A whole GEMM cut into a fixed grid of tiles; forward, dX and dW of linear. */
-kd_status kd__gemm_create(kd__gemm **out, const kd__gemm_desc *d, int threads, kd_err *err);
-/* Orphaned omp for over the tiles; barrier at the end. */
-void kd__gemm_run(kd__gemm *g, const float *a, const float *b, const float *bias, float *c);
+typedef struct kd__gemm_call { /* one product to be run; bias NULL unless desc.bias */
+    const kd__gemm *g;
+    const float *a, *b, *bias;
+    float *c;
+} kd__gemm_call;
+/* A whole GEMM cut into a fixed grid of tiles; forward, dX and dW of linear. KD_ENOMEM,
+ * KD_EUNSUPPORTED. The team must outlive it. */
+kd_status kd__gemm_create(kd__gemm **out, const kd__gemm_desc *d, kd__team *team, kd_err *err);
+/* One orphaned omp for over the tiles of n independent products; barrier at the end. */
+void kd__gemm_run(const kd__gemm_call *call, int n);
 size_t kd__gemm_bytes(const kd__gemm *g);
 void kd__gemm_free(kd__gemm *g);
 
@@ -128,21 +141,27 @@ typedef struct kd__conv kd__conv;
 typedef struct kd__conv_desc {
     int64_t batch, h, w, c, out_h, out_w, out; /* NHWC in and out */
     int k, stride, pad, groups;                /* groups: 1, or c (depthwise) */
-    bool bias, relu;                           /* in forward */
+    bool bias, relu;                           /* in forward; relu also masks dy in backward */
     bool training, need_dx;
     bool accumulate_dx;                        /* dx += */
 } kd__conv_desc;
-/* Forward, backward data and backward weights as slices of whole images, each slice by one thread;
- * the slices' weight gradients are added in a fixed tree. Weights (out, c/groups, k, k) plain. */
-kd_status kd__conv_create(kd__conv **out, const kd__conv_desc *d, int threads, kd_err *err);
+/* Forward and backward as slices of whole images, each slice by one thread; the slices' weight
+ * gradients are added in a fixed tree. Weights (out, c/groups, k, k) plain. */
+kd_status kd__conv_create(kd__conv **out, const kd__conv_desc *d, kd__team *team, kd_err *err);
 void kd__conv_forward(kd__conv *c, const float *x, const float *w, const float *bias, float *y);
-/* dy must already be masked where relu was fused. dx may be NULL. */
-void kd__conv_backward(kd__conv *c, const float *x, const float *w, const float *dy, float *dx, float *dw);
+/* Uses the weights as the last forward packed them. y (with relu) masks dy in place; dx NULL unless
+ * need_dx; dbias NULL unless bias; shared: kd__conv_shared_floats() of scratch. */
+typedef struct kd__conv_grads {
+    const float *x, *w, *y;
+    float *dy, *dx, *dw, *dbias, *shared;
+} kd__conv_grads;
+void kd__conv_backward(kd__conv *c, const kd__conv_grads *g);
+size_t kd__conv_shared_floats(const kd__conv *c);
 size_t kd__conv_bytes(const kd__conv *c);
 void kd__conv_free(kd__conv *c);
-const char *kd__backend_name(void);
+const char *kd__backend_name(void); /* "oneDNN 2.6.3, avx512" */
 
-/* Index of the calling thread in the exec's team: 0 when serial. */
+/* Index of the calling thread in the exec's team: 0 when serial (dnnl.c). */
 int kd__team_index(void);
 
 /* ---- vector kernels by instruction set (lib/nn/vector.simd.c) ------------------------------ */
