@@ -1,0 +1,300 @@
+/* record.c - one block of a column as bytes: header, checksum, filter, zstd.
+ *
+ * A record is 64 bytes of header and a payload. The header repeats what the manifest says of the
+ * column and the chunk, so that a record that strayed (another column, chunk or store) is as visible
+ * as one with a flipped bit. The order of checks is the point of this file: length, fields, then
+ * XXH3 over header and payload, and only then does zstd see a byte. zstd itself gets exactly one
+ * frame whose content size is the block's, and writes into exactly that many bytes.
+ *
+ * A payload that zstd shrinks by less than 1/32 is stored as it is (codec 0): noise-like values, such
+ * as the mantissa planes of logits, then cost a copy instead of a decode. docs/store-format.md has
+ * the measurement behind that.
+ */
+#define XXH_STATIC_LINKING_ONLY /* XXH3_state_t on the stack */
+#include "store_private.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <xxhash.h>
+
+static const uint8_t magic[4] = {'K', 'D', 'R', 'C'};
+enum { RECORD_VERSION = 1, CHECKSUM_AT = 56 };
+
+void kd__key(uint32_t chunk, uint32_t column, uint8_t key[8])
+{
+    for (int i = 0; i < 4; i++) {
+        key[i] = (uint8_t)(chunk >> (24 - 8 * i));
+        key[4 + i] = (uint8_t)(column >> (24 - 8 * i));
+    }
+}
+
+static void head_write(uint8_t h[KD__RECORD_HEAD], const kd__record *r)
+{
+    memset(h, 0, KD__RECORD_HEAD);
+    memcpy(h, magic, 4);
+    h[4] = RECORD_VERSION;
+    h[5] = r->dtype;
+    h[6] = r->encoding;
+    h[7] = r->filter;
+    h[8] = r->codec;
+    h[9] = r->split;
+    memcpy(h + 10, &r->flags, 2);
+    memcpy(h + 12, &r->column, 4);
+    memcpy(h + 16, &r->chunk, 4);
+    memcpy(h + 20, &r->rows, 4);
+    memcpy(h + 24, &r->first, 8);
+    memcpy(h + 32, &r->raw, 8);
+    memcpy(h + 40, &r->stored, 8);
+    memcpy(h + 48, &r->tag, 8);
+    memcpy(h + CHECKSUM_AT, &r->checksum, 8);
+}
+
+kd_status kd__record_parse(kd__record *r, const uint8_t *h, kd_err *err)
+{
+    if (memcmp(h, magic, 4)) return kd_fail(err, KD_ECORRUPT, "not a record (its magic is not KDRC)");
+    if (h[4] != RECORD_VERSION)
+        return kd_fail(err, KD_ECORRUPT, "record version %u, this program reads %d", h[4], RECORD_VERSION);
+    memset(r, 0, sizeof(*r));
+    r->dtype = h[5];
+    r->encoding = h[6];
+    r->filter = h[7];
+    r->codec = h[8];
+    r->split = h[9];
+    memcpy(&r->flags, h + 10, 2);
+    memcpy(&r->column, h + 12, 4);
+    memcpy(&r->chunk, h + 16, 4);
+    memcpy(&r->rows, h + 20, 4);
+    memcpy(&r->first, h + 24, 8);
+    memcpy(&r->raw, h + 32, 8);
+    memcpy(&r->stored, h + 40, 8);
+    memcpy(&r->tag, h + 48, 8);
+    memcpy(&r->checksum, h + CHECKSUM_AT, 8);
+    return KD_OK;
+}
+
+/* XXH3-64 over the header with a zero checksum field, then the payload. */
+static uint64_t record_hash(const uint8_t *record, size_t payload)
+{
+    static const uint8_t zero[8];
+    XXH3_state_t state;
+    XXH3_INITSTATE(&state);
+    XXH3_64bits_reset(&state);
+    XXH3_64bits_update(&state, record, CHECKSUM_AT);
+    XXH3_64bits_update(&state, zero, sizeof(zero));
+    XXH3_64bits_update(&state, record + KD__RECORD_HEAD, payload);
+    return XXH3_64bits_digest(&state);
+}
+
+/* Length, limits and checksum: what holds for any record. */
+static kd_status check_whole(kd__record *r, const uint8_t *record, size_t size, kd_err *err)
+{
+    kd_status st;
+    if (size < KD__RECORD_HEAD)
+        return kd_fail(err, KD_ECORRUPT, "%zu bytes, a record header alone has %d", size, KD__RECORD_HEAD);
+    if ((st = kd__record_parse(r, record, err))) return st;
+    if (r->stored != size - KD__RECORD_HEAD)
+        return kd_fail(err, KD_ECORRUPT, "payload of %llu bytes according to its header, %zu found",
+                       (unsigned long long)r->stored, size - KD__RECORD_HEAD);
+    if (r->raw > KD_STORE_MAX_RAW)
+        return kd_fail(err, KD_ECORRUPT, "decoded size %llu is over the limit of %u bytes",
+                       (unsigned long long)r->raw, KD_STORE_MAX_RAW);
+    if (r->codec > KD__CODEC_ZSTD || (r->codec == KD__CODEC_RAW && r->raw != r->stored))
+        return kd_fail(err, KD_ECORRUPT, "codec %u with %llu stored and %llu decoded bytes", r->codec,
+                       (unsigned long long)r->stored, (unsigned long long)r->raw);
+    uint64_t sum = record_hash(record, (size_t)r->stored);
+    if (sum != r->checksum)
+        return kd_fail(err, KD_ECORRUPT, "checksum %016llx, expected %016llx: the bytes were changed",
+                       (unsigned long long)sum, (unsigned long long)r->checksum);
+    return KD_OK;
+}
+
+kd_status kd__record_check(kd__record *r, const uint8_t *record, size_t size, const kd__expect *want, kd_err *err)
+{
+    const kd_column *c = want->column;
+    size_t unit;
+    kd_status st = check_whole(r, record, size, err);
+    if (st) return st;
+    if (r->tag != want->tag)
+        return kd_fail(err, KD_ECORRUPT, "the record belongs to another segment (tag %016llx, expected %016llx)",
+                       (unsigned long long)r->tag, (unsigned long long)want->tag);
+    if (r->column != want->index || r->chunk != want->chunk || r->rows != want->info.rows ||
+        r->first != want->info.first || r->split != want->info.split || r->flags)
+        return kd_fail(err, KD_ECORRUPT,
+                       "the record is of column %u, chunk %u, %u rows from %llu, expected column %u, chunk %u, "
+                       "%u rows from %llu",
+                       r->column, r->chunk, r->rows, (unsigned long long)r->first, want->index, want->chunk,
+                       want->info.rows, (unsigned long long)want->info.first);
+    if (r->dtype != c->dtype || r->encoding != kd__encoding_code(c->encoding) ||
+        r->filter != kd__filter_code(c->filter))
+        return kd_fail(err, KD_ECORRUPT, "dtype %u, encoding %u, filter %u do not fit %s, %s, %s of the manifest",
+                       r->dtype, r->encoding, r->filter, kd_dtype_name(c->dtype), c->encoding, c->filter);
+    if (!kd__column_unit(c, &unit)) return kd_fail(err, KD_ECORRUPT, "row size overflows");
+    // A ragged block is lengths, then whole units; a fixed one has exactly rows * unit bytes.
+    size_t fixed = kd__column_ragged(c) ? 4u * (size_t)r->rows : (size_t)r->rows * unit;
+    if (r->raw < fixed || (kd__column_ragged(c) ? (r->raw - fixed) % unit : r->raw - fixed) != 0)
+        return kd_fail(err, KD_ECORRUPT, "decoded size %llu does not fit %u rows of column %s",
+                       (unsigned long long)r->raw, r->rows, c->name);
+    return KD_OK;
+}
+
+/* One zstd frame, from payload to exactly r->raw bytes. */
+static kd_status unzip(const kd__record *r, const uint8_t *payload, uint8_t *out, ZSTD_DCtx *zstd, kd_err *err)
+{
+    size_t stored = (size_t)r->stored;
+    if (ZSTD_getFrameContentSize(payload, stored) != r->raw)
+        return kd_fail(err, KD_ECORRUPT, "the zstd frame does not announce %llu bytes", (unsigned long long)r->raw);
+    if (ZSTD_findFrameCompressedSize(payload, stored) != stored)
+        return kd_fail(err, KD_ECORRUPT, "the payload is not one zstd frame of %zu bytes", stored);
+    size_t n = ZSTD_decompressDCtx(zstd, out, (size_t)r->raw, payload, stored);
+    if (ZSTD_isError(n)) return kd_fail(err, KD_ECORRUPT, "zstd: %s", ZSTD_getErrorName(n));
+    if (n != r->raw)
+        return kd_fail(err, KD_ECORRUPT, "zstd gave %zu bytes, expected %llu", n, (unsigned long long)r->raw);
+    return KD_OK;
+}
+
+kd_status kd__record_open_header(const uint8_t *record, size_t size, char **text, size_t *len, uint64_t *checksum,
+                                 kd_err *err)
+{
+    kd__record r;
+    kd__decoder d = {0};
+    char *out = NULL;
+    kd_status st = check_whole(&r, record, size, err);
+    if (st) return st;
+    if (r.chunk != KD__NO_CHUNK || r.column != KD__NO_CHUNK || r.rows || r.filter || r.raw > KD__HEADER_MAX)
+        return kd_fail(err, KD_ECORRUPT, "the first record is not a segment header");
+    if (!(out = malloc((size_t)r.raw + 1))) return kd_fail(err, KD_ENOMEM, "out of memory");
+    if (r.codec == KD__CODEC_RAW) {
+        memcpy(out, record + KD__RECORD_HEAD, (size_t)r.raw);
+    } else {
+        if ((st = kd__decoder_init(&d, err))) goto out;
+        if ((st = unzip(&r, record + KD__RECORD_HEAD, (uint8_t *)out, d.zstd, err))) goto out;
+    }
+    out[r.raw] = '\0';
+    *text = out;
+    *len = (size_t)r.raw;
+    *checksum = r.checksum;
+    out = NULL;
+out:
+    free(out);
+    kd__decoder_release(&d);
+    return st;
+}
+
+kd_status kd__block_size(const kd_column *c, uint32_t rows, const kd_block *b, size_t *raw, kd_err *err)
+{
+    size_t unit = 0, units = rows, bytes, total;
+    if (!kd__column_unit(c, &unit)) return kd_fail(err, KD_EUSAGE, "column %s: row size overflows", c->name);
+    if (kd__column_ragged(c)) {
+        if (!b->lengths) return kd_fail(err, KD_EUSAGE, "column %s is ragged: its blocks need lengths", c->name);
+        units = 0;
+        for (uint32_t i = 0; i < rows; i++) units += b->lengths[i];
+    } else if (b->lengths) {
+        return kd_fail(err, KD_EUSAGE, "column %s has a fixed shape: its blocks take no lengths", c->name);
+    }
+    if (!kd_mul_size(units, unit, &bytes) || !kd_add_size(bytes, b->lengths ? 4u * (size_t)rows : 0, &total) ||
+        total > KD_STORE_MAX_RAW)
+        return kd_fail(err, KD_ELIMIT, "column %s: a block of %zu x %zu bytes is over the limit of 1 GiB, use smaller chunks",
+                       c->name, units, unit);
+    if (bytes != b->bytes)
+        return kd_fail(err, KD_EUSAGE, "column %s: block of %zu bytes, expected %zu (%zu x %zu)", c->name, b->bytes,
+                       bytes, units, unit);
+    *raw = total;
+    return KD_OK;
+}
+
+void kd__block_filter(uint8_t *out, const kd_column *c, uint32_t rows, const kd_block *b, int filter)
+{
+    size_t size = kd_dtype_size(c->dtype);
+    bool planes = filter == KD__FILTER_SHUFFLE;
+    if (b->lengths) {
+        kd__shuffle(out, (const uint8_t *)b->lengths, rows, planes ? 4 : 1);
+        if (!planes) memcpy(out, b->lengths, 4u * (size_t)rows);
+        out += 4u * (size_t)rows;
+    }
+    if (planes) kd__shuffle(out, b->data, b->bytes / size, size);
+    else if (b->bytes) memcpy(out, b->data, b->bytes);
+}
+
+size_t kd__record_pack(kd__record *r, const uint8_t *raw, uint8_t *out, ZSTD_CCtx *zstd, int level)
+{
+    size_t len = (size_t)r->raw, n;
+    // The destination is made too small for a frame that does not pay: zstd then reports an error.
+    ZSTD_CCtx_reset(zstd, ZSTD_reset_session_and_parameters);
+    ZSTD_CCtx_setParameter(zstd, ZSTD_c_compressionLevel, level);
+    ZSTD_CCtx_setParameter(zstd, ZSTD_c_checksumFlag, 1);
+    n = ZSTD_compress2(zstd, out + KD__RECORD_HEAD, len - len / 32, raw, len);
+    r->codec = KD__CODEC_ZSTD;
+    if (ZSTD_isError(n) || n >= len) {
+        r->codec = KD__CODEC_RAW;
+        if (len) memcpy(out + KD__RECORD_HEAD, raw, len);
+        n = len;
+    }
+    r->stored = n;
+    r->checksum = 0;
+    head_write(out, r);
+    r->checksum = record_hash(out, n);
+    head_write(out, r);
+    return KD__RECORD_HEAD + n;
+}
+
+kd_status kd__decoder_init(kd__decoder *d, kd_err *err)
+{
+    memset(d, 0, sizeof(*d));
+    if (!(d->zstd = ZSTD_createDCtx())) return kd_fail(err, KD_ENOMEM, "out of memory for a zstd context");
+    ZSTD_DCtx_setParameter(d->zstd, ZSTD_d_windowLogMax, 27);
+    return KD_OK;
+}
+
+void kd__decoder_release(kd__decoder *d)
+{
+    ZSTD_freeDCtx(d->zstd);
+    free(d->scratch);
+    memset(d, 0, sizeof(*d));
+}
+
+kd_status kd__decoder_reserve(kd__decoder *d, size_t size, kd_err *err)
+{
+    if (size <= d->size) return KD_OK;
+    free(d->scratch);
+    d->size = 0;
+    if (!(d->scratch = kd_alloc_aligned(size, 1)))
+        return kd_fail(err, KD_ENOMEM, "out of memory for a block of %zu bytes", size);
+    d->size = size;
+    return KD_OK;
+}
+
+kd_status kd__record_decode(const kd__record *r, const uint8_t *payload, const kd_column *c, uint8_t *out,
+                            kd__decoder *d, kd_err *err)
+{
+    kd_status st;
+    size_t len = (size_t)r->raw, size = kd_dtype_size(c->dtype), unit = 0;
+    const uint8_t *planes = payload;
+    if (!kd__column_unit(c, &unit)) return kd_fail(err, KD_ECORRUPT, "row size overflows");
+    if (r->codec == KD__CODEC_ZSTD) {
+        uint8_t *to = out;
+        if (r->filter == KD__FILTER_SHUFFLE) {
+            if ((st = kd__decoder_reserve(d, len, err))) return st;
+            planes = to = d->scratch;
+        }
+        if ((st = unzip(r, payload, to, d->zstd, err))) return st;
+    }
+    size_t head = kd__column_ragged(c) ? 4u * (size_t)r->rows : 0;
+    if (r->filter == KD__FILTER_SHUFFLE) {
+        if (head) kd__unshuffle(out, planes, r->rows, 4);
+        kd__unshuffle(out + head, planes + head, (len - head) / size, size);
+    } else if (r->codec == KD__CODEC_RAW && len) {
+        memcpy(out, payload, len);
+    }
+    if (head) {
+        uint64_t units = 0;
+        uint32_t length;
+        for (uint32_t i = 0; i < r->rows; i++) {
+            memcpy(&length, out + 4u * (size_t)i, 4);
+            units += length;
+        }
+        if (units != (len - head) / unit)
+            return kd_fail(err, KD_ECORRUPT, "the rows' lengths add up to %llu, the block holds %zu",
+                           (unsigned long long)units, (len - head) / unit);
+    }
+    return KD_OK;
+}

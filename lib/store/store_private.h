@@ -1,0 +1,273 @@
+/* store_private.h - what the files of lib/store share.
+ *
+ * Reading order: column.c (what a column is), record.c and shuffle.c (one block to bytes and back),
+ * pagewalk.c (finding records in an LMDB file without LMDB), segment.c, manifest.c, store_reader.c;
+ * then store_writer.c, writer_group.c, seal.c; last store_verify.c.
+ */
+#ifndef KD_STORE_PRIVATE_H
+#define KD_STORE_PRIVATE_H
+
+#include "kd/store.h"
+
+#include <stdatomic.h>
+#include <zstd.h>
+
+#if __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
+#error "kd stores are little-endian and read in place: this machine needs byte swapping in record.c"
+#endif
+
+#define KD__MANIFEST_MAX (64u << 20) /* bytes of manifest.json */
+#define KD__HEADER_MAX (16u << 20)   /* bytes of a segment's header text */
+#define KD__SEGMENTS_MAX 256
+#define KD__THREADS_MAX 256
+#define KD__ROWS_MAX ((uint64_t)1 << 48)
+
+/* ---- columns (column.c) ------------------------------------------------------------------- */
+
+enum { KD__ENCODING_DENSE = 1 };
+enum { KD__FILTER_NONE = 0, KD__FILTER_SHUFFLE = 1, KD__FILTER_UNKNOWN = 255 };
+int kd__encoding_code(const char *name); /* 0 if this build does not know it */
+int kd__filter_code(const char *name);   /* KD__FILTER_UNKNOWN if this build does not know it */
+
+static inline bool kd__column_ragged(const kd_column *c) { return c->ndims > 0 && c->dims[0] == -1; }
+/* Bytes of one row, or of one step of the first axis when that is ragged; false on overflow. */
+bool kd__column_unit(const kd_column *c, size_t *bytes);
+/* True for [a-z0-9_.-]+ without a leading dot, at most KD_STORE_NAME_MAX - 1 long. */
+bool kd__segment_name_ok(const char *name);
+/* Checks a column that is to be written and fills what it left open (encoding, filter, level). */
+kd_status kd__column_complete(kd_column *c, int default_level, kd_err *err);
+json_t *kd__column_to_json(const kd_column *c); /* NULL when out of memory */
+/* params is a new reference. KD_ECORRUPT. */
+kd_status kd__column_from_json(kd_column *c, const json_t *obj, const char *path, kd_err *err);
+
+/* ---- byte planes (shuffle.c) -------------------------------------------------------------- */
+
+/* in: n elements of `size` bytes; out: byte 0 of all elements, then byte 1 of all, ... */
+void kd__shuffle(uint8_t *out, const uint8_t *in, size_t n, size_t size);
+void kd__unshuffle(uint8_t *out, const uint8_t *in, size_t n, size_t size);
+
+/* ---- records (record.c) ------------------------------------------------------------------- */
+
+#define KD__RECORD_HEAD 64
+#define KD__NO_CHUNK UINT32_MAX /* chunk and column of a segment's header record */
+enum { KD__CODEC_RAW = 0, KD__CODEC_ZSTD = 1 };
+
+typedef struct kd__record {
+    uint8_t dtype, encoding, filter, codec, split;
+    uint16_t flags;
+    uint32_t column, chunk, rows;
+    uint64_t first;  /* store-wide index of the first row */
+    uint64_t raw;    /* bytes of the decoded block */
+    uint64_t stored; /* bytes of the payload */
+    uint64_t tag;    /* checksum of the segment's header record: ties a record to its segment */
+    uint64_t checksum;
+} kd__record;
+
+/* What a record must say of itself, from the manifest. */
+typedef struct kd__expect {
+    const kd_column *column;
+    uint32_t index, chunk; /* column within the segment */
+    kd_chunk_info info;
+    uint64_t tag;
+} kd__expect;
+
+void kd__key(uint32_t chunk, uint32_t column, uint8_t key[8]);
+/* Reads the fields; KD_ECORRUPT: magic or version. bytes: KD__RECORD_HEAD at least. */
+kd_status kd__record_parse(kd__record *r, const uint8_t *bytes, kd_err *err);
+/* record: header and payload, size bytes in all. Checks length, fields, then the checksum. */
+kd_status kd__record_check(kd__record *r, const uint8_t *record, size_t size, const kd__expect *want,
+                           kd_err *err);
+/* The same for a segment's header record, whose text it returns (free() it). */
+kd_status kd__record_open_header(const uint8_t *record, size_t size, char **text, size_t *len,
+                                 uint64_t *checksum, kd_err *err);
+/* The filtered form of one block: raw bytes at out. */
+void kd__block_filter(uint8_t *out, const kd_column *c, uint32_t rows, const kd_block *b, int filter);
+/* Bytes of the block before compression. KD_EUSAGE when the sizes do not fit the column. */
+kd_status kd__block_size(const kd_column *c, uint32_t rows, const kd_block *b, size_t *raw, kd_err *err);
+/* Compresses raw (r->raw bytes, already filtered) into out (KD__RECORD_HEAD + r->raw bytes), fills
+ * codec, stored and checksum and writes the header. Returns the size of the record. */
+size_t kd__record_pack(kd__record *r, const uint8_t *raw, uint8_t *out, ZSTD_CCtx *zstd, int level);
+
+typedef struct kd__decoder {
+    ZSTD_DCtx *zstd;
+    uint8_t *scratch;
+    size_t size;
+} kd__decoder;
+kd_status kd__decoder_init(kd__decoder *d, kd_err *err);
+void kd__decoder_release(kd__decoder *d);
+kd_status kd__decoder_reserve(kd__decoder *d, size_t size, kd_err *err);
+/* Decodes a record that kd__record_check accepted; out: r->raw bytes. */
+kd_status kd__record_decode(const kd__record *r, const uint8_t *payload, const kd_column *c, uint8_t *out,
+                            kd__decoder *d, kd_err *err);
+
+/* ---- LMDB files, read by pread alone (pagewalk.c) ----------------------------------------- */
+
+typedef struct kd__db {
+    uint32_t depth, flags;
+    uint64_t branch, leaf, overflow, entries, root;
+} kd__db;
+
+typedef struct kd__pages {
+    int fd; /* borrowed */
+    uint64_t size;
+    uint32_t psize;
+    uint64_t last; /* number of the last page in use */
+    uint64_t txn;
+    kd__db free_db, main_db;
+} kd__pages;
+
+/* One entry of a leaf: where its value lies in the file. */
+typedef struct kd__node {
+    uint64_t number; /* position in key order, from 0 */
+    const uint8_t *key; /* 8 bytes */
+    uint64_t offset, size;
+} kd__node;
+
+typedef struct kd__walk {
+    const kd__pages *pages;
+    const kd__db *db;
+    uint64_t *seen; /* bitmap of pages; NULL: overflow pages are not opened */
+    kd_status (*node)(void *arg, const kd__node *n, kd_err *err);
+    bool (*damage)(void *arg, const char *what); /* NULL or false: the walk ends with the first damage */
+    void *arg;
+    /* private to the walk */
+    uint8_t *buffer;
+    uint64_t branch, leaf, overflow, entries;
+    uint8_t last_key[8], floor_key[8];
+    bool has_last, has_floor;
+} kd__walk;
+
+/* Reads both meta pages. KD_ECORRUPT, KD_EIO. */
+kd_status kd__pages_open(kd__pages *p, int fd, kd_err *err);
+/* Visits all entries in key order. KD_ECORRUPT, KD_EIO, KD_ENOMEM, or what `node` returned. */
+kd_status kd__walk_run(kd__walk *w, kd_err *err);
+/* The whole file, for verification: both trees, the free list, every page used exactly once. */
+kd_status kd__walk_file(const kd__pages *p, kd_status (*node)(void *, const kd__node *, kd_err *),
+                        bool (*damage)(void *, const char *), void *arg, kd_err *err);
+kd_status kd__pread(int fd, void *out, size_t size, uint64_t offset, kd_err *err);
+
+/* ---- segments (segment.c) ----------------------------------------------------------------- */
+
+/* Where each record of a segment lies. Entry 0 is the header record; the record of a chunk and a
+ * column is entry 1 + chunk * columns + column. */
+typedef struct kd__index {
+    uint64_t *offset; /* 0: missing */
+    uint32_t *size;
+    uint64_t entries;
+    uint32_t columns;
+} kd__index;
+
+/* Fills an index by walking the file. entries: what is expected; every key must be there. */
+kd_status kd__index_build(kd__index *x, const kd__pages *p, uint32_t columns, uint64_t entries, kd_err *err);
+kd_status kd__index_alloc(kd__index *x, uint32_t columns, uint64_t entries, kd_err *err);
+/* Puts one node of a walk in its place. KD_ECORRUPT: not a key of this segment. */
+kd_status kd__index_put(kd__index *x, const kd__node *n, kd_err *err);
+void kd__index_release(kd__index *x);
+
+typedef struct kd__segment {
+    char name[KD_STORE_NAME_MAX], file[KD_STORE_NAME_MAX + 16];
+    uint64_t bytes, pages;
+    kd_id root;
+    uint64_t tag;
+    uint32_t first_column, columns; /* in the store's list */
+    const json_t *entry;            /* of the manifest; borrowed */
+    int fd;                         /* -1 until opened */
+    const uint8_t *map;
+    kd__index index;
+} kd__segment;
+
+/* Opens the file named in the manifest: size, meta pages, index, header record, map. */
+kd_status kd__segment_open(kd__segment *g, const kd_store *s, kd_err *err);
+void kd__segment_close(kd__segment *g);
+/* Compares the segment's header text with the manifest. KD_ECORRUPT, KD_EMISMATCH. */
+kd_status kd__segment_check_header(const kd__segment *g, const kd_store *s, const char *text, size_t len,
+                                   uint64_t checksum, kd_err *err);
+/* The text of a segment's header record: columns, contract, chunk_rows, root of the base segment it
+ * extends ("" for the base). NULL when out of memory. */
+char *kd__segment_header_text(const char *name, const kd_column *columns, size_t n, const json_t *contract,
+                              uint32_t chunk_rows, const char *of);
+
+/* ---- store and manifest (manifest.c, store_reader.c) -------------------------------------- */
+
+struct kd_store {
+    char *path;
+    json_t *manifest;
+    uint64_t rows, bytes, split_rows[KD_SPLITS];
+    uint32_t nchunks, chunk_rows;
+    kd_chunk_info *chunks;
+    kd_column *columns;
+    uint32_t ncolumns, *column_segment;
+    kd__segment *segments;
+    uint32_t nsegments;
+    char root[33];
+    _Atomic uint64_t *reads; /* per column */
+};
+
+/* Reads and checks manifest.json; opens no segment. */
+kd_status kd__manifest_load(kd_store **out, const char *path, kd_err *err);
+void kd__store_free(kd_store *s);
+/* The chunk table in its compact form: runs of equal chunks. NULL when out of memory. */
+json_t *kd__chunks_to_json(const kd_chunk_info *chunks, uint32_t n);
+/* Computes splits, bytes, root and checksum from "chunks" and "segments" and writes FOLDER/manifest.json. */
+kd_status kd__manifest_save(json_t *manifest, const char *folder, kd_err *err);
+/* "x.kd" for "x.kd/"; free() it. */
+char *kd__store_path(const char *path);
+
+/* ---- writer (store_writer.c, writer_group.c, seal.c) -------------------------------------- */
+
+/* A block that waits for its transaction. Both slabs use the same layout: item i has
+ * KD__RECORD_HEAD + raw bytes at `at` in each. */
+typedef struct kd__item {
+    kd__record record;
+    size_t at, size; /* size: of the packed record */
+} kd__item;
+
+typedef struct kd__group {
+    kd__item *items;
+    size_t n, cap;
+    uint8_t *raw, *packed;
+    size_t used, slab;
+    uint32_t chunks;
+} kd__group;
+
+struct kd_store_writer {
+    char *path;   /* of the store, NAME.kd */
+    char *folder; /* where the file is: NAME.kd.part, or NAME.kd for an extension */
+    char *part, *file; /* full paths while written and when sealed */
+    kd_store *store;   /* borrowed; NULL when a new store is made */
+    char name[KD_STORE_NAME_MAX], base_root[33];
+    kd_writer_params params;
+    kd_column *columns;
+    uint32_t ncolumns;
+    json_t *contract;
+    int lock; /* descriptor that holds the flock on the .part */
+    struct MDB_env *env;
+    unsigned dbi;
+    size_t map_size;
+    ZSTD_CCtx **zstd; /* per thread */
+    kd__group group;
+    uint64_t tag;
+    uint64_t *sums; /* checksums of all records put so far, in key order */
+    size_t nsums, sums_cap;
+    kd_chunk_info *chunks; /* appended so far; the last group.chunks of them are not committed */
+    uint32_t nchunks, chunks_cap;
+    uint64_t rows, raw_bytes;
+    bool closed_split[KD_SPLITS]; /* a short chunk ended this split */
+    bool failed;
+};
+
+void kd__group_release(kd__group *g);
+/* Takes a copy of the blocks, filtered. */
+kd_status kd__group_add(kd_store_writer *w, const kd_chunk_info *info, uint32_t chunk, const kd_block *blocks,
+                        const size_t *raw, kd_err *err);
+/* Compresses what waits (in parallel), puts it and commits. */
+kd_status kd__group_commit(kd_store_writer *w, kd_err *err);
+/* Puts n packed records in one transaction, growing the map as needed. */
+typedef struct kd__put { uint8_t key[8]; const void *data; size_t size; } kd__put;
+kd_status kd__env_put(kd_store_writer *w, const kd__put *puts, size_t n, kd_err *err);
+kd_status kd__env_open(kd_store_writer *w, kd_err *err);
+void kd__writer_free(kd_store_writer *w);
+kd_status kd__writer_push_sum(kd_store_writer *w, uint64_t sum, kd_err *err);
+kd_status kd__writer_push_chunk(kd_store_writer *w, kd_split split, uint32_t rows, kd_err *err);
+
+#endif
