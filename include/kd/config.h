@@ -17,10 +17,15 @@
  *
  * Keys are dotted ("train.epochs" is the key `epochs` in the mapping `train`); the flag is the last
  * part ("--epochs", underscores become dashes) unless the row names another. Later values replace
- * earlier ones. Strings and lists inside the target struct belong to the config until release.
+ * earlier ones, but a flag beats any file, whichever came first. A value that is refused leaves the
+ * old one. Strings and lists inside the target struct belong to the config until release.
+ *
+ * A number or truth value must stand plain: quotes make it a string, which is another type. `~`,
+ * `null` or nothing empties a string or a list.
  *
  * YAML limits (each refused by name): file 1 MiB, depth 32, 65,536 events, aliases, duplicate keys,
- * unknown keys (the nearest known key is suggested), several documents.
+ * anchors, tags, unknown keys (the nearest known key is suggested), several documents. Syntax and
+ * limits are checked for the whole file before the first value is taken.
  */
 #ifndef KD_CONFIG_H
 #define KD_CONFIG_H
@@ -34,7 +39,7 @@
 
 typedef enum kd_option_type {
     KD_OPTION_BOOL,   /* bool; --flag, --no-flag; YAML true|false|on|off|yes|no */
-    KD_OPTION_INT,    /* int64_t; a suffix k, M, G multiplies by 1000s on request of neither: plain digits, 1e6 allowed when whole */
+    KD_OPTION_INT,    /* int64_t; digits, or a real that is whole, such as 1e6 */
     KD_OPTION_REAL,   /* double; finite */
     KD_OPTION_STRING, /* char *; NULL when the default is NULL */
     KD_OPTION_CHOICE, /* char *; one of a|b|c */
@@ -56,7 +61,7 @@ typedef struct kd_option {
     kd_option_type type;
     size_t offset;       /* in the target struct */
     const char *value;   /* default in the syntax of a flag; NULL: none (NULL, empty, false, 0) */
-    double lo, hi;       /* range of INT, REAL, INTS, REALS (each element), inclusive */
+    double lo, hi;       /* range of INT, REAL, INTS, REALS (each element), inclusive; 0, 0: any */
     const char *choices; /* "a|b|c" of a CHOICE */
     const char *help;    /* one phrase, with units */
 } kd_option;
@@ -76,23 +81,35 @@ typedef struct kd_config_table {
     void *target;
     unsigned char *source; /* per row: 0 default, 1 YAML, 2 flag */
     int *line;             /* per row: YAML line of the value, 0 if none */
+    const char **file;     /* per row: the YAML file of the value, NULL if none */
 } kd_config_table;
 
 /* A zeroed struct is an empty config. */
 typedef struct kd_config {
     kd_config_table table[8];
     size_t tables;
-    char *path; /* last YAML file read, for messages; NULL if none */
+    const char *path; /* last YAML file read, for messages; NULL if none */
+    kd_arena names;   /* the paths of all files read */
 } kd_config;
 
-/* Adds a table and sets its defaults in target. KD_ENOMEM; a wrong default is our own bug. */
+/* Adds a table and sets its defaults in target. KD_ENOMEM; a wrong default, a key given twice or a
+ * ninth table is our own bug and KD_EUSAGE. */
 kd_status kd_config_add(kd_config *c, const kd_option *rows, size_t n, void *target, kd_err *err);
 /* Reads a YAML file. KD_ENOTFOUND, KD_EUSAGE ("file:line:column: ..."), KD_ELIMIT. */
 kd_status kd_config_yaml(kd_config *c, const char *path, kd_err *err);
 /* The same from memory; path is for messages only. */
 kd_status kd_config_yaml_text(kd_config *c, const char *path, const char *text, size_t len, kd_err *err);
-/* Sets one option by flag name without dashes ("epochs") or by dotted key ("train.epochs"). KD_EUSAGE, with the nearest name. */
+/* Sets one option by flag name without dashes ("epochs") or by dotted key ("train.epochs"). A NULL
+ * value is for BOOL: true, or false under the name "no-x". KD_EUSAGE, with the nearest name. */
 kd_status kd_config_flag(kd_config *c, const char *name, const char *value, kd_err *err);
+/* The row that a long flag (without dashes) or a dotted key names, or the short flag; NULL if none. A
+ * flag that two tables share is the first one's. */
+const kd_option *kd_config_find(const kd_config *c, const char *name);
+const kd_option *kd_config_find_letter(const kd_config *c, char letter);
+/* The long flag of a row without dashes, "" if it has none. buf: at least 64 bytes; returns buf. */
+const char *kd_option_flag(const kd_option *o, char *buf, size_t len);
+/* What a row accepts: "a whole number from 1 to 10", "one of a, b, c". Returns buf. */
+const char *kd_option_expects(const kd_option *o, char *buf, size_t len);
 /* 0 default, 1 YAML, 2 flag; -1: no such key. */
 int kd_config_source(const kd_config *c, const char *key);
 /* "file:12" when the key came from YAML, "--flag" from the command line, "default" otherwise: for
