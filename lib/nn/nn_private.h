@@ -46,12 +46,14 @@ struct kd_graph {
 };
 
 /* One node in one exec. x, dx are resolved through aliases; dx[i] is NULL where no gradient is
- * wanted (inputs of the graph). add[i]: dx[i] already holds another consumer's gradient, add to it. */
+ * wanted (inputs of the graph). add[i]: dx[i] already holds another consumer's gradient, add to it.
+ * Memory is laid out after plan(), so plan() sees want_dx and add but no pointers. */
 typedef struct kd__state {
     const kd__node_info *n;
     float *y, *dy;             /* (B, ...) */
     const float *x[KD_MAX_INPUTS];
     float *dx[KD_MAX_INPUTS];
+    bool want_dx[KD_MAX_INPUTS]; /* training, and the input leads to parameters */
     bool add[KD_MAX_INPUTS];
     float *w[4], *dw[4];       /* parameters and their gradients, as n->param; dw NULL for buffers */
     void *own;                 /* what plan() made: primitives, saved statistics */
@@ -108,13 +110,18 @@ const kd__node_info *kd__graph_in(const kd_graph *g, const kd__node_info *n, int
 
 /* ---- backend: GEMM and convolution on library kernels (dnnl.c, gemm.c, conv.c) ------------- */
 
-/* A stream and a scratch buffer for each thread of one exec's team. Made by the first plan() that
- * needs it, grown by later ones; the exec frees it (kd__team_free(ex->team)) after the ops' release. */
+/* A stream, scratch and staging memory for each thread of one exec's team. Made by the first plan()
+ * that needs it, grown by later ones; the exec frees it (kd__team_free(ex->team)) after the ops'
+ * release. All calls are serial, but for kd__team_index and kd__team_stage. */
 typedef struct kd__team kd__team;
 kd_status kd__exec_team(kd__team **out, kd_exec *ex, kd_err *err); /* ex->team, made when missing */
 kd_status kd__team_create(kd__team **out, int threads, kd_err *err);
+/* Every thread gets at least this much; earlier contents are lost. KD_ENOMEM. */
+kd_status kd__team_reserve(kd__team *t, size_t stage_floats, kd_err *err);
+float *kd__team_stage(const kd__team *t); /* of the calling thread */
 size_t kd__team_bytes(const kd__team *t);
 void kd__team_free(kd__team *t); /* NULL-safe */
+int kd__team_index(void); /* of the calling thread in its region: 0 when serial */
 
 typedef struct kd__gemm kd__gemm;
 typedef struct kd__gemm_desc {
@@ -161,8 +168,24 @@ size_t kd__conv_bytes(const kd__conv *c);
 void kd__conv_free(kd__conv *c);
 const char *kd__backend_name(void); /* "oneDNN 2.6.3, avx512" */
 
-/* Index of the calling thread in the exec's team: 0 when serial (dnnl.c). */
-int kd__team_index(void);
+/* ---- one library kernel, planned for one thread (dnnl.c, the only file that knows oneDNN) --- */
+
+typedef struct kd__prim kd__prim;
+typedef enum kd__conv_pass { KD__CONV_FORWARD, KD__CONV_DATA, KD__CONV_WEIGHTS } kd__conv_pass;
+/* KD_ENOMEM, KD_EUNSUPPORTED. conv: `images` of d's batch; same_order: a kernel of the same pass
+ * whose order of weights this one must use, or NULL for the library's choice. */
+kd_status kd__prim_matmul(kd__prim **out, const kd__gemm_desc *d, kd__team *team, kd_err *err);
+kd_status kd__prim_conv(kd__prim **out, kd__conv_pass pass, const kd__conv_desc *d, int64_t images,
+                        const kd__prim *same_order, kd__team *team, kd_err *err);
+/* The library's order of (diff) weights: order[i] is 1 + the index of element i in the plain layout,
+ * 0 for padding. *out: *floats numbers, free() it. */
+kd_status kd__prim_weight_order(const kd__prim *p, uint32_t **out, size_t *floats, kd_err *err);
+/* By any thread of the team: matmul (a, b, bias, c); forward (x, w, bias, y), w in the library's
+ * order; data (dy, w, -, dx); weights (x, dy, -, dw). A kernel that fails while running, which is
+ * not expected, leaves a NaN in its output for the trainer's checks to find. */
+void kd__prim_run(const kd__prim *p, const float *a, const float *b, const float *bias, float *c);
+const char *kd__prim_name(const kd__prim *p); /* the library's own name of the kernel */
+void kd__prim_free(kd__prim *p);
 
 /* ---- vector kernels by instruction set (lib/nn/vector.simd.c) ------------------------------ */
 
