@@ -225,6 +225,14 @@ kd_status kd__team_create(kd__team **out, int threads, kd_err *err)
     return KD_OK;
 }
 
+kd_status kd__exec_team(kd__team **out, kd_exec *ex, kd_err *err)
+{
+    kd_status st = ex->team ? KD_OK : kd__team_create(&ex->team, ex->p.threads, err);
+    if (!st)
+        *out = ex->team;
+    return st;
+}
+
 void kd__team_free(kd__team *t)
 {
     for (int i = 0; t && i < t->threads; i++) {

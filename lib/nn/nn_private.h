@@ -91,7 +91,7 @@ struct kd_exec {
     uint64_t seed, step;
     int *order;                /* nodes that run (no aliases) */
     int steps;
-    size_t extra_bytes;        /* of primitives' scratch and packed weights */
+    size_t extra_bytes;        /* of packed weights, added by plan(); kd_exec_bytes adds kd__team_bytes(team) */
     struct kd__team *team;     /* see kd__exec_team; the exec frees it after the ops' release */
 };
 
@@ -141,7 +141,6 @@ typedef struct kd__gemm_call { /* one product to be run; bias NULL unless desc.b
 kd_status kd__gemm_create(kd__gemm **out, const kd__gemm_desc *d, kd__team *team, kd_err *err);
 /* One orphaned omp for over the tiles of n independent products; barrier at the end. */
 void kd__gemm_run(const kd__gemm_call *call, int n);
-size_t kd__gemm_bytes(const kd__gemm *g);
 void kd__gemm_free(kd__gemm *g);
 
 typedef struct kd__conv kd__conv;

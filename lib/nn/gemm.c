@@ -1,0 +1,126 @@
+/* gemm.c - a matrix product as a fixed grid of tiles, each computed whole by one thread.
+ *
+ * C is cut into a grid of (tile_m, tile_n) blocks; a block is one library kernel over all of K, so
+ * no sum is ever split between threads and the bits do not depend on their number. That also
+ * covers dW = dY^T X, whose K is the batch. The last row and the last column of blocks may be
+ * smaller, so a grid has at most four kernels.
+ *
+ * The size of a tile is chosen by a small cost model from the shape alone. Large tiles run nearer
+ * to the peak (less copying of operands, fewer calls), small tiles share the work better; the
+ * model adds up the CPU time that 2, 8 and 32 threads would spend until the slowest is done. Its
+ * constants were measured on Zen 4 (bench/kernels.c); they only steer, a wrong one costs speed.
+ *
+ * Independent products (dX and dW of a layer) run in one loop over all their tiles: one barrier.
+ */
+#include "nn_private.h"
+
+#include <assert.h>
+#include <math.h>
+#include <stdlib.h>
+
+struct kd__gemm {
+    kd__gemm_desc d;
+    kd__prim *prim[2][2];    /* [last row of tiles][last column of tiles] */
+    int64_t tile_m, tile_n;
+    int64_t rows, cols;      /* of the grid */
+};
+
+static int64_t div_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+/* Nanoseconds that one tile takes: a call, multiply-adds in whole registers, and copies of the
+ * operands into the kernel's layout, dear where the stored matrix has to be transposed. */
+static double tile_cost(const kd__gemm_desc *d, int64_t m, int64_t n)
+{
+    const double call = 1500, flops = 2.0 / 112;
+    const double a_copy = d->ta ? 0.25 : 0.05, b_copy = !d->tb ? 0.08 : n >= 128 ? 0.45 : 1.0;
+    const double lanes = (double)div_up(n, 16) * 16, rows = (double)div_up(m, 4) * 4 + 4, k = (double)d->k;
+    const double partial = n % 64 ? 1.1 : 1.0;
+    return call + flops * partial * rows * lanes * k + a_copy * (double)m * k + b_copy * lanes * k;
+}
+
+static double grid_cost(const kd__gemm_desc *d, int64_t m, int64_t n)
+{
+    static const struct { int threads; double weight; } team[] = {{2, 1.0}, {8, 1.0}, {32, 0.1}};
+    const int64_t tiles = div_up(d->m, m) * div_up(d->n, n);
+    double cost = 0;
+    for (size_t i = 0; i < sizeof team / sizeof *team; i++)
+        cost += team[i].weight * team[i].threads * (double)div_up(tiles, team[i].threads) * tile_cost(d, m, n);
+    return cost;
+}
+
+/* Tries all cuts into up to 64 equal parts along each axis, rounded up to whole registers. */
+static void choose_tile(const kd__gemm_desc *d, int64_t *tile_m, int64_t *tile_n)
+{
+    double best = INFINITY;
+    for (int64_t i = 1; i <= 64; i++)
+        for (int64_t j = 1; j <= 64; j++) {
+            const int64_t m = div_up(div_up(d->m, i), 16) * 16, n = div_up(div_up(d->n, j), 16) * 16;
+            const double cost = grid_cost(d, m, n);
+            if (cost >= best)
+                continue;
+            best = cost;
+            *tile_m = m < d->m ? m : d->m;
+            *tile_n = n < d->n ? n : d->n;
+        }
+}
+
+kd_status kd__gemm_create(kd__gemm **out, const kd__gemm_desc *d, kd__team *team, kd_err *err)
+{
+    assert(d->m > 0 && d->n > 0 && d->k > 0 && !(d->accumulate && (d->bias || d->relu)));
+    kd__gemm *g = calloc(1, sizeof *g);
+    if (!g)
+        return kd_fail(err, KD_ENOMEM, "out of memory for a matrix product");
+    g->d = *d;
+    choose_tile(d, &g->tile_m, &g->tile_n);
+    g->rows = div_up(d->m, g->tile_m);
+    g->cols = div_up(d->n, g->tile_n);
+    kd_status st = KD_OK;
+    for (int i = 0; i < 4 && !st; i++) {
+        const bool last_m = i & 2, last_n = i & 1;
+        if ((!last_m && g->rows == 1) || (!last_n && g->cols == 1))
+            continue;
+        kd__gemm_desc tile = *d;
+        tile.m = last_m ? d->m - (g->rows - 1) * g->tile_m : g->tile_m;
+        tile.n = last_n ? d->n - (g->cols - 1) * g->tile_n : g->tile_n;
+        st = kd__prim_matmul(&g->prim[last_m][last_n], &tile, team, err);
+    }
+    if (st)
+        kd__gemm_free(g);
+    else
+        *out = g;
+    return st;
+}
+
+void kd__gemm_free(kd__gemm *g)
+{
+    for (int i = 0; g && i < 4; i++)
+        kd__prim_free(g->prim[i / 2][i % 2]);
+    free(g);
+}
+
+/* Tile t of the grid, counted along the rows, so that neighbours share rows of A. */
+static void run_tile(const kd__gemm_call *call, int64_t t)
+{
+    const kd__gemm *g = call->g;
+    const kd__gemm_desc *d = &g->d;
+    const int64_t row = t / g->cols, col = t % g->cols;
+    const int64_t m = row * g->tile_m, n = col * g->tile_n;
+    kd__prim_run(g->prim[row == g->rows - 1][col == g->cols - 1], call->a + (d->ta ? m : m * d->lda),
+                 call->b + (d->tb ? n * d->ldb : n), call->bias ? call->bias + n : NULL,
+                 call->c + m * d->ldc + n);
+}
+
+void kd__gemm_run(const kd__gemm_call *call, int n)
+{
+    int64_t tiles = 0;
+    for (int i = 0; i < n; i++)
+        tiles += call[i].g->rows * call[i].g->cols;
+#pragma omp for schedule(static)
+    for (int64_t t = 0; t < tiles; t++) {
+        int64_t in_call = t;
+        int i = 0;
+        for (; in_call >= call[i].g->rows * call[i].g->cols; i++)
+            in_call -= call[i].g->rows * call[i].g->cols;
+        run_tile(&call[i], in_call);
+    }
+}

@@ -1,0 +1,196 @@
+/* linear.c - y = x W^T + b over the last axis.
+ *
+ * All leading axes are rows: with B rows of `in` numbers the three products are
+ *
+ *     forward  y  (B, out)  = x  (B, in)   W^T (in, out)   + b, then ReLU when it was fused
+ *     data     dx (B, in)   = dy (B, out)  W   (out, in)
+ *     weights  dW (out, in) = dy^T (out, B) x  (B, in)
+ *
+ * W (out, in) is PyTorch's layout, so forward reads it transposed. Bias and ReLU happen in the
+ * kernels while a tile is hot. Backward first zeroes dy where y is not positive (in place: nobody
+ * reads it afterwards), then runs both products and the column sums of dy with one barrier at
+ * the end.
+ */
+#include "nn_private.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+enum { WEIGHT, BIAS };
+
+typedef struct linear {
+    kd__gemm *forward, *data, *weights; /* backward's are NULL in inference, data also without dx */
+} linear;
+
+static int64_t in_of(const kd__node_info *x) { return x->dims[x->ndims - 1]; }
+static int64_t rows_of(const kd_exec *ex, const kd__node_info *n)
+{
+    return ex->p.batch * (int64_t)n->size / n->a.out;
+}
+
+kd_node kd_nn_linear(kd_graph *g, const char *name, kd_node x, int64_t out, bool bias)
+{
+    const kd__attrs a = {.out = out, .bias = bias};
+    return kd__graph_add(g, &kd__op_linear, name, 1, &x, &a);
+}
+
+static kd_status shape(kd_graph *g, kd__node_info *n, kd_err *err)
+{
+    const kd__node_info *x = kd__graph_in(g, n, 0);
+    const int64_t out = n->a.out;
+    if (out < 1 || out > INT32_MAX)
+        return kd_fail(err, KD_EUSAGE, "layer %s: %lld outputs; give a number from 1 to %d", n->name,
+                       (long long)out, INT32_MAX);
+    if (x->ndims < 1)
+        return kd_fail(err, KD_EUSAGE, "layer %s: its input %s has no axis to map", n->name, x->name);
+    n->ndims = x->ndims;
+    memcpy(n->dims, x->dims, sizeof n->dims);
+    n->dims[n->ndims - 1] = out;
+    const int64_t w[] = {out, in_of(x)};
+    kd_status st = kd__graph_param(g, n, "weight", 2, w, false, true, err);
+    return st || !n->a.bias ? st : kd__graph_param(g, n, "bias", 1, w, false, false, err);
+}
+
+static double macs(const kd_graph *g, const kd__node_info *n)
+{
+    return (double)n->size * (double)in_of(kd__graph_in(g, n, 0));
+}
+
+static void release(kd__state *s)
+{
+    linear *l = s->own;
+    if (!l)
+        return;
+    kd__gemm_free(l->forward);
+    kd__gemm_free(l->data);
+    kd__gemm_free(l->weights);
+    free(l);
+    s->own = NULL;
+}
+
+static kd_status plan(kd_exec *ex, kd__state *s, kd_err *err)
+{
+    if (ex->p.naive)
+        return KD_OK;
+    const kd__node_info *n = s->n;
+    const int64_t rows = rows_of(ex, n), out = n->a.out, in = in_of(kd__graph_in(ex->g, n, 0));
+    kd__team *team;
+    kd_status st = kd__exec_team(&team, ex, err);
+    if (st)
+        return st;
+    linear *l = s->own = calloc(1, sizeof *l);
+    if (!l)
+        return kd_fail(err, KD_ENOMEM, "layer %s: out of memory", n->name);
+    const kd__gemm_desc forward = {.m = rows, .n = out, .k = in, .lda = in, .ldb = in, .ldc = out, .tb = true,
+                                   .bias = n->a.bias, .relu = n->a.relu};
+    const kd__gemm_desc data = {.m = rows, .n = in, .k = out, .lda = out, .ldb = in, .ldc = in,
+                                .accumulate = s->add[0]};
+    const kd__gemm_desc weights = {.m = out, .n = in, .k = rows, .lda = out, .ldb = in, .ldc = in, .ta = true};
+    st = kd__gemm_create(&l->forward, &forward, team, err);
+    if (!st && ex->p.training)
+        st = kd__gemm_create(&l->weights, &weights, team, err);
+    if (!st && s->want_dx[0])
+        st = kd__gemm_create(&l->data, &data, team, err);
+    return st ? kd_fail_in(err, st, "layer %s", n->name) : KD_OK;
+}
+
+static void forward(kd_exec *ex, kd__state *s)
+{
+    (void)ex;
+    const linear *l = s->own;
+    const kd__gemm_call call = {l->forward, s->x[0], s->w[WEIGHT], s->n->a.bias ? s->w[BIAS] : NULL, s->y};
+    kd__gemm_run(&call, 1);
+}
+
+/* Column sums of dy (rows, out): a block of columns belongs to one thread, which adds row by row.
+ * No barrier: the products that follow have one. */
+static void bias_gradient(float *db, const float *dy, int64_t rows, int64_t out)
+{
+    enum { BLOCK = 64 };
+#pragma omp for schedule(static) nowait
+    for (int64_t b = 0; b < out; b += BLOCK) {
+        const int64_t n = out - b < BLOCK ? out - b : BLOCK;
+        float sum[BLOCK] = {0};
+        for (int64_t r = 0; r < rows; r++)
+            for (int64_t j = 0; j < n; j++)
+                sum[j] += dy[r * out + b + j];
+        memcpy(db + b, sum, (size_t)n * sizeof *sum);
+    }
+}
+
+static void backward(kd_exec *ex, kd__state *s)
+{
+    const linear *l = s->own;
+    const int64_t out = s->n->a.out, rows = rows_of(ex, s->n);
+    if (s->n->a.relu) {
+        const size_t total = (size_t)(rows * out), block = 4096;
+#pragma omp for schedule(static)
+        for (size_t i = 0; i < total; i += block)
+            kd__vec_get()->relu_mask(s->dy + i, s->dy + i, s->y + i, kd_min_size(block, total - i));
+    }
+    if (s->n->a.bias)
+        bias_gradient(s->dw[BIAS], s->dy, rows, out);
+    const kd__gemm_call call[] = {
+        {l->weights, s->dy, s->x[0], NULL, s->dw[WEIGHT]},
+        {l->data, s->dy, s->w[WEIGHT], NULL, s->dx[0]},
+    };
+    kd__gemm_run(call, s->dx[0] ? 2 : 1);
+}
+
+/* ---- the twins in plain C ----------------------------------------------------------------- */
+
+static void naive_forward(kd_exec *ex, kd__state *s)
+{
+    const kd__node_info *n = s->n;
+    const int64_t rows = rows_of(ex, n), out = n->a.out, in = in_of(kd__graph_in(ex->g, n, 0));
+    for (int64_t r = 0; r < rows; r++)
+        for (int64_t o = 0; o < out; o++) {
+            double sum = n->a.bias ? (double)s->w[BIAS][o] : 0.0;
+            for (int64_t i = 0; i < in; i++)
+                sum += (double)s->x[0][r * in + i] * (double)s->w[WEIGHT][o * in + i];
+            s->y[r * out + o] = n->a.relu && sum < 0 ? 0.0f : (float)sum;
+        }
+}
+
+static void naive_backward(kd_exec *ex, kd__state *s)
+{
+    const kd__node_info *n = s->n;
+    const int64_t rows = rows_of(ex, n), out = n->a.out, in = in_of(kd__graph_in(ex->g, n, 0));
+    for (int64_t i = 0; n->a.relu && i < rows * out; i++)
+        s->dy[i] = s->y[i] > 0 ? s->dy[i] : 0.0f;
+    for (int64_t r = 0; s->dx[0] && r < rows; r++)
+        for (int64_t i = 0; i < in; i++) {
+            double sum = s->add[0] ? (double)s->dx[0][r * in + i] : 0.0;
+            for (int64_t o = 0; o < out; o++)
+                sum += (double)s->dy[r * out + o] * (double)s->w[WEIGHT][o * in + i];
+            s->dx[0][r * in + i] = (float)sum;
+        }
+    for (int64_t o = 0; o < out; o++) {
+        double bias = 0;
+        for (int64_t r = 0; r < rows; r++)
+            bias += (double)s->dy[r * out + o];
+        if (n->a.bias)
+            s->dw[BIAS][o] = (float)bias;
+        for (int64_t i = 0; i < in; i++) {
+            double sum = 0;
+            for (int64_t r = 0; r < rows; r++)
+                sum += (double)s->dy[r * out + o] * (double)s->x[0][r * in + i];
+            s->dw[WEIGHT][o * in + i] = (float)sum;
+        }
+    }
+}
+
+const kd__op kd__op_linear = {
+    .name = "linear",
+    .nin = 1,
+    .shape = shape,
+    .plan = plan,
+    .forward = forward,
+    .backward = backward,
+    .naive_forward = naive_forward,
+    .naive_backward = naive_backward,
+    .release = release,
+    .macs = macs,
+    .backward_reads_x = true,
+    .backward_reads_y = true, /* where ReLU was fused */
+};
