@@ -1,0 +1,33 @@
+/* bench.h - what the files of bench/ share. */
+#ifndef KD_BENCH_H
+#define KD_BENCH_H
+
+#include "kd/base.h"
+
+/* What this machine can do at most, with the given threads. */
+typedef struct bench_peak {
+    double f32_gflops;  /* fused multiply-adds on registers only, best instruction set of the CPU */
+    double bf16_gflops; /* vdpbf16ps on registers only; 0: the CPU has no such instruction */
+    double read_gbs;    /* bytes read from memory, 1e9 a second */
+    double copy_gbs;    /* bytes copied, 1e9 a second (each is read and written) */
+    size_t array_bytes; /* size of the arrays of the two figures above */
+    kd_isa isa;         /* that the f32 figure used */
+} bench_peak;
+/* About 3 s. KD_ENOMEM. */
+kd_status bench_peak_measure(bench_peak *p, int threads, kd_err *err);
+
+/* `train`: whole training steps of one model on arrays in memory. */
+typedef struct bench_train_params {
+    const char *models;  /* file of models: name -> specification */
+    const char *model;   /* name in that file */
+    const char *data;    /* safetensors with x, labels, teacher and param.*; NULL: random */
+    int64_t batch;
+    int threads;
+} bench_train_params;
+/* Prints a line when ready, then serves "go SECONDS" lines from stdin, one JSON line each, to the
+ * end of the input. */
+kd_status bench_train(const bench_train_params *p, kd_err *err);
+
+void bench_print(json_t *line); /* prints one line on stdout, flushes, releases line */
+
+#endif

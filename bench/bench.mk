@@ -1,0 +1,35 @@
+# Measuring: `make bench` and `make scoreboard`. Included by the Makefile.
+#
+# MODEL=... picks models of bench/models.json; BENCH_ARGS is passed to bench/run.py, for example
+# BENCH_ARGS=--no-peer (kd alone: needs no PyTorch).
+BENCH_BIN := $B/bench/kd_bench
+BENCH_OBJ := $(patsubst %.c,$B/%.o,$(wildcard bench/*.c))
+PEERS_VENV := $(BUILD)/peers/venv
+DEPS_BENCH := python3 python3-venv python3-dev g++
+BENCH_PYTHON := $(if $(findstring --no-peer,$(BENCH_ARGS)),python3,$(PEERS_VENV)/bin/python)
+
+$(BENCH_BIN): $(BENCH_OBJ) $B/libkd.a
+	@echo "  LD   $@"
+	$(Q)$(CC) $(ALL_CFLAGS) $(LDFLAGS) -o $@ $^ $(LIBS)
+
+$(PEERS_VENV)/ready: bench/peers/requirements.txt bench/peers/setup.sh
+	@bench/peers/setup.sh $(PEERS_VENV)
+	@touch $@
+
+deps-bench:
+	$(call install_packages,$(DEPS_BENCH))
+
+bench: deps deps-bench ## training speed beside PyTorch (own virtual environment, downloads it once), into bench/results/
+	@$(MAKE) --no-print-directory -j$(JOBS) bench-run
+
+bench-run: $(BENCH_BIN) $(if $(findstring --no-peer,$(BENCH_ARGS)),,$(PEERS_VENV)/ready)
+	@$(BENCH_PYTHON) bench/run.py --bench $(BENCH_BIN) --python $(BENCH_PYTHON) --scratch $(BUILD)/bench \
+	  --command 'make bench$(if $(MODEL), MODEL="$(strip $(MODEL))")' $(BENCH_ARGS) $(MODEL)
+
+peak: $(BENCH_BIN) ## what this machine can do: GFLOP/s on registers, memory GB/s
+	@$(BENCH_BIN) peak | jq .
+
+scoreboard: ## bench/results/*.json to docs/scoreboard.md; prints the figures that fall short
+	@bench/scoreboard.sh
+
+.PHONY: bench bench-run peak scoreboard deps-bench

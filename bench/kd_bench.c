@@ -1,0 +1,95 @@
+/* kd_bench.c - what the machine can do, and what kd does with it.
+ *
+ *     kd_bench peak                            one JSON line: GFLOP/s and GB/s (peak.c)
+ *     kd_bench train MODEL BATCH [--data FILE] training steps on demand (train.c)
+ *
+ * The driver run.py calls both; either can be run by hand:
+ *
+ *     echo go 5 | build/release/bench/kd_bench train cnn-16-32-64 128 | jq .
+ *
+ * Exit codes as the tools: 0, 1, 2 usage, 3 input.
+ */
+#include <getopt.h>
+#include <limits.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "bench.h"
+
+static const char usage[] =
+    "usage: kd_bench peak [--threads N]\n"
+    "       kd_bench train MODEL BATCH [--threads N] [--models FILE] [--data FILE]\n"
+    "\n"
+    "  --threads N    threads of the measured team [2]\n"
+    "  --models FILE  JSON object: name -> model specification [bench/models.json]\n"
+    "  --data FILE    safetensors with x, labels, teacher and param.* [random numbers]\n"
+    "\n"
+    "train reads lines \"go SECONDS\" and answers each with one JSON line, for example\n"
+    "  echo go 5 | kd_bench train mlp-784-512-256-10 128\n";
+
+void bench_print(json_t *line)
+{
+    json_dumpf(line, stdout, JSON_COMPACT | JSON_REAL_PRECISION(9));
+    putchar('\n');
+    fflush(stdout);
+    json_decref(line);
+}
+
+static kd_status peak(int threads, kd_err *err)
+{
+    bench_peak p;
+    kd_status st = bench_peak_measure(&p, threads, err);
+    if (st) return st;
+    bench_print(json_pack("{s:f, s:o, s:f, s:f, s:I, s:s, s:i, s:s, s:i}", "f32_gflops", p.f32_gflops, "bf16_gflops",
+                          p.bf16_gflops > 0 ? json_real(p.bf16_gflops) : json_null(), "read_gbs", p.read_gbs,
+                          "copy_gbs", p.copy_gbs, "array_bytes", (json_int_t)p.array_bytes, "isa",
+                          kd_isa_name(p.isa), "threads", threads, "cpu", kd_cpu_name(), "cpus", kd_cpu_count()));
+    return KD_OK;
+}
+
+/* A whole number from 1 to most, or 0. */
+static long count(const char *text, long most)
+{
+    char *end;
+    long n = strtol(text, &end, 10);
+    return *text && !*end && n >= 1 && n <= most ? n : 0;
+}
+
+static int fail_usage(const char *what)
+{
+    if (what) fprintf(stderr, "kd_bench: %s\n", what);
+    fputs(usage, stderr);
+    return 2;
+}
+
+int main(int argc, char **argv)
+{
+    static const struct option options[] = {{"threads", required_argument, NULL, 't'},
+                                            {"models", required_argument, NULL, 'm'},
+                                            {"data", required_argument, NULL, 'd'},
+                                            {"help", no_argument, NULL, 'h'},
+                                            {0}};
+    bench_train_params p = {.models = "bench/models.json", .threads = 2};
+    for (int c; (c = getopt_long(argc, argv, "h", options, NULL)) != -1;) {
+        if (c == 't' && !(p.threads = (int)count(optarg, 1024))) return fail_usage("--threads takes 1 to 1024");
+        else if (c == 'm') p.models = optarg;
+        else if (c == 'd') p.data = optarg;
+        else if (c == 'h') return fputs(usage, stdout) < 0;
+        else if (c == '?') return fail_usage(NULL);
+    }
+    int n = argc - optind;
+    char **arg = argv + optind;
+    kd_err err = {0};
+    kd_status st;
+    if (n == 1 && strcmp(arg[0], "peak") == 0) {
+        st = peak(p.threads, &err);
+    } else if (n == 3 && strcmp(arg[0], "train") == 0) {
+        p.model = arg[1];
+        if (!(p.batch = count(arg[2], INT_MAX))) return fail_usage("BATCH takes a whole number from 1");
+        st = bench_train(&p, &err);
+    } else {
+        return fail_usage(n ? "expected \"peak\" or \"train MODEL BATCH\"" : NULL);
+    }
+    if (st) fprintf(stderr, "kd_bench: %s\n", err.msg);
+    return kd_exit_code(st);
+}

@@ -1,0 +1,39 @@
+#!/bin/sh
+# Makes the virtual environment of the bench peers, build/peers/venv by default:
+#
+#   bench/peers/setup.sh [FOLDER]
+#
+# The stamp FOLDER/ready is written last, with the requirements it stands for; a second call does
+# nothing. Everything comes from PyPI (PyTorch's wheel there brings its GPU libraries along, about 6 GB
+# unpacked); PIP_ARGS adds arguments to pip, for example
+#   PIP_ARGS='--index-url https://download.pytorch.org/whl/cpu --extra-index-url https://pypi.org/simple'
+set -eu
+here=$(cd "$(dirname "$0")" && pwd)
+venv=${1:-build/peers/venv}
+python=${PYTHON:-python3}
+
+if [ -f "$venv/ready" ] && cmp -s "$here/requirements.txt" "$venv/ready"; then exit 0; fi
+
+missing=
+command -v "$python" >/dev/null || missing="$missing python3"
+"$python" -c 'import venv, ensurepip' 2>/dev/null || missing="$missing python3-venv"
+# torch.compile builds C++ with Python's headers.
+"$python" -c 'import os, sys, sysconfig; sys.exit(not os.path.exists(os.path.join(sysconfig.get_path("include"), "Python.h")))' \
+  2>/dev/null || missing="$missing python3-dev"
+command -v g++ >/dev/null || missing="$missing g++"
+if [ -n "$missing" ]; then
+  echo "bench/peers/setup.sh: missing:$missing; run: apt-get install$missing" >&2
+  exit 2
+fi
+
+echo "installing the bench peers into $venv"
+rm -rf "$venv"
+mkdir -p "$(dirname "$venv")"
+"$python" -m venv "$venv"
+# shellcheck disable=SC2086 # PIP_ARGS is a list of words
+if ! "$venv/bin/pip" install -q --disable-pip-version-check ${PIP_ARGS:-} -r "$here/requirements.txt"; then
+  echo "bench/peers/setup.sh: pip could not install $here/requirements.txt; check the network, or set PIP_ARGS" >&2
+  exit 1
+fi
+cp "$here/requirements.txt" "$venv/ready.tmp"
+mv "$venv/ready.tmp" "$venv/ready"

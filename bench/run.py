@@ -1,0 +1,243 @@
+#!/usr/bin/env python3
+"""Training throughput, kd beside PyTorch, into bench/results/: what `make bench` runs.
+
+    bench/run.py --bench build/release/bench/kd_bench [--python build/peers/venv/bin/python] [MODEL ...]
+
+For each model, at batch 128 in f32 on 2 threads and the same 2 CPUs:
+  1. the machine's peak is measured (register-only FMA loops, memory);
+  2. PyTorch writes batches and initial weights, warms up all its modes and keeps the best; kd loads
+     the same file, and the losses of the first 50 steps must agree: the same work on both sides;
+  3. the two programs measure in turn, A B A B, each while the other waits: 7 pairs of 5 s;
+  4. the peak again: a run during which it moved by more than 5 % is thrown away and repeated.
+The result is the median of the paired ratios with a bootstrap interval, and both sides' img/s, GFLOP/s
+and % of the measured peak, by the same count of operations. --no-peer measures kd alone and writes
+the figure without a bar.
+
+Standard library only. Exit status 0 measured (also when a bar is missed: `make scoreboard` says so),
+1 could not measure, 2 usage.
+"""
+import argparse
+import datetime
+import json
+import os
+import platform
+import random
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+MODELS = ["mlp-784-512-256-10", "cnn-16-32-64"]   # the promised ones; bench/models.json has more
+BAR_RATIO = 1.5          # promised: times PyTorch's best
+MOVED = 0.05             # of the peak, between before and after
+CURVE_TOLERANCE = 0.01   # relative, of the first losses
+
+
+class Failure(Exception):
+    pass
+
+
+class Process:
+    """A program of the line protocol: a ready line, then one answer for each "go SECONDS"."""
+
+    def __init__(self, what, command):
+        self.what, self.command = what, [str(c) for c in command]
+        self.p = subprocess.Popen(self.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.ready = self.read()
+
+    def read(self):
+        line = self.p.stdout.readline()
+        if not line:
+            raise Failure(f"{self.what} ended with status {self.p.wait()}: {' '.join(self.command)}")
+        return json.loads(line)
+
+    def go(self, seconds):
+        self.p.stdin.write(f"go {seconds}\n")
+        self.p.stdin.flush()
+        return self.read()
+
+    def close(self):
+        self.p.stdin.close()
+        try:
+            self.p.wait(30)
+        except subprocess.TimeoutExpired:
+            self.p.kill()
+
+
+def measure_peak(args):
+    out = subprocess.run([args.bench, "peak", "--threads", str(args.threads)], stdout=subprocess.PIPE, text=True)
+    if out.returncode != 0:
+        raise Failure(f"{args.bench} peak ended with status {out.returncode}")
+    return json.loads(out.stdout)
+
+
+def moved(before, after):
+    return abs(after["f32_gflops"] / before["f32_gflops"] - 1)
+
+
+def bootstrap(ratios, draws=10000):
+    """95 % interval of the median, seeded: the same data give the same interval."""
+    rng = random.Random(1)
+    medians = sorted(statistics.median(rng.choices(ratios, k=len(ratios))) for _ in range(draws))
+    return medians[int(0.025 * draws)], medians[int(0.975 * draws) - 1]
+
+
+def compare_curves(kd, peer):
+    worst = max(abs(a - b) / abs(b) for a, b in zip(kd, peer))
+    if len(kd) != len(peer) or not worst <= CURVE_TOLERANCE:
+        raise Failure(f"kd and the peer do not do the same work: their first {len(peer)} losses part by {worst:.2g}, "
+                      f"allowed {CURVE_TOLERANCE}")
+    return worst
+
+
+def one_run(args, model):
+    """One attempt: dict of everything measured."""
+    before = measure_peak(args)
+    data = args.scratch / f"{model}-{args.batch}.safetensors"
+    peer = kd = None
+    common = [model, "--threads", args.threads]
+    try:
+        if args.peer:
+            print(f"{model}: PyTorch warms up (compiling can take a minute)", file=sys.stderr)
+            peer = Process("the PyTorch peer", [args.python, HERE / "peers" / "torch_train.py", *common, "--batch",
+                                                args.batch, "--write", data])
+        kd = Process("kd_bench", [args.bench, "train", *common[:1], args.batch, *common[1:], "--models",
+                                  HERE / "models.json", *(["--data", data] if peer else [])])
+        run = {"curve": compare_curves(kd.ready["losses"], peer.ready["losses"]) if peer else None, "pairs": []}
+        for i in range(args.pairs):
+            pair = {"kd": kd.go(args.seconds)}
+            if peer:
+                pair["peer"] = peer.go(args.seconds)
+            run["pairs"].append(pair)
+            print(f"{model}: {i + 1}/{args.pairs}  " + "  ".join(f"{k} {v['img_s']:,.0f} img/s" for k, v in pair.items()),
+                  file=sys.stderr)
+        run |= {"kd_ready": kd.ready, "peer_ready": peer.ready if peer else None}
+    finally:
+        for p in (kd, peer):
+            if p:
+                p.close()
+    after = measure_peak(args)
+    run |= {"peak_before": before, "peak_after": after, "moved": moved(before, after)}
+    return run
+
+
+def side(rows, flops, peak):
+    rates = [r["img_s"] for r in rows]
+    median = statistics.median(rates)
+    gflops = median * flops / 1e9
+    return {"img_s": round(median, 1), "img_s_all": [round(r, 1) for r in rates], "gflops": round(gflops, 2),
+            "percent_of_peak": round(100 * gflops / peak, 1), "peak_rss_mb": round(max(r["peak_rss"] for r in rows) / 1e6),
+            "cpu_us_per_img": round(statistics.median(1e6 * r["cpu_s"] / (r["img_s"] * r["seconds"]) for r in rows), 2)}
+
+
+def text_of(command):
+    try:
+        return subprocess.run(command, cwd=HERE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True).stdout.strip()
+    except OSError:
+        return ""
+
+
+def machine(args, peak):
+    pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    info = dict(line.split(":", 1) for line in Path("/proc/cpuinfo").read_text().splitlines() if ":" in line)
+    numbers = [value.strip() for key, value in info.items() if key.strip() in ("cpu family", "model")]
+    return {"cpu": peak["cpu"], "isa": peak["isa"], "family_model": "/".join(numbers), "cores": args.threads, "cores_of_machine": os.cpu_count(),
+            "mem_gb": round(pages / 2**30, 1)}
+
+
+def result(args, model, run):
+    """The scoreboard's object."""
+    peak = min(run["peak_before"]["f32_gflops"], run["peak_after"]["f32_gflops"])
+    ready, peer = run["kd_ready"], run["peer_ready"]
+    flops = ready["flops_per_img"]
+    kd = side([p["kd"] for p in run["pairs"]], flops, peak)
+    details = {"what": f"whole f32 training steps (forward, KD + CE, backward, AdamW), batch {args.batch}, "
+                       f"{args.threads} threads, data in memory",
+               "params": ready["params"], "flops_per_img": flops, "kd": kd, "peak_before": run["peak_before"],
+               "peak_after": run["peak_after"], "peak_moved": round(run["moved"], 4), "pairs": args.pairs,
+               "seconds_each": args.seconds, "planned_bytes": ready["planned_bytes"]}
+    out = {"name": f"train-{model}", "value": kd["img_s"], "unit": "img/s", "bar": None, "direction": "higher",
+           "peer": None, "peer_value": None, "command": args.command,
+           "machine": machine(args, run["peak_before"]),
+           "versions": {"kd": text_of(["git", "describe", "--always", "--dirty"]), "backend": ready["backend"],
+                        "build": ready["build"], "kernel": platform.release()},
+           "date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")}
+    if peer:
+        ratios = [p["kd"]["img_s"] / p["peer"]["img_s"] for p in run["pairs"]]
+        low, high = bootstrap(ratios)
+        other = side([p["peer"] for p in run["pairs"]], flops, peak)
+        details |= {"peer": other, "peer_modes": {k: round(v, 1) for k, v in peer["modes"].items()},
+                    "peer_failed_modes": peer["failed"], "peer_prepare_s": {k: round(v, 1) for k, v in peer["prepare_s"].items()},
+                    "peer_config": peer["config"], "loss_curve_difference": run["curve"], "bar_rule": f"{BAR_RATIO} x peer_value",
+                    "ratio": {"median": round(statistics.median(ratios), 3), "low95": round(low, 3), "high95": round(high, 3),
+                              "min": round(min(ratios), 3), "max": round(max(ratios), 3), "all": [round(r, 3) for r in ratios]}}
+        out |= {"bar": round(BAR_RATIO * other["img_s"], 1), "peer": f"PyTorch {peer['versions']['torch']} f32, {peer['best']}",
+                "peer_value": other["img_s"]}
+        out["versions"] |= peer["versions"]
+    out["details"] = details
+    return out
+
+
+def arguments():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("model", nargs="*", default=MODELS, help=f"[{' '.join(MODELS)}]")
+    parser.add_argument("--bench", required=True, help="the program kd_bench")
+    parser.add_argument("--python", default=sys.executable, help="with torch [this one]")
+    parser.add_argument("--no-peer", dest="peer", action="store_false", help="kd alone")
+    parser.add_argument("--results", type=Path, default=HERE / "results")
+    parser.add_argument("--scratch", type=Path, default=Path("build/bench"))
+    parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--pairs", type=int, default=7)
+    parser.add_argument("--seconds", type=float, default=5, help="of each measurement [5]")
+    parser.add_argument("--tries", type=int, default=4, help="runs whose peak moved are repeated [4]")
+    parser.add_argument("--command", default="make bench", help="how to measure this again, for the result")
+    return parser.parse_args()
+
+
+def main():
+    args = arguments()
+    cpus = sorted(os.sched_getaffinity(0))
+    if len(cpus) < args.threads:
+        sys.exit(f"bench/run.py: {args.threads} threads need as many CPUs, here are {len(cpus)}; try --threads")
+    os.sched_setaffinity(0, cpus[:args.threads])   # both sides inherit it
+    for variable in [v for v in os.environ if v.startswith(("OMP_", "GOMP_", "KMP_", "MKL_", "OPENBLAS_", "DNNL_", "ONEDNN_", "KD_"))]:
+        del os.environ[variable]                   # both sides' own defaults
+    args.scratch.mkdir(parents=True, exist_ok=True)
+    args.results.mkdir(parents=True, exist_ok=True)
+    status = 0
+    for model in args.model:
+        for attempt in range(args.tries):
+            try:
+                run = one_run(args, model)
+            except Failure as e:
+                print(f"bench/run.py: {model}: {e}", file=sys.stderr)
+                return 1
+            if run["moved"] <= MOVED:
+                break
+            print(f"{model}: the machine's peak moved by {100 * run['moved']:.1f} % during the run; thrown away "
+                  f"({attempt + 1}/{args.tries})", file=sys.stderr)
+        else:
+            print(f"bench/run.py: {model}: no quiet run in {args.tries}; stop other work on this machine", file=sys.stderr)
+            status = 1
+            continue
+        out = result(args, model, run)
+        path = args.results / f"{out['name']}.json"
+        temporary = path.with_suffix(".json.tmp")
+        temporary.write_text(json.dumps(out, indent=2) + "\n")
+        temporary.replace(path)
+        d = out["details"]
+        line = f"{out['name']}: kd {out['value']:,.0f} img/s, {d['kd']['gflops']:.0f} GFLOP/s, {d['kd']['percent_of_peak']} % of peak"
+        if args.peer:
+            r = d["ratio"]
+            line += (f"; {out['peer']} {out['peer_value']:,.0f} img/s, {d['peer']['percent_of_peak']} %; ratio {r['median']:.2f} "
+                     f"[{r['low95']:.2f}, {r['high95']:.2f}], min {r['min']:.2f}, max {r['max']:.2f}")
+            if r["low95"] <= 1 <= r["high95"]:
+                line += " (no difference)"
+        print(line)
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())
