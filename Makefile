@@ -127,7 +127,7 @@ hdr-check: ## each public header compiles alone, as C and as C++ where there is 
 
 # ---- the pipeline --------------------------------------------------------------------------
 
-demo: deps deps-demo ## install what is missing, build, run the image pipeline on Fashion-MNIST, print its table
+demo: deps ## install what is missing, build, run the image pipeline on Fashion-MNIST, print its table
 	@$(MAKE) --no-print-directory -j$(JOBS) all
 	@$(MAKE) --no-print-directory image
 
@@ -137,8 +137,7 @@ include $(wildcard pipelines/*/*.mk bench/bench.mk)
 
 JOBS ?= $(shell nproc 2>/dev/null || echo 2)
 DEPS := gcc libc6-dev make liblmdb-dev libzstd-dev libyaml-dev libdnnl-dev libjansson-dev libxxhash-dev zlib1g-dev \
-  libcmocka-dev jq
-DEPS_DEMO := dataset-fashion-mnist
+  libcmocka-dev jq dataset-fashion-mnist
 DEPS_FULL := clang libomp-dev libclang-rt-dev debootstrap shellcheck
 
 # Installs Debian packages that are missing, by name; as root with apt-get, otherwise through sudo.
@@ -155,9 +154,6 @@ endef
 
 deps: ## install the packages that building and testing need
 	$(call install_packages,$(DEPS))
-
-deps-demo:
-	$(call install_packages,$(DEPS_DEMO))
 
 deps-full: deps
 	$(call install_packages,$(DEPS_FULL))
@@ -182,7 +178,7 @@ help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
 	@echo "  MODE=release|debug|asan|tsan, CC=, CFLAGS=, V=1, SIZE=full (pipelines)"
 
-.PHONY: all test unit-tests run-tests check test-full fresh dep-check hdr-check demo deps deps-demo deps-full install man \
+.PHONY: all test unit-tests run-tests check test-full fresh dep-check hdr-check demo deps deps-full install man \
   format clean help
 
 -include $(shell find $(B) -name '*.d' 2>/dev/null)
