@@ -24,7 +24,8 @@ typedef struct kd_loss_spec {
     double ce, kd;          /* weights; at least one > 0 */
     double temperature;     /* T of kd */
     bool t2;                /* multiply kd by T^2 */
-    char *reduction;        /* batch, element */
+    char *reduction;        /* of kd: batch, element; NULL: batch */
+    char *kl_form;          /* of kd: kl, cross_entropy (larger by the teacher's entropy); NULL: kl */
     double label_smoothing; /* of ce, in [0, 1) */
     char *teacher;          /* name of the teacher in the store; NULL: the only one */
 } kd_loss_spec;

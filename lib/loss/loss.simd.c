@@ -1,0 +1,398 @@
+/* loss.simd.c - softmax objectives of a block of rows: value and gradient in one pass, per ISA.
+ *
+ * Everything works on tiles of n x 16 floats. For few classes (the usual image student has 10) the 16
+ * lanes are 16 rows: the block is transposed into the tile, so that the vectors are full and no sum
+ * runs across lanes. For many classes the lanes are 16 neighbouring classes of one row. Between the
+ * two only loading and storing differ; maximum, exponentials, sums and gradient are the same code:
+ *
+ *     load z, t -> maxima -> exponentials and their sums -> normalise -> gradient -> store
+ *
+ * The exponentials of a row stay in the tile between sum and gradient; rows longer than the tile make
+ * them a second time, tile by tile, so memory does not grow with the classes. The student's
+ * exponentials at T and at 1 are one and the same when T is 1.
+ *
+ * exp: n = round(x / ln 2), r = x - n ln 2 in two parts, a polynomial of degree 7 for exp(r)
+ * (Cephes' expf, below 2 ulp), then n added to the exponent's bits. Arguments here are z - max <= 0;
+ * below -87.33 the result is 0. NaN and infinite logits give NaN, so that the trainer sees them.
+ * Sums over lanes are taken in a fixed order, in double.
+ */
+#include "loss_private.h"
+
+#include <math.h>
+#include <string.h>
+
+#define JOIN_(a, b) a##_##b
+#define JOIN(a, b) JOIN_(a, b)
+#define FN(name) JOIN(name, KD_SIMD)
+#define INLINE static inline __attribute__((always_inline))
+
+enum { LANES = KD__LOSS_ROWS, TILE = 64, NARROW = TILE, SPAN = TILE * LANES };
+
+typedef float lanes[LANES];
+typedef struct tile {
+    _Alignas(64) lanes s[TILE]; /* student logits, then exp at T */
+    _Alignas(64) lanes t[TILE]; /* teacher logits, then exp at T */
+    _Alignas(64) lanes e[TILE]; /* exp of the student at 1 */
+} tile;
+typedef struct lane_sums {
+    _Alignas(64) lanes max_s, max_t; /* maxima, subtracted from logits */
+    _Alignas(64) lanes qT, pT, q1;   /* sums of exponentials: student at T, teacher at T, student at 1 */
+    _Alignas(64) lanes d;            /* sum of exp_t * (log exp_t - log exp_s) */
+} lane_sums;
+
+INLINE float exp_of(float x)
+{
+    const float lo = -87.33f;
+    float y = x < lo ? lo : x; // keeps NaN
+    float k = y * 1.44269504088896341f + 12582912.0f; // 1.5 * 2^23: rounds, n in the low bits
+    float n = k - 12582912.0f;
+    float r = y - n * 0.693359375f;
+    r = r - n * -2.12194440e-4f;
+    float p = 1.9875691500e-4f;
+    p = p * r + 1.3981999507e-3f;
+    p = p * r + 8.3334519073e-3f;
+    p = p * r + 4.1665795894e-2f;
+    p = p * r + 1.6666665459e-1f;
+    p = p * r + 5.0000001201e-1f;
+    p = p * (r * r) + r + 1.0f;
+    uint32_t kb, pb;
+    memcpy(&kb, &k, 4);
+    memcpy(&pb, &p, 4);
+    pb += kb << 23;
+    memcpy(&p, &pb, 4);
+    return x < lo ? 0.0f : y != y ? y : p;
+}
+
+/* log of x >= 1, in double: x = 2^k m, log m = 2 atanh((m - 1) / (m + 1)), error below 1e-14. NaN stays. */
+INLINE double log_of(double x)
+{
+    uint64_t b, eb;
+    memcpy(&b, &x, 8);
+    uint64_t up = b + 0x00095F619980C433u; // carries into the exponent where m > sqrt 2
+    eb = (up >> 52) | 0x4330000000000000u;
+    double k, m;
+    memcpy(&k, &eb, 8);
+    k -= 4503599627370496.0 + 1023.0;
+    b = b - (up & 0xFFF0000000000000u) + 0x3FF0000000000000u;
+    memcpy(&m, &b, 8);
+    double s = (m - 1) / (m + 1), s2 = s * s, p = 1.0 / 15;
+    p = p * s2 + 1.0 / 13;
+    p = p * s2 + 1.0 / 11;
+    p = p * s2 + 1.0 / 9;
+    p = p * s2 + 1.0 / 7;
+    p = p * s2 + 1.0 / 5;
+    p = p * s2 + 1.0 / 3;
+    p = p * s2 + 1.0;
+    double y = k * 0.693147180559945309 + 2 * s * p;
+    return x != x ? x : y;
+}
+
+/* ---- loading and storing ------------------------------------------------------------------ */
+
+/* Rows to lanes: to[c][r] = x[r][c]; lanes without a row are 0. x: (rows, n) */
+INLINE void load_rows(lanes *to, const float *x, int rows, int n)
+{
+    for (int r = 0; r < rows; r++)
+        for (int c = 0; c < n; c++) to[c][r] = x[r * n + c];
+    for (int r = rows; r < LANES; r++)
+        for (int c = 0; c < n; c++) to[c][r] = 0;
+}
+
+INLINE void store_rows(float *x, const lanes *from, int rows, int n)
+{
+    for (int r = 0; r < rows; r++)
+        for (int c = 0; c < n; c++) x[r * n + c] = from[c][r];
+}
+
+/* count <= SPAN classes of one row; the rest of the last vector is `fill`. Returns the vectors. */
+INLINE int load_span(lanes *to, const float *x, int count, float fill)
+{
+    int n = (count + LANES - 1) / LANES;
+    memcpy(to, x, (size_t)count * sizeof *x);
+    for (int i = count; i < n * LANES; i++) (&to[0][0])[i] = fill;
+    return n;
+}
+
+/* ---- the steps on a tile ------------------------------------------------------------------ */
+
+INLINE void spread(float *x, float value)
+{
+    for (int j = 0; j < LANES; j++) x[j] = value;
+}
+
+INLINE void maxima(float *restrict max, const lanes *x, int n)
+{
+    for (int i = 0; i < n; i++)
+        #pragma omp simd
+        for (int j = 0; j < LANES; j++) max[j] = x[i][j] > max[j] ? x[i][j] : max[j];
+}
+
+/* kd, ce, unit (T is 1) are constants where this is inlined. */
+INLINE void exponentials(tile *restrict w, int n, lane_sums *restrict a, const kd__softmax_mix *m,
+                         const bool kd, const bool ce, const bool unit)
+{
+    const float inv_t = m->inv_t, kl = m->kl;
+    for (int i = 0; i < n; i++)
+        #pragma omp simd
+        for (int j = 0; j < LANES; j++) {
+            float x = w->s[i][j] - a->max_s[j];
+            float same = 0;
+            if (kd) {
+                float xs = x * inv_t, xt = (w->t[i][j] - a->max_t[j]) * inv_t;
+                float es = exp_of(xs), et = exp_of(xt);
+                a->qT[j] += es;
+                a->pT[j] += et;
+                a->d[j] += et * (xt * kl - xs);
+                w->s[i][j] = same = es;
+                w->t[i][j] = et;
+            }
+            if (ce) {
+                float e1 = kd && unit ? same : exp_of(x);
+                a->q1[j] += e1;
+                w->e[i][j] = e1;
+            }
+        }
+}
+
+/* w->s becomes the gradient without the part of the label: kq (es - ratio et) + k1 e1 - off, per lane.
+ * In this form equal students and teachers give an exact 0, with fused multiply-add too. */
+INLINE void gradient(tile *restrict w, int n, const lane_sums *k, float off, const bool kd, const bool ce)
+{
+    for (int i = 0; i < n; i++)
+        #pragma omp simd
+        for (int j = 0; j < LANES; j++) {
+            float g = -off;
+            if (kd) g += k->qT[j] * (w->s[i][j] - k->pT[j] * w->t[i][j]);
+            if (ce) g += k->q1[j] * w->e[i][j];
+            w->s[i][j] = g;
+        }
+}
+
+/* Per lane: CE needs the label's logit besides; KL is whole. Sums become the gradient's factors. */
+typedef struct lane_values {
+    _Alignas(64) double log_q1[LANES], kl[LANES];
+} lane_values;
+
+INLINE void finish(lane_values *restrict v, lane_sums *restrict a, const kd__softmax_mix *m, const bool kd,
+                   const bool ce)
+{
+    #pragma omp simd
+    for (int j = 0; j < LANES; j++) {
+        if (kd) {
+            double q = a->qT[j], p = a->pT[j];
+            v->kl[j] = a->d[j] / p + log_of(q) - m->kl * log_of(p);
+            a->pT[j] = a->qT[j] / a->pT[j];
+            a->qT[j] = m->grad_kd / a->qT[j];
+        }
+        if (ce) {
+            v->log_q1[j] = log_of(a->q1[j]);
+            a->q1[j] = m->grad_ce / a->q1[j];
+        }
+    }
+}
+
+/* -sum_c target_c log softmax_c of one row with label y: log sum - (1 - e)(z_y - max) - e mean(z - max) */
+INLINE double row_ce(const kd__softmax_mix *m, const float *z, int32_t y, double max, double log_sum)
+{
+    double v = log_sum - (1 - (double)m->smooth) * (z[y] - max);
+    if (m->smooth > 0) {
+        double sum = 0;
+        for (int64_t c = 0; c < m->classes; c++) sum += z[c];
+        v -= m->smooth * (sum / (double)m->classes - max);
+    }
+    return v;
+}
+
+INLINE bool counts(const int32_t *y, int r, int64_t classes) { return !y || (y[r] >= 0 && y[r] < classes); }
+
+/* ---- few classes: lanes are rows ---------------------------------------------------------- */
+
+INLINE void narrow(const kd__softmax_mix *m, const float *z, const float *t, const int32_t *y, int rows, float *dz,
+                   double sum[2], const bool kd, const bool ce, const bool unit)
+{
+    const int n = (int)m->classes;
+    tile w;
+    lane_sums a = {0};
+    lane_values v;
+    load_rows(w.s, z, rows, n);
+    spread(a.max_s, -INFINITY);
+    maxima(a.max_s, w.s, n);
+    if (kd) {
+        load_rows(w.t, t, rows, n);
+        spread(a.max_t, -INFINITY);
+        maxima(a.max_t, w.t, n);
+    }
+    exponentials(&w, n, &a, m, kd, ce, unit);
+    finish(&v, &a, m, kd, ce);
+    sum[0] = sum[1] = 0;
+    for (int r = 0; r < rows; r++) {
+        if (!counts(y, r, n)) continue;
+        if (ce) sum[0] += row_ce(m, z + r * n, y[r], a.max_s[r], v.log_q1[r]);
+        if (kd) sum[1] += v.kl[r];
+    }
+    if (!dz) return;
+    gradient(&w, n, &a, ce ? m->grad_ce * m->smooth / (float)n : 0, kd, ce);
+    store_rows(dz, (const lanes *)w.s, rows, n);
+    for (int r = 0; r < rows; r++) {
+        if (!counts(y, r, n))
+            memset(dz + r * n, 0, (size_t)n * sizeof *dz);
+        else if (ce)
+            dz[r * n + y[r]] -= m->grad_ce * (1 - m->smooth);
+    }
+}
+
+/* ---- many classes: lanes are neighbouring classes of one row ------------------------------- */
+
+INLINE float row_max(const float *x, int64_t n)
+{
+    lanes max;
+    int64_t i = 0;
+    float top = -INFINITY;
+    spread(max, top);
+    for (; i + LANES <= n; i += LANES) maxima(max, (const lanes *)(x + i), 1);
+    for (; i < n; i++) top = x[i] > top ? x[i] : top;
+    for (int j = 0; j < LANES; j++) top = max[j] > top ? max[j] : top;
+    return top;
+}
+
+/* The lanes' sum in all lanes. */
+INLINE void fold(float *x)
+{
+    double s = 0;
+    for (int j = 0; j < LANES; j++) s += x[j];
+    spread(x, (float)s);
+}
+
+INLINE int load_pair(tile *w, const float *z, const float *t, int64_t at, int64_t classes, const lane_sums *a,
+                     const bool kd, int *count)
+{
+    *count = (int)(classes - at < SPAN ? classes - at : SPAN);
+    int n = load_span(w->s, z + at, *count, a->max_s[0] - 1e30f); // exp 0, finite
+    if (kd) load_span(w->t, t + at, *count, a->max_t[0] - 1e30f);
+    return n;
+}
+
+INLINE void wide_row(const kd__softmax_mix *m, const float *z, const float *t, const int32_t *y, float *dz,
+                     double sum[2], const bool kd, const bool ce, const bool unit)
+{
+    const int64_t C = m->classes;
+    tile w;
+    lane_sums a = {0}, unused;
+    lane_values v;
+    int n = 0, count = 0;
+    spread(a.max_s, row_max(z, C));
+    if (kd) spread(a.max_t, row_max(t, C));
+    for (int64_t at = 0; at < C; at += SPAN) {
+        n = load_pair(&w, z, t, at, C, &a, kd, &count);
+        exponentials(&w, n, &a, m, kd, ce, unit);
+    }
+    fold(a.qT);
+    fold(a.pT);
+    fold(a.q1);
+    fold(a.d);
+    finish(&v, &a, m, kd, ce);
+    if (ce) sum[0] += row_ce(m, z, *y, a.max_s[0], v.log_q1[0]);
+    if (kd) sum[1] += v.kl[0];
+    for (int64_t at = 0; dz && at < C; at += SPAN) {
+        if (C > SPAN) { // the tile was overwritten: once more
+            n = load_pair(&w, z, t, at, C, &a, kd, &count);
+            unused = a;
+            exponentials(&w, n, &unused, m, kd, ce, unit);
+        }
+        gradient(&w, n, &a, ce ? m->grad_ce * m->smooth / (float)C : 0, kd, ce);
+        memcpy(dz + at, w.s, (size_t)count * sizeof *dz);
+    }
+    if (dz && ce) dz[*y] -= m->grad_ce * (1 - m->smooth);
+}
+
+INLINE void wide(const kd__softmax_mix *m, const float *z, const float *t, const int32_t *y, int rows, float *dz,
+                 double sum[2], const bool kd, const bool ce, const bool unit)
+{
+    const int64_t C = m->classes;
+    sum[0] = sum[1] = 0;
+    for (int r = 0; r < rows; r++) {
+        float *dr = dz ? dz + r * C : NULL;
+        if (counts(y, r, C))
+            wide_row(m, z + r * C, kd ? t + r * C : NULL, y ? y + r : NULL, dr, sum, kd, ce, unit);
+        else if (dr)
+            memset(dr, 0, (size_t)C * sizeof *dr);
+    }
+}
+
+/* ---- the table ----------------------------------------------------------------------------- */
+
+#define VARIANT(name, kd, ce, unit)                                                                          \
+    static __attribute__((noinline)) void name(const kd__softmax_mix *m, const float *z, const float *t,     \
+                                               const int32_t *y, int rows, float *dz, double sum[2])         \
+    {                                                                                                        \
+        if (m->classes <= NARROW)                                                                            \
+            narrow(m, z, t, y, rows, dz, sum, kd, ce, unit);                                                 \
+        else                                                                                                 \
+            wide(m, z, t, y, rows, dz, sum, kd, ce, unit);                                                   \
+    }
+VARIANT(block_both, true, true, false)
+VARIANT(block_both_t1, true, true, true)
+VARIANT(block_kd, true, false, false)
+VARIANT(block_ce, false, true, false)
+
+static void block(const kd__softmax_mix *m, const float *z, const float *t, const int32_t *y, int rows, float *dz,
+                  double sum[2])
+{
+    if (m->kd && m->ce)
+        (m->inv_t == 1.0f ? block_both_t1 : block_both)(m, z, t, y, rows, dz, sum);
+    else
+        (m->kd ? block_kd : block_ce)(m, z, t, y, rows, dz, sum);
+}
+
+static void log_softmax_narrow(float *out, const float *z, int rows, int n, float inv_t)
+{
+    _Alignas(64) lanes x[NARROW], max;
+    _Alignas(64) double sum[LANES] = {0};
+    load_rows(x, z, rows, n);
+    spread(max, -INFINITY);
+    maxima(max, (const lanes *)x, n);
+    for (int i = 0; i < n; i++)
+        #pragma omp simd
+        for (int j = 0; j < LANES; j++) {
+            x[i][j] = (x[i][j] - max[j]) * inv_t;
+            sum[j] += exp_of(x[i][j]);
+        }
+    #pragma omp simd
+    for (int j = 0; j < LANES; j++) sum[j] = log_of(sum[j]);
+    for (int i = 0; i < n; i++)
+        #pragma omp simd
+        for (int j = 0; j < LANES; j++) x[i][j] = (float)(x[i][j] - sum[j]);
+    store_rows(out, (const lanes *)x, rows, n);
+}
+
+static void log_softmax_wide(float *out, const float *z, int64_t classes, float inv_t)
+{
+    _Alignas(64) lanes sum = {0};
+    const float max = row_max(z, classes);
+    int64_t c = 0;
+    for (; c + LANES <= classes; c += LANES)
+        #pragma omp simd
+        for (int j = 0; j < LANES; j++) sum[j] += exp_of((z[c + j] - max) * inv_t);
+    double total = 0;
+    for (int j = 0; j < LANES; j++) total += sum[j];
+    for (; c < classes; c++) total += exp_of((z[c] - max) * inv_t);
+    const double log_total = log_of(total);
+    #pragma omp simd
+    for (int64_t i = 0; i < classes; i++) out[i] = (float)((double)((z[i] - max) * inv_t) - log_total);
+}
+
+static void log_softmax(float *out, const float *z, int rows, int64_t classes, float inv_t)
+{
+    if (classes <= NARROW)
+        log_softmax_narrow(out, z, rows, (int)classes, inv_t);
+    else
+        for (int r = 0; r < rows; r++) log_softmax_wide(out + r * classes, z + r * classes, classes, inv_t);
+}
+
+static void exp_all(float *y, const float *x, size_t n)
+{
+    #pragma omp simd
+    for (size_t i = 0; i < n; i++) y[i] = exp_of(x[i]);
+}
+
+const kd__loss_vec FN(kd__loss_vec) = {block, log_softmax, exp_all};
