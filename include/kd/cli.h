@@ -18,6 +18,9 @@
  *
  * stdout carries data only (tables, JSON, help that was asked for); progress, messages and the
  * closing summary go to stderr.
+ *
+ * Arguments: --name value, --name=value, -n value, -nvalue, -qv (several truth values), --no-name
+ * (a truth value off), -- (no options behind it). Options and operands may be mixed.
  */
 #ifndef KD_CLI_H
 #define KD_CLI_H
@@ -34,13 +37,17 @@ typedef struct kd_tool {
     const char *description;   /* paragraphs for --help's end and the man page; may be NULL */
     const kd_example *examples;/* ends with {NULL, NULL}; the first is printed when called with no arguments */
     const char *see_also;      /* "kd-dump(1), kd-eval(1)" */
-    const char *const *libraries; /* "LMDB 0.9.24", ... NULL-terminated, for --version; may be NULL */
+    const char *const *libraries; /* more lines for --version, NULL-terminated; may be NULL: the
+                                     libraries that kd links with are listed anyway */
+    const char *const *words;  /* what the first operand may be, for completion; NULL-terminated or NULL */
     bool no_args_ok;           /* false: no arguments prints usage on stderr, exit 2 */
 } kd_tool;
 
 typedef struct kd_common {     /* options that every tool has */
     bool json, quiet, verbose, progress;
-    int64_t threads;           /* 0: as many as CPUs */
+    int64_t threads;           /* after parse: at least 1 */
+    bool help, version, man;   /* answered by parse */
+    char *completion;
 } kd_common;
 
 typedef struct kd_cli {
@@ -54,23 +61,28 @@ typedef struct kd_cli {
     bool done;                 /* --help, --version, ...: printed, nothing to do */
     double start;
     kd_buf note;               /* extra text of the closing line */
+    kd_err bug;                /* of kd_cli_table, reported by parse */
 } kd_cli;
 
 void kd_cli_init(kd_cli *c, const kd_tool *tool, int argc, char **argv);
 /* Adds a table of options (before parse). Flags with the same name in two tables are our own bug. */
 void kd_cli_table(kd_cli *c, const kd_option *rows, size_t n, void *target);
-/* KD_OK; or KD_EUSAGE with a sentence; returns KD_ESTOPPED with c->done set after --help and the
- * like. Resolves threads (0 becomes the CPU count). Ignores SIGPIPE; installs the stop handlers. */
+/* KD_OK; or KD_EUSAGE with a sentence (an empty one where usage was printed because there were no
+ * arguments); returns KD_ESTOPPED with c->done set after --help and the like. Resolves threads (0
+ * becomes the CPU count), checks KD_ISA. Ignores SIGPIPE (reset it before exec of other programs);
+ * installs the stop handlers. */
 kd_status kd_cli_parse(kd_cli *c, kd_err *err);
-/* Adds to the closing line: "212 rows/s | runs/a". */
+/* Adds to the closing line, " | " between notes: "212 rows/s". */
 void kd_cli_note(kd_cli *c, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 /* Prints "NAME: message" if err holds an error, else the closing summary line (unless -q): version,
  * tool, wall, CPU, peak memory, notes. Checks that stdout could be written. Frees. Exit code. */
 int kd_cli_finish(kd_cli *c, kd_err *err);
 /* The whole command line, quoted for a shell; free() it; NULL when out of memory. */
 char *kd_cli_command(int argc, char **argv);
-/* Message on stderr unless -q; with verbose_only just for -v. Clears the progress line first. */
+/* A line on stderr unless -q; detail: only with -v; warn: always, as "NAME: warning: ...". Each adds
+ * the newline and clears the progress line first. */
 void kd_cli_say(const kd_cli *c, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+void kd_cli_detail(const kd_cli *c, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 void kd_cli_warn(const kd_cli *c, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 /* JSON on stdout, with a newline. Takes the reference. */
 kd_status kd_cli_print_json(json_t *value, kd_err *err);
@@ -98,7 +110,8 @@ void kd_progress_end(kd_progress *p); /* clears the line on a terminal */
 
 /* ---- tables of text ----------------------------------------------------------------------- */
 
-/* Cells are copied; columns are aligned on output: text to the left, numbers to the right. */
+/* Cells are copied; columns are aligned on output: text to the left, numbers to the right. Running
+ * out of memory is remembered, and print says so instead of printing half a table. */
 typedef struct kd_table kd_table;
 kd_table *kd_table_create(void);
 void kd_table_cell(kd_table *t, const char *fmt, ...) __attribute__((format(printf, 2, 3)));

@@ -76,7 +76,7 @@ static size_t distance(const char *a, size_t na, const char *b, size_t nb)
 
 const char *kd_nearest(const char *word, const char *const *names, size_t n)
 {
-    size_t len = word ? strlen(word) : 0, best = (len + 2) / 3 + 1;
+    size_t len = word ? strlen(word) : 0, limit = kd_max_size(1, len / 3), best = limit + 1;
     const char *found = NULL;
     if (len == 0 || len > NEAREST_MAX)
         return NULL;
@@ -87,7 +87,7 @@ const char *kd_nearest(const char *word, const char *const *names, size_t n)
         size_t d = distance(word, len, names[i], other);
         /* The start of a longer name is an abbreviation, as good as the worst typing error. */
         if (len >= 3 && other > len && !strncasecmp(word, names[i], len))
-            d = kd_min_size(d, (len + 2) / 3);
+            d = kd_min_size(d, limit);
         if (d < best && d < kd_max_size(len, other)) {
             best = d;
             found = names[i];

@@ -300,7 +300,8 @@ static void typing_errors_find_their_word(void **state)
         {"temprature", "temperature"}, {"temperatuer", "temperature"}, {"epoch", "epochs"}, {"epohcs", "epochs"},
         {"batch_size", "batch-size"}, {"BATCH-SIZE", "batch-size"}, {"batch", "batch-size"}, {"temp", "temperature"},
         {"ls", "lr"}, {"sotre", "store"}, {"zebra", NULL}, {"x", NULL}, {"", NULL}, {NULL, NULL},
-        {"optimizer", NULL}, {"seeds", "seed"}};
+        {"optimizer", NULL}, {"seeds", "seed"},
+        {"stoer", "store"}, {"word", NULL}};
     for (size_t i = 0; i < LEN(cases); i++) {
         const char *got = kd_nearest(cases[i].word, names, LEN(names));
         if (cases[i].want)
