@@ -15,6 +15,12 @@
  * with a checksum over header and payload, then one zstd frame of a filtered block. A reader checks
  * the header and the checksum before zstd sees a byte, and asks only for the columns it wants.
  *
+ * LMDB writes the files; sealed ones are read without it. LMDB trusts its file and aborts, crashes or
+ * serves other bytes when a page is damaged, while a sealed segment is simple: every key from the
+ * first to the last. So opening walks the branch and leaf pages once, checking every number, and
+ * keeps a table of offsets; a read is a look-up and a checked pointer. Damage is an error by
+ * construction, and a read costs no search.
+ *
  * Life of a segment: written as FILE.part in transactions of whole chunks; a killed writer leaves a
  * .part that kd_store_writer_* continues (resume) after the last committed chunk; sealing syncs, renames
  * the file, then writes the manifest. New stores are built in NAME.kd.part/ and the folder is renamed at the end.
@@ -98,7 +104,10 @@ uint64_t kd_store_split_rows(const kd_store *s, kd_split split);
 /* What a teacher's segment says of it: {"name", "fingerprint", "params", "command", "seconds", ...}; NULL: no such teacher. Borrowed. */
 const json_t *kd_store_teacher(const kd_store *s, const char *name);
 
-/* A cursor per thread: read transactions and a zstd context. KD_ENOMEM, KD_EIO, KD_ECORRUPT. */
+/* Bytes of a column's decoded blocks and of its records as stored (headers included). KD_ECORRUPT. */
+kd_status kd_store_column_bytes(const kd_store *s, int column, uint64_t *raw, uint64_t *stored, kd_err *err);
+
+/* A cursor per thread: a zstd context and its scratch. KD_ENOMEM, KD_EIO, KD_ECORRUPT. */
 kd_status kd_cursor_open(kd_cursor **out, kd_store *s, kd_err *err);
 void kd_cursor_close(kd_cursor *c);
 /* Bytes of the decoded block: rows * row bytes (fixed shapes). For a ragged column a block is
@@ -116,10 +125,10 @@ uint64_t kd_store_reads(const kd_store *s, int column);
 typedef struct kd_store_writer kd_store_writer;
 typedef struct kd_writer_params {
     uint32_t chunk_rows;      /* new stores; default 1024 */
-    int level;                /* default zstd level of columns, 3 */
+    int level;                /* default zstd level of columns, 3; part of what a resume compares */
     size_t commit_bytes;      /* a transaction is committed after this many raw bytes; default 32 MiB */
     bool resume;              /* continue a .part of the same contract; without it an existing .part is KD_EEXISTS (message names --resume and --force) */
-    bool force;               /* remove an existing .part (and for create: replace an existing store at seal) */
+    bool force;               /* remove an existing .part, and at seal replace an existing store (create) or segment (extend) */
     int threads;              /* for compression, default 1 */
 } kd_writer_params;
 kd_writer_params kd_writer_default_params(void);
@@ -137,7 +146,8 @@ kd_status kd_store_create(kd_store_writer **out, const char *path, const kd_colu
  * name: file name of the segment, usually the teacher's. The store must stay open meanwhile. */
 kd_status kd_store_extend(kd_store_writer **out, kd_store *s, const char *name, const kd_column *columns,
                           size_t n, const json_t *contract, const kd_writer_params *p, kd_err *err);
-/* Chunks already committed (0 unless resumed): the caller goes on with this one. */
+/* Chunks so far; right after create or extend those of the run that is resumed (0 otherwise): the
+ * caller goes on with this one. */
 uint32_t kd_store_writer_chunks(const kd_store_writer *w);
 uint64_t kd_store_writer_rows(const kd_store_writer *w);
 /* Appends one chunk: block[i] belongs to column i. Sizes are checked. KD_EFULL leaves what was

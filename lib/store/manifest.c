@@ -218,7 +218,13 @@ static kd_status parse(kd_store *s, const char *path, kd_err *err)
     if ((st = kd_json_int(s->manifest, "chunk_rows", 1, KD_STORE_MAX_CHUNK_ROWS, &chunk_rows, path, err))) goto out;
     s->chunk_rows = (uint32_t)chunk_rows;
     if ((st = load_segments(s, path, err))) goto out;
-    st = load_chunks(s, path, err);
+    if ((st = load_chunks(s, path, err))) goto out;
+    for (uint32_t i = 0; i < s->nsegments && !st; i++) {
+        const kd__segment *g = &s->segments[i];
+        if ((uint64_t)s->nchunks * g->columns > g->bytes / KD__RECORD_HEAD)
+            st = kd_fail(err, KD_ECORRUPT, "%s: segment %s cannot hold %u chunks of %u columns in %llu bytes", path, g->name,
+                         s->nchunks, g->columns, (unsigned long long)g->bytes);
+    }
 out:
     free(text);
     return st;

@@ -55,7 +55,7 @@ static kd_status finish_file(kd_store_writer *w, kd__pages *p, kd_err *err)
     if ((st = kd__pages_open(p, w->lock, err))) return kd_fail_in(err, st, "%s", w->part);
     if (ftruncate(w->lock, (off_t)((p->last + 1) * p->psize))) return kd_fail_errno(err, errno, "%s", w->part);
     p->size = (p->last + 1) * p->psize;
-    st = kd__index_build(&x, p, w->ncolumns, 1 + (uint64_t)w->nchunks * w->ncolumns, err);
+    st = kd__index_build(&x, p, w->ncolumns, 1 + (uint64_t)w->nchunks * w->ncolumns, true, err);
     kd__index_release(&x);
     if (st) return kd_fail_in(err, st, "%s", w->part);
     if (fchmod(w->lock, 0444) || fsync(w->lock)) return kd_fail_errno(err, errno, "%s: syncing", w->part);

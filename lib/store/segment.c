@@ -57,7 +57,7 @@ kd_status kd__index_put(kd__index *x, const kd__node *n, kd_err *err)
 
 static kd_status put_node(void *arg, const kd__node *n, kd_err *err) { return kd__index_put(arg, n, err); }
 
-kd_status kd__index_build(kd__index *x, const kd__pages *p, uint32_t columns, uint64_t entries, kd_err *err)
+kd_status kd__index_build(kd__index *x, const kd__pages *p, uint32_t columns, uint64_t entries, bool whole, kd_err *err)
 {
     if (p->main_db.entries != entries)
         return kd_fail(err, KD_ECORRUPT, "%llu records, expected %llu", (unsigned long long)p->main_db.entries,
@@ -66,7 +66,8 @@ kd_status kd__index_build(kd__index *x, const kd__pages *p, uint32_t columns, ui
     if (st) return st;
     // Rising keys, each in range, as many as there are places: so all of them are there.
     kd__walk w = {.pages = p, .db = &p->main_db, .node = put_node, .arg = x};
-    if ((st = kd__walk_run(&w, err))) kd__index_release(x);
+    st = whole ? kd__walk_file(p, put_node, NULL, x, err) : kd__walk_run(&w, err);
+    if (st) kd__index_release(x);
     return st;
 }
 
@@ -121,7 +122,7 @@ static kd_status check_file(kd__segment *g, const kd_store *s, kd_err *err)
         return kd_fail(err, KD_ECORRUPT, "%lld bytes, manifest.json says %llu", (long long)sb.st_size,
                        (unsigned long long)g->bytes);
     if ((st = kd__pages_open(&pages, g->fd, err))) return st;
-    if ((st = kd__index_build(&g->index, &pages, g->columns, 1 + (uint64_t)s->nchunks * g->columns, err))) return st;
+    if ((st = kd__index_build(&g->index, &pages, g->columns, 1 + (uint64_t)s->nchunks * g->columns, false, err))) return st;
     void *map = mmap(NULL, g->bytes, PROT_READ, MAP_SHARED, g->fd, 0);
     if (map == MAP_FAILED) return kd_fail_errno(err, errno, "mapping %llu bytes", (unsigned long long)g->bytes);
     g->map = map;

@@ -157,8 +157,8 @@ typedef struct kd__index {
     uint32_t columns;
 } kd__index;
 
-/* Fills an index by walking the file. entries: what is expected; every key must be there. */
-kd_status kd__index_build(kd__index *x, const kd__pages *p, uint32_t columns, uint64_t entries, kd_err *err);
+/* Fills an index by walking the tree, or the whole file. entries: what is expected; every key must be there. */
+kd_status kd__index_build(kd__index *x, const kd__pages *p, uint32_t columns, uint64_t entries, bool whole, kd_err *err);
 kd_status kd__index_alloc(kd__index *x, uint32_t columns, uint64_t entries, kd_err *err);
 /* Puts one node of a walk in its place. KD_ECORRUPT: not a key of this segment. */
 kd_status kd__index_put(kd__index *x, const kd__node *n, kd_err *err);

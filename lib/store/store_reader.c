@@ -82,6 +82,25 @@ uint64_t kd_store_reads(const kd_store *s, int column)
     return atomic_load_explicit(&s->reads[column], memory_order_relaxed);
 }
 
+kd_status kd_store_column_bytes(const kd_store *s, int column, uint64_t *raw, uint64_t *stored, kd_err *err)
+{
+    *raw = *stored = 0;
+    if (column < 0 || (uint32_t)column >= s->ncolumns)
+        return kd_fail(err, KD_EUSAGE, "%s: column %d asked for, there are %u", s->path, column, s->ncolumns);
+    const kd__segment *g = &s->segments[s->column_segment[column]];
+    for (uint32_t i = 0; i < s->nchunks; i++) {
+        uint64_t entry = 1 + (uint64_t)i * g->columns + (uint32_t)column - g->first_column;
+        kd__record r;
+        kd_status st = g->index.size[entry] < KD__RECORD_HEAD
+                           ? kd_fail(err, KD_ECORRUPT, "a record of %u bytes", g->index.size[entry])
+                           : kd__record_parse(&r, g->map + g->index.offset[entry], err);
+        if (st) return kd_fail_in(err, st, "%s: column %s, chunk %u", s->path, s->columns[column].name, i);
+        *raw += r.raw;
+        *stored += g->index.size[entry];
+    }
+    return KD_OK;
+}
+
 /* ---- cursor ------------------------------------------------------------------------------- */
 
 struct kd_cursor {

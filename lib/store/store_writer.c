@@ -6,7 +6,8 @@
  * caller wants now, reads back every record's header (which carries chunk, rows and split), checks
  * the last chunk to the last byte, and goes on behind it.
  *
- * The file is walked by our own code before LMDB opens it: LMDB would trust it.
+ * The whole file, free list included, is walked by our own code before LMDB opens it: LMDB would
+ * trust it, and a page that is both free and in use would be overwritten.
  *
  * What may be found after a kill, and what resume makes of it:
  *   FILE.part without a commit   nothing was kept: begins anew
@@ -242,7 +243,7 @@ static kd_status resume_part(kd_store_writer *w, const char *text, bool *fresh, 
     if ((st = resume_header(w, &p, text, err))) goto out;
     uint64_t chunks = (p.main_db.entries - 1) / w->ncolumns;
     if (chunks >= UINT32_MAX) st = kd_fail(err, KD_ELIMIT, "%llu chunks", (unsigned long long)chunks);
-    if (st || (st = kd__index_build(&x, &p, w->ncolumns, 1 + chunks * w->ncolumns, err))) goto out;
+    if (st || (st = kd__index_build(&x, &p, w->ncolumns, 1 + chunks * w->ncolumns, true, err))) goto out;
     for (uint32_t i = 0; i < chunks && !st; i++)
         for (uint32_t k = 0; k < w->ncolumns && !st; k++) st = resume_record(w, &p, &x, i, k, i + 1 == chunks, err);
 out:

@@ -1,0 +1,269 @@
+/* store_verify.c - reads a whole store and names what is damaged.
+ *
+ * Structure first: every page of every file by pread (pagewalk.c), going on after a damaged page, so
+ * that one bad leaf costs the records it holds and no others. Then content: each record that was
+ * found is read by pread too (a failing disk is then an error code, not a signal), its checksum
+ * compared, and decoded, which also checks zstd's own checksum of the decoded bytes. Last the root:
+ * a file whose records are whole but are not the ones that were sealed is found by it.
+ *
+ * Records of one segment are shared out among threads by a counter; findings go into one small list
+ * ordered by place, so the report does not depend on the number of threads.
+ */
+#include "store_private.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+enum { FIRST = sizeof(((kd_verify_report *)0)->first) / sizeof(kd_damage) };
+
+typedef struct check {
+    const kd_store *store;
+    kd__segment *segment; /* the one being checked */
+    uint32_t number;      /* of it */
+    kd__index index;
+    uint64_t *sums;       /* by entry */
+    atomic_uint_fast64_t next, done, records, bytes, raw;
+    uint64_t total, before; /* records of the store; of the segments already done */
+    kd_status fatal;        /* out of memory in a thread */
+    pthread_mutex_t lock;   /* report, order, fatal */
+    kd_verify_report *report;
+    uint64_t order[FIRST];
+    void (*progress)(void *, uint64_t, uint64_t);
+    void *arg;
+} check;
+
+/* Notes damage; order: rising with the place in the store. n: records lost by it. */
+static void note(check *k, uint64_t order, uint64_t n, const char *fmt, ...) __attribute__((format(printf, 4, 5)));
+static void note(check *k, uint64_t order, uint64_t n, const char *fmt, ...)
+{
+    kd_damage d;
+    va_list ap;
+    va_start(ap, fmt);
+    vsnprintf(d.what, sizeof(d.what), fmt, ap);
+    va_end(ap);
+    order |= (uint64_t)k->number << 48;
+    pthread_mutex_lock(&k->lock);
+    kd_verify_report *r = k->report;
+    uint64_t kept = 0;
+    while (kept < FIRST && r->first[kept].what[0]) kept++;
+    uint64_t at = kept;
+    while (at > 0 && k->order[at - 1] > order) at--;
+    if (at < FIRST) {
+        uint64_t tail = (kept < FIRST ? kept : FIRST - 1) - at;
+        memmove(&r->first[at + 1], &r->first[at], tail * sizeof(r->first[0]));
+        memmove(&k->order[at + 1], &k->order[at], tail * sizeof(k->order[0]));
+        r->first[at] = d;
+        k->order[at] = order;
+    }
+    r->damaged += n;
+    pthread_mutex_unlock(&k->lock);
+}
+
+/* "column image, chunk 3, rows 3072-4095" */
+static void place(const check *k, uint64_t entry, char *out, size_t size)
+{
+    const kd__segment *g = k->segment;
+    if (!entry) {
+        snprintf(out, size, "segment %s, header record", g->name);
+        return;
+    }
+    uint32_t chunk = (uint32_t)((entry - 1) / g->columns), column = (uint32_t)((entry - 1) % g->columns);
+    const kd_chunk_info *i = &k->store->chunks[chunk];
+    snprintf(out, size, "column %s, chunk %u, rows %llu-%llu", k->store->columns[g->first_column + column].name, chunk,
+             (unsigned long long)i->first, (unsigned long long)(i->first + i->rows - 1));
+}
+
+/* ---- structure ---------------------------------------------------------------------------- */
+
+static bool structure_damage(void *arg, const char *what)
+{
+    check *k = arg;
+    note(k, 0, 1, "segment %s (%s): %s", k->segment->name, k->segment->file, what);
+    return true; // go on
+}
+
+static kd_status structure_node(void *arg, const kd__node *n, kd_err *err)
+{
+    check *k = arg;
+    kd_err e = {0};
+    (void)err;
+    if (kd__index_put(&k->index, n, &e)) structure_damage(k, e.msg);
+    return KD_OK;
+}
+
+/* Fills the index as far as the file allows. KD_OK even when damage was found. */
+static kd_status check_structure(check *k, uint64_t entries, kd_err *err)
+{
+    kd__segment *g = k->segment;
+    kd__pages p;
+    kd_err e = {0};
+    kd_status st = kd__index_alloc(&k->index, g->columns, entries, err);
+    if (st) return st;
+    st = kd__pages_open(&p, g->fd, &e);
+    if (!st) st = kd__walk_file(&p, structure_node, structure_damage, k, &e);
+    if (st == KD_ENOMEM) return kd_fail(err, st, "%s", e.msg);
+    if (st) structure_damage(k, e.msg);
+    else if (p.size != g->bytes)
+        note(k, 0, 1, "segment %s (%s): %llu bytes, manifest.json says %llu", g->name, g->file, (unsigned long long)p.size,
+             (unsigned long long)g->bytes);
+    return KD_OK;
+}
+
+/* ---- content ------------------------------------------------------------------------------ */
+
+typedef struct buffers {
+    kd__decoder decoder;
+    uint8_t *record, *block;
+    size_t record_size, block_size;
+} buffers;
+
+static kd_status grow(uint8_t **p, size_t *have, size_t want, kd_err *err)
+{
+    if (want <= *have) return KD_OK;
+    free(*p);
+    *have = 0;
+    if (!(*p = malloc(want))) return kd_fail(err, KD_ENOMEM, "out of memory for %zu bytes", want);
+    *have = want;
+    return KD_OK;
+}
+
+static kd_status check_entry(check *k, uint64_t entry, buffers *b, kd_err *err)
+{
+    const kd__segment *g = k->segment;
+    const kd__index *x = &k->index;
+    size_t size = x->size[entry];
+    kd_status st;
+    if (!x->offset[entry]) return kd_fail(err, KD_ECORRUPT, "the record is missing");
+    if ((st = grow(&b->record, &b->record_size, size, err))) return st;
+    if ((st = kd__pread(g->fd, b->record, size, x->offset[entry], err))) return st;
+    if (!entry) {
+        char *text = NULL;
+        size_t len = 0;
+        st = kd__record_open_header(b->record, size, &text, &len, &k->sums[0], err);
+        if (!st) st = kd__segment_check_header(g, k->store, text, len, k->sums[0], err);
+        free(text);
+        return st;
+    }
+    kd__record r = {0};
+    kd__expect want = {.index = (uint32_t)((entry - 1) % g->columns), .chunk = (uint32_t)((entry - 1) / g->columns), .tag = g->tag};
+    want.column = &k->store->columns[g->first_column + want.index];
+    want.info = k->store->chunks[want.chunk];
+    if ((st = kd__record_check(&r, b->record, size, &want, err))) return st;
+    if ((st = grow(&b->block, &b->block_size, (size_t)r.raw, err))) return st;
+    if ((st = kd__record_decode(&r, b->record + KD__RECORD_HEAD, want.column, b->block, &b->decoder, err))) return st;
+    k->sums[entry] = r.checksum;
+    atomic_fetch_add(&k->raw, r.raw);
+    return KD_OK;
+}
+
+static void check_entries(check *k, bool main_thread)
+{
+    buffers b = {0};
+    kd_err e = {0};
+    kd_status st = kd__decoder_init(&b.decoder, &e);
+    for (uint64_t i; st != KD_ENOMEM && (i = atomic_fetch_add(&k->next, 1)) < k->index.entries;) {
+        st = check_entry(k, i, &b, &e);
+        if (st && st != KD_ENOMEM) {
+            char where[160];
+            place(k, i, where, sizeof(where));
+            note(k, 1 + i, 1, "%s: %s", where, e.msg);
+        }
+        atomic_fetch_add(&k->records, 1);
+        atomic_fetch_add(&k->bytes, k->index.size[i]);
+        uint64_t done = atomic_fetch_add(&k->done, 1) + 1;
+        if (main_thread && k->progress) k->progress(k->arg, k->before + done, k->total);
+    }
+    if (st == KD_ENOMEM) {
+        pthread_mutex_lock(&k->lock);
+        k->fatal = st;
+        pthread_mutex_unlock(&k->lock);
+    }
+    kd__decoder_release(&b.decoder);
+    free(b.record);
+    free(b.block);
+}
+
+static void *check_thread(void *arg)
+{
+    check_entries(arg, false);
+    return NULL;
+}
+
+static kd_status check_content(check *k, int threads, kd_err *err)
+{
+    pthread_t t[KD__THREADS_MAX];
+    int n = 1;
+    atomic_store(&k->next, 0);
+    atomic_store(&k->done, 0);
+    while (n < threads && n < KD__THREADS_MAX && !pthread_create(&t[n], NULL, check_thread, k)) n++;
+    check_entries(k, true);
+    while (--n > 0) pthread_join(t[n], NULL);
+    return k->fatal ? kd_fail(err, k->fatal, "%s: out of memory", k->store->path) : KD_OK;
+}
+
+static kd_status check_segment(check *k, int threads, kd_err *err)
+{
+    kd__segment *g = k->segment;
+    uint64_t entries = 1 + (uint64_t)k->store->nchunks * g->columns, before = k->report->damaged;
+    char *path = kd_path_join(k->store->path, g->file);
+    kd_status st = KD_OK;
+    if (!path || !(k->sums = calloc(entries, sizeof(*k->sums)))) {
+        st = kd_fail(err, KD_ENOMEM, "%s: out of memory", k->store->path);
+        goto out;
+    }
+    if ((g->fd = open(path, O_RDONLY | O_CLOEXEC)) < 0) {
+        note(k, 0, entries, "segment %s: %s: %s", g->name, g->file, strerror(errno));
+        goto out;
+    }
+    if ((st = check_structure(k, entries, err)) || (st = check_content(k, threads, err))) goto out;
+    kd_id root = kd_hash128(k->sums, entries * sizeof(*k->sums));
+    if (k->report->damaged == before && memcmp(root.b, g->root.b, sizeof(root.b)))
+        note(k, UINT32_MAX, 1, "segment %s (%s): its records are whole, but not the ones that were sealed (root hash)", g->name, g->file);
+out:
+    k->before += entries;
+    kd__index_release(&k->index);
+    free(k->sums);
+    k->sums = NULL;
+    free(path);
+    return st;
+}
+
+kd_status kd_store_verify(const char *path, int threads, kd_verify_report *report,
+                          void (*progress)(void *arg, uint64_t done, uint64_t total), void *arg, kd_err *err)
+{
+    double start = kd_now();
+    kd_store *s = NULL;
+    check k = {.report = report, .progress = progress, .arg = arg};
+    kd_err e = {0};
+    memset(report, 0, sizeof(*report));
+    kd_status st = kd__manifest_load(&s, path, &e);
+    if (st) {
+        if (st == KD_ECORRUPT) {
+            report->damaged = 1;
+            snprintf(report->first[0].what, sizeof(report->first[0].what), "%.500s", e.msg);
+        }
+        return kd_fail(err, st, "%s", e.msg);
+    }
+    pthread_mutex_init(&k.lock, NULL);
+    k.store = s;
+    for (uint32_t i = 0; i < s->nsegments; i++) k.total += 1 + (uint64_t)s->nchunks * s->segments[i].columns;
+    for (uint32_t i = 0; i < s->nsegments && !st; i++) {
+        k.segment = &s->segments[i];
+        k.number = i;
+        st = check_segment(&k, threads, err);
+    }
+    pthread_mutex_destroy(&k.lock);
+    report->records = k.records;
+    report->bytes = k.bytes;
+    report->raw_bytes = k.raw;
+    report->seconds = kd_now() - start;
+    if (!st && report->damaged)
+        st = kd_fail(err, KD_ECORRUPT, "%s: damaged in %llu places of %llu records; first: %s", s->path,
+                     (unsigned long long)report->damaged, (unsigned long long)k.total, report->first[0].what);
+    kd__store_free(s);
+    return st;
+}
