@@ -35,31 +35,45 @@ kd_status kd_array_read(kd_array *a, const char *path, const char *column, kd_er
 
 /* What data.yaml says; a row of options each (see kd_data_options). */
 typedef struct kd_data_spec {
-    kd_strings train_input, train_label; /* files; several are concatenated */
+    kd_strings train_input, train_label; /* files; several are concatenated. Labels may be a column of the same CSV */
     kd_strings test_input, test_label;   /* may be empty: then test rows are cut from train by test_fraction */
     char *input_name;    /* column name of the input, "image" */
-    char *input_column, *label_column;   /* CSV columns */
-    int64_t classes;     /* 0: largest label + 1 */
+    char *input_column, *label_column;   /* CSV columns; the label's is left out of the input's */
+    int64_t classes;     /* 0: as many as class_names, else largest label + 1 */
     kd_strings class_names;
     double valid_fraction, test_fraction;
     int64_t seed;        /* of the split and the packing order */
     int64_t chunk_rows;
     int64_t level;
-    double mean, scale;  /* x = (raw - mean) * scale when fed to a model; 0, 0: measured on the training rows (u8: mean and 1/sd) */
+    double mean, scale;  /* x = (raw - mean) * scale when fed to a model; 0, 0: measured on the training rows (mean and 1/sd) */
     kd_ints shape;       /* of an input row if it differs from the file's (28, 28 -> 28, 28, 1) */
 } kd_data_spec;
 extern const kd_option kd_data_options[];
 extern const size_t kd_data_options_n;
 
-typedef struct kd_pack_report { uint64_t rows, split_rows[KD_SPLITS], duplicates; } kd_pack_report;
+typedef struct kd_pack_report {
+    uint64_t rows, split_rows[KD_SPLITS];
+    uint64_t duplicates;   /* rows whose id an earlier row has, leaks among them */
+    uint64_t leaks;        /* rows of the training files whose id occurs in the test files */
+    uint64_t source_bytes; /* of the files, as they are on disk */
+    uint64_t raw_bytes;    /* of all columns, decoded */
+    uint64_t written_rows; /* in this run: fewer than rows after a resume */
+    int64_t classes;
+    double mean, scale;
+} kd_pack_report;
 /* Packs into a new store: columns id, split, source (u64 row in the source files, test rows counted after train), label (i32), input.
+ * A row's id is XXH3-128 over "NAME DTYPE D1,D2,...\n" (name, type and shape of the input column) and the row's bytes.
  * A row's split is a function of its id (equal rows land in one split); rows of a split are stored
  * in an order shuffled by seed, so that the first n training rows are a fair sample. Resumable.
- * contract keeps the hash of every source file. stop: polled between chunks, may be NULL; when set
- * returns KD_ESTOPPED with all whole chunks committed. */
+ * The input column's params are {"mean", "scale"}, the label column's {"classes", "names"}.
+ * contract keeps the hash of every source file. wp: chunk_rows and level are the spec's. command: kept in the
+ * manifest, may be NULL. stop: polled between chunks, may be NULL; when set returns KD_ESTOPPED with all whole
+ * chunks committed. progress and report may be NULL. All sources are held in memory. */
 kd_status kd_pack(const kd_data_spec *spec, const char *store, const kd_writer_params *wp, const char *command,
                   volatile const int *stop, void (*progress)(void *arg, uint64_t done, uint64_t total), void *arg,
                   kd_pack_report *report, kd_err *err);
+/* Reads and checks everything and says what kd_pack would do, without writing. */
+kd_status kd_pack_plan(const kd_data_spec *spec, kd_pack_report *report, kd_err *err);
 
 /* ---- loading ------------------------------------------------------------------------------ */
 
