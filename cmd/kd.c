@@ -24,11 +24,11 @@ static const struct {
     {"report", "one page of tables and plots about students"},
 };
 
-static const kd_example examples[] = {
-    {"kd help", "list the tools"},
-    {"kd help train", "the options of kd-train"},
-    {"kd train -s fashion.kd student.yaml", "the same as kd-train -s fashion.kd student.yaml"},
-    {NULL, NULL}};
+static const kd_example examples[] = {{"kd help", "list the tools"},
+                                      {"kd help train", "the options of kd-train"},
+                                      {"kd train -s fashion.kd student.yaml",
+                                       "the same as kd-train -s fashion.kd student.yaml"},
+                                      {NULL, NULL}};
 
 /* The file of tool kd-NAME: beside this program or on PATH; free() it; NULL if there is none. */
 static char *find_tool(const char *name)

@@ -14,45 +14,36 @@
 size_t kd_dtype_size(kd_dtype t)
 {
     switch (t) {
-#define X(NAME, name, size)                                                                        \
-    case KD_##NAME:                                                                                \
-        return size;
+#define X(NAME, name, size)                                                                                  \
+    case KD_##NAME: return size;
         KD_DTYPE_MAP(X)
 #undef X
-    default:
-        return 0;
+    default: return 0;
     }
 }
 
 const char *kd_dtype_name(kd_dtype t)
 {
     switch (t) {
-#define X(NAME, name, size)                                                                        \
-    case KD_##NAME:                                                                                \
-        return #name;
+#define X(NAME, name, size)                                                                                  \
+    case KD_##NAME: return #name;
         KD_DTYPE_MAP(X)
 #undef X
-    default:
-        return "none";
+    default: return "none";
     }
 }
 
 kd_dtype kd_dtype_parse(const char *name)
 {
-    if (!name)
-        return KD_DTYPE_NONE;
-#define X(NAME, text, size)                                                                        \
-    if (!strcmp(name, #text))                                                                      \
-        return KD_##NAME;
+    if (!name) return KD_DTYPE_NONE;
+#define X(NAME, text, size)                                                                                  \
+    if (!strcmp(name, #text)) return KD_##NAME;
     KD_DTYPE_MAP(X)
 #undef X
     return KD_DTYPE_NONE;
 }
 
-bool kd_dtype_is_float(kd_dtype t)
-{
-    return t == KD_F16 || t == KD_BF16 || t == KD_F32 || t == KD_F64;
-}
+bool kd_dtype_is_float(kd_dtype t) { return t == KD_F16 || t == KD_BF16 || t == KD_F32 || t == KD_F64; }
 
 static inline uint32_t bits_of(float f)
 {
@@ -101,12 +92,12 @@ static inline uint16_t to_bf16(float f)
 
 static inline float same(float f) { return f; }
 
-#define READ(TYPE, CONVERT)                                                                        \
-    for (size_t i = 0; i < n; i++) {                                                               \
-        TYPE x;                                                                                    \
-        memcpy(&x, (const char *)in + i * sizeof x, sizeof x);                                     \
-        out[i] = CONVERT(x);                                                                       \
-    }                                                                                              \
+#define READ(TYPE, CONVERT)                                                                                  \
+    for (size_t i = 0; i < n; i++) {                                                                         \
+        TYPE x;                                                                                              \
+        memcpy(&x, (const char *)in + i * sizeof x, sizeof x);                                               \
+        out[i] = CONVERT(x);                                                                                 \
+    }                                                                                                        \
     return KD_OK
 
 kd_status kd_to_f32(float *out, const void *in, kd_dtype t, size_t n)
@@ -131,19 +122,19 @@ kd_status kd_to_f32(float *out, const void *in, kd_dtype t, size_t n)
 /* The bounds are floats: `lo` is exact for every type; `over` is the first float past the largest
  * value (2^bits), so that the comparison is exact even where the largest value is no float. A NaN
  * has no integer and becomes 0. */
-#define WRITE_INT(TYPE, LO, OVER, MAX)                                                             \
-    for (size_t i = 0; i < n; i++) {                                                               \
-        float f = rintf(in[i]);                                                                    \
-        TYPE x = f != f ? 0 : f <= (LO) ? (TYPE)(LO) : f >= (OVER) ? (TYPE)(MAX) : (TYPE)f;        \
-        memcpy((char *)out + i * sizeof x, &x, sizeof x);                                          \
-    }                                                                                              \
+#define WRITE_INT(TYPE, LO, OVER, MAX)                                                                       \
+    for (size_t i = 0; i < n; i++) {                                                                         \
+        float f = rintf(in[i]);                                                                              \
+        TYPE x = f != f ? 0 : f <= (LO) ? (TYPE)(LO) : f >= (OVER) ? (TYPE)(MAX) : (TYPE)f;                  \
+        memcpy((char *)out + i * sizeof x, &x, sizeof x);                                                    \
+    }                                                                                                        \
     return KD_OK
 
-#define WRITE(TYPE, CONVERT)                                                                       \
-    for (size_t i = 0; i < n; i++) {                                                               \
-        TYPE x = CONVERT(in[i]);                                                                   \
-        memcpy((char *)out + i * sizeof x, &x, sizeof x);                                          \
-    }                                                                                              \
+#define WRITE(TYPE, CONVERT)                                                                                 \
+    for (size_t i = 0; i < n; i++) {                                                                         \
+        TYPE x = CONVERT(in[i]);                                                                             \
+        memcpy((char *)out + i * sizeof x, &x, sizeof x);                                                    \
+    }                                                                                                        \
     return KD_OK
 
 kd_status kd_from_f32(void *out, kd_dtype t, const float *in, size_t n)

@@ -18,13 +18,12 @@
 #include <unistd.h>
 
 /* Reads fd to its end, at most limit bytes. */
-static kd_status read_all(int fd, const char *path, size_t limit, size_t hint, char **text,
-                          size_t *len, kd_err *err)
+static kd_status read_all(int fd, const char *path, size_t limit, size_t hint, char **text, size_t *len,
+                          kd_err *err)
 {
     size_t cap = kd_min_size(hint, limit) + 2, n = 0;
     char *buf = malloc(cap);
-    if (!buf)
-        return kd_fail(err, KD_ENOMEM, "%s: no memory for %zu bytes", path, cap);
+    if (!buf) return kd_fail(err, KD_ENOMEM, "%s: no memory for %zu bytes", path, cap);
     for (;;) {
         if (n + 1 == cap) {
             size_t more = cap + cap / 2 + 4096;
@@ -37,15 +36,13 @@ static kd_status read_all(int fd, const char *path, size_t limit, size_t hint, c
             cap = more;
         }
         ssize_t got = read(fd, buf + n, cap - 1 - n);
-        if (got < 0 && errno == EINTR)
-            continue;
+        if (got < 0 && errno == EINTR) continue;
         if (got < 0) {
             kd_status st = kd_fail_errno(err, errno, "%s: cannot read", path);
             free(buf);
             return st;
         }
-        if (got == 0)
-            break;
+        if (got == 0) break;
         n += (size_t)got;
         if (n > limit) {
             free(buf);
@@ -63,8 +60,7 @@ kd_status kd_file_read(const char *path, size_t limit, char **text, size_t *len,
     *text = NULL;
     *len = 0;
     int fd = open(path, O_RDONLY | O_CLOEXEC);
-    if (fd < 0)
-        return kd_fail_errno(err, errno, "%s: cannot open", path);
+    if (fd < 0) return kd_fail_errno(err, errno, "%s: cannot open", path);
     struct stat s;
     kd_status st;
     if (fstat(fd, &s))
@@ -72,8 +68,7 @@ kd_status kd_file_read(const char *path, size_t limit, char **text, size_t *len,
     else if (S_ISDIR(s.st_mode))
         st = kd_fail(err, KD_EIO, "%s: is a folder where a file is needed", path);
     else if (S_ISREG(s.st_mode) && (uint64_t)s.st_size > limit)
-        st = kd_fail(err, KD_ELIMIT, "%s: %lld bytes, the limit is %zu", path,
-                     (long long)s.st_size, limit);
+        st = kd_fail(err, KD_ELIMIT, "%s: %lld bytes, the limit is %zu", path, (long long)s.st_size, limit);
     else
         st = read_all(fd, path, limit, S_ISREG(s.st_mode) ? (size_t)s.st_size : 0, text, len, err);
     close(fd);
@@ -92,11 +87,9 @@ static ssize_t cookie_write(void *cookie, const char *data, size_t len)
     size_t done = 0;
     while (done < len) {
         ssize_t n = write(f->fd, data + done, len - done);
-        if (n < 0 && errno == EINTR)
-            continue;
+        if (n < 0 && errno == EINTR) continue;
         if (n <= 0) {
-            if (!f->errnum)
-                f->errnum = n < 0 ? errno : EIO;
+            if (!f->errnum) f->errnum = n < 0 ? errno : EIO;
             return 0; /* what glibc documents as the error of a write cookie */
         }
         done += (size_t)n;
@@ -108,8 +101,7 @@ static int cookie_seek(void *cookie, off64_t *offset, int whence)
 {
     kd_newfile *f = cookie;
     off64_t at = lseek64(f->fd, *offset, whence);
-    if (at < 0)
-        return -1;
+    if (at < 0) return -1;
     *offset = at;
     return 0;
 }
@@ -128,13 +120,10 @@ static kd_status open_tmp(kd_newfile *f, kd_err *err)
         free(f->tmp);
         f->tmp = attempt ? kd_sprintf("%s.tmp.%ld.%d", f->path, (long)getpid(), attempt)
                          : kd_sprintf("%s.tmp.%ld", f->path, (long)getpid());
-        if (!f->tmp)
-            return kd_fail(err, KD_ENOMEM, "%s: no memory to name a temporary file", f->path);
+        if (!f->tmp) return kd_fail(err, KD_ENOMEM, "%s: no memory to name a temporary file", f->path);
         f->fd = open(f->tmp, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
-        if (f->fd >= 0)
-            return KD_OK;
-        if (errno != EEXIST)
-            break;
+        if (f->fd >= 0) return KD_OK;
+        if (errno != EEXIST) break;
     }
     return kd_fail_errno(err, errno, "%s: cannot create", f->tmp);
 }
@@ -172,8 +161,7 @@ static kd_status sync_parent(const char *path, kd_err *err)
 {
     const char *base = kd_path_base(path);
     char *folder = base == path ? kd_strdup(".") : kd_sprintf("%.*s", (int)(base - path), path);
-    if (!folder)
-        return kd_fail(err, KD_ENOMEM, "%s: no memory to sync its folder", path);
+    if (!folder) return kd_fail(err, KD_ENOMEM, "%s: no memory to sync its folder", path);
     kd_status st = kd_fsync_path(folder, err);
     free(folder);
     return st;
@@ -181,8 +169,7 @@ static kd_status sync_parent(const char *path, kd_err *err)
 
 kd_status kd_newfile_commit(kd_newfile *f, kd_err *err)
 {
-    if (!f)
-        return KD_OK;
+    if (!f) return KD_OK;
     kd_status st = KD_OK;
     bool bad = fflush(f->stream) != 0 || ferror(f->stream);
     if (bad || f->errnum)
@@ -190,8 +177,7 @@ kd_status kd_newfile_commit(kd_newfile *f, kd_err *err)
     else if (fsync(f->fd))
         st = kd_fail_errno(err, errno, "%s: cannot sync", f->tmp);
     fclose(f->stream);
-    if (close(f->fd) && !st)
-        st = kd_fail_errno(err, errno, "%s: cannot close", f->tmp);
+    if (close(f->fd) && !st) st = kd_fail_errno(err, errno, "%s: cannot close", f->tmp);
     if (!st && rename(f->tmp, f->path))
         st = kd_fail_errno(err, errno, "%s: cannot rename to %s", f->tmp, f->path);
     if (st)
@@ -204,8 +190,7 @@ kd_status kd_newfile_commit(kd_newfile *f, kd_err *err)
 
 void kd_newfile_abort(kd_newfile *f)
 {
-    if (!f)
-        return;
+    if (!f) return;
     fclose(f->stream);
     close(f->fd);
     unlink(f->tmp);
@@ -216,9 +201,7 @@ kd_status kd_file_write(const char *path, const void *data, size_t len, kd_err *
 {
     kd_newfile *f;
     kd_status st = kd_newfile_open(&f, path, err);
-    if (st)
-        return st;
-    if (len)
-        fwrite(data, 1, len, f->stream); /* a failure is kept in the stream until commit */
+    if (st) return st;
+    if (len) fwrite(data, 1, len, f->stream); /* a failure is kept in the stream until commit */
     return kd_newfile_commit(f, err);
 }

@@ -31,8 +31,7 @@ struct kd_hasher {
 kd_hasher *kd_hasher_create(void)
 {
     kd_hasher *h = malloc(sizeof *h);
-    if (!h)
-        return NULL;
+    if (!h) return NULL;
     h->state = XXH3_createState(); /* 64-byte aligned, hence not a member */
     if (!h->state) {
         free(h);
@@ -44,16 +43,14 @@ kd_hasher *kd_hasher_create(void)
 
 void kd_hasher_add(kd_hasher *h, const void *data, size_t len)
 {
-    if (len)
-        XXH3_128bits_update(h->state, data, len);
+    if (len) XXH3_128bits_update(h->state, data, len);
 }
 
 kd_id kd_hasher_digest(const kd_hasher *h) { return id_of(XXH3_128bits_digest(h->state)); }
 
 void kd_hasher_free(kd_hasher *h)
 {
-    if (!h)
-        return;
+    if (!h) return;
     XXH3_freeState(h->state);
     free(h);
 }
@@ -70,24 +67,19 @@ void kd_id_hex(kd_id id, char out[33])
 
 static int digit_of(char c)
 {
-    if (c >= '0' && c <= '9')
-        return c - '0';
-    if (c >= 'a' && c <= 'f')
-        return c - 'a' + 10;
-    if (c >= 'A' && c <= 'F')
-        return c - 'A' + 10;
+    if (c >= '0' && c <= '9') return c - '0';
+    if (c >= 'a' && c <= 'f') return c - 'a' + 10;
+    if (c >= 'A' && c <= 'F') return c - 'A' + 10;
     return -1;
 }
 
 bool kd_id_parse(const char *hex, kd_id *id)
 {
     kd_id got;
-    if (!hex || strlen(hex) != 32)
-        return false;
+    if (!hex || strlen(hex) != 32) return false;
     for (size_t i = 0; i < sizeof got.b; i++) {
         int hi = digit_of(hex[2 * i]), lo = digit_of(hex[2 * i + 1]);
-        if (hi < 0 || lo < 0)
-            return false;
+        if (hi < 0 || lo < 0) return false;
         got.b[i] = (uint8_t)(hi << 4 | lo);
     }
     *id = got;

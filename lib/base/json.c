@@ -16,8 +16,7 @@ kd_status kd_json_load(const char *path, size_t limit, json_t **out, kd_err *err
     size_t len;
     *out = NULL;
     kd_status st = kd_file_read(path, limit, &text, &len, err);
-    if (st)
-        return st;
+    if (st) return st;
     json_error_t e;
     json_t *value = json_loadb(text, len, JSON_REJECT_DUPLICATES, &e);
     free(text);
@@ -25,10 +24,8 @@ kd_status kd_json_load(const char *path, size_t limit, json_t **out, kd_err *err
         if (json_error_code(&e) == json_error_out_of_memory)
             return kd_fail(err, KD_ENOMEM, "%s: no memory to parse it", path);
         for (char *c = e.text; *c; c++) /* jansson quotes what it met, whatever that was */
-            if ((unsigned char)*c < 0x20 || (unsigned char)*c >= 0x7F)
-                *c = '?';
-        return kd_fail(err, KD_ECORRUPT, "%s:%d:%d: not valid JSON: %s", path, e.line, e.column,
-                       e.text);
+            if ((unsigned char)*c < 0x20 || (unsigned char)*c >= 0x7F) *c = '?';
+        return kd_fail(err, KD_ECORRUPT, "%s:%d:%d: not valid JSON: %s", path, e.line, e.column, e.text);
     }
     *out = value;
     return KD_OK;
@@ -43,11 +40,10 @@ kd_status kd_json_save(const char *path, const json_t *value, kd_err *err)
 {
     kd_newfile *f;
     kd_status st = kd_newfile_open(&f, path, err);
-    if (st)
-        return st;
+    if (st) return st;
     FILE *stream = kd_newfile_stream(f);
-    int bad = json_dump_callback(value, to_stream, stream,
-                                 JSON_INDENT(2) | JSON_ENCODE_ANY | JSON_PRESERVE_ORDER);
+    int bad =
+        json_dump_callback(value, to_stream, stream, JSON_INDENT(2) | JSON_ENCODE_ANY | JSON_PRESERVE_ORDER);
     if (bad && !ferror(stream)) {
         kd_newfile_abort(f);
         return kd_fail(err, KD_ENOMEM, "%s: no memory to write the JSON", path);
@@ -74,20 +70,16 @@ static const char *type_name(const json_t *v)
 static const json_t *member(const json_t *obj, const char *key, const char *path, kd_err *err)
 {
     const json_t *v = json_object_get(obj, key);
-    if (!v)
-        kd_fail(err, KD_ECORRUPT, "%s: key '%s' is missing", path, key);
+    if (!v) kd_fail(err, KD_ECORRUPT, "%s: key '%s' is missing", path, key);
     return v;
 }
 
-kd_status kd_json_str(const json_t *obj, const char *key, const char **out, const char *path,
-                      kd_err *err)
+kd_status kd_json_str(const json_t *obj, const char *key, const char **out, const char *path, kd_err *err)
 {
     const json_t *v = member(obj, key, path, err);
-    if (!v)
-        return KD_ECORRUPT;
+    if (!v) return KD_ECORRUPT;
     if (!json_is_string(v))
-        return kd_fail(err, KD_ECORRUPT, "%s: key '%s' is %s, expected a string", path, key,
-                       type_name(v));
+        return kd_fail(err, KD_ECORRUPT, "%s: key '%s' is %s, expected a string", path, key, type_name(v));
     *out = json_string_value(v);
     return KD_OK;
 }
@@ -96,11 +88,9 @@ kd_status kd_json_int(const json_t *obj, const char *key, int64_t lo, int64_t hi
                       const char *path, kd_err *err)
 {
     const json_t *v = member(obj, key, path, err);
-    if (!v)
-        return KD_ECORRUPT;
+    if (!v) return KD_ECORRUPT;
     if (!json_is_integer(v))
-        return kd_fail(err, KD_ECORRUPT, "%s: key '%s' is %s, expected an integer", path, key,
-                       type_name(v));
+        return kd_fail(err, KD_ECORRUPT, "%s: key '%s' is %s, expected an integer", path, key, type_name(v));
     int64_t got = json_integer_value(v);
     if (got < lo || got > hi)
         return kd_fail(err, KD_ECORRUPT, "%s: key '%s' is %lld, expected %lld to %lld", path, key,
@@ -109,15 +99,12 @@ kd_status kd_json_int(const json_t *obj, const char *key, int64_t lo, int64_t hi
     return KD_OK;
 }
 
-kd_status kd_json_real(const json_t *obj, const char *key, double *out, const char *path,
-                       kd_err *err)
+kd_status kd_json_real(const json_t *obj, const char *key, double *out, const char *path, kd_err *err)
 {
     const json_t *v = member(obj, key, path, err);
-    if (!v)
-        return KD_ECORRUPT;
+    if (!v) return KD_ECORRUPT;
     if (!json_is_number(v))
-        return kd_fail(err, KD_ECORRUPT, "%s: key '%s' is %s, expected a number", path, key,
-                       type_name(v));
+        return kd_fail(err, KD_ECORRUPT, "%s: key '%s' is %s, expected a number", path, key, type_name(v));
     *out = json_number_value(v);
     return KD_OK;
 }

@@ -56,15 +56,11 @@ static kd_isa detect_isa(void)
         return KD_ISA_SCALAR;
     uint64_t xcr0 = read_xcr0();
     bool fma = c & 1u << 12, avx = c & 1u << 28, f16c = c & 1u << 29;
-    if (!__get_cpuid_count(7, 0, &a7, &b7, &c7, &d7) || (xcr0 & 0x6) != 0x6)
-        return KD_ISA_SCALAR;
-    if (!(fma && avx && f16c && (b7 & 1u << 5)))
-        return KD_ISA_SCALAR;
+    if (!__get_cpuid_count(7, 0, &a7, &b7, &c7, &d7) || (xcr0 & 0x6) != 0x6) return KD_ISA_SCALAR;
+    if (!(fma && avx && f16c && (b7 & 1u << 5))) return KD_ISA_SCALAR;
     const uint32_t f_dq_bw_vl = 1u << 16 | 1u << 17 | 1u << 30 | 1u << 31;
-    if ((b7 & f_dq_bw_vl) != f_dq_bw_vl || (xcr0 & 0xE6) != 0xE6)
-        return KD_ISA_AVX2;
-    if (a7 >= 1 && __get_cpuid_count(7, 1, &a, &b, &c, &d))
-        a71 = a;
+    if ((b7 & f_dq_bw_vl) != f_dq_bw_vl || (xcr0 & 0xE6) != 0xE6) return KD_ISA_AVX2;
+    if (a7 >= 1 && __get_cpuid_count(7, 1, &a, &b, &c, &d)) a71 = a;
     if (!(a71 & 1u << 5)) // AVX512_BF16
         return KD_ISA_AVX512;
     const uint32_t bf16_tile = 1u << 22 | 1u << 24;
@@ -84,8 +80,7 @@ static void init_isa(void)
 {
     kd_isa cap;
     the_isa = detect_isa();
-    if (kd_isa_parse(getenv("KD_ISA"), &cap) && cap < the_isa)
-        the_isa = cap;
+    if (kd_isa_parse(getenv("KD_ISA"), &cap) && cap < the_isa) the_isa = cap;
 }
 
 kd_isa kd_cpu_isa(void)
@@ -98,17 +93,14 @@ static void init_cpu(void)
 {
     snprintf(the_cpu, sizeof the_cpu, "unknown CPU");
     FILE *f = fopen("/proc/cpuinfo", "re");
-    if (!f)
-        return;
+    if (!f) return;
     char line[512];
     while (fgets(line, sizeof line, f)) {
         char *colon = strchr(line, ':');
-        if (strncmp(line, "model name", 10) || !colon)
-            continue;
+        if (strncmp(line, "model name", 10) || !colon) continue;
         char *name = colon + 1 + strspn(colon + 1, " \t");
         name[strcspn(name, "\n")] = '\0';
-        if (*name)
-            snprintf(the_cpu, sizeof the_cpu, "%.127s", name);
+        if (*name) snprintf(the_cpu, sizeof the_cpu, "%.127s", name);
         break;
     }
     fclose(f);
@@ -125,12 +117,10 @@ int kd_cpu_count(void)
     int n = 0;
     for (int cpus = 1024; n == 0 && cpus <= 1 << 20; cpus *= 4) { // too small a set is EINVAL
         cpu_set_t *set = CPU_ALLOC((size_t)cpus);
-        if (!set)
-            break;
+        if (!set) break;
         size_t size = CPU_ALLOC_SIZE((size_t)cpus);
         CPU_ZERO_S(size, set);
-        if (sched_getaffinity(0, size, set) == 0)
-            n = CPU_COUNT_S(size, set);
+        if (sched_getaffinity(0, size, set) == 0) n = CPU_COUNT_S(size, set);
         CPU_FREE(set);
     }
     return n > 0 ? n : 1;
@@ -148,8 +138,7 @@ static double seconds_of(struct timeval t) { return (double)t.tv_sec + (double)t
 double kd_cpu_seconds(void)
 {
     struct rusage self, children;
-    if (getrusage(RUSAGE_SELF, &self) || getrusage(RUSAGE_CHILDREN, &children))
-        return 0;
+    if (getrusage(RUSAGE_SELF, &self) || getrusage(RUSAGE_CHILDREN, &children)) return 0;
     return seconds_of(self.ru_utime) + seconds_of(self.ru_stime) + seconds_of(children.ru_utime) +
            seconds_of(children.ru_stime);
 }
@@ -170,8 +159,7 @@ size_t kd_peak_rss(void)
             }
         fclose(f);
     }
-    if (kib == 0 && getrusage(RUSAGE_SELF, &r) == 0)
-        kib = (unsigned long long)r.ru_maxrss;
+    if (kib == 0 && getrusage(RUSAGE_SELF, &r) == 0) kib = (unsigned long long)r.ru_maxrss;
     return (size_t)kib * 1024;
 }
 
@@ -179,7 +167,7 @@ size_t kd_peak_rss(void)
 #define KD_MODE "unknown mode"
 #endif
 #define TEXT_(x) #x
-#define TEXT(x) TEXT_(x)
+#define TEXT(x)  TEXT_(x)
 #if defined(__clang__)
 #define COMPILER "clang " TEXT(__clang_major__) "." TEXT(__clang_minor__) "." TEXT(__clang_patchlevel__)
 #else

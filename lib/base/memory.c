@@ -13,13 +13,12 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define ALIGN 64u
+#define ALIGN       64u
 #define BLOCK_BYTES ((size_t)64 << 10)
 
 static bool round_up(size_t n, size_t *out)
 {
-    if (!kd_add_size(n, ALIGN - 1, out))
-        return false;
+    if (!kd_add_size(n, ALIGN - 1, out)) return false;
     *out &= ~(size_t)(ALIGN - 1);
     return true;
 }
@@ -27,11 +26,9 @@ static bool round_up(size_t n, size_t *out)
 void *kd_alloc_aligned(size_t count, size_t size)
 {
     size_t bytes;
-    if (!kd_mul_size(count, size, &bytes) || !round_up(bytes ? bytes : 1, &bytes))
-        return NULL;
+    if (!kd_mul_size(count, size, &bytes) || !round_up(bytes ? bytes : 1, &bytes)) return NULL;
     void *p = aligned_alloc(ALIGN, bytes);
-    if (p)
-        memset(p, 0, bytes);
+    if (p) memset(p, 0, bytes);
     return p;
 }
 
@@ -46,25 +43,21 @@ static char *block_data(struct kd__arena_block *b) { return (char *)b + sizeof *
 static struct kd__arena_block *block_create(size_t cap)
 {
     size_t bytes;
-    if (!kd_add_size(cap, sizeof(struct kd__arena_block), &bytes))
-        return NULL;
+    if (!kd_add_size(cap, sizeof(struct kd__arena_block), &bytes)) return NULL;
     struct kd__arena_block *b = kd_alloc_aligned(bytes, 1);
-    if (b)
-        b->cap = cap;
+    if (b) b->cap = cap;
     return b;
 }
 
 void *kd_arena_alloc(kd_arena *a, size_t count, size_t size)
 {
     size_t bytes;
-    if (!kd_mul_size(count, size, &bytes) || !round_up(bytes ? bytes : 1, &bytes))
-        return NULL;
+    if (!kd_mul_size(count, size, &bytes) || !round_up(bytes ? bytes : 1, &bytes)) return NULL;
     struct kd__arena_block *b = a->head;
     if (!b || b->cap - b->used < bytes) {
         bool large = bytes > BLOCK_BYTES / 4;
         b = block_create(large ? bytes : BLOCK_BYTES);
-        if (!b)
-            return NULL;
+        if (!b) return NULL;
         if (large && a->head) {
             b->next = a->head->next;
             a->head->next = b;
@@ -81,19 +74,16 @@ void *kd_arena_alloc(kd_arena *a, size_t count, size_t size)
 
 char *kd_arena_strdup(kd_arena *a, const char *s)
 {
-    if (!s)
-        return NULL;
+    if (!s) return NULL;
     size_t len = strlen(s) + 1;
     char *p = kd_arena_alloc(a, len, 1);
-    if (p)
-        memcpy(p, s, len);
+    if (p) memcpy(p, s, len);
     return p;
 }
 
 void kd_arena_release(kd_arena *a)
 {
-    if (!a)
-        return;
+    if (!a) return;
     for (struct kd__arena_block *b = a->head, *next; b; b = next) {
         next = b->next;
         free(b);
@@ -109,8 +99,7 @@ static bool buf_reserve(kd_buf *b, size_t more)
         b->failed = true;
         return false;
     }
-    if (need <= b->cap)
-        return true;
+    if (need <= b->cap) return true;
     size_t cap = kd_max_size(need, kd_max_size(64, b->cap + b->cap / 2));
     char *text = realloc(b->text, cap);
     if (!text) {
@@ -124,10 +113,8 @@ static bool buf_reserve(kd_buf *b, size_t more)
 
 void kd_buf_append(kd_buf *b, const void *data, size_t len)
 {
-    if (!buf_reserve(b, len))
-        return;
-    if (len)
-        memcpy(b->text + b->len, data, len);
+    if (!buf_reserve(b, len)) return;
+    if (len) memcpy(b->text + b->len, data, len);
     b->len += len;
     b->text[b->len] = '\0';
 }
@@ -144,8 +131,7 @@ void kd_buf_printf(kd_buf *b, const char *fmt, ...)
         b->failed = true;
         return;
     }
-    if (!buf_reserve(b, (size_t)n))
-        return;
+    if (!buf_reserve(b, (size_t)n)) return;
     va_start(ap, fmt);
     vsnprintf(b->text + b->len, (size_t)n + 1, fmt, ap);
     va_end(ap);
@@ -154,8 +140,7 @@ void kd_buf_printf(kd_buf *b, const char *fmt, ...)
 
 void kd_buf_release(kd_buf *b)
 {
-    if (!b)
-        return;
+    if (!b) return;
     free(b->text);
     *b = (kd_buf){0};
 }

@@ -48,8 +48,7 @@ uint32_t kd_rng_u32(kd_rng *r)
 {
     if (r->left == 0) {
         kd_philox(r->counter, r->key, r->block);
-        if (++r->counter[0] == 0)
-            r->counter[1] += 0x100u;
+        if (++r->counter[0] == 0) r->counter[1] += 0x100u;
         r->left = 4;
     }
     return r->block[4 - r->left--];
@@ -59,13 +58,11 @@ uint32_t kd_rng_u32(kd_rng *r)
  * uniform once the few low halves that would favour small results are thrown away. */
 uint64_t kd_rng_below(kd_rng *r, uint64_t n)
 {
-    if (n <= 1)
-        return 0;
+    if (n <= 1) return 0;
     if (n <= UINT32_MAX) {
         uint32_t bound = (uint32_t)n, reject = (0u - bound) % bound;
         uint64_t m;
-        do
-            m = (uint64_t)kd_rng_u32(r) * bound;
+        do m = (uint64_t)kd_rng_u32(r) * bound;
         while ((uint32_t)m < reject);
         return m >> 32;
     }
@@ -92,8 +89,7 @@ float kd_rng_normal(kd_rng *r)
 
 void kd_rng_permute(kd_rng *r, uint32_t *order, size_t n)
 {
-    for (size_t i = 0; i < n; i++)
-        order[i] = (uint32_t)i;
+    for (size_t i = 0; i < n; i++) order[i] = (uint32_t)i;
     for (size_t i = n; i > 1; i--) {
         size_t j = (size_t)kd_rng_below(r, i);
         uint32_t t = order[i - 1];

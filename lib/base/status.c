@@ -16,15 +16,12 @@
 const char *kd_strstatus(kd_status s)
 {
     switch (s) {
-    case KD_OK:
-        return "ok";
-#define X(name, text, code)                                                                        \
-    case KD_E##name:                                                                               \
-        return text;
+    case KD_OK: return "ok";
+#define X(name, text, code)                                                                                  \
+    case KD_E##name: return text;
         KD_STATUS_MAP(X)
 #undef X
-    case KD__STATUS_BASE:
-        break;
+    case KD__STATUS_BASE: break;
     }
     return "unknown status";
 }
@@ -32,15 +29,12 @@ const char *kd_strstatus(kd_status s)
 int kd_exit_code(kd_status s)
 {
     switch (s) {
-    case KD_OK:
-        return 0;
-#define X(name, text, code)                                                                        \
-    case KD_E##name:                                                                               \
-        return code;
+    case KD_OK: return 0;
+#define X(name, text, code)                                                                                  \
+    case KD_E##name: return code;
         KD_STATUS_MAP(X)
 #undef X
-    case KD__STATUS_BASE:
-        break;
+    case KD__STATUS_BASE: break;
     }
     return 1;
 }
@@ -51,8 +45,7 @@ static void put(char *text, size_t size, size_t *pos, const char *fmt, va_list a
 
 static void put(char *text, size_t size, size_t *pos, const char *fmt, va_list ap)
 {
-    if (*pos + 1 >= size)
-        return;
+    if (*pos + 1 >= size) return;
     int n = vsnprintf(text + *pos, size - *pos, fmt, ap);
     if (n < 0) {
         text[*pos] = '\0';
@@ -65,8 +58,7 @@ static void put(char *text, size_t size, size_t *pos, const char *fmt, va_list a
     size_t end = size - 1;
     /* Do not leave half a UTF-8 character before the dots. */
     size_t cut = end - 3;
-    while (cut > *pos && ((unsigned char)text[cut] & 0xC0) == 0x80)
-        cut--;
+    while (cut > *pos && ((unsigned char)text[cut] & 0xC0) == 0x80) cut--;
     memcpy(text + cut, "...", 4);
     *pos = end;
 }
@@ -84,8 +76,7 @@ static void put_text(char *text, size_t size, size_t *pos, const char *fmt, ...)
 
 kd_status kd_fail(kd_err *err, kd_status code, const char *fmt, ...)
 {
-    if (!err)
-        return code;
+    if (!err) return code;
     char text[sizeof err->msg];
     size_t pos = 0;
     va_list ap;
@@ -102,24 +93,18 @@ static kd_status status_of_errno(int errnum)
 {
     switch (errnum) {
     case ENOSPC:
-    case EDQUOT:
-        return KD_EFULL;
-    case ENOENT:
-        return KD_ENOTFOUND;
-    case ENOMEM:
-        return KD_ENOMEM;
-    case EEXIST:
-        return KD_EEXISTS;
-    default:
-        return KD_EIO;
+    case EDQUOT: return KD_EFULL;
+    case ENOENT: return KD_ENOTFOUND;
+    case ENOMEM: return KD_ENOMEM;
+    case EEXIST: return KD_EEXISTS;
+    default: return KD_EIO;
     }
 }
 
 kd_status kd_fail_errno(kd_err *err, int errnum, const char *fmt, ...)
 {
     kd_status code = status_of_errno(errnum);
-    if (!err)
-        return code;
+    if (!err) return code;
     char text[sizeof err->msg], why[128];
     size_t pos = 0;
     va_list ap;
@@ -135,8 +120,7 @@ kd_status kd_fail_errno(kd_err *err, int errnum, const char *fmt, ...)
 
 kd_status kd_fail_in(kd_err *err, kd_status code, const char *fmt, ...)
 {
-    if (!err)
-        return code;
+    if (!err) return code;
     char text[sizeof err->msg];
     size_t pos = 0;
     va_list ap;
@@ -145,8 +129,7 @@ kd_status kd_fail_in(kd_err *err, kd_status code, const char *fmt, ...)
     put(text, sizeof text, &pos, fmt, ap);
     va_end(ap);
     put_text(text, sizeof text, &pos, ": %s", err->code ? err->msg : kd_strstatus(code));
-    if (!err->code)
-        err->code = code;
+    if (!err->code) err->code = code;
     memcpy(err->msg, text, sizeof text);
     return err->code;
 }

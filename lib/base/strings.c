@@ -15,8 +15,7 @@
 
 char *kd_strdup(const char *s)
 {
-    if (!s)
-        return NULL;
+    if (!s) return NULL;
     size_t len = strlen(s) + 1;
     char *p = malloc(len);
     return p ? memcpy(p, s, len) : NULL;
@@ -35,8 +34,7 @@ char *kd_sprintf(const char *fmt, ...)
 char *kd_path_join(const char *folder, const char *name)
 {
     size_t len = strlen(folder);
-    if (len == 0 || name[0] == '/')
-        return kd_strdup(name);
+    if (len == 0 || name[0] == '/') return kd_strdup(name);
     return kd_sprintf("%s%s%s", folder, folder[len - 1] == '/' ? "" : "/", name);
 }
 
@@ -54,8 +52,7 @@ static size_t distance(const char *a, size_t na, const char *b, size_t nb)
     size_t row[3][NEAREST_MAX + 1]; /* the rows for a[..i-2], a[..i-1], a[..i] */
     size_t *before = row[0], *last = row[1], *now = row[2];
     memset(row, 0, sizeof row);
-    for (size_t j = 0; j <= nb; j++)
-        last[j] = j;
+    for (size_t j = 0; j <= nb; j++) last[j] = j;
     for (size_t i = 1; i <= na; i++) {
         now[0] = i;
         for (size_t j = 1; j <= nb; j++) {
@@ -78,16 +75,13 @@ const char *kd_nearest(const char *word, const char *const *names, size_t n)
 {
     size_t len = word ? strlen(word) : 0, limit = kd_max_size(1, len / 3), best = limit + 1;
     const char *found = NULL;
-    if (len == 0 || len > NEAREST_MAX)
-        return NULL;
+    if (len == 0 || len > NEAREST_MAX) return NULL;
     for (size_t i = 0; i < n; i++) {
         size_t other = names[i] ? strlen(names[i]) : 0;
-        if (other == 0 || other > NEAREST_MAX)
-            continue;
+        if (other == 0 || other > NEAREST_MAX) continue;
         size_t d = distance(word, len, names[i], other);
         /* The start of a longer name is an abbreviation, as good as the worst typing error. */
-        if (len >= 3 && other > len && !strncasecmp(word, names[i], len))
-            d = kd_min_size(d, limit);
+        if (len >= 3 && other > len && !strncasecmp(word, names[i], len)) d = kd_min_size(d, limit);
         if (d < best && d < kd_max_size(len, other)) {
             best = d;
             found = names[i];

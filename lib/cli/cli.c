@@ -28,8 +28,8 @@ static const kd_option common_rows[] = {
      "print version, compiler, CPU and libraries"},
     {"Common", NULL, "man", NULL, 0, KD_OPTION_BOOL, offsetof(kd_common, man), NULL, 0, 0, NULL,
      "print the man page (troff)"},
-    {"Common", NULL, "completion", NULL, 0, KD_OPTION_CHOICE, offsetof(kd_common, completion), NULL, 0, 0, "bash",
-     "print a completion script for a shell"},
+    {"Common", NULL, "completion", NULL, 0, KD_OPTION_CHOICE, offsetof(kd_common, completion), NULL, 0, 0,
+     "bash", "print a completion script for a shell"},
 };
 
 void kd_cli_init(kd_cli *c, const kd_tool *tool, int argc, char **argv)
@@ -132,10 +132,13 @@ static kd_status check_isa(const kd_cli *c, kd_err *err)
     for (int i = 0; i <= KD_ISA_AMX; i++) names[i] = kd_isa_name((kd_isa)i);
     const char *near = kd_nearest(want, names, KD_COUNT(names));
     if (!kd_isa_parse(want, &isa))
-        return kd_fail(err, KD_EUSAGE, "environment: KD_ISA=%.40s is unknown%s%s%s, expected scalar, avx2, avx512, "
-                       "avx512bf16 or amx", want, near ? " (did you mean " : "", near ? near : "", near ? "?)" : "");
+        return kd_fail(err, KD_EUSAGE,
+                       "environment: KD_ISA=%.40s is unknown%s%s%s, expected scalar, avx2, avx512, "
+                       "avx512bf16 or amx",
+                       want, near ? " (did you mean " : "", near ? near : "", near ? "?)" : "");
     if (isa > kd_cpu_isa())
-        kd_cli_detail(c, "KD_ISA=%s: this CPU goes as far as %s, which is used", want, kd_isa_name(kd_cpu_isa()));
+        kd_cli_detail(c, "KD_ISA=%s: this CPU goes as far as %s, which is used", want,
+                      kd_isa_name(kd_cpu_isa()));
     return KD_OK;
 }
 

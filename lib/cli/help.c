@@ -15,7 +15,7 @@
 #include <zlib.h>
 #include <zstd.h>
 
-#define WIDTH 100
+#define WIDTH  100
 #define COLUMN 28 /* where the explanation of an option begins */
 
 const kd__exit_code kd__exit_codes[] = {
@@ -57,7 +57,8 @@ void kd__option_each(const kd_cli *c, const char *group, void (*f)(const kd_opti
 
 static bool on_by_default(const kd_option *o)
 {
-    return o->type == KD_OPTION_BOOL && o->value && strchr("tToOyY", o->value[0]) && strcasecmp(o->value, "off");
+    return o->type == KD_OPTION_BOOL && o->value && strchr("tToOyY", o->value[0]) &&
+           strcasecmp(o->value, "off");
 }
 
 void kd__option_names(const kd_option *o, kd_buf *b)
@@ -79,7 +80,8 @@ void kd__option_facts(const kd_option *o, kd_buf *b)
         kd_buf_printf(b, " (%s)", text + strlen("one of "));
     else if (from)
         kd_buf_printf(b, " (%s)", from + strlen(" from "));
-    if (o->type == KD_OPTION_BOOL ? on_by_default(o) : o->value && *o->value) kd_buf_printf(b, " [%s]", o->value);
+    if (o->type == KD_OPTION_BOOL ? on_by_default(o) : o->value && *o->value)
+        kd_buf_printf(b, " [%s]", o->value);
 }
 
 /* Characters that text shows, if it is UTF-8. */
@@ -191,8 +193,8 @@ void kd__cli_version(const kd_cli *c, kd_buf *b)
     unsigned xxh = XXH_versionNumber();
     kd_buf_printf(b, "%s %s\n", c->tool->name, KD_VERSION);
     kd_buf_printf(b, "built with %s\n", kd_build_info());
-    kd_buf_printf(b, "running on %s, %d CPU%s, instruction set %s\n", kd_cpu_name(), cpus, cpus == 1 ? "" : "s",
-                  kd_isa_name(kd_cpu_isa()));
+    kd_buf_printf(b, "running on %s, %d CPU%s, instruction set %s\n", kd_cpu_name(), cpus,
+                  cpus == 1 ? "" : "s", kd_isa_name(kd_cpu_isa()));
     kd_buf_printf(b, "oneDNN %d.%d.%d\n", dnnl->major, dnnl->minor, dnnl->patch);
     mdb_version(&major, &minor, &patch);
     kd_buf_printf(b, "LMDB %d.%d.%d\n", major, minor, patch);

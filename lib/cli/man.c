@@ -154,9 +154,12 @@ void kd__cli_completion(const kd_cli *c, kd_buf *b)
     snprintf(function, sizeof function, "_%s", c->tool->name);
     for (char *p = function; *p; p++)
         if (*p == '-') *p = '_';
-    kd_buf_printf(b, "# bash completion for %s: source this, or install it as\n"
-                     "# /usr/share/bash-completion/completions/%s\n%s()\n{\n", c->tool->name, c->tool->name, function);
-    kd_buf_puts(b, "  local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD-1]}\n  case $prev in\n");
+    kd_buf_printf(b,
+                  "# bash completion for %s: source this, or install it as\n"
+                  "# /usr/share/bash-completion/completions/%s\n%s()\n{\n",
+                  c->tool->name, c->tool->name, function);
+    kd_buf_puts(b,
+                "  local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD-1]}\n  case $prev in\n");
     each_row(c, b, put_case);
     kd_buf_puts(b, "  esac\n  if [[ $cur == -* ]]; then\n    COMPREPLY=($(compgen -W \"");
     each_row(c, b, put_flag);
@@ -166,6 +169,8 @@ void kd__cli_completion(const kd_cli *c, kd_buf *b)
         for (const char *const *w = c->tool->words; *w; w++) kd_buf_printf(b, " %s", *w);
         kd_buf_puts(b, "\" -- \"$cur\"))\n");
     }
-    kd_buf_printf(b, "  else\n    COMPREPLY=($(compgen -f -- \"$cur\"))\n  fi\n}\n"
-                     "complete -o filenames -F %s %s\n", function, c->tool->name);
+    kd_buf_printf(b,
+                  "  else\n    COMPREPLY=($(compgen -f -- \"$cur\"))\n  fi\n}\n"
+                  "complete -o filenames -F %s %s\n",
+                  function, c->tool->name);
 }

@@ -16,9 +16,9 @@
 #include <sys/ioctl.h>
 #include <unistd.h>
 
-#define REDRAW_S (1.0 / 6)
+#define REDRAW_S   (1.0 / 6)
 #define PATIENCE_S 1.0
-#define LOG_S 10.0
+#define LOG_S      10.0
 
 static atomic_bool line_shown;
 
@@ -101,7 +101,8 @@ static void compose(const kd_progress *p, uint64_t done, const char *extra, doub
     kd_buf_printf(b, " %s", p->unit);
     if (p->total) kd_buf_printf(b, "  %d%%", (int)(100.0 * (double)done / (double)p->total));
     if (extra && *extra) kd_buf_printf(b, "  %s", extra);
-    kd_buf_printf(b, "  %s %s/s", kd_fmt_count(text, rate < 10 ? (double)(long)(rate * 10 + 0.5) / 10 : rate), p->unit);
+    kd_buf_printf(b, "  %s %s/s", kd_fmt_count(text, rate < 10 ? (double)(long)(rate * 10 + 0.5) / 10 : rate),
+                  p->unit);
     if (p->total > done && rate > 0)
         kd_buf_printf(b, "  ETA %s", kd_fmt_duration(text, (double)(p->total - done) / rate));
 }
@@ -179,8 +180,10 @@ void kd__stop_install(const char *name, bool quiet)
     struct sigaction a = {.sa_handler = on_stop, .sa_flags = SA_RESTART}, old;
     farewell_len = 0;
     if (!quiet && isatty(STDERR_FILENO)) {
-        snprintf(farewell, sizeof farewell, "\r\033[K%.60s: stopping when this piece of work is saved; "
-                 "Ctrl-C again stops at once\n", name);
+        snprintf(farewell, sizeof farewell,
+                 "\r\033[K%.60s: stopping when this piece of work is saved; "
+                 "Ctrl-C again stops at once\n",
+                 name);
         farewell_len = strlen(farewell);
     }
     sigemptyset(&a.sa_mask);

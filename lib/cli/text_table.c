@@ -30,7 +30,10 @@ void kd_table_free(kd_table *t)
 }
 
 /* Room for element n of an array that doubles at powers of two; NULL: out of memory. */
-static void *grow(void *v, size_t n, size_t size) { return n & (n - 1) ? v : realloc(v, (n ? 2 * n : 1) * size); }
+static void *grow(void *v, size_t n, size_t size)
+{
+    return n & (n - 1) ? v : realloc(v, (n ? 2 * n : 1) * size);
+}
 
 void kd_table_cell(kd_table *t, const char *fmt, ...)
 {
@@ -72,7 +75,8 @@ static bool is_number(const char *s)
     if ((*s == 'e' || *s == 'E') && strspn(s + 1, "+-0123456789")) s += 1 + strspn(s + 1, "+-0123456789");
     s += *s == ' ';
     if (!strncmp(s, "±", strlen("±"))) return true;
-    return strlen(s) <= 4 && strspn(s, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ/%µ") == strlen(s);
+    return strlen(s) <= 4 &&
+           strspn(s, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ/%µ") == strlen(s);
 }
 
 static size_t shown(const char *s, bool markdown)
@@ -113,8 +117,8 @@ static void put_rule(FILE *f, const size_t *width, const bool *right, size_t col
     fputs(" |\n", f);
 }
 
-static void put_row(FILE *f, const kd_table *t, size_t row, const size_t *width, const bool *right, size_t columns,
-                    bool markdown)
+static void put_row(FILE *f, const kd_table *t, size_t row, const size_t *width, const bool *right,
+                    size_t columns, bool markdown)
 {
     size_t used = columns;
     while (!markdown && used && !*cell_at(t, row, used - 1)) used--;

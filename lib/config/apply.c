@@ -102,7 +102,8 @@ static kd_status unknown_key(walk *w, const kd__node *n, const char *prefix, con
             len += (size_t)snprintf(list + len, sizeof list - len, "%s%s", i ? ", " : "", v[i]);
     const char *key = elsewhere(w, dot ? dot + 1 : word, &children);
     if (key) return kd_fail(w->err, w->code, "%s: unknown key '%.80s' (did you mean '%s'?)", at, full, key);
-    return kd_fail(w->err, w->code, "%s: unknown key '%.80s'%s%s", at, full, *list ? ", known here: " : "", list);
+    return kd_fail(w->err, w->code, "%s: unknown key '%.80s'%s%s", at, full, *list ? ", known here: " : "",
+                   list);
 }
 
 /* What a node is, for "found ...". */
@@ -168,8 +169,8 @@ static kd_status set_row(walk *w, size_t t, size_t i, const kd__node *n)
     aside.offset = 0;
     bool keep = table->source[i] == 2;
     kd_err why = {0};
-    kd_status st = kd__option_set(keep ? &aside : o, keep ? (void *)&scratch : table->target, o->key, text, count,
-                                  false, &bad, &why);
+    kd_status st = kd__option_set(keep ? &aside : o, keep ? (void *)&scratch : table->target, o->key, text,
+                                  count, false, &bad, &why);
     if (keep) kd__option_clear(&aside, &scratch);
     if (st) {
         for (item = n->kind == KD__LIST ? n->child : n; n->kind == KD__LIST && bad; bad--) item = item->next;

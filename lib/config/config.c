@@ -54,18 +54,18 @@ kd_status kd_config_add(kd_config *c, const kd_option *rows, size_t n, void *tar
     t.file = calloc(n + 1, sizeof *t.file);
     /* The struct may hold anything so far: zero each field without freeing what is there. */
     static const size_t sizes[] = {
-        [KD_OPTION_BOOL] = sizeof(bool),       [KD_OPTION_INT] = sizeof(int64_t),
-        [KD_OPTION_REAL] = sizeof(double),     [KD_OPTION_STRING] = sizeof(char *),
-        [KD_OPTION_CHOICE] = sizeof(char *),   [KD_OPTION_INTS] = sizeof(kd_ints),
-        [KD_OPTION_REALS] = sizeof(kd_reals),  [KD_OPTION_STRINGS] = sizeof(kd_strings),
+        [KD_OPTION_BOOL] = sizeof(bool),      [KD_OPTION_INT] = sizeof(int64_t),
+        [KD_OPTION_REAL] = sizeof(double),    [KD_OPTION_STRING] = sizeof(char *),
+        [KD_OPTION_CHOICE] = sizeof(char *),  [KD_OPTION_INTS] = sizeof(kd_ints),
+        [KD_OPTION_REALS] = sizeof(kd_reals), [KD_OPTION_STRINGS] = sizeof(kd_strings),
     };
     for (size_t i = 0; i < n; i++) memset((char *)target + rows[i].offset, 0, sizes[rows[i].type]);
     kd_status st = KD_OK;
     if (!t.source || !t.line || !t.file) st = kd_fail(err, KD_ENOMEM, "no memory for a table of options");
     for (size_t i = 0; i < n && !st; i++)
         if (rows[i].value) {
-            st = kd__option_set(&rows[i], target, row_name(&rows[i], buf, sizeof buf), &rows[i].value, 1, false,
-                                &bad, err);
+            st = kd__option_set(&rows[i], target, row_name(&rows[i], buf, sizeof buf), &rows[i].value, 1,
+                                false, &bad, err);
             if (st == KD_EUSAGE) kd_fail_in(err, st, "kd bug: wrong default");
         }
     if (st)
@@ -140,7 +140,8 @@ kd_status kd_config_flag(kd_config *c, const char *name, const char *value, kd_e
     size_t t, i, bad;
     bool negated;
     char shown[80];
-    if (!find_flag(c, name, &t, &i, &negated) && !kd__config_row(c, name, &t, &i)) return unknown_flag(c, name, err);
+    if (!find_flag(c, name, &t, &i, &negated) && !kd__config_row(c, name, &t, &i))
+        return unknown_flag(c, name, err);
     const kd_config_table *table = &c->table[t];
     const kd_option *o = &table->rows[i];
     snprintf(shown, sizeof shown, "--%.70s", name);

@@ -81,7 +81,8 @@ json_t *kd_config_json(const kd_config *c)
     return root;
 }
 
-static kd_status to_node(kd_arena *a, const json_t *v, int depth, const char *path, kd__node **out, kd_err *err);
+static kd_status to_node(kd_arena *a, const json_t *v, int depth, const char *path, kd__node **out,
+                         kd_err *err);
 
 static kd_status scalar_text(kd_arena *a, const json_t *v, kd__node *n)
 {
@@ -102,7 +103,8 @@ static kd_status scalar_text(kd_arena *a, const json_t *v, kd__node *n)
     return n->text ? KD_OK : KD_ENOMEM;
 }
 
-static kd_status children_to_nodes(kd_arena *a, const json_t *v, int depth, const char *path, kd__node *n, kd_err *err)
+static kd_status children_to_nodes(kd_arena *a, const json_t *v, int depth, const char *path, kd__node *n,
+                                   kd_err *err)
 {
     kd__node **tail = &n->child;
     kd_status st = KD_OK;
@@ -128,7 +130,8 @@ static kd_status children_to_nodes(kd_arena *a, const json_t *v, int depth, cons
     return st;
 }
 
-static kd_status to_node(kd_arena *a, const json_t *v, int depth, const char *path, kd__node **out, kd_err *err)
+static kd_status to_node(kd_arena *a, const json_t *v, int depth, const char *path, kd__node **out,
+                         kd_err *err)
 {
     if (depth > KD_YAML_MAX_DEPTH)
         return kd_fail(err, KD_ECORRUPT, "%s: nested deeper than %d levels", path, KD_YAML_MAX_DEPTH);

@@ -8,14 +8,14 @@
 typedef enum kd__node_kind { KD__SCALAR, KD__LIST, KD__MAP } kd__node_kind;
 typedef struct kd__node {
     kd__node_kind kind;
-    bool plain;             /* a scalar without quotes */
-    int line, column;       /* from 1; 0: unknown */
-    const char *text;       /* of a scalar */
-    const char *key;        /* of a member of a map */
+    bool plain;       /* a scalar without quotes */
+    int line, column; /* from 1; 0: unknown */
+    const char *text; /* of a scalar */
+    const char *key;  /* of a member of a map */
     int key_line, key_column;
     struct kd__node *child; /* first element or member */
     struct kd__node *next;
-    size_t n;               /* children */
+    size_t n; /* children */
 } kd__node;
 
 bool kd__node_is_null(const kd__node *n); /* plain ~, null or nothing */

@@ -129,7 +129,10 @@ static bool parse_bool(const char *s, bool *out)
 }
 
 /* Room for one more element behind n: grows at powers of two. NULL: out of memory, v is as it was. */
-static void *grow(void *v, size_t n, size_t size) { return n & (n - 1) ? v : realloc(v, (n ? 2 * n : 1) * size); }
+static void *grow(void *v, size_t n, size_t size)
+{
+    return n & (n - 1) ? v : realloc(v, (n ? 2 * n : 1) * size);
+}
 
 /* One item of an INTS: "3" or "0-4". */
 static kd_status add_ints(const kd_option *o, const char *name, const char *item, kd_ints *list, kd_err *err)
@@ -204,8 +207,8 @@ static kd_status add_string(const char *name, const char *text, kd_strings *list
     return KD_OK;
 }
 
-static kd_status set_list(const kd_option *o, void *field, const char *name, const char *const *text, size_t n,
-                          bool append, size_t *bad, kd_err *err)
+static kd_status set_list(const kd_option *o, void *field, const char *name, const char *const *text,
+                          size_t n, bool append, size_t *bad, kd_err *err)
 {
     kd_ints ints = {0};
     kd_reals reals = {0};
@@ -283,8 +286,8 @@ static kd_status set_number(const kd_option *o, void *field, const char *name, c
     return KD_OK;
 }
 
-kd_status kd__option_set(const kd_option *o, void *target, const char *name, const char *const *text, size_t n,
-                         bool append, size_t *bad, kd_err *err)
+kd_status kd__option_set(const kd_option *o, void *target, const char *name, const char *const *text,
+                         size_t n, bool append, size_t *bad, kd_err *err)
 {
     void *field = (char *)target + o->offset;
     bool b;

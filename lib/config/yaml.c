@@ -36,7 +36,8 @@ static kd_status fail_at(const reader *r, yaml_mark_t m, kd_status code, const c
 static kd_status fail_parser(const reader *r)
 {
     const yaml_parser_t *p = &r->parser;
-    if (p->error == YAML_MEMORY_ERROR) return kd_fail(r->err, KD_ENOMEM, "%s: no memory to parse it", r->path);
+    if (p->error == YAML_MEMORY_ERROR)
+        return kd_fail(r->err, KD_ENOMEM, "%s: no memory to parse it", r->path);
     const char *problem = p->problem ? p->problem : "not valid YAML";
     if (p->error == YAML_READER_ERROR) { /* has an offset instead of a mark */
         size_t line = 1, column = 1;
@@ -45,7 +46,8 @@ static kd_status fail_parser(const reader *r)
             line += r->text[i] == '\n';
         }
         if (p->problem_value == 0)
-            return kd_fail(r->err, KD_EUSAGE, "%s:%zu:%zu: NUL byte: is this a text file?", r->path, line, column);
+            return kd_fail(r->err, KD_EUSAGE, "%s:%zu:%zu: NUL byte: is this a text file?", r->path, line,
+                           column);
         return kd_fail(r->err, KD_EUSAGE, "%s:%zu:%zu: %s (byte 0x%02X)", r->path, line, column, problem,
                        (unsigned)p->problem_value);
     }
@@ -69,7 +71,8 @@ static kd_status next(reader *r, yaml_event_t *e)
     else if (e->type == YAML_MAPPING_START_EVENT)
         anchor = e->data.mapping_start.anchor, tag = e->data.mapping_start.tag;
     if (++r->events > KD_YAML_MAX_EVENTS)
-        st = fail_at(r, e->start_mark, KD_ELIMIT, "more than 65536 YAML events: too large for a configuration");
+        st = fail_at(r, e->start_mark, KD_ELIMIT,
+                     "more than 65536 YAML events: too large for a configuration");
     else if (e->type == YAML_ALIAS_EVENT)
         st = fail_at(r, e->start_mark, KD_EUSAGE, "aliases (*name) are not supported: write the value out");
     else if (anchor)
@@ -184,7 +187,8 @@ static kd_status read_stream(reader *r, kd__node **root)
         switch (e.type) {
         case YAML_STREAM_END_EVENT: yaml_event_delete(&e); return KD_OK;
         case YAML_DOCUMENT_START_EVENT:
-            if (seen) st = fail_at(r, e.start_mark, KD_EUSAGE, "a second document (---): only one is allowed");
+            if (seen)
+                st = fail_at(r, e.start_mark, KD_EUSAGE, "a second document (---): only one is allowed");
             seen = true;
             yaml_event_delete(&e);
             break;
@@ -196,7 +200,8 @@ static kd_status read_stream(reader *r, kd__node **root)
     }
 }
 
-kd_status kd__yaml_parse(kd_arena *a, const char *path, const char *text, size_t len, kd__node **root, kd_err *err)
+kd_status kd__yaml_parse(kd_arena *a, const char *path, const char *text, size_t len, kd__node **root,
+                         kd_err *err)
 {
     reader r = {.arena = a, .path = path, .text = text, .len = len, .err = err};
     *root = NULL;

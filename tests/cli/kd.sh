@@ -23,7 +23,7 @@ refused 4 "cannot write to standard output" "a full output is told" sh -c 'bin/k
 same "kd without arguments is wrong usage" "$(bin/kd 2>/dev/null; echo $?)" 2
 
 for tool in "$KD_BIN"/kd "$KD_BIN"/kd-*; do
-  [ -f "$tool" ] && [ -x "$tool" ] || continue
+  if [ ! -f "$tool" ] || [ ! -x "$tool" ]; then continue; fi
   name=$(basename "$tool")
   check "$name --version works" "$tool" --version
   "$tool" --help >help.txt 2>err.txt && "$tool" --man >man.txt 2>>err.txt

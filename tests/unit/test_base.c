@@ -50,9 +50,11 @@ static void errors_keep_one_sentence(void **state)
 static void errno_becomes_a_status(void **state)
 {
     (void)state;
-    static const struct { int number; kd_status code; } map[] = {
-        {ENOSPC, KD_EFULL}, {EDQUOT, KD_EFULL}, {ENOENT, KD_ENOTFOUND}, {ENOMEM, KD_ENOMEM},
-        {EEXIST, KD_EEXISTS}, {EACCES, KD_EIO}, {EIO, KD_EIO}};
+    static const struct {
+        int number;
+        kd_status code;
+    } map[] = {{ENOSPC, KD_EFULL},   {EDQUOT, KD_EFULL}, {ENOENT, KD_ENOTFOUND}, {ENOMEM, KD_ENOMEM},
+               {EEXIST, KD_EEXISTS}, {EACCES, KD_EIO},   {EIO, KD_EIO}};
     kd_err err;
     for (size_t i = 0; i < LEN(map); i++) {
         assert_int_equal(kd_fail_errno(&err, map[i].number, "f"), map[i].code);
@@ -65,7 +67,10 @@ static void errno_becomes_a_status(void **state)
 static void long_messages_are_cut_and_marked(void **state)
 {
     (void)state;
-    struct { kd_err err; char after[16]; } s;
+    struct {
+        kd_err err;
+        char after[16];
+    } s;
     char path[5000];
     memset(&s, 0x5A, sizeof s);
     memset(path, 'p', sizeof path);
@@ -144,11 +149,15 @@ static void buffers_grow(void **state)
 static void philox_gives_the_published_numbers(void **state)
 {
     (void)state;
-    static const struct { uint32_t counter[4], key[2], out[4]; } kat[] = {
+    static const struct {
+        uint32_t counter[4], key[2], out[4];
+    } kat[] = {
         {{0, 0, 0, 0}, {0, 0}, {0x6627e8d5, 0xe169c58d, 0xbc57ac4c, 0x9b00dbd8}},
-        {{0xffffffff, 0xffffffff, 0xffffffff, 0xffffffff}, {0xffffffff, 0xffffffff},
+        {{0xffffffff, 0xffffffff, 0xffffffff, 0xffffffff},
+         {0xffffffff, 0xffffffff},
          {0x408f276d, 0x41c83b0e, 0xa20bc7c6, 0x6d5451fd}},
-        {{0x243f6a88, 0x85a308d3, 0x13198a2e, 0x03707344}, {0xa4093822, 0x299f31d0},
+        {{0x243f6a88, 0x85a308d3, 0x13198a2e, 0x03707344},
+         {0xa4093822, 0x299f31d0},
          {0xd16cfe09, 0x94fdcceb, 0x5001e420, 0x24126ea1}},
     };
     for (size_t i = 0; i < LEN(kat); i++) {
@@ -296,12 +305,26 @@ static void typing_errors_find_their_word(void **state)
 {
     (void)state;
     static const char *const names[] = {"temperature", "epochs", "lr", "batch-size", "seed", "store"};
-    static const struct { const char *word, *want; } cases[] = {
-        {"temprature", "temperature"}, {"temperatuer", "temperature"}, {"epoch", "epochs"}, {"epohcs", "epochs"},
-        {"batch_size", "batch-size"}, {"BATCH-SIZE", "batch-size"}, {"batch", "batch-size"}, {"temp", "temperature"},
-        {"ls", "lr"}, {"sotre", "store"}, {"zebra", NULL}, {"x", NULL}, {"", NULL}, {NULL, NULL},
-        {"optimizer", NULL}, {"seeds", "seed"},
-        {"stoer", "store"}, {"word", NULL}};
+    static const struct {
+        const char *word, *want;
+    } cases[] = {{"temprature", "temperature"},
+                 {"temperatuer", "temperature"},
+                 {"epoch", "epochs"},
+                 {"epohcs", "epochs"},
+                 {"batch_size", "batch-size"},
+                 {"BATCH-SIZE", "batch-size"},
+                 {"batch", "batch-size"},
+                 {"temp", "temperature"},
+                 {"ls", "lr"},
+                 {"sotre", "store"},
+                 {"zebra", NULL},
+                 {"x", NULL},
+                 {"", NULL},
+                 {NULL, NULL},
+                 {"optimizer", NULL},
+                 {"seeds", "seed"},
+                 {"stoer", "store"},
+                 {"word", NULL}};
     for (size_t i = 0; i < LEN(cases); i++) {
         const char *got = kd_nearest(cases[i].word, names, LEN(names));
         if (cases[i].want)
@@ -320,7 +343,10 @@ static void figures_read_well(void **state)
 {
     (void)state;
     char b[32];
-    static const struct { double x; const char *bytes, *count, *duration; } cases[] = {
+    static const struct {
+        double x;
+        const char *bytes, *count, *duration;
+    } cases[] = {
         {0, "0 B", "0", "0:00"},
         {59.6, "60 B", "59.6", "1:00"},
         {999, "999 B", "999", "16:39"},

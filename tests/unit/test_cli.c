@@ -20,17 +20,24 @@ typedef struct opts {
 } opts;
 
 static const kd_option rows[] = {
-    {"Input", NULL, "store", "STORE", 's', KD_OPTION_STRING, offsetof(opts, store), NULL, 0, 0, NULL, "store to read"},
-    {"Input", NULL, "input", "FILE", 'i', KD_OPTION_STRINGS, offsetof(opts, inputs), NULL, 0, 0, NULL, "more input"},
-    KD_OPT_INT("Training", opts, epochs, "train.epochs", "N", 'e', "10", 1, 1000, "passes over the training rows"),
+    {"Input", NULL, "store", "STORE", 's', KD_OPTION_STRING, offsetof(opts, store), NULL, 0, 0, NULL,
+     "store to read"},
+    {"Input", NULL, "input", "FILE", 'i', KD_OPTION_STRINGS, offsetof(opts, inputs), NULL, 0, 0, NULL,
+     "more input"},
+    KD_OPT_INT("Training", opts, epochs, "train.epochs", "N", 'e', "10", 1, 1000,
+               "passes over the training rows"),
     KD_OPT_REAL("Training", opts, lr, "train.lr", "RATE", 0, "0.001", 1e-9, 10, "peak learning rate"),
-    KD_OPT_CHOICE("Training", opts, schedule, "train.schedule", 0, "cosine", "constant|cosine", "shape of the rate"),
+    KD_OPT_CHOICE("Training", opts, schedule, "train.schedule", 0, "cosine", "constant|cosine",
+                  "shape of the rate"),
     KD_OPT_BOOL("Training", opts, shuffle, "train.shuffle", 0, "on",
-                "shuffle the rows of each epoch anew, by a generator that is keyed with the seed and the epoch alone"),
+                "shuffle the rows of each epoch anew, by a generator that is keyed with the seed and the "
+                "epoch alone"),
     KD_OPT_BOOL("Training", opts, dry, "train.dry_run", 'n', NULL, "show what would be done"),
 };
 
-static const kd_example examples[] = {{"kd-thing -s a.kd b.yaml", "the usual way"}, {"kd-thing --json x", ".data"}, {NULL, NULL}};
+static const kd_example examples[] = {{"kd-thing -s a.kd b.yaml", "the usual way"},
+                                      {"kd-thing --json x", ".data"},
+                                      {NULL, NULL}};
 static const kd_tool tool = {
     .name = "kd-thing",
     .summary = "do a thing",
@@ -54,8 +61,9 @@ static int thing(int argc, char **argv)
     kd_cli_init(&cli, &tool, argc, argv);
     kd_cli_table(&cli, rows, KD_COUNT(rows), &o);
     if (kd_cli_parse(&cli, &err)) return kd_cli_finish(&cli, &err);
-    printf("store=%s inputs=%zu epochs=%lld lr=%g schedule=%s shuffle=%d dry=%d json=%d quiet=%d args=", o.store ? o.store : "-",
-           o.inputs.n, (long long)o.epochs, o.lr, o.schedule, o.shuffle, o.dry, cli.common.json, cli.common.quiet);
+    printf("store=%s inputs=%zu epochs=%lld lr=%g schedule=%s shuffle=%d dry=%d json=%d quiet=%d args=",
+           o.store ? o.store : "-", o.inputs.n, (long long)o.epochs, o.lr, o.schedule, o.shuffle, o.dry,
+           cli.common.json, cli.common.quiet);
     for (int i = 0; i < cli.nargs; i++) printf("[%s]", cli.args[i]);
     printf("\n");
     if (o.dry) kd_fail(&err, KD_EMISMATCH, "a.kd: 10 classes, student has \033[31m100");
@@ -76,7 +84,8 @@ static void slurp(FILE *f, char *text, size_t size)
 }
 
 /* Runs program in a child; out_path: where standard output goes, NULL: into r->out. */
-static void run_child(run *r, int (*program)(int argc, char **argv), int argc, char **argv, const char *out_path)
+static void run_child(run *r, int (*program)(int argc, char **argv), int argc, char **argv,
+                      const char *out_path)
 {
     FILE *out = tmpfile(), *err = tmpfile();
     assert_non_null(out);
@@ -96,10 +105,10 @@ static void run_child(run *r, int (*program)(int argc, char **argv), int argc, c
     slurp(err, r->err, sizeof r->err);
 }
 
-#define RUN(r, ...)                                                                                \
-    do {                                                                                           \
-        char *argv_[] = {"kd-thing", __VA_ARGS__};                                                 \
-        run_child(r, thing, (int)KD_COUNT(argv_), argv_, NULL);                                    \
+#define RUN(r, ...)                                                                                          \
+    do {                                                                                                     \
+        char *argv_[] = {"kd-thing", __VA_ARGS__};                                                           \
+        run_child(r, thing, (int)KD_COUNT(argv_), argv_, NULL);                                              \
     } while (0)
 
 static void has(const char *text, const char *part)
@@ -119,12 +128,15 @@ static void arguments_are_understood_in_all_forms(void **state)
     (void)state;
     run r;
     RUN(&r, "-s", "a.kd", "one", "--epochs=3", "--lr", "0.5", "-ifirst", "--input", "second", "two", "-q");
-    assert_string_equal(r.out, "store=a.kd inputs=2 epochs=3 lr=0.5 schedule=cosine shuffle=1 dry=0 json=0 quiet=1 args=[one][two]\n");
+    assert_string_equal(r.out, "store=a.kd inputs=2 epochs=3 lr=0.5 schedule=cosine shuffle=1 dry=0 json=0 "
+                               "quiet=1 args=[one][two]\n");
     assert_int_equal(r.code, 0);
     RUN(&r, "--no-shuffle", "-e7", "--schedule=constant", "--json", "-", "--", "-e", "--lr");
-    assert_string_equal(r.out, "store=- inputs=0 epochs=7 lr=0.001 schedule=constant shuffle=0 dry=0 json=1 quiet=0 args=[-][-e][--lr]\n");
+    assert_string_equal(r.out, "store=- inputs=0 epochs=7 lr=0.001 schedule=constant shuffle=0 dry=0 json=1 "
+                               "quiet=0 args=[-][-e][--lr]\n");
     RUN(&r, "--store=", "--shuffle=off", "--lr=1e-3", "-qv");
-    assert_string_equal(r.out, "store= inputs=0 epochs=10 lr=0.001 schedule=cosine shuffle=0 dry=0 json=0 quiet=1 args=\n");
+    assert_string_equal(
+        r.out, "store= inputs=0 epochs=10 lr=0.001 schedule=cosine shuffle=0 dry=0 json=0 quiet=1 args=\n");
 }
 
 static void wrong_arguments_get_one_line(void **state)
@@ -142,7 +154,8 @@ static void wrong_arguments_get_one_line(void **state)
     RUN(&r, "-x");
     refused(&r, "kd-thing: unknown option -x (--help lists them)\n");
     RUN(&r, "--schedule", "cosin");
-    refused(&r, "kd-thing: --schedule: 'cosin' is unknown (did you mean 'cosine'?), expected one of constant, cosine\n");
+    refused(&r, "kd-thing: --schedule: 'cosin' is unknown (did you mean 'cosine'?), expected one of "
+                "constant, cosine\n");
     RUN(&r, "--json=perhaps");
     refused(&r, "kd-thing: --json: 'perhaps' is no truth value, expected true or false\n");
     RUN(&r, "--completion", "fish");
@@ -155,7 +168,8 @@ static void no_arguments_show_usage_and_an_example(void **state)
     run r;
     char *argv[] = {"kd-thing"};
     run_child(&r, thing, 1, argv, NULL);
-    refused(&r, "kd-thing: do a thing\nusage: kd-thing [options] -s STORE FILE ...\nfor example: kd-thing -s a.kd b.yaml\n"
+    refused(&r, "kd-thing: do a thing\nusage: kd-thing [options] -s STORE FILE ...\nfor example: kd-thing -s "
+                "a.kd b.yaml\n"
                 "kd-thing --help lists all options\n");
 }
 
@@ -166,13 +180,15 @@ static void help_is_made_from_the_tables(void **state)
     RUN(&r, "x", "-e", "3", "--help", "--nonsense");
     assert_int_equal(r.code, 0);
     assert_string_equal(r.err, "");
-    has(r.out, "kd-thing - do a thing\n\nUsage: kd-thing [options] -s STORE FILE ...\n\nExamples:\n  kd-thing -s a.kd b.yaml\n");
+    has(r.out, "kd-thing - do a thing\n\nUsage: kd-thing [options] -s STORE FILE ...\n\nExamples:\n  "
+               "kd-thing -s a.kd b.yaml\n");
     has(r.out, "\nInput:\n  -s, --store STORE         store to read\n");
     has(r.out, "\nTraining:\n  -e, --epochs N            passes over the training rows (1 to 1000) [10]\n");
     has(r.out, "      --lr RATE             peak learning rate (1e-09 to 10) [0.001]\n");
     has(r.out, "      --schedule WHICH      shape of the rate (constant, cosine) [cosine]\n");
-    has(r.out, "      --[no-]shuffle        shuffle the rows of each epoch anew, by a generator that is keyed with\n"
-               "                            the seed and the epoch alone [on]\n");
+    has(r.out,
+        "      --[no-]shuffle        shuffle the rows of each epoch anew, by a generator that is keyed with\n"
+        "                            the seed and the epoch alone [on]\n");
     has(r.out, "  -n, --dry-run             show what would be done\n");
     has(r.out, "\nCommon:\n  -j, --threads N ");
     has(r.out, "First \\ paragraph.\n  a list\nSecond.\n");
@@ -180,7 +196,8 @@ static void help_is_made_from_the_tables(void **state)
     has(r.out, "See also: kd(1)\n");
     assert_true(strstr(r.out, "\nInput:") < strstr(r.out, "\nTraining:"));
     assert_true(strstr(r.out, "\nTraining:") < strstr(r.out, "\nCommon:"));
-    for (const char *line = r.out; line; line = strchr(line + 1, '\n')) assert_true(strcspn(line + 1, "\n") <= 101);
+    for (const char *line = r.out; line; line = strchr(line + 1, '\n'))
+        assert_true(strcspn(line + 1, "\n") <= 101);
 }
 
 static void version_tells_compiler_machine_and_libraries(void **state)
@@ -193,7 +210,8 @@ static void version_tells_compiler_machine_and_libraries(void **state)
     has(r.out, KD_MODE);
     has(r.out, kd_cpu_name());
     has(r.out, kd_isa_name(kd_cpu_isa()));
-    static const char *const libraries[] = {"\noneDNN ", "\nLMDB 0.", "\nzstd ", "\nlibyaml ", "\njansson ", "\nxxhash ", "\nzlib "};
+    static const char *const libraries[] = {"\noneDNN ",  "\nLMDB 0.", "\nzstd ", "\nlibyaml ",
+                                            "\njansson ", "\nxxhash ", "\nzlib "};
     for (size_t i = 0; i < KD_COUNT(libraries); i++) has(r.out, libraries[i]);
 }
 
@@ -203,9 +221,12 @@ static void the_man_page_has_its_sections_and_escapes(void **state)
     run r;
     RUN(&r, "--man");
     assert_int_equal(r.code, 0);
-    static const char *const sections[] = {".TH KD-THING 1", ".SH NAME\nkd\\-thing \\- do a thing\n", ".SH SYNOPSIS\n",
-                                           ".SH DESCRIPTION\n", ".SH EXAMPLES\n", ".SH OPTIONS\n.SS Input\n", ".SS Training\n",
-                                           ".SS Common\n", ".SH EXIT STATUS\n", ".SH ENVIRONMENT\n", ".SH SEE ALSO\nkd(1)\n"};
+    static const char *const sections[] = {".TH KD-THING 1",       ".SH NAME\nkd\\-thing \\- do a thing\n",
+                                           ".SH SYNOPSIS\n",       ".SH DESCRIPTION\n",
+                                           ".SH EXAMPLES\n",       ".SH OPTIONS\n.SS Input\n",
+                                           ".SS Training\n",       ".SS Common\n",
+                                           ".SH EXIT STATUS\n",    ".SH ENVIRONMENT\n",
+                                           ".SH SEE ALSO\nkd(1)\n"};
     const char *at = r.out;
     for (size_t i = 0; i < KD_COUNT(sections); i++) {
         has(at, sections[i]);
@@ -213,7 +234,8 @@ static void the_man_page_has_its_sections_and_escapes(void **state)
     }
     has(r.out, "First \\e paragraph.\n  a list\n.PP\nSecond.\n");
     has(r.out, "\\fBkd\\-thing \\-\\-json x\\fR\n\\&.data\n");
-    has(r.out, ".TP\n\\fB\\-e, \\-\\-epochs N\\fR\npasses over the training rows (1 to 1000) [10]\nIn YAML: train.epochs.\n");
+    has(r.out, ".TP\n\\fB\\-e, \\-\\-epochs N\\fR\npasses over the training rows (1 to 1000) [10]\nIn YAML: "
+               "train.epochs.\n");
 }
 
 static void the_completion_script_completes(void **state)
@@ -235,7 +257,8 @@ static void the_completion_script_completes(void **state)
     close(fd);
     snprintf(command, sizeof command,
              "/bin/bash -c '. %s; COMP_WORDS=(kd-thing --sch); COMP_CWORD=1; _kd_thing; echo ${COMPREPLY[*]};"
-             " COMP_WORDS=(kd-thing --schedule co); COMP_CWORD=2; _kd_thing; echo ${COMPREPLY[*]}'", path);
+             " COMP_WORDS=(kd-thing --schedule co); COMP_CWORD=2; _kd_thing; echo ${COMPREPLY[*]}'",
+             path);
     FILE *f = popen(command, "r");
     assert_non_null(f);
     got[fread(got, 1, sizeof got - 1, f)] = '\0';
@@ -268,7 +291,8 @@ static void an_error_takes_the_place_of_the_closing_line(void **state)
     run r;
     RUN(&r, "--dry-run");
     assert_int_equal(r.code, 3);
-    assert_string_equal(r.err, "say 2\nkd-thing: warning: warn 3\nkd-thing: a.kd: 10 classes, student has ?[31m100\n");
+    assert_string_equal(
+        r.err, "say 2\nkd-thing: warning: warn 3\nkd-thing: a.kd: 10 classes, student has ?[31m100\n");
 }
 
 static void a_full_output_is_an_error(void **state)
@@ -290,15 +314,18 @@ static void a_wrong_instruction_set_is_refused(void **state)
     setenv("KD_ISA", "avx22", 1);
     RUN(&r, "-q");
     unsetenv("KD_ISA");
-    refused(&r, "kd-thing: environment: KD_ISA=avx22 is unknown (did you mean avx2?), expected scalar, avx2, avx512, "
-                "avx512bf16 or amx\n");
+    refused(
+        &r,
+        "kd-thing: environment: KD_ISA=avx22 is unknown (did you mean avx2?), expected scalar, avx2, avx512, "
+        "avx512bf16 or amx\n");
 }
 
 static void options_of_one_name_are_our_bug(void **state)
 {
     (void)state;
     static const kd_option clash[] = {KD_OPT_BOOL("G", opts, dry, NULL, 'q', NULL, "h")};
-    static const kd_option name[] = {{"G", NULL, "epochs", NULL, 0, KD_OPTION_BOOL, offsetof(opts, dry), NULL, 0, 0, NULL, "h"}};
+    static const kd_option name[] = {
+        {"G", NULL, "epochs", NULL, 0, KD_OPTION_BOOL, offsetof(opts, dry), NULL, 0, 0, NULL, "h"}};
     char *argv[] = {"kd-thing", "x"};
     opts o, p;
     kd_cli cli;
@@ -335,8 +362,11 @@ static int stops(int argc, char **argv)
 static void the_first_signal_asks_and_the_second_interrupt_ends(void **state)
 {
     (void)state;
-    static const struct { char *first, *second; int code; } cases[] = {
-        {"2", NULL, 5}, {"15", NULL, 5}, {"10", NULL, 5}, {"2", "2", 130}, {"15", "15", 5}, {"10", "2", 5}};
+    static const struct {
+        char *first, *second;
+        int code;
+    } cases[] = {{"2", NULL, 5},  {"15", NULL, 5}, {"10", NULL, 5},
+                 {"2", "2", 130}, {"15", "15", 5}, {"10", "2", 5}};
     for (size_t i = 0; i < KD_COUNT(cases); i++) {
         run r;
         char *argv[] = {"kd-thing", cases[i].first, cases[i].second};

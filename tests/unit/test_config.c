@@ -24,12 +24,14 @@ static const kd_option rows[] = {
     KD_OPT_INT("Training", opts, seed, "train.seed", "N", 0, "-3", -5, 1e16, "seed"),
     KD_OPT_REAL("Training", opts, lr, "train.lr", "RATE", 0, "0.001", 1e-9, 10, "peak learning rate"),
     KD_OPT_REAL("Training", opts, momentum, "train.sgd.momentum", "M", 0, NULL, 0, 0, "momentum"),
-    KD_OPT_CHOICE("Training", opts, schedule, "train.schedule", 0, "cosine", "constant|cosine|linear", "shape"),
+    KD_OPT_CHOICE("Training", opts, schedule, "train.schedule", 0, "cosine", "constant|cosine|linear",
+                  "shape"),
     KD_OPT_BOOL("Data", opts, shuffle, "data.shuffle_rows", 's', "yes", "shuffle rows"),
     KD_OPT_INTS("Data", opts, seeds, "data.seeds", "LIST", 0, "0-2", 0, 1000, "seeds"),
     KD_OPT_REALS("Data", opts, weights, "data.weights", "LIST", 0, NULL, 0, 1, "weights"),
     KD_OPT_STRINGS("Data", opts, inputs, "data.inputs", "FILE", 'i', NULL, "inputs"),
-    {"Data", NULL, "init-from", "FILE", 0, KD_OPTION_STRING, offsetof(opts, init), NULL, 0, 0, NULL, "flag only"},
+    {"Data", NULL, "init-from", "FILE", 0, KD_OPTION_STRING, offsetof(opts, init), NULL, 0, 0, NULL,
+     "flag only"},
 };
 
 typedef struct fixture {
@@ -133,7 +135,8 @@ static void yaml_sets_every_type(void **state)
 static void nothing_in_a_file_changes_nothing(void **state)
 {
     fixture *f = *state;
-    static const char *const empty[] = {"", "\n\n", "# only a comment\n", "---\n", "~\n", "train:\n", "{}", "--- {}\n...\n"};
+    static const char *const empty[] = {"",         "\n\n", "# only a comment\n", "---\n", "~\n",
+                                        "train:\n", "{}",   "--- {}\n...\n"};
     for (size_t i = 0; i < KD_COUNT(empty); i++) assert_int_equal(yaml(f, empty[i]), KD_OK);
     assert_int_equal(f->o.epochs, 10);
     assert_int_equal(kd_config_source(&f->c, "train.epochs"), 0);
@@ -162,7 +165,8 @@ static void unknown_keys_suggest_the_nearest(void **state)
             "a.yaml:1:9: unknown key 'train.wombat', known here: epochs, seed, lr, sgd, schedule");
     refused(f, "train: {lr: {x: 1}}\n", KD_EUSAGE,
             "a.yaml:1:13: train.lr: found a mapping, expected a number from 1e-09 to 10");
-    refused(f, "init-from: x\n", KD_EUSAGE, "a.yaml:1:1: unknown key 'init-from', known here: name, train, data");
+    refused(f, "init-from: x\n", KD_EUSAGE,
+            "a.yaml:1:1: unknown key 'init-from', known here: name, train, data");
 }
 
 static void wrong_types_name_what_is_expected(void **state)
@@ -176,18 +180,22 @@ static void wrong_types_name_what_is_expected(void **state)
             "a.yaml:1:17: train.epochs: found a text in quotes, expected a whole number from 1 to 100000");
     refused(f, "train: {epochs: [3]}\n", KD_EUSAGE,
             "a.yaml:1:17: train.epochs: found a list, expected a whole number from 1 to 100000");
-    refused(f, "train: 3\n", KD_EUSAGE, "a.yaml:1:8: train: found a plain value, expected a mapping with keys below it");
+    refused(f, "train: 3\n", KD_EUSAGE,
+            "a.yaml:1:8: train: found a plain value, expected a mapping with keys below it");
     refused(f, "[1, 2]\n", KD_EUSAGE, "a.yaml:1:1: found a list, expected a mapping of keys to values");
     refused(f, "data: {shuffle_rows: maybe}\n", KD_EUSAGE,
             "a.yaml:1:22: data.shuffle_rows: 'maybe' is no truth value, expected true or false");
-    refused(f, "train: {schedule: cosin}\n", KD_EUSAGE,
-            "a.yaml:1:19: train.schedule: 'cosin' is unknown (did you mean 'cosine'?), expected one of constant, "
-            "cosine, linear");
+    refused(
+        f, "train: {schedule: cosin}\n", KD_EUSAGE,
+        "a.yaml:1:19: train.schedule: 'cosin' is unknown (did you mean 'cosine'?), expected one of constant, "
+        "cosine, linear");
     refused(f, "data: {inputs: [a, {b: c}]}\n", KD_EUSAGE,
             "a.yaml:1:20: data.inputs: found a mapping, expected a list of texts");
     static const char *const no_reals[] = {"nan", "inf", "0x10", "1e", "1e999", "--1", "1 2"};
-    for (size_t i = 0; i < KD_COUNT(no_reals); i++) assert_int_equal(flag(f, "momentum", no_reals[i]), KD_EUSAGE);
-    static const char *const no_ints[] = {"", "x", "1.5", "0x10", "99999999999999999999", "1e30", "1-2", " 1"};
+    for (size_t i = 0; i < KD_COUNT(no_reals); i++)
+        assert_int_equal(flag(f, "momentum", no_reals[i]), KD_EUSAGE);
+    static const char *const no_ints[] = {"",     "x",   "1.5", "0x10", "99999999999999999999",
+                                          "1e30", "1-2", " 1"};
     for (size_t i = 0; i < KD_COUNT(no_ints); i++) assert_int_equal(flag(f, "epochs", no_ints[i]), KD_EUSAGE);
     assert_int_equal(f->o.epochs, 10);
 }
@@ -199,8 +207,9 @@ static void ranges_are_checked_and_told(void **state)
             "a.yaml:4:7: train.lr: '20' is out of range, expected a number from 1e-09 to 10");
     refused(f, "train: {epochs: 0}\n", KD_EUSAGE,
             "a.yaml:1:17: train.epochs: '0' is out of range, expected a whole number from 1 to 100000");
-    refused(f, "data:\n  seeds:\n  - 1\n  - 1001\n", KD_EUSAGE,
-            "a.yaml:4:5: data.seeds: '1001' is out of range, expected a list of whole numbers from 0 to 1000");
+    refused(
+        f, "data:\n  seeds:\n  - 1\n  - 1001\n", KD_EUSAGE,
+        "a.yaml:4:5: data.seeds: '1001' is out of range, expected a list of whole numbers from 0 to 1000");
     assert_true(f->o.lr == 0.001);
     assert_int_equal(f->o.seeds.n, 3);
     assert_int_equal(yaml(f, "train: {epochs: 100000, lr: 10, seed: -5, sgd: {momentum: -1e300}}\n"), KD_OK);
@@ -220,10 +229,13 @@ static void duplicate_keys_are_refused(void **state)
 static void yaml_beyond_plain_is_refused(void **state)
 {
     fixture *f = *state;
-    refused(f, "name: &a x\n", KD_EUSAGE, "a.yaml:1:7: anchors (&name) are not supported: write the value out");
+    refused(f, "name: &a x\n", KD_EUSAGE,
+            "a.yaml:1:7: anchors (&name) are not supported: write the value out");
     refused(f, "name: *a\n", KD_EUSAGE, "a.yaml:1:7: aliases (*name) are not supported: write the value out");
-    refused(f, "name: !!str 3\n", KD_EUSAGE, "a.yaml:1:7: tags (!name) are not supported: types come from the key");
-    refused(f, "name: a\n---\nname: b\n", KD_EUSAGE, "a.yaml:2:1: a second document (---): only one is allowed");
+    refused(f, "name: !!str 3\n", KD_EUSAGE,
+            "a.yaml:1:7: tags (!name) are not supported: types come from the key");
+    refused(f, "name: a\n---\nname: b\n", KD_EUSAGE,
+            "a.yaml:2:1: a second document (---): only one is allowed");
     refused(f, "? [a, b]\n: c\n", KD_EUSAGE, "a.yaml:1:3: a key must be a plain word");
     refused(f, "name: \"a\\0b\"\n", KD_EUSAGE, "a.yaml:1:7: a NUL character inside a value");
     assert_null(f->o.name);
@@ -233,7 +245,8 @@ static void syntax_errors_name_their_place(void **state)
 {
     fixture *f = *state;
     refused(f, "train:\n\tlr: 1\n", KD_EUSAGE,
-            "a.yaml:2:1: found character that cannot start any token while scanning for the next token (a tab: YAML "
+            "a.yaml:2:1: found character that cannot start any token while scanning for the next token (a "
+            "tab: YAML "
             "indents with spaces)");
     assert_int_equal(yaml(f, "name: [a, b\n"), KD_EUSAGE);
     assert_non_null(strstr(f->err.msg, "a.yaml:2:1: "));
@@ -260,7 +273,8 @@ static void limits_are_named(void **state)
     kd_buf_puts(&b, "name: ");
     for (int i = 0; i < 31; i++) kd_buf_puts(&b, "[");
     for (int i = 0; i < 31; i++) kd_buf_puts(&b, "]");
-    refused(f, b.text, KD_EUSAGE, "a.yaml:1:7: name: found a list, expected a text"); /* 32 levels are allowed */
+    refused(f, b.text, KD_EUSAGE,
+            "a.yaml:1:7: name: found a list, expected a text"); /* 32 levels are allowed */
     b.len = 0;
     kd_buf_puts(&b, "name: ");
     for (int i = 0; i < 32; i++) kd_buf_puts(&b, "[");
@@ -336,12 +350,14 @@ static void flags_refuse_with_a_sentence(void **state)
 {
     fixture *f = *state;
     refused_flag(f, "epohcs", "3", "unknown option --epohcs (did you mean --epochs?)");
-    refused_flag(f, "no-shufle-rows", NULL, "unknown option --no-shufle-rows (did you mean --no-shuffle-rows?)");
+    refused_flag(f, "no-shufle-rows", NULL,
+                 "unknown option --no-shufle-rows (did you mean --no-shuffle-rows?)");
     refused_flag(f, "zzzzzz", NULL, "unknown option --zzzzzz (--help lists them)");
     refused_flag(f, "no-epochs", NULL, "unknown option --no-epochs (did you mean --epochs?)");
     refused_flag(f, "lr", "fast", "--lr: 'fast' is no number, expected a number from 1e-09 to 10");
-    refused_flag(f, "seeds", "4-1",
-                 "--seeds: '4-1' is a range that runs backwards, expected a list of whole numbers from 0 to 1000");
+    refused_flag(
+        f, "seeds", "4-1",
+        "--seeds: '4-1' is a range that runs backwards, expected a list of whole numbers from 0 to 1000");
     refused_flag(f, "seeds", "1,,2",
                  "--seeds: '' is no whole number, expected a list of whole numbers from 0 to 1000");
     refused_flag(f, "no-shuffle-rows", "yes", "--no-shuffle-rows: takes no value");
@@ -366,11 +382,14 @@ static void a_flag_beats_a_file_in_any_order(void **state)
 static void json_and_back_is_the_same(void **state)
 {
     fixture *f = *state, g = {0};
-    assert_int_equal(yaml(f, "name: \"zwölf\"\ntrain: {lr: 0.1, seed: 9007199254740993, sgd: {momentum: 0.9}}\n"
-                             "data: {inputs: [x, '1'], weights: [0.1, 1], seeds: []}\n"), KD_OK);
+    assert_int_equal(yaml(f,
+                          "name: \"zwölf\"\ntrain: {lr: 0.1, seed: 9007199254740993, sgd: {momentum: 0.9}}\n"
+                          "data: {inputs: [x, '1'], weights: [0.1, 1], seeds: []}\n"),
+                     KD_OK);
     json_t *j = kd_config_json(&f->c);
     assert_non_null(j);
-    assert_int_equal(json_integer_value(json_object_get(json_object_get(j, "train"), "seed")), 9007199254740993);
+    assert_int_equal(json_integer_value(json_object_get(json_object_get(j, "train"), "seed")),
+                     9007199254740993);
     assert_null(json_object_get(j, "init-from")); /* no key, no place in the file */
     assert_int_equal(kd_config_add(&g.c, rows, KD_COUNT(rows), &g.o, &g.err), KD_OK);
     assert_int_equal(kd_config_from_json(&g.c, j, "config.json", &g.err), KD_OK);
@@ -388,14 +407,18 @@ static void json_and_back_is_the_same(void **state)
 static void damaged_json_is_refused(void **state)
 {
     fixture *f = *state;
-    static const struct { const char *json, *message; } cases[] = {
+    static const struct {
+        const char *json, *message;
+    } cases[] = {
         {"{\"train\": {\"epohcs\": 3}}", "c.json: unknown key 'train.epohcs' (did you mean 'train.epochs'?)"},
         {"{\"train\": {\"epochs\": \"3\"}}",
          "c.json: train.epochs: found a text in quotes, expected a whole number from 1 to 100000"},
         {"{\"train\": {\"epochs\": 0}}",
          "c.json: train.epochs: '0' is out of range, expected a whole number from 1 to 100000"},
-        {"{\"train\": {\"lr\": null}}", "c.json: train.lr: found nothing, expected a number from 1e-09 to 10"},
-        {"{\"data\": {\"shuffle_rows\": 1}}", "c.json: data.shuffle_rows: '1' is no truth value, expected true or false"},
+        {"{\"train\": {\"lr\": null}}",
+         "c.json: train.lr: found nothing, expected a number from 1e-09 to 10"},
+        {"{\"data\": {\"shuffle_rows\": 1}}",
+         "c.json: data.shuffle_rows: '1' is no truth value, expected true or false"},
         {"[1]", "c.json: expected a JSON object of options"},
     };
     for (size_t i = 0; i < KD_COUNT(cases); i++) {
@@ -426,8 +449,8 @@ static void our_own_bugs_are_told(void **state)
     assert_int_equal(kd_config_add(&f->c, twice, 1, &other, &f->err), KD_EUSAGE);
     assert_string_equal(f->err.msg, "kd bug: key train.lr stands in two tables of options");
     assert_int_equal(kd_config_add(&f->c, wrong, 1, &other, &f->err), KD_EUSAGE);
-    assert_string_equal(f->err.msg,
-                        "kd bug: wrong default: x.y: '0' is out of range, expected a whole number from 1 to 2");
+    assert_string_equal(
+        f->err.msg, "kd bug: wrong default: x.y: '0' is out of range, expected a whole number from 1 to 2");
     for (int i = 0; i < 7; i++) assert_int_equal(kd_config_add(&f->c, NULL, 0, &other, &f->err), KD_OK);
     assert_int_equal(kd_config_add(&f->c, NULL, 0, &other, &f->err), KD_EUSAGE);
 }
@@ -449,14 +472,16 @@ static void rows_are_found_by_any_name(void **state)
 static void random_bytes_never_crash(void **state)
 {
     fixture *f = *state;
-    static const char seed[] = "name: x\ntrain: {epochs: 3, lr: [1, 2], sgd: {momentum: 0.5}}\ndata:\n  inputs:\n  - a\n";
+    static const char seed[] =
+        "name: x\ntrain: {epochs: 3, lr: [1, 2], sgd: {momentum: 0.5}}\ndata:\n  inputs:\n  - a\n";
     static const char bits[] = "&*!?|>-[]{}:,#\"'\t\n %@\0\xff~x1";
     char text[sizeof seed];
     kd_rng r;
     kd_rng_init(&r, 7, KD_RNG_TEST, 0, 0);
     for (int round = 0; round < 3000; round++) {
         memcpy(text, seed, sizeof seed);
-        for (int k = 0; k < 3; k++) text[kd_rng_below(&r, sizeof seed - 1)] = bits[kd_rng_below(&r, sizeof bits)];
+        for (int k = 0; k < 3; k++)
+            text[kd_rng_below(&r, sizeof seed - 1)] = bits[kd_rng_below(&r, sizeof bits)];
         f->err = (kd_err){0};
         kd_status st = kd_config_yaml_text(&f->c, "a.yaml", text, sizeof seed - 1, &f->err);
         assert_true((st == KD_OK) == (f->err.msg[0] == '\0'));

@@ -101,12 +101,12 @@ static void bf16_rounds_to_nearest_even(void **state)
         assert_int_equal(bits(f), h << 16);
         if (!isnan(f)) assert_int_equal(half(KD_BF16, f), h);
     }
-    assert_int_equal(half(KD_BF16, 1.00390625f), 0x3F80);          // 1 + 2^-8: middle, to even
-    assert_int_equal(half(KD_BF16, 1.01171875f), 0x3F82);          // 1 + 3 * 2^-8: middle, to even
+    assert_int_equal(half(KD_BF16, 1.00390625f), 0x3F80); // 1 + 2^-8: middle, to even
+    assert_int_equal(half(KD_BF16, 1.01171875f), 0x3F82); // 1 + 3 * 2^-8: middle, to even
     assert_int_equal(half(KD_BF16, nextafterf(1.00390625f, 2)), 0x3F81);
-    assert_int_equal(half(KD_BF16, 3.4e38f), 0x7F80);              // past the largest: infinity
+    assert_int_equal(half(KD_BF16, 3.4e38f), 0x7F80); // past the largest: infinity
     float nan, back;
-    uint32_t quiet_bits_only_low = 0x7F800001u;                    // a NaN whose upper half is infinity
+    uint32_t quiet_bits_only_low = 0x7F800001u; // a NaN whose upper half is infinity
     memcpy(&nan, &quiet_bits_only_low, sizeof nan);
     uint16_t h = half(KD_BF16, nan);
     kd_to_f32(&back, &h, KD_BF16, 1);

@@ -159,8 +159,9 @@ static void folders_are_made_and_removed(void **state)
 static void paths_join(void **state)
 {
     (void)state;
-    static const struct { const char *folder, *name, *want; } cases[] = {
-        {"a", "b", "a/b"}, {"a/", "b", "a/b"}, {"", "b", "b"}, {"/", "b", "/b"}, {"a", "/b", "/b"}};
+    static const struct {
+        const char *folder, *name, *want;
+    } cases[] = {{"a", "b", "a/b"}, {"a/", "b", "a/b"}, {"", "b", "b"}, {"/", "b", "/b"}, {"a", "/b", "/b"}};
     for (size_t i = 0; i < LEN(cases); i++) {
         char *p = kd_path_join(cases[i].folder, cases[i].name);
         assert_string_equal(p, cases[i].want);
@@ -222,8 +223,9 @@ static void damaged_json_is_refused(void **state)
     kd_err err = {0};
     json_t *v;
     const char *path = in_folder("bad.json");
-    static const char *const bad[] = {"", "{", "{\"a\": 1,}", "{\"a\": 1, \"a\": 2}", "{\"a\": \"\xff\"}", "[1] x",
-                                      "{\"a\": 1e999}", "\x01\x02"};
+    static const char *const bad[] = {
+        "",        "{", "{\"a\": 1,}", "{\"a\": 1, \"a\": 2}", "{\"a\": \"\xff\"}", "[1] x", "{\"a\": 1e999}",
+        "\x01\x02"};
     for (size_t i = 0; i < LEN(bad); i++) {
         write_text(path, bad[i]);
         assert_int_equal(kd_json_load(path, 1000, &v, &err), KD_ECORRUPT);
