@@ -48,6 +48,10 @@ static double grid_cost(const kd__gemm_desc *d, int64_t m, int64_t n)
     return cost;
 }
 
+/* oneDNN 3.7 takes a matrix with one row or one column for a transposed one whatever its strides
+ * say, and computes nonsense; so no tile may be one wide unless the whole product is. */
+static bool leaves_one(int64_t whole, int64_t tile) { return whole > 1 && whole % tile == 1; }
+
 /* Tries all cuts into up to 64 equal parts along each axis, rounded up to whole registers. */
 static void choose_tile(const kd__gemm_desc *d, int64_t *tile_m, int64_t *tile_n)
 {
@@ -56,7 +60,7 @@ static void choose_tile(const kd__gemm_desc *d, int64_t *tile_m, int64_t *tile_n
         for (int64_t j = 1; j <= 64; j++) {
             const int64_t m = div_up(div_up(d->m, i), 16) * 16, n = div_up(div_up(d->n, j), 16) * 16;
             const double cost = grid_cost(d, m, n);
-            if (cost >= best)
+            if (cost >= best || leaves_one(d->m, m) || leaves_one(d->n, n))
                 continue;
             best = cost;
             *tile_m = m < d->m ? m : d->m;
@@ -67,6 +71,7 @@ static void choose_tile(const kd__gemm_desc *d, int64_t *tile_m, int64_t *tile_n
 kd_status kd__gemm_create(kd__gemm **out, const kd__gemm_desc *d, kd__team *team, kd_err *err)
 {
     assert(d->m > 0 && d->n > 0 && d->k > 0 && !(d->accumulate && (d->bias || d->relu)));
+    assert((d->n > 1 || d->ldc == 1) && (d->m > 1 || !d->ta || d->lda == 1)); // see leaves_one
     kd__gemm *g = calloc(1, sizeof *g);
     if (!g)
         return kd_fail(err, KD_ENOMEM, "out of memory for a matrix product");

@@ -1,0 +1,253 @@
+/* conv.c - convolutions as slices of whole images, each slice computed by one thread.
+ *
+ * The batch is cut into slices whose number depends on shapes alone. A slice runs on one library
+ * kernel made for one thread: direct convolution on NHWC, or a matrix product where the window
+ * is one pixel. Backward handles a slice while it is warm: it masks dy by ReLU, adds up the bias
+ * gradient, computes dx, and the slice's own share of dW. The shares are then added pairwise in a
+ * fixed tree, elements spread over the team. So no sum depends on the number of threads, and a
+ * backward pass has two barriers.
+ *
+ * Weights lie plain in the parameter slab, (out, c/groups, k, k). The library wants them in an order
+ * of its own, another one for each pass. A table asked for once says where each number goes; forward
+ * copies the weights for itself and for backward (parameters do not change in between), and dW is
+ * summed in the library's order and scattered at the end.
+ */
+#include "nn_private.h"
+
+#include <assert.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* Weights in the order of one pass. */
+typedef struct packing {
+    uint32_t *order; /* of each element: 1 + its plain index, 0: padding; NULL: the order is plain */
+    float *copy;     /* NULL: used in place */
+    size_t floats;
+} packing;
+
+struct kd__conv {
+    kd__conv_desc d;
+    kd__team *team;
+    bool pointwise;
+    int64_t slice, slices;       /* images in a slice; the last slice may be smaller */
+    size_t x_image, y_image;     /* floats of one image */
+    size_t weights;
+    kd__prim *prim[3][2];        /* [pass][last slice] */
+    packing pack[3];             /* by pass; copy is NULL for KD__CONV_WEIGHTS */
+    size_t share, bias_at;       /* floats of one slice's gradients, and where dbias is in it */
+};
+
+enum { BLOCK = 1024 }; /* elements of weights that one thread packs or adds at a time */
+
+static int64_t div_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
+static size_t round_up(size_t n, size_t to) { return (n + to - 1) / to * to; }
+static size_t blocks_of(size_t n) { return (n + BLOCK - 1) / BLOCK; }
+
+/* Slices of about a million multiply-adds: 8 to 32 of them, fewer when every slice's share of a
+ * large dW would have to travel through memory. */
+static int64_t choose_slice(const kd__conv_desc *d)
+{
+    const int64_t weights = d->out * (d->c / d->groups) * d->k * d->k;
+    const int64_t macs = weights * d->out_h * d->out_w;
+    int64_t slices = d->batch * macs / 1000000, most = d->training ? (2 << 20) / weights : 32;
+    slices = slices < most ? slices : most;
+    slices = slices > 32 ? 32 : slices < 8 ? 8 : slices;
+    return div_up(d->batch, slices);
+}
+
+/* A window of one pixel is a matrix product over all pixels of the slice. */
+static kd_status make_pointwise(kd__conv *v, kd__conv_pass pass, int64_t images, kd__prim **out, kd_err *err)
+{
+    const kd__conv_desc *d = &v->d;
+    const int64_t rows = images * d->h * d->w, c = d->c, o = d->out;
+    const kd__gemm_desc desc[] = {
+        [KD__CONV_FORWARD] = {.m = rows, .n = o, .k = c, .lda = c, .ldb = c, .ldc = o, .tb = true,
+                              .bias = d->bias, .relu = d->relu},
+        [KD__CONV_DATA] = {.m = rows, .n = c, .k = o, .lda = o, .ldb = c, .ldc = c,
+                           .accumulate = d->accumulate_dx},
+        [KD__CONV_WEIGHTS] = {.m = o, .n = c, .k = rows, .lda = o, .ldb = c, .ldc = c, .ta = true},
+    };
+    return kd__prim_matmul(out, &desc[pass], v->team, err);
+}
+
+/* The kernels of one pass and the order of its weights. */
+static kd_status make_pass(kd__conv *v, kd__conv_pass pass, kd_err *err)
+{
+    const int64_t last = v->d.batch - (v->slices - 1) * v->slice;
+    packing *p = &v->pack[pass];
+    kd_status st = KD_OK;
+    p->floats = v->weights;
+    for (int i = v->slices > 1 ? 0 : 1; i < 2 && !st; i++) {
+        const int64_t images = i ? last : v->slice;
+        st = v->pointwise ? make_pointwise(v, pass, images, &v->prim[pass][i], err)
+                          : kd__prim_conv(&v->prim[pass][i], pass, &v->d, images, i ? v->prim[pass][0] : NULL,
+                                          v->team, err);
+    }
+    if (st || v->pointwise || (st = kd__prim_weight_order(v->prim[pass][1], &p->order, &p->floats, err)))
+        return st;
+    if (pass != KD__CONV_WEIGHTS && !(p->copy = kd_alloc_aligned(p->floats, sizeof(float))))
+        return kd_fail(err, KD_ENOMEM, "out of memory for a copy of %zu weights", p->floats);
+    return KD_OK;
+}
+
+kd_status kd__conv_create(kd__conv **out, const kd__conv_desc *d, kd__team *team, kd_err *err)
+{
+    assert(d->groups == 1 || (d->groups == d->c && d->out == d->c));
+    kd__conv *v = calloc(1, sizeof *v);
+    if (!v)
+        return kd_fail(err, KD_ENOMEM, "out of memory for a convolution");
+    v->d = *d;
+    v->team = team;
+    v->pointwise = d->k == 1 && d->stride == 1 && d->pad == 0 && d->groups == 1;
+    v->slice = choose_slice(d);
+    v->slices = div_up(d->batch, v->slice);
+    v->x_image = (size_t)(d->h * d->w * d->c);
+    v->y_image = (size_t)(d->out_h * d->out_w * d->out);
+    v->weights = (size_t)(d->out * (d->c / d->groups) * d->k * d->k);
+    kd_status st = make_pass(v, KD__CONV_FORWARD, err);
+    if (!st && d->need_dx)
+        st = make_pass(v, KD__CONV_DATA, err);
+    if (!st && d->training)
+        st = make_pass(v, KD__CONV_WEIGHTS, err);
+    if (!st && d->need_dx && d->accumulate_dx && !v->pointwise)
+        st = kd__team_reserve(team, (size_t)v->slice * v->x_image, err);
+    v->bias_at = round_up(v->pack[KD__CONV_WEIGHTS].floats, 16);
+    v->share = v->bias_at + (d->bias ? round_up((size_t)d->out, 16) : 0);
+    if (st)
+        kd__conv_free(v);
+    else
+        *out = v;
+    return st;
+}
+
+void kd__conv_free(kd__conv *v)
+{
+    for (int i = 0; v && i < 3; i++) {
+        kd__prim_free(v->prim[i][0]);
+        kd__prim_free(v->prim[i][1]);
+        free(v->pack[i].order);
+        free(v->pack[i].copy);
+    }
+    free(v);
+}
+
+size_t kd__conv_shared_floats(const kd__conv *v) { return v->d.training ? (size_t)v->slices * v->share : 0; }
+
+size_t kd__conv_bytes(const kd__conv *v)
+{
+    size_t bytes = 0;
+    for (int i = 0; i < 3; i++)
+        bytes += (v->pack[i].order ? v->pack[i].floats * sizeof(uint32_t) : 0) +
+                 (v->pack[i].copy ? v->pack[i].floats * sizeof(float) : 0);
+    return bytes;
+}
+
+/* ---- forward ------------------------------------------------------------------------------ */
+
+static void pack_block(const packing *p, size_t block, const float *w)
+{
+    const size_t end = kd_min_size((block + 1) * BLOCK, p->floats);
+    for (size_t i = block * BLOCK; i < end; i++)
+        p->copy[i] = p->order[i] ? w[p->order[i] - 1] : 0.0f;
+}
+
+static void pack_weights(const kd__conv *v, const float *w)
+{
+    const packing *first = &v->pack[KD__CONV_FORWARD], *second = &v->pack[KD__CONV_DATA];
+    const size_t n = first->copy ? blocks_of(first->floats) : 0;
+    const size_t all = n + (second->copy ? blocks_of(second->floats) : 0);
+    if (!all)
+        return;
+#pragma omp for schedule(static)
+    for (size_t b = 0; b < all; b++)
+        pack_block(b < n ? first : second, b < n ? b : b - n, w);
+}
+
+static const float *weights_of(const kd__conv *v, kd__conv_pass pass, const float *w)
+{
+    return v->pack[pass].copy ? v->pack[pass].copy : w;
+}
+
+void kd__conv_forward(kd__conv *v, const float *x, const float *w, const float *bias, float *y)
+{
+    pack_weights(v, w);
+    const float *weights = weights_of(v, KD__CONV_FORWARD, w);
+#pragma omp for schedule(static)
+    for (int64_t s = 0; s < v->slices; s++) {
+        const size_t image = (size_t)(s * v->slice);
+        kd__prim_run(v->prim[KD__CONV_FORWARD][s == v->slices - 1], x + image * v->x_image, weights, bias,
+                     y + image * v->y_image);
+    }
+}
+
+/* ---- backward ----------------------------------------------------------------------------- */
+
+static void data_gradient(const kd__conv *v, const kd__prim *prim, const float *dy, const float *w, float *dx,
+                          size_t images)
+{
+    const bool staged = v->d.accumulate_dx && !v->pointwise; // a matrix product adds by itself
+    float *to = staged ? kd__team_stage(v->team) : dx;
+    kd__prim_run(prim, dy, w, NULL, to);
+    if (staged)
+        kd__vec_get()->add_to(dx, to, images * v->x_image);
+}
+
+static void backward_slice(const kd__conv *v, const kd__conv_grads *g, int64_t s)
+{
+    const kd__vec *vec = kd__vec_get();
+    const int last = s == v->slices - 1;
+    const size_t first = (size_t)(s * v->slice);
+    const size_t images = last ? (size_t)v->d.batch - first : (size_t)v->slice;
+    const float *x = g->x + first * v->x_image;
+    float *dy = g->dy + first * v->y_image, *share = g->shared + (size_t)s * v->share;
+    if (v->d.relu)
+        vec->relu_mask(dy, dy, g->y + first * v->y_image, images * v->y_image);
+    if (v->d.bias)
+        vec->col_sum(share + v->bias_at, dy, images * v->y_image / (size_t)v->d.out, (size_t)v->d.out);
+    if (g->dx)
+        data_gradient(v, v->prim[KD__CONV_DATA][last], dy, weights_of(v, KD__CONV_DATA, g->w),
+                      g->dx + first * v->x_image, images);
+    const kd__prim *weights = v->prim[KD__CONV_WEIGHTS][last];
+    if (v->pointwise)
+        kd__prim_run(weights, dy, x, NULL, share);
+    else
+        kd__prim_run(weights, x, dy, NULL, share);
+}
+
+/* Adds up n numbers of all slices' shares, which start at `at`, pairwise: 0+1, 2+3, ..., then 0+2, ...;
+ * the sum is left in the first share and returned. */
+static const float *add_shares(const kd__conv *v, float *shared, size_t at, size_t n)
+{
+    for (int64_t step = 1; step < v->slices; step *= 2)
+        for (int64_t i = 0; i + step < v->slices; i += 2 * step)
+            kd__vec_get()->add_to(shared + (size_t)i * v->share + at, shared + (size_t)(i + step) * v->share + at, n);
+    return shared + at;
+}
+
+static void reduce_block(const kd__conv *v, const kd__conv_grads *g, size_t block)
+{
+    const packing *p = &v->pack[KD__CONV_WEIGHTS];
+    const size_t at = block * BLOCK, n = kd_min_size(BLOCK, p->floats - at);
+    const float *sum = add_shares(v, g->shared, at, n);
+    if (!p->order)
+        memcpy(g->dw + at, sum, n * sizeof *sum);
+    for (size_t i = 0; p->order && i < n; i++)
+        if (p->order[at + i])
+            g->dw[p->order[at + i] - 1] = sum[i];
+}
+
+void kd__conv_backward(kd__conv *v, const kd__conv_grads *g)
+{
+#pragma omp for schedule(static)
+    for (int64_t s = 0; s < v->slices; s++)
+        backward_slice(v, g, s);
+    const size_t blocks = blocks_of(v->pack[KD__CONV_WEIGHTS].floats);
+#pragma omp for schedule(static)
+    for (size_t b = 0; b < blocks + v->d.bias; b++) {
+        if (b < blocks)
+            reduce_block(v, g, b);
+        else
+            memcpy(g->dbias, add_shares(v, g->shared, v->bias_at, (size_t)v->d.out),
+                   (size_t)v->d.out * sizeof(float));
+    }
+}
