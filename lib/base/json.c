@@ -6,7 +6,7 @@
  */
 #include "kd/base.h"
 
-#include <math.h>
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -18,10 +18,12 @@ kd_status kd_json_load(const char *path, size_t limit, json_t **out, kd_err *err
     kd_status st = kd_file_read(path, limit, &text, &len, err);
     if (st) return st;
     json_error_t e;
+    errno = 0;
     json_t *value = json_loadb(text, len, JSON_REJECT_DUPLICATES, &e);
     free(text);
     if (!value) {
-        if (json_error_code(&e) == json_error_out_of_memory)
+        /* jansson tells few of its failed allocations from bad tokens; malloc's errno does. */
+        if (json_error_code(&e) == json_error_out_of_memory || errno == ENOMEM)
             return kd_fail(err, KD_ENOMEM, "%s: no memory to parse it", path);
         for (char *c = e.text; *c; c++) /* jansson quotes what it met, whatever that was */
             if ((unsigned char)*c < 0x20 || (unsigned char)*c >= 0x7F) *c = '?';
