@@ -180,6 +180,7 @@ def main():
     layouts = [""] if spec["arch"] == "mlp" else ["", "-cl"]
     modes = args.modes.split(",") if args.modes else [m + s for m in ("eager", "compile", "compile-max") for s in layouts]
     os.environ.setdefault("TORCHINDUCTOR_AUTOGRAD_CACHE", "1")
+    torch.set_flush_denormal(True)   # before the team starts: moments of dead units decay into slow numbers
     torch.set_num_threads(args.threads)
     torch._dynamo.config.cache_size_limit = 64   # one model object a mode
 
