@@ -51,7 +51,8 @@ typedef struct kd_model {
 /* Builds the graph of m->spec (already filled in); sets graph, input, logits. KD_EUSAGE names the
  * key; where: file name for the message. */
 kd_status kd_model_build(kd_model *m, const char *where, kd_err *err);
-/* Deep copy of spec through JSON into an empty model. */
+/* A model of the `model:` mapping spec ({"arch": "cnn", ...}), with weights yet to be set (kd_graph_init), mean 0 and
+ * scale 1. KD_EUSAGE and KD_ECORRUPT name where and the key. */
 kd_status kd_model_create(kd_model **out, const char *name, const json_t *spec, const char *where, kd_err *err);
 void kd_model_free(kd_model *m);
 /* Raw rows of a store's input column to what the graph takes: out (rows, input shape) = (raw - mean) * scale.
@@ -63,7 +64,7 @@ kd_status kd_model_feed(const kd_model *m, float *out, const void *raw, kd_dtype
 kd_status kd_model_save(kd_model *m, const char *folder, const json_t *extra, kd_err *err);
 /* KD_ENOTFOUND, KD_ECORRUPT, KD_EMISMATCH (tensor missing, of another shape or left over, by name). */
 kd_status kd_model_load(kd_model **out, const char *folder, kd_err *err);
-/* 32 hex digits over spec, preprocessing and weights: the identity of a teacher. */
+/* 32 hex digits over spec, preprocessing and weights: the identity of a teacher. "" when out of memory. */
 void kd_model_fingerprint(kd_model *m, char out[33]);
 /* Bytes of model.safetensors in folder, 0 if missing. */
 uint64_t kd_model_file_bytes(const char *folder);

@@ -1,0 +1,167 @@
+/* spec.c - from the `model:` mapping to a graph.
+ *
+ * The table below is all there is to know about a spec; architectures are functions in a second
+ * table. Single values are checked by the option table; what needs two keys (as many strides as
+ * channels) or the architecture (three input axes) is checked here, with the key in the message,
+ * before the first node is made. Shapes that shrink to nothing are found by the graph.
+ */
+#include "model_private.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+const kd_option kd_model_options[] = {
+    KD_OPT_CHOICE("Model", kd_model_spec, arch, "model.arch", 0, NULL, "mlp|cnn|dscnn|resnet", "architecture"),
+    KD_OPT_INTS("Model", kd_model_spec, input, "model.input", "N,...", 0, NULL, 1, 1 << 20,
+                "shape of a row: height, width, channels of an image; from the store when not given"),
+    KD_OPT_INT("Model", kd_model_spec, classes, "model.classes", "N", 0, "0", 0, 1 << 24,
+               "logits; 0: from the store"),
+    KD_OPT_INTS("Model", kd_model_spec, hidden, "model.hidden", "N,...", 0, NULL, 1, 1 << 20,
+                "widths of hidden fully connected layers"),
+    KD_OPT_INTS("Model", kd_model_spec, channels, "model.channels", "N,...", 0, NULL, 1, 1 << 16,
+                "channels of each convolution (cnn), of stem and blocks (dscnn), of stem and stages (resnet)"),
+    KD_OPT_INTS("Model", kd_model_spec, strides, "model.strides", "N,...", 0, NULL, 1, 64,
+                "stride for each entry of channels; none: all 1"),
+    KD_OPT_INTS("Model", kd_model_spec, pools, "model.pools", "N,...", 0, NULL, 1, 64,
+                "cnn: size of the max pool behind each convolution, 1 for none; none: no pools"),
+    KD_OPT_INT("Model", kd_model_spec, blocks, "model.blocks", "N", 0, "2", 1, 1000, "resnet: basic blocks a stage"),
+    KD_OPT_INT("Model", kd_model_spec, kernel, "model.kernel", "N", 0, "3", 1, 63,
+               "height and width of convolutions, odd"),
+    KD_OPT_CHOICE("Model", kd_model_spec, norm, "model.norm", 0, "batch", "batch|none", "norm behind convolutions"),
+    KD_OPT_CHOICE("Model", kd_model_spec, head, "model.head", 0, "gap", "gap|flatten",
+                  "from the last map to a vector: mean over space, or all of it"),
+    KD_OPT_REAL("Model", kd_model_spec, dropout, "model.dropout", "P", 0, "0", 0, 0.99,
+                "share of the last layer's inputs that is dropped in training"),
+};
+const size_t kd_model_options_n = KD_COUNT(kd_model_options);
+
+static const struct arch_row {
+    const char *name;
+    kd__arch *build;
+    bool image, stem; /* needs (H, W, C); channels[0] is the stem's, so two entries at least */
+} archs[] = {
+    {"mlp", kd__arch_mlp, false, false},
+    {"cnn", kd__arch_cnn, true, false},
+    {"dscnn", kd__arch_dscnn, true, true},
+    {"resnet", kd__arch_resnet, true, true},
+};
+
+static kd_status check_list(const kd_model_spec *s, const kd_ints *list, const char *key, const char *where,
+                            kd_err *err)
+{
+    if (list->n == 0 || list->n == s->channels.n) return KD_OK;
+    return kd_fail(err, KD_EUSAGE, "%s: %s has %zu entries, model.channels has %zu; give one for each or none", where,
+                   key, list->n, s->channels.n);
+}
+
+static kd_status check_image(const struct arch_row *a, const kd_model_spec *s, const char *where, kd_err *err)
+{
+    kd_status st;
+    if (s->input.n != 3)
+        return kd_fail(err, KD_EUSAGE,
+                       "%s: model.input has %zu axes, %s needs 3: height, width, channels (28, 28, 1)", where,
+                       s->input.n, a->name);
+    if (s->channels.n < (a->stem ? 2 : 1))
+        return kd_fail(err, KD_EUSAGE, "%s: model.channels has %zu entries, %s needs at least %s", where,
+                       s->channels.n, a->name, a->stem ? "2: the stem's and one more" : "1");
+    if ((st = check_list(s, &s->strides, "model.strides", where, err))) return st;
+    if ((st = check_list(s, &s->pools, "model.pools", where, err))) return st;
+    if (s->kernel % 2 == 0)
+        return kd_fail(err, KD_EUSAGE, "%s: model.kernel is %lld, expected an odd number (padding is kernel / 2)",
+                       where, (long long)s->kernel);
+    if (s->pools.n && strcmp(a->name, "cnn"))
+        return kd_fail(err, KD_EUSAGE, "%s: model.pools is for cnn, not %s; use model.strides", where, a->name);
+    if (s->norm && s->head) return KD_OK;
+    return kd_fail(err, KD_EUSAGE, "%s: model.%s is empty", where, s->norm ? "head" : "norm");
+}
+
+static kd_status check(const struct arch_row *a, const kd_model_spec *s, const char *where, kd_err *err)
+{
+    size_t size = 1;
+    if (s->classes < 1) return kd_fail(err, KD_EUSAGE, "%s: model.classes is not given", where);
+    if (s->input.n < 1 || s->input.n > KD_MAX_DIMS - 1)
+        return kd_fail(err, KD_EUSAGE, "%s: model.input has %zu axes, expected 1 to %d", where, s->input.n,
+                       KD_MAX_DIMS - 1);
+    for (size_t i = 0; i < s->input.n; i++)
+        if (!kd_mul_size(size, (size_t)s->input.v[i], &size) || size > 1u << 30)
+            return kd_fail(err, KD_EUSAGE, "%s: model.input is over 2^30 numbers a row", where);
+    if (a->image) return check_image(a, s, where, err);
+    if (s->channels.n || s->strides.n || s->pools.n)
+        return kd_fail(err, KD_EUSAGE, "%s: model.%s is for convolutions, not mlp; layers of an mlp are model.hidden",
+                       where, s->channels.n ? "channels" : s->strides.n ? "strides" : "pools");
+    return KD_OK;
+}
+
+kd_status kd_model_build(kd_model *m, const char *where, kd_err *err)
+{
+    const kd_model_spec *s = &m->spec;
+    const struct arch_row *a = NULL;
+    for (size_t i = 0; s->arch && i < KD_COUNT(archs); i++)
+        if (!strcmp(s->arch, archs[i].name)) a = &archs[i];
+    if (!a)
+        return kd_fail(err, KD_EUSAGE, "%s: model.arch is %s, expected mlp, cnn, dscnn or resnet", where,
+                       s->arch ? s->arch : "not given");
+    kd_status st = check(a, s, where, err);
+    if (st) return st;
+    kd_graph *g = kd_graph_create();
+    if (!g) return kd_fail(err, KD_ENOMEM, "%s: no memory for the model's graph", where);
+    kd_node input = kd_nn_input(g, "input", (int)s->input.n, s->input.v);
+    kd_node logits = a->build(g, s, input);
+    kd_graph_output(g, logits);
+    if ((st = kd_graph_finish(g, err))) {
+        kd_graph_free(g);
+        return kd_fail_in(err, st, "%s", where);
+    }
+    kd_graph_free(m->graph);
+    m->graph = g;
+    m->input = input;
+    m->logits = logits;
+    return KD_OK;
+}
+
+kd_status kd_model_create(kd_model **out, const char *name, const json_t *spec, const char *where, kd_err *err)
+{
+    *out = NULL;
+    kd_model *m = calloc(1, sizeof *m);
+    if (!m || !(m->name = kd_strdup(name))) {
+        kd_model_free(m);
+        return kd_fail(err, KD_ENOMEM, "%s: no memory for a model", where);
+    }
+    m->scale = 1;
+    json_t *nested = json_pack("{s:O}", "model", (json_t *)spec);
+    kd_status st = nested ? KD_OK : kd_fail(err, KD_ENOMEM, "%s: no memory for a model", where);
+    if (!st) st = kd_config_add(&m->config, kd_model_options, kd_model_options_n, &m->spec, err);
+    if (!st) st = kd_config_from_json(&m->config, nested, where, err);
+    if (!st) st = kd_model_build(m, where, err);
+    json_decref(nested);
+    if (st) {
+        kd_model_free(m);
+        return st;
+    }
+    *out = m;
+    return KD_OK;
+}
+
+void kd_model_free(kd_model *m)
+{
+    if (!m) return;
+    kd_graph_free(m->graph);
+    kd_config_release(&m->config);
+    json_decref(m->labels);
+    free(m->name);
+    free(m);
+}
+
+kd_status kd_model_feed(const kd_model *m, float *out, const void *raw, kd_dtype dtype, size_t rows, kd_err *err)
+{
+    const size_t n = rows * kd_graph_node_size(m->graph, m->input);
+    if (dtype == KD_U8) {
+        kd_nn_u8_to_f32(out, raw, n, m->mean, m->scale);
+        return KD_OK;
+    }
+    if (kd_to_f32(out, raw, dtype, n))
+        return kd_fail(err, KD_EUNSUPPORTED, "%s: input of type %s, expected numbers", m->name, kd_dtype_name(dtype));
+    for (size_t i = 0; i < n; i++) out[i] = (out[i] - m->mean) * m->scale;
+    return KD_OK;
+}
