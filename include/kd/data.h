@@ -77,35 +77,53 @@ kd_status kd_pack_plan(const kd_data_spec *spec, kd_pack_report *report, kd_err 
 
 /* ---- loading ------------------------------------------------------------------------------ */
 
+/* One loader and its streams belong to one thread at a time; the loader decodes with threads of its own.
+ *
+ *     kd_loader_params p = kd_loader_default_params();
+ *     p.threads = 2;
+ *     kd_loader_open(&l, store, columns, 2, &p, &err);
+ *     kd_stream_open(&s, l, seed, 128, true, &err);
+ *     for (uint64_t epoch = 0; epoch < 10; epoch++)
+ *         for (kd_loader_epoch(l, epoch, &err); !kd_stream_next(s, &b, &err) && b.rows;)
+ *             use(b.column[0], b.column[1], b.rows);
+ */
 #define KD_LOADER_COLUMNS 8
 typedef struct kd_loader kd_loader;
 typedef struct kd_stream kd_stream;
 typedef struct kd_loader_params {
     kd_split split;
-    uint64_t rows;         /* only the first n rows of the split; 0: all */
-    uint64_t window_rows;  /* rows shuffled together, default 65536: memory is window_rows * row bytes */
+    uint64_t rows;         /* only the first n rows of the split; 0: all; more than there are: KD_EUSAGE */
+    uint64_t window_rows;  /* rows shuffled together, default 65536: memory is window_rows * row bytes. Part of the order */
     uint64_t seed;         /* of the order of chunks; shared by all streams */
-    bool shuffle;          /* false: store order (evaluation) */
+    bool shuffle;          /* default true; false: store order (evaluation) */
     int threads;           /* that decode a window, default 1 */
 } kd_loader_params;
 kd_loader_params kd_loader_default_params(void);
 
-/* columns: indices in the store. KD_EUSAGE (empty split: names it), KD_ENOMEM, KD_ECORRUPT. */
+/* columns: indices in the store, dense and of fixed shape. A window is whole chunks, in the epoch's order of chunks, as
+ * many as window_rows holds (at least one). If one window holds all rows, they are decoded once a run, else
+ * each chunk once an epoch. KD_EUSAGE (empty split: names it), KD_EUNSUPPORTED (ragged), KD_ENOMEM. */
 kd_status kd_loader_open(kd_loader **out, kd_store *s, const int *columns, int n, const kd_loader_params *p, kd_err *err);
-void kd_loader_close(kd_loader *l);
+void kd_loader_close(kd_loader *l);               /* frees its streams too; NULL-safe */
 uint64_t kd_loader_rows(const kd_loader *l);
 size_t kd_loader_bytes(const kd_loader *l);       /* memory held, streams included */
 double kd_loader_seconds(const kd_loader *l);     /* spent decoding so far: the stall of the trainer */
-/* Adds a stream before the first epoch. drop_last: a rest smaller than the batch is left out (training). */
+uint64_t kd_loader_blocks(const kd_loader *l);    /* chunks x columns: what one pass decodes */
+uint64_t kd_loader_decoded(const kd_loader *l);   /* blocks decoded so far */
+bool kd_loader_resident(const kd_loader *l);      /* one window holds all rows: decoded once a run */
+/* Adds a stream before the first epoch. drop_last: a rest smaller than the batch is left out (training).
+ * KD_EUSAGE: batch 0, an epoch has begun, or drop_last with fewer rows than a batch. */
 kd_status kd_stream_open(kd_stream **out, kd_loader *l, uint64_t seed, uint32_t batch, bool drop_last, kd_err *err);
+/* Takes a stream out at any time: the others no longer wait for it. NULL-safe. */
+void kd_stream_close(kd_stream *s);
 uint64_t kd_stream_steps(const kd_stream *s);     /* batches an epoch */
-/* Starts an epoch for all streams; the loader decodes the first window. skip_steps positions every stream
- * behind that many of its own batches (resume) without touching chunks that lie whole before it where possible. */
+/* Starts an epoch for all streams, at its first row. The first window is decoded by the first kd_stream_next, so
+ * that skipping comes before and chunks that no stream wants are not touched. */
 kd_status kd_loader_epoch(kd_loader *l, uint64_t epoch, kd_err *err);
 /* Next batch of one stream. KD_OK and *rows > 0; *rows == 0: the epoch is over. The loader moves to the
  * next window when every stream has used the current one up: streams therefore advance in rounds
  * (each stream once, then the next round); a stream ahead of the window gets KD_OK with *rows == 0 and
- * *wait == true. */
+ * *wait == true. KD_ECORRUPT and others: from the store. */
 typedef struct kd_batch {
     uint32_t rows;
     const void *column[KD_LOADER_COLUMNS]; /* (rows, row bytes) raw values; borrowed until the stream's next call */
@@ -113,7 +131,8 @@ typedef struct kd_batch {
     bool wait;
 } kd_batch;
 kd_status kd_stream_next(kd_stream *s, kd_batch *b, kd_err *err);
-/* Skips n batches of an epoch just begun, for resume. */
+/* Skips n batches of an epoch just begun, for resume (n == steps: the whole epoch): what follows equals the
+ * uninterrupted run. KD_EUSAGE behind the first batch or for n over steps. */
 kd_status kd_stream_skip(kd_stream *s, uint64_t n, kd_err *err);
 
 #endif

@@ -101,4 +101,39 @@ kd_status kd__idmaker_init(kd__idmaker *m, const char *name, const kd_array *a, 
 kd_id kd__idmaker_id(kd__idmaker *m, const void *row);
 void kd__idmaker_release(kd__idmaker *m);
 
+/* ---- loader.c, stream.c: windows of decoded chunks, and the streams that draw from them ------ */
+
+struct kd_loader {
+    kd_store *store;
+    kd_loader_params p;
+    int columns, column[KD_LOADER_COLUMNS];
+    size_t row_bytes[KD_LOADER_COLUMNS];
+    uint32_t chunks;
+    uint32_t *chunk, *use; /* (chunks) in store order: number in the store; rows used of it */
+    uint64_t rows;         /* all rows used */
+    uint32_t *order;       /* (chunks) order of this epoch: indices into chunk */
+    uint64_t epoch;
+    bool begun;
+    /* The window: places 0..cap of the slabs. */
+    uint8_t *slab[KD_LOADER_COLUMNS]; /* (cap, row bytes) */
+    uint64_t *row_at;                 /* (cap) store-wide row of each place */
+    uint32_t *slot;                   /* (chunks) first place of a chunk */
+    uint32_t *place; /* (window_rows) places in the order of chunks: what a stream permutes */
+    size_t cap;
+    bool loaded, resident, decoded_all; /* resident: one window holds everything, decoded once a run */
+    uint32_t window, window_chunk, window_chunks; /* number; its chunks in order */
+    uint64_t window_first, window_rows;           /* in the sequence of the epoch's rows */
+    kd_cursor **cursor;                           /* (p.threads) */
+    kd_stream *streams;
+    size_t bytes;
+    uint64_t decoded;
+    double seconds;
+};
+/* Makes the window that holds row `at` of the epoch's sequence the current one, if it is not. */
+kd_status kd__loader_reach(kd_loader *l, uint64_t at, kd_err *err);
+/* Frees a stream that is no longer in the loader's list. */
+void kd__stream_free(kd_stream *s);
+void kd__stream_rewind(kd_stream *s);
+kd_stream *kd__stream_following(const kd_stream *s);
+
 #endif

@@ -1,0 +1,185 @@
+/* stream.c - shuffled batches of one seed and size.
+ *
+ * An epoch of a stream is one sequence of rows: window after window, each window's rows in an order
+ * permuted by (stream seed, epoch, window). Batches are consecutive pieces of that sequence; a piece
+ * may begin in one window and end in the next, so its first rows wait in the stream's own slab. A
+ * stream's position is one number, the rows taken of the sequence. Hence skipping is setting it, and
+ * what a stream delivers depends neither on the other streams nor on when it was asked.
+ *
+ * Several streams share a window; it gives way to the next only when each has taken its rows of it
+ * (or has reached its end).
+ */
+#include "data_private.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+struct kd_stream {
+    kd_loader *loader;
+    kd_stream *next;
+    uint64_t seed, steps, end; /* end: rows of the sequence that an epoch uses */
+    uint32_t batch;
+    uint64_t at;       /* rows taken */
+    uint32_t fill;     /* rows of them in the slab, of a batch not complete yet */
+    bool stepped;      /* a batch was asked for in this epoch */
+    uint32_t *order;   /* (loader cap) places of the window's rows in this stream's order */
+    uint32_t permuted; /* window that order is of */
+    bool has_order;
+    uint8_t *slab[KD_LOADER_COLUMNS]; /* (batch, row bytes) */
+    uint64_t *row;                    /* (batch) */
+    size_t bytes;
+};
+
+uint64_t kd_stream_steps(const kd_stream *s) { return s->steps; }
+kd_stream *kd__stream_following(const kd_stream *s) { return s->next; }
+
+void kd__stream_free(kd_stream *s)
+{
+    for (int i = 0; i < KD_LOADER_COLUMNS; i++) free(s->slab[i]);
+    free(s->order);
+    free(s->row);
+    free(s);
+}
+
+void kd_stream_close(kd_stream *s)
+{
+    if (!s) return;
+    for (kd_stream **p = &s->loader->streams; *p; p = &(*p)->next)
+        if (*p == s) {
+            *p = s->next;
+            break;
+        }
+    s->loader->bytes -= s->bytes;
+    kd__stream_free(s);
+}
+
+void kd__stream_rewind(kd_stream *s)
+{
+    s->at = 0;
+    s->fill = 0;
+    s->stepped = false;
+    s->has_order = false;
+}
+
+kd_status kd_stream_open(kd_stream **out, kd_loader *l, uint64_t seed, uint32_t batch, bool drop_last,
+                         kd_err *err)
+{
+    bool failed = false;
+    *out = NULL;
+    if (!batch) return kd_fail(err, KD_EUSAGE, "a batch of 0 rows");
+    if (l->begun) return kd_fail(err, KD_EUSAGE, "a stream was opened after the loader's first epoch began");
+    if (drop_last && l->rows < batch)
+        return kd_fail(err, KD_EUSAGE,
+                       "%s: %llu rows of split %s do not fill one batch of %u; lower the batch size",
+                       kd_store_path(l->store), (unsigned long long)l->rows, kd_split_name(l->p.split),
+                       batch);
+    kd_stream *s = calloc(1, sizeof(*s));
+    if (!s) return kd_fail(err, KD_ENOMEM, "out of memory");
+    s->loader = l;
+    s->seed = seed;
+    s->batch = batch;
+    s->steps = drop_last ? l->rows / batch : (l->rows + batch - 1) / batch;
+    s->end = drop_last ? s->steps * batch : l->rows;
+    s->order = malloc(l->cap * sizeof(*s->order));
+    s->row = malloc(batch * sizeof(*s->row));
+    s->bytes = sizeof(*s) + l->cap * sizeof(*s->order) + batch * sizeof(*s->row);
+    for (int i = 0; i < l->columns; i++) {
+        failed |= !(s->slab[i] = kd_alloc_aligned(batch, l->row_bytes[i]));
+        s->bytes += batch * l->row_bytes[i];
+    }
+    if (failed || !s->order || !s->row) {
+        kd__stream_free(s);
+        return kd_fail(err, KD_ENOMEM, "no memory for batches of %u rows", batch);
+    }
+    kd_stream **tail = &l->streams;
+    while (*tail) tail = &(*tail)->next;
+    *tail = *out = s;
+    l->bytes += s->bytes;
+    return KD_OK;
+}
+
+kd_status kd_stream_skip(kd_stream *s, uint64_t n, kd_err *err)
+{
+    if (!s->loader->begun || s->stepped)
+        return kd_fail(err, KD_EUSAGE, "batches can be skipped only at the beginning of an epoch");
+    if (n > s->steps)
+        return kd_fail(err, KD_EUSAGE, "%llu batches to skip, an epoch has %llu", (unsigned long long)n,
+                       (unsigned long long)s->steps);
+    s->at = n == s->steps ? s->end : n * s->batch;
+    return KD_OK;
+}
+
+/* ---- drawing ------------------------------------------------------------------------------ */
+
+static uint64_t window_end(const kd_loader *l) { return l->window_first + l->window_rows; }
+
+/* The first row that any stream still wants; *held: whether it is in the window at hand. */
+static uint64_t first_wanted(const kd_loader *l, bool *held)
+{
+    uint64_t first = UINT64_MAX;
+    for (const kd_stream *s = l->streams; s; s = s->next)
+        if (s->at < s->end && s->at < first) first = s->at;
+    *held = l->loaded && first < window_end(l);
+    return first;
+}
+
+static void permute(kd_stream *s)
+{
+    const kd_loader *l = s->loader;
+    size_t n = (size_t)l->window_rows;
+    kd_rng rng;
+    if (l->p.shuffle) {
+        kd_rng_init(&rng, s->seed, KD_RNG_ROWS, (uint32_t)l->epoch, l->window);
+        kd_rng_permute(&rng, s->order, n);
+        for (size_t i = 0; i < n; i++) s->order[i] = l->place[s->order[i]];
+    } else {
+        memcpy(s->order, l->place, n * sizeof(*s->order));
+    }
+    s->permuted = l->window;
+    s->has_order = true;
+}
+
+/* Copies n rows from the window to the slab, behind those that are there. */
+static void gather(kd_stream *s, uint32_t n)
+{
+    const kd_loader *l = s->loader;
+    const uint32_t *from = s->order + (s->at - l->window_first);
+    for (uint32_t i = 0; i < n; i++) s->row[s->fill + i] = l->row_at[from[i]];
+    for (int c = 0; c < l->columns; c++) {
+        size_t row = l->row_bytes[c];
+        uint8_t *out = s->slab[c] + s->fill * row;
+        for (uint32_t i = 0; i < n; i++, out += row) memcpy(out, l->slab[c] + from[i] * row, row);
+    }
+    s->at += n;
+    s->fill += n;
+}
+
+kd_status kd_stream_next(kd_stream *s, kd_batch *b, kd_err *err)
+{
+    kd_loader *l = s->loader;
+    *b = (kd_batch){0};
+    if (!l->begun) return kd_fail(err, KD_EUSAGE, "a batch was asked for before an epoch began");
+    s->stepped = true;
+    while (s->at < s->end && s->fill < s->batch) {
+        bool held;
+        uint64_t first = first_wanted(l, &held);
+        if (!held) {
+            kd_status st = kd__loader_reach(l, first, err);
+            if (st) return st;
+        }
+        if (s->at >= window_end(l)) {
+            b->wait = true;
+            return KD_OK;
+        }
+        if (!s->has_order || s->permuted != l->window) permute(s);
+        uint64_t n = window_end(l) - s->at;
+        if (n > s->batch - s->fill) n = s->batch - s->fill;
+        if (n > s->end - s->at) n = s->end - s->at;
+        gather(s, (uint32_t)n);
+    }
+    b->rows = s->fill; // 0 at the end of the epoch
+    b->row = s->row;
+    for (int c = 0; c < l->columns; c++) b->column[c] = s->slab[c];
+    s->fill = 0;
+    return KD_OK;
+}
