@@ -203,7 +203,7 @@ static void backward_slice(const kd__conv *v, const kd__conv_grads *g, int64_t s
     if (v->d.relu)
         vec->relu_mask(dy, dy, g->y + first * v->y_image, images * v->y_image);
     if (v->d.bias)
-        vec->col_sum(share + v->bias_at, dy, images * v->y_image / (size_t)v->d.out, (size_t)v->d.out);
+        vec->col_sum(share + v->bias_at, dy, images * v->y_image / (size_t)v->d.out, (size_t)v->d.out, (size_t)v->d.out);
     if (g->dx)
         data_gradient(v, v->prim[KD__CONV_DATA][last], dy, weights_of(v, KD__CONV_DATA, g->w),
                       g->dx + first * v->x_image, images);

@@ -201,8 +201,8 @@ typedef struct kd__vec {
     void (*relu_mask)(float *dx, const float *dy, const float *y, size_t n); /* dx = y > 0 ? dy : 0 */
     void (*relu_mask_add)(float *dx, const float *dy, const float *y, size_t n);
     /* rows x C blocks of batch norm: sums per channel of one slice of rows */
-    void (*col_sum)(float *sum, const float *x, size_t rows, size_t c);      /* sum[c] = sum over rows */
-    void (*col_sum_sqdev)(float *sum, const float *x, const float *mean, size_t rows, size_t c);
+    void (*col_sum)(float *sum, const float *x, size_t rows, size_t c, size_t ld); /* sum (c); rows ld floats apart */
+    void (*col_sum_sqdev)(float *sum, const float *x, const float *mean, size_t rows, size_t c, size_t ld);
     void (*scale_shift)(float *y, const float *x, const float *a, const float *b, size_t rows, size_t c, bool relu);
     /* s1 = sum dy, s2 = sum dy * (x - mean); with y: dy counts only where y > 0 */
     void (*bn_grad_sums)(float *s1, float *s2, const float *dy, const float *x, const float *mean, const float *y,
@@ -210,6 +210,10 @@ typedef struct kd__vec {
     /* dx (+)= k1 * dy + k2 * x + k3 per channel, dy masked by y > 0 if y */
     void (*bn_dx)(float *dx, const float *dy, const float *x, const float *y, const float *k1, const float *k2,
                   const float *k3, size_t rows, size_t c, bool add);
+    /* y (c) = largest of the rows of x at tap[0..taps), which (c) the index of that tap, the first one on a tie */
+    void (*max_window)(float *y, uint8_t *which, const float *x, const size_t *tap, size_t taps, size_t c);
+    void (*max_window_back)(float *dx, const uint8_t *which, const float *dy, const size_t *tap, size_t taps, size_t c);
+    void (*axpy)(float *y, const float *x, float a, size_t n);               /* y += a x */
 } kd__vec;
 const kd__vec *kd__vec_get(void); /* best for kd_cpu_isa(), chosen once */
 
