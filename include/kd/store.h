@@ -18,15 +18,15 @@
  * LMDB writes the files; sealed ones are read without it. LMDB trusts its file and aborts, crashes or
  * serves other bytes when a page is damaged, while a sealed segment is simple: every key from the
  * first to the last. So opening walks the branch and leaf pages once, checking every number, and
- * keeps a table of offsets; a read is a look-up and a checked pointer. Damage is an error by
- * construction, and a read costs no search.
+ * keeps a table of offsets; a read is a look-up and one pread into the cursor. Damage, a failing disk
+ * and a file cut under our feet are errors by construction, a read costs no search, and memory does
+ * not grow with the store.
  *
  * Life of a segment: written as FILE.part in transactions of whole chunks; a killed writer leaves a
  * .part that kd_store_writer_* continues (resume) after the last committed chunk; sealing syncs, renames
  * the file, then writes the manifest. New stores are built in NAME.kd.part/ and the folder is renamed at the end.
  *
  * Threads: one kd_store per path and process; one kd_cursor per thread; a writer belongs to one thread.
- * Readers borrow from the map only inside kd_cursor_read.
  *
  * docs/store-format.md describes every byte.
  */
@@ -107,7 +107,7 @@ const json_t *kd_store_teacher(const kd_store *s, const char *name);
 /* Bytes of a column's decoded blocks and of its records as stored (headers included). KD_ECORRUPT. */
 kd_status kd_store_column_bytes(const kd_store *s, int column, uint64_t *raw, uint64_t *stored, kd_err *err);
 
-/* A cursor per thread: a zstd context and its scratch. KD_ENOMEM, KD_EIO, KD_ECORRUPT. */
+/* A cursor per thread: a zstd context and buffers for the largest record and block. KD_ENOMEM, KD_EIO, KD_ECORRUPT. */
 kd_status kd_cursor_open(kd_cursor **out, kd_store *s, kd_err *err);
 void kd_cursor_close(kd_cursor *c);
 /* Bytes of the decoded block: rows * row bytes (fixed shapes). For a ragged column a block is

@@ -12,9 +12,20 @@
  * is done config.json, model.safetensors, metrics.jsonl, provenance.json are there and the folder is renamed to FOLDER.
  * Unfinished outputs never look finished.
  *
- * A checkpoint (ckpt-EPOCH-STEP.kdc, last N and best kept) holds weights, buffers, optimizer state, position, schedule, metrics
- * so far and a contract (config, store root, teacher, seed, ISA level) that a resume must match; resume gives
- * bit-identical final weights.
+ * A checkpoint (ckpt-EPOCH-STEP.kdc, last N kept) holds weights, buffers, optimizer state, the best weights
+ * where those are asked for, position, metrics so far and a contract (config, roots of the columns read,
+ * seed, instruction set) that a resume must match; resume gives bit-identical final weights.
+ *
+ * Each student has a position (epoch, step) of its own and takes exactly the batch of that position, so students may
+ * stand at different places: after a crash each goes on from its own newest whole checkpoint, and a student added
+ * later catches up while the others wait.
+ *
+ *     kd_trainer_params p = kd_trainer_default_params();
+ *     p.threads = 2;
+ *     if (kd_student_load(&spec, "cnn.yaml", NULL, &err) || kd_trainer_create(&t, store, &p, &err)) ...
+ *     for (uint64_t seed = 0; seed < 3; seed++)
+ *         if (kd_trainer_add(t, &spec, seed, "distilled", folder[seed], &skipped, &err)) ...
+ *     if (kd_trainer_run(t, NULL, NULL, NULL, &err)) ...
  */
 #ifndef KD_TRAIN_H
 #define KD_TRAIN_H
@@ -59,12 +70,13 @@ typedef struct kd_trainer_params {
     int threads;
     uint64_t rows;            /* first n training rows; 0: all */
     uint64_t window_rows;     /* of the loader */
-    int64_t checkpoint_seconds; /* a checkpoint at the end of an epoch when that much time has passed; 0: each epoch */
+    int64_t checkpoint_seconds; /* a checkpoint when that much time has passed; 0: at the end of each epoch */
     int64_t checkpoint_keep;  /* last N */
     bool resume;              /* continue FOLDER.part; finished folders are left as they are */
-    bool force;               /* start over, replace finished folders */
+    bool force;               /* start over, replace finished folders; with resume only what does not fit */
     const char *command;      /* command line, for provenance */
     int team;                 /* 0 choose, 1 one thread a student, 2 whole team: for tests and benchmarks */
+    uint64_t valid_cache;     /* bytes: validation rows are kept decoded if they fit, else decoded each epoch */
 } kd_trainer_params;
 kd_trainer_params kd_trainer_default_params(void);
 
@@ -75,7 +87,10 @@ kd_status kd_trainer_create(kd_trainer **out, kd_store *s, const kd_trainer_para
 kd_status kd_trainer_add(kd_trainer *t, const kd_student_spec *spec, uint64_t seed, const char *role,
                          const char *folder, bool *skipped, kd_err *err);
 size_t kd_trainer_students(const kd_trainer *t);
-size_t kd_trainer_bytes(const kd_trainer *t);  /* planned memory, all students and the loader */
+/* Opens the loader and plans all memory; run does it if nobody did. Writes nothing. No student can be added afterwards.
+ * KD_ENOMEM, KD_EUSAGE (fewer training rows than a batch: names the student). */
+kd_status kd_trainer_plan(kd_trainer *t, kd_err *err);
+size_t kd_trainer_bytes(const kd_trainer *t);  /* planned memory, all students and the loader; 0 before plan */
 typedef struct kd_train_progress {
     uint64_t step, steps;     /* of the longest student */
     uint64_t rows;            /* rows x students trained so far */
@@ -90,17 +105,25 @@ kd_status kd_trainer_run(kd_trainer *t, volatile const int *stop,
 typedef struct kd_train_result {
     const char *name, *folder, *role;
     uint64_t seed;
-    bool done, failed;
-    double seconds, loss, valid_accuracy, valid_loss;
+    bool done, failed, skipped; /* skipped: was finished before, figures are from its folder */
+    uint64_t epochs;          /* finished */
+    double seconds;           /* in this student's own steps */
+    double loss, valid_accuracy, valid_loss; /* of the weights kept; validation figures NAN without validation rows */
     uint64_t weight_hash;     /* XXH3 of the trainable slab and the buffers */
     size_t params;
 } kd_train_result;
 void kd_trainer_result(const kd_trainer *t, size_t i, kd_train_result *r);
-/* Chunks decoded per epoch and column, and what one decode per chunk and epoch would be: equal when all is well. */
+/* Blocks (chunks x columns) of training rows decoded by this run, and what one decode of each chunk an epoch would be
+ * (one a run where all rows fit into one window): equal when all is well, fewer after a resume. */
 void kd_trainer_reads(const kd_trainer *t, uint64_t *decoded, uint64_t *expected);
 double kd_trainer_stall(const kd_trainer *t);  /* seconds spent decoding */
 /* Formula of student i as resolved; free() it. */
 char *kd_trainer_formula(const kd_trainer *t, size_t i);
+/* Configuration of student i as resolved against the store; new reference. */
+json_t *kd_trainer_config(const kd_trainer *t, size_t i);
+/* Sentences that do not stop a run (a damaged checkpoint passed over, a student that diverged, a teacher that
+ * disagrees with the labels); NULL past the last. Borrowed until the next call that trains or adds. */
+const char *kd_trainer_warning(const kd_trainer *t, size_t i);
 void kd_trainer_free(kd_trainer *t);
 
 #endif

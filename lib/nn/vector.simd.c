@@ -48,16 +48,16 @@ static inline __attribute__((always_inline)) void mask(vec *d, const vec *y)
 
 /* Runs BODY once per group of 16 channels from `c0`, with n the (constant, where possible) number of
  * channels in the group. */
-#define FOR_CHANNELS(C, BODY)                                                                      \
+#define FOR_CHANNELS(C, ...)                                                                       \
     do {                                                                                           \
         size_t c0 = 0;                                                                             \
         for (; c0 + LANES <= (C); c0 += LANES) {                                                   \
             const size_t n = LANES;                                                                \
-            BODY                                                                                   \
+            __VA_ARGS__                                                                                  \
         }                                                                                          \
         if (c0 < (C)) {                                                                            \
             const size_t n = (C) - c0;                                                             \
-            BODY                                                                                   \
+            __VA_ARGS__                                                                                  \
         }                                                                                          \
     } while (0)
 

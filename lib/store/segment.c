@@ -2,8 +2,8 @@
  *
  * A segment is dense: chunk by chunk, column by column, every key from the first to the last. So
  * the B-tree is walked once when the store is opened (pagewalk.c, branch and leaf pages only, about
- * one page in 150 records) and becomes a table of offsets; a read is then a table look-up and a
- * checked pointer into the map. Nothing read later can lead outside of the file, whatever it holds.
+ * one page in 150 records) and becomes a table of offsets; a read is then a look-up and one pread.
+ * Nothing read later can lead outside of the file, whatever it holds.
  *
  * Key (0, 0) is the segment's header record; the data of chunk c, column i has the key (c + 1, i).
  */
@@ -13,7 +13,6 @@
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -91,6 +90,19 @@ out:
     return text;
 }
 
+kd_status kd__header_read(int fd, uint64_t offset, uint64_t size, char **text, size_t *len, uint64_t *checksum,
+                          kd_err *err)
+{
+    if (size > KD__HEADER_MAX)
+        return kd_fail(err, KD_ECORRUPT, "a header record of %llu bytes", (unsigned long long)size);
+    uint8_t *bytes = malloc(size + 1);
+    if (!bytes) return kd_fail(err, KD_ENOMEM, "out of memory");
+    kd_status st = kd__pread(fd, bytes, size, offset, err);
+    if (!st) st = kd__record_open_header(bytes, size, text, len, checksum, err);
+    free(bytes);
+    return st;
+}
+
 kd_status kd__segment_check_header(const kd__segment *g, const kd_store *s, const char *text, size_t len,
                                    uint64_t checksum, kd_err *err)
 {
@@ -123,10 +135,7 @@ static kd_status check_file(kd__segment *g, const kd_store *s, kd_err *err)
                        (unsigned long long)g->bytes);
     if ((st = kd__pages_open(&pages, g->fd, err))) return st;
     if ((st = kd__index_build(&g->index, &pages, g->columns, 1 + (uint64_t)s->nchunks * g->columns, false, err))) return st;
-    void *map = mmap(NULL, g->bytes, PROT_READ, MAP_SHARED, g->fd, 0);
-    if (map == MAP_FAILED) return kd_fail_errno(err, errno, "mapping %llu bytes", (unsigned long long)g->bytes);
-    g->map = map;
-    st = kd__record_open_header(g->map + g->index.offset[0], g->index.size[0], &text, &len, &sum, err);
+    st = kd__header_read(g->fd, g->index.offset[0], g->index.size[0], &text, &len, &sum, err);
     if (!st) st = kd__segment_check_header(g, s, text, len, sum, err);
     free(text);
     return st;
@@ -152,9 +161,7 @@ kd_status kd__segment_open(kd__segment *g, const kd_store *s, kd_err *err)
 
 void kd__segment_close(kd__segment *g)
 {
-    if (g->map) munmap((void *)(uintptr_t)g->map, g->bytes);
     if (g->fd >= 0) close(g->fd);
-    g->map = NULL;
     g->fd = -1;
     kd__index_release(&g->index);
 }

@@ -10,6 +10,7 @@
 #include "kd/store.h"
 
 #include <stdatomic.h>
+#define ZSTD_STATIC_LINKING_ONLY /* ZSTD_d_forceIgnoreChecksum */
 #include <zstd.h>
 
 #if __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
@@ -93,7 +94,8 @@ typedef struct kd__decoder {
     uint8_t *scratch;
     size_t size;
 } kd__decoder;
-kd_status kd__decoder_init(kd__decoder *d, kd_err *err);
+/* frame_checksum: also check zstd's own checksum of the decoded bytes. */
+kd_status kd__decoder_init(kd__decoder *d, bool frame_checksum, kd_err *err);
 void kd__decoder_release(kd__decoder *d);
 kd_status kd__decoder_reserve(kd__decoder *d, size_t size, kd_err *err);
 /* Decodes a record that kd__record_check accepted; out: r->raw bytes. */
@@ -163,6 +165,9 @@ kd_status kd__index_alloc(kd__index *x, uint32_t columns, uint64_t entries, kd_e
 /* Puts one node of a walk in its place. KD_ECORRUPT: not a key of this segment. */
 kd_status kd__index_put(kd__index *x, const kd__node *n, kd_err *err);
 void kd__index_release(kd__index *x);
+/* Reads a segment's header record at offset; text: free() it. KD_ECORRUPT, KD_EIO, KD_ENOMEM. */
+kd_status kd__header_read(int fd, uint64_t offset, uint64_t size, char **text, size_t *len, uint64_t *checksum,
+                          kd_err *err);
 
 typedef struct kd__segment {
     char name[KD_STORE_NAME_MAX], file[KD_STORE_NAME_MAX + 16];
@@ -172,11 +177,10 @@ typedef struct kd__segment {
     uint32_t first_column, columns; /* in the store's list */
     const json_t *entry;            /* of the manifest; borrowed */
     int fd;                         /* -1 until opened */
-    const uint8_t *map;
     kd__index index;
 } kd__segment;
 
-/* Opens the file named in the manifest: size, meta pages, index, header record, map. */
+/* Opens the file named in the manifest: size, meta pages, index, header record. */
 kd_status kd__segment_open(kd__segment *g, const kd_store *s, kd_err *err);
 void kd__segment_close(kd__segment *g);
 /* Compares the segment's header text with the manifest. KD_ECORRUPT, KD_EMISMATCH. */

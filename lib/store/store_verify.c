@@ -138,16 +138,16 @@ static kd_status check_entry(check *k, uint64_t entry, buffers *b, kd_err *err)
     size_t size = x->size[entry];
     kd_status st;
     if (!x->offset[entry]) return kd_fail(err, KD_ECORRUPT, "the record is missing");
-    if ((st = grow(&b->record, &b->record_size, size, err))) return st;
-    if ((st = kd__pread(g->fd, b->record, size, x->offset[entry], err))) return st;
     if (!entry) {
         char *text = NULL;
         size_t len = 0;
-        st = kd__record_open_header(b->record, size, &text, &len, &k->sums[0], err);
+        st = kd__header_read(g->fd, x->offset[0], size, &text, &len, &k->sums[0], err);
         if (!st) st = kd__segment_check_header(g, k->store, text, len, k->sums[0], err);
         free(text);
         return st;
     }
+    if ((st = grow(&b->record, &b->record_size, size, err))) return st;
+    if ((st = kd__pread(g->fd, b->record, size, x->offset[entry], err))) return st;
     kd__record r = {0};
     kd__expect want = {.index = (uint32_t)((entry - 1) % g->columns), .chunk = (uint32_t)((entry - 1) / g->columns), .tag = g->tag};
     want.column = &k->store->columns[g->first_column + want.index];
@@ -164,7 +164,7 @@ static void check_entries(check *k, bool main_thread)
 {
     buffers b = {0};
     kd_err e = {0};
-    kd_status st = kd__decoder_init(&b.decoder, &e);
+    kd_status st = kd__decoder_init(&b.decoder, true, &e);
     for (uint64_t i; st != KD_ENOMEM && (i = atomic_fetch_add(&k->next, 1)) < k->index.entries;) {
         st = check_entry(k, i, &b, &e);
         if (st && st != KD_ENOMEM) {

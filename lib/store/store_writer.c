@@ -189,18 +189,12 @@ static kd_status resume_header(kd_store_writer *w, const kd__pages *p, const cha
     kd__walk walk = {.pages = p, .db = &p->main_db, .node = first_node, .arg = &n};
     char *was = NULL;
     size_t len = 0;
-    uint8_t *bytes = NULL;
     kd_status st = kd__walk_run(&walk, err);
     if (st != KD_ESTOPPED) return st ? st : kd_fail(err, KD_ECORRUPT, "no header record");
-    if (n.size > KD__HEADER_MAX || !(bytes = malloc(n.size + 1)))
-        return kd_fail(err, KD_ECORRUPT, "a header record of %llu bytes", (unsigned long long)n.size);
-    if ((st = kd__pread(p->fd, bytes, n.size, n.offset, err))) goto out;
-    if ((st = kd__record_open_header(bytes, n.size, &was, &len, &w->tag, err))) goto out;
-    if ((st = compare_header(w, was, len, text, err))) goto out;
-    st = kd__writer_push_sum(w, w->tag, err);
-out:
+    if ((st = kd__header_read(p->fd, n.offset, n.size, &was, &len, &w->tag, err))) return st;
+    st = compare_header(w, was, len, text, err);
+    if (!st) st = kd__writer_push_sum(w, w->tag, err);
     free(was);
-    free(bytes);
     return st;
 }
 

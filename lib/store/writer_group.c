@@ -20,6 +20,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 enum { FIRST_MAP = 1 << 24 };
 
@@ -121,14 +122,27 @@ static kd_status pack_group(kd_store_writer *w, kd_err *err)
 
 /* ---- LMDB --------------------------------------------------------------------------------- */
 
+/* LMDB reports a short write as EIO, and a full disk begins with one: a small write behind the end of
+ * the file tells. (Sealing cuts the file to its pages, so what it leaves is harmless.) */
+static bool disk_full(const kd_store_writer *w, int rc)
+{
+    static const char probe[65536];
+    struct stat sb;
+    if (rc == ENOSPC || rc == EDQUOT || rc == EFBIG) return true;
+    if (rc != EIO || fstat(w->lock, &sb)) return false;
+    ssize_t n = pwrite(w->lock, probe, sizeof(probe), sb.st_size);
+    bool full = n < 0 ? errno == ENOSPC || errno == EDQUOT || errno == EFBIG : (size_t)n < sizeof(probe);
+    return ftruncate(w->lock, sb.st_size) == 0 && full;
+}
+
 static kd_status fail_mdb(kd_store_writer *w, int rc, const char *doing, kd_err *err)
 {
     w->failed = true;
     uint32_t kept = w->nchunks - w->group.chunks;
     unsigned long long rows = kept ? w->chunks[kept - 1].first + w->chunks[kept - 1].rows : 0;
-    if (rc == ENOSPC || rc == EDQUOT)
+    if (disk_full(w, rc))
         return kd_fail(err, KD_EFULL,
-                       "%s: disk full while %s; %u chunks (%llu rows) are safe there: free some space, then go on with "
+                       "%s: disk full (or a limit on file size reached) while %s; %u chunks (%llu rows) are safe there: free some space, then go on with "
                        "--resume",
                        w->part, doing, kept, rows);
     return kd_fail(err, rc == ENOMEM ? KD_ENOMEM : KD_EIO, "%s: %s: %s; %u chunks (%llu rows) are safe, go on with --resume",

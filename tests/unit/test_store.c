@@ -2,6 +2,8 @@
 #include "store_fixture.h"
 
 #include <fcntl.h>
+#include <signal.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 
@@ -482,6 +484,54 @@ static void the_map_grows_without_losing_a_chunk(void **state)
     kd_store_close(s);
 }
 
+/* A limit on the size of files stands in for a full disk (tests/cli/store_full.sh has a real one). */
+static void a_full_disk_keeps_what_was_committed(void **state)
+{
+    (void)state;
+    kd_column c[FX_COLUMNS];
+    kd_writer_params p = fx_params();
+    kd_store_writer *w;
+    json_t *contract = fx_contract();
+    kd_chunk_info i[64];
+    struct rlimit was, limit;
+    uint32_t n = fx_chunks(i), k, committed;
+    const char *path = in_dir("full.kd");
+    assert_int_equal(getrlimit(RLIMIT_FSIZE, &was), 0);
+    fx_columns(c);
+    for (rlim_t bytes = 9000; bytes < 150000; bytes += 10007) {
+        kd_err e = {0};
+        kd_status st = KD_OK;
+        limit = (struct rlimit){.rlim_cur = bytes, .rlim_max = was.rlim_max};
+        signal(SIGXFSZ, SIG_IGN);
+        assert_int_equal(setrlimit(RLIMIT_FSIZE, &limit), 0);
+        p.force = true;
+        p.resume = false;
+        st = kd_store_create(&w, path, c, FX_COLUMNS, contract, &p, &e);
+        committed = 0;
+        for (k = 0; !st && k < n; k++) {
+            st = fx_append(w, c, FX_COLUMNS, 100, &i[k], &e);
+            if (!st) st = kd_store_writer_commit(w, &e);
+            committed += !st;
+        }
+        bool begun = k > 0;
+        if (begun && st) FAILS(kd_store_writer_append(w, KD_TRAIN, 1, NULL, err), KD_EIO, "--resume");
+        if (begun) kd_store_writer_close(w);
+        assert_int_equal(setrlimit(RLIMIT_FSIZE, &was), 0);
+        assert_int_equal(st, KD_EFULL);
+        assert_int_equal(e.code, KD_EFULL);
+        assert_non_null(strstr(e.msg, "safe there"));
+        p.force = false;
+        p.resume = true;
+        OK(kd_store_create(&w, path, c, FX_COLUMNS, contract, &p, err));
+        assert_int_equal(kd_store_writer_chunks(w), committed);
+        fx_fill(w, c, FX_COLUMNS, 100, committed, n);
+        OK(kd_store_writer_seal(w, NULL, err));
+        roots_of(path, in_dir("all.kd"), true);
+        OK(kd_remove_tree(path, err));
+    }
+    json_decref(contract);
+}
+
 static int make_dir(void **state)
 {
     (void)state;
@@ -512,6 +562,7 @@ int main(void)
         cmocka_unit_test(wrong_columns_are_refused),
         cmocka_unit_test(wrong_blocks_are_refused),
         cmocka_unit_test(wrong_reads_are_refused),
+        cmocka_unit_test(a_full_disk_keeps_what_was_committed),
         cmocka_unit_test(the_map_grows_without_losing_a_chunk),
     };
     return cmocka_run_group_tests(tests, make_dir, remove_dir);
