@@ -29,12 +29,12 @@ struct kd__conv {
     kd__conv_desc d;
     kd__team *team;
     bool pointwise;
-    int64_t slice, slices;       /* images in a slice; the last slice may be smaller */
-    size_t x_image, y_image;     /* floats of one image */
+    int64_t slice, slices;   /* images in a slice; the last slice may be smaller */
+    size_t x_image, y_image; /* floats of one image */
     size_t weights;
-    kd__prim *prim[3][2];        /* [pass][last slice] */
-    packing pack[3];             /* by pass; copy is NULL for KD__CONV_WEIGHTS */
-    size_t share, bias_at;       /* floats of one slice's gradients, and where dbias is in it */
+    kd__prim *prim[3][2];  /* [pass][last slice] */
+    packing pack[3];       /* by pass; copy is NULL for KD__CONV_WEIGHTS */
+    size_t share, bias_at; /* floats of one slice's gradients, and where dbias is in it */
 };
 
 enum { BLOCK = 1024 }; /* elements of weights that one thread packs or adds at a time */
@@ -61,10 +61,17 @@ static kd_status make_pointwise(kd__conv *v, kd__conv_pass pass, int64_t images,
     const kd__conv_desc *d = &v->d;
     const int64_t rows = images * d->h * d->w, c = d->c, o = d->out;
     const kd__gemm_desc desc[] = {
-        [KD__CONV_FORWARD] = {.m = rows, .n = o, .k = c, .lda = c, .ldb = c, .ldc = o, .tb = true,
-                              .bias = d->bias, .relu = d->relu},
-        [KD__CONV_DATA] = {.m = rows, .n = c, .k = o, .lda = o, .ldb = c, .ldc = c,
-                           .accumulate = d->accumulate_dx},
+        [KD__CONV_FORWARD] = {.m = rows,
+                              .n = o,
+                              .k = c,
+                              .lda = c,
+                              .ldb = c,
+                              .ldc = o,
+                              .tb = true,
+                              .bias = d->bias,
+                              .relu = d->relu},
+        [KD__CONV_DATA] =
+            {.m = rows, .n = c, .k = o, .lda = o, .ldb = c, .ldc = c, .accumulate = d->accumulate_dx},
         [KD__CONV_WEIGHTS] = {.m = o, .n = c, .k = rows, .lda = o, .ldb = c, .ldc = c, .ta = true},
     };
     return kd__prim_matmul(out, &desc[pass], v->team, err);
@@ -94,8 +101,7 @@ kd_status kd__conv_create(kd__conv **out, const kd__conv_desc *d, kd__team *team
 {
     assert(d->groups == 1 || (d->groups == d->c && d->out == d->c));
     kd__conv *v = calloc(1, sizeof *v);
-    if (!v)
-        return kd_fail(err, KD_ENOMEM, "out of memory for a convolution");
+    if (!v) return kd_fail(err, KD_ENOMEM, "out of memory for a convolution");
     v->d = *d;
     v->team = team;
     v->pointwise = d->k == 1 && d->stride == 1 && d->pad == 0 && d->groups == 1;
@@ -105,10 +111,8 @@ kd_status kd__conv_create(kd__conv **out, const kd__conv_desc *d, kd__team *team
     v->y_image = (size_t)(d->out_h * d->out_w * d->out);
     v->weights = (size_t)(d->out * (d->c / d->groups) * d->k * d->k);
     kd_status st = make_pass(v, KD__CONV_FORWARD, err);
-    if (!st && d->need_dx)
-        st = make_pass(v, KD__CONV_DATA, err);
-    if (!st && d->training)
-        st = make_pass(v, KD__CONV_WEIGHTS, err);
+    if (!st && d->need_dx) st = make_pass(v, KD__CONV_DATA, err);
+    if (!st && d->training) st = make_pass(v, KD__CONV_WEIGHTS, err);
     if (!st && d->need_dx && d->accumulate_dx && !v->pointwise)
         st = kd__team_reserve(team, (size_t)v->slice * v->x_image, err);
     v->bias_at = round_up(v->pack[KD__CONV_WEIGHTS].floats, 16);
@@ -147,8 +151,7 @@ size_t kd__conv_bytes(const kd__conv *v)
 static void pack_block(const packing *p, size_t block, const float *w)
 {
     const size_t end = kd_min_size((block + 1) * BLOCK, p->floats);
-    for (size_t i = block * BLOCK; i < end; i++)
-        p->copy[i] = p->order[i] ? w[p->order[i] - 1] : 0.0f;
+    for (size_t i = block * BLOCK; i < end; i++) p->copy[i] = p->order[i] ? w[p->order[i] - 1] : 0.0f;
 }
 
 static void pack_weights(const kd__conv *v, const float *w)
@@ -156,11 +159,9 @@ static void pack_weights(const kd__conv *v, const float *w)
     const packing *first = &v->pack[KD__CONV_FORWARD], *second = &v->pack[KD__CONV_DATA];
     const size_t n = first->copy ? blocks_of(first->floats) : 0;
     const size_t all = n + (second->copy ? blocks_of(second->floats) : 0);
-    if (!all)
-        return;
+    if (!all) return;
 #pragma omp for schedule(static)
-    for (size_t b = 0; b < all; b++)
-        pack_block(b < n ? first : second, b < n ? b : b - n, w);
+    for (size_t b = 0; b < all; b++) pack_block(b < n ? first : second, b < n ? b : b - n, w);
 }
 
 static const float *weights_of(const kd__conv *v, kd__conv_pass pass, const float *w)
@@ -188,8 +189,7 @@ static void data_gradient(const kd__conv *v, const kd__prim *prim, const float *
     const bool staged = v->d.accumulate_dx && !v->pointwise; // a matrix product adds by itself
     float *to = staged ? kd__team_stage(v->team) : dx;
     kd__prim_run(prim, dy, w, NULL, to);
-    if (staged)
-        kd__vec_get()->add_to(dx, to, images * v->x_image);
+    if (staged) kd__vec_get()->add_to(dx, to, images * v->x_image);
 }
 
 static void backward_slice(const kd__conv *v, const kd__conv_grads *g, int64_t s)
@@ -200,10 +200,10 @@ static void backward_slice(const kd__conv *v, const kd__conv_grads *g, int64_t s
     const size_t images = last ? (size_t)v->d.batch - first : (size_t)v->slice;
     const float *x = g->x + first * v->x_image;
     float *dy = g->dy + first * v->y_image, *share = g->shared + (size_t)s * v->share;
-    if (v->d.relu)
-        vec->relu_mask(dy, dy, g->y + first * v->y_image, images * v->y_image);
+    if (v->d.relu) vec->relu_mask(dy, dy, g->y + first * v->y_image, images * v->y_image);
     if (v->d.bias)
-        vec->col_sum(share + v->bias_at, dy, images * v->y_image / (size_t)v->d.out, (size_t)v->d.out, (size_t)v->d.out);
+        vec->col_sum(share + v->bias_at, dy, images * v->y_image / (size_t)v->d.out, (size_t)v->d.out,
+                     (size_t)v->d.out);
     if (g->dx)
         data_gradient(v, v->prim[KD__CONV_DATA][last], dy, weights_of(v, KD__CONV_DATA, g->w),
                       g->dx + first * v->x_image, images);
@@ -220,7 +220,8 @@ static const float *add_shares(const kd__conv *v, float *shared, size_t at, size
 {
     for (int64_t step = 1; step < v->slices; step *= 2)
         for (int64_t i = 0; i + step < v->slices; i += 2 * step)
-            kd__vec_get()->add_to(shared + (size_t)i * v->share + at, shared + (size_t)(i + step) * v->share + at, n);
+            kd__vec_get()->add_to(shared + (size_t)i * v->share + at,
+                                  shared + (size_t)(i + step) * v->share + at, n);
     return shared + at;
 }
 
@@ -229,18 +230,15 @@ static void reduce_block(const kd__conv *v, const kd__conv_grads *g, size_t bloc
     const packing *p = &v->pack[KD__CONV_WEIGHTS];
     const size_t at = block * BLOCK, n = kd_min_size(BLOCK, p->floats - at);
     const float *sum = add_shares(v, g->shared, at, n);
-    if (!p->order)
-        memcpy(g->dw + at, sum, n * sizeof *sum);
+    if (!p->order) memcpy(g->dw + at, sum, n * sizeof *sum);
     for (size_t i = 0; p->order && i < n; i++)
-        if (p->order[at + i])
-            g->dw[p->order[at + i] - 1] = sum[i];
+        if (p->order[at + i]) g->dw[p->order[at + i] - 1] = sum[i];
 }
 
 void kd__conv_backward(kd__conv *v, const kd__conv_grads *g)
 {
 #pragma omp for schedule(static)
-    for (int64_t s = 0; s < v->slices; s++)
-        backward_slice(v, g, s);
+    for (int64_t s = 0; s < v->slices; s++) backward_slice(v, g, s);
     const size_t blocks = blocks_of(v->pack[KD__CONV_WEIGHTS].floats);
 #pragma omp for schedule(static)
     for (size_t b = 0; b < blocks + v->d.bias; b++) {

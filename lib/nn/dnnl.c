@@ -52,8 +52,7 @@ static dnnl_status_t md_tagged(md *m, int nd, const dnnl_dims_t dims, dnnl_forma
 static dnnl_status_t md_copy(md *m, md_ref from) { return dnnl_memory_desc_clone(m, from); }
 static void md_release(md *m)
 {
-    if (*m)
-        dnnl_memory_desc_destroy(*m);
+    if (*m) dnnl_memory_desc_destroy(*m);
 }
 static dnnl_status_t append_relu(dnnl_post_ops_t ops)
 {
@@ -109,8 +108,8 @@ static dnnl_status_t matmul_pd(dnnl_primitive_desc_t *pd, dnnl_engine_t engine, 
 
 /* Forward: (x, w) -> y; data: (dy, w) -> dx; weights: (x, dy) -> dw. hint: forward's descriptor. */
 static dnnl_status_t conv_pd(dnnl_primitive_desc_t *pd, dnnl_engine_t engine, kd__conv_pass pass,
-                             const kd__conv_desc *c, const md_ref op[OPERANDS],
-                             dnnl_primitive_desc_t hint, dnnl_primitive_attr_t attr)
+                             const kd__conv_desc *c, const md_ref op[OPERANDS], dnnl_primitive_desc_t hint,
+                             dnnl_primitive_attr_t attr)
 {
     const dnnl_dims_t stride = {c->stride, c->stride}, pad = {c->pad, c->pad};
     const dnnl_alg_kind_t alg = dnnl_convolution_direct;
@@ -121,19 +120,21 @@ static dnnl_status_t conv_pd(dnnl_primitive_desc_t *pd, dnnl_engine_t engine, kd
         return dnnl_convolution_forward_primitive_desc_create(pd, engine, prop, alg, op[A], op[B], op[BIAS],
                                                               op[C], stride, none, pad, pad, attr);
     if (pass == KD__CONV_DATA)
-        return dnnl_convolution_backward_data_primitive_desc_create(
-            pd, engine, alg, op[C], op[B], op[A], stride, none, pad, pad, hint, attr);
-    return dnnl_convolution_backward_weights_primitive_desc_create(
-        pd, engine, alg, op[A], op[C], NULL, op[B], stride, none, pad, pad, hint, attr);
+        return dnnl_convolution_backward_data_primitive_desc_create(pd, engine, alg, op[C], op[B], op[A],
+                                                                    stride, none, pad, pad, hint, attr);
+    return dnnl_convolution_backward_weights_primitive_desc_create(pd, engine, alg, op[A], op[C], NULL, op[B],
+                                                                   stride, none, pad, pad, hint, attr);
 #else
     dnnl_convolution_desc_t d;
     dnnl_status_t st;
     if (pass == KD__CONV_FORWARD)
-        st = dnnl_convolution_forward_desc_init(&d, prop, alg, op[A], op[B], op[BIAS], op[C], stride, pad, pad);
+        st = dnnl_convolution_forward_desc_init(&d, prop, alg, op[A], op[B], op[BIAS], op[C], stride, pad,
+                                                pad);
     else if (pass == KD__CONV_DATA)
         st = dnnl_convolution_backward_data_desc_init(&d, alg, op[C], op[B], op[A], stride, pad, pad);
     else
-        st = dnnl_convolution_backward_weights_desc_init(&d, alg, op[A], op[C], NULL, op[B], stride, pad, pad);
+        st =
+            dnnl_convolution_backward_weights_desc_init(&d, alg, op[A], op[C], NULL, op[B], stride, pad, pad);
     return st ? st : dnnl_primitive_desc_create(pd, &d, attr, engine, hint);
 #endif
 }
@@ -151,19 +152,16 @@ static void init_engine(void)
 {
     const kd_isa isa = kd_cpu_isa();
     static const dnnl_cpu_isa_t cap[] = {
-        [KD_ISA_SCALAR] = dnnl_cpu_isa_sse41,
-        [KD_ISA_AVX2] = dnnl_cpu_isa_avx2,
-        [KD_ISA_AVX512] = dnnl_cpu_isa_avx512_core,
-        [KD_ISA_AVX512BF16] = dnnl_cpu_isa_avx512_core_bf16,
+        [KD_ISA_SCALAR] = dnnl_cpu_isa_sse41,        [KD_ISA_AVX2] = dnnl_cpu_isa_avx2,
+        [KD_ISA_AVX512] = dnnl_cpu_isa_avx512_core,  [KD_ISA_AVX512BF16] = dnnl_cpu_isa_avx512_core_bf16,
         [KD_ISA_AMX] = dnnl_cpu_isa_avx512_core_amx,
     };
     const dnnl_version_t *v = dnnl_version();
-    snprintf(the_name, sizeof the_name, "oneDNN %d.%d.%d, %s", v->major, v->minor, v->patch, kd_isa_name(isa));
+    snprintf(the_name, sizeof the_name, "oneDNN %d.%d.%d, %s", v->major, v->minor, v->patch,
+             kd_isa_name(isa));
     engine_status = dnnl_set_max_cpu_isa(cap[isa]);
-    if (engine_status == dnnl_unimplemented)
-        engine_status = dnnl_success;
-    if (!engine_status)
-        engine_status = dnnl_engine_create(&the_engine, dnnl_cpu, 0);
+    if (engine_status == dnnl_unimplemented) engine_status = dnnl_success;
+    if (!engine_status) engine_status = dnnl_engine_create(&the_engine, dnnl_cpu, 0);
 }
 
 const char *kd__backend_name(void)
@@ -174,8 +172,7 @@ const char *kd__backend_name(void)
 
 static kd_status lib_fail(dnnl_status_t st, const char *what, kd_err *err)
 {
-    if (st == dnnl_out_of_memory)
-        return kd_fail(err, KD_ENOMEM, "out of memory while making %s", what);
+    if (st == dnnl_out_of_memory) return kd_fail(err, KD_ENOMEM, "out of memory while making %s", what);
     return kd_fail(err, KD_EUNSUPPORTED, "%s cannot make %s (%s); try another KD_ISA, or other sizes",
                    the_name, what, dnnl_status2str(st));
 }
@@ -205,8 +202,7 @@ int kd__team_index(void) { return omp_get_thread_num(); }
 kd_status kd__team_create(kd__team **out, int threads, kd_err *err)
 {
     kd_status st = engine_open(err);
-    if (st)
-        return st;
+    if (st) return st;
     kd__team *t = calloc(1, sizeof *t);
     if (t && (t->lane = calloc((size_t)threads, sizeof *t->lane)))
         t->threads = threads;
@@ -228,21 +224,18 @@ kd_status kd__team_create(kd__team **out, int threads, kd_err *err)
 kd_status kd__exec_team(kd__team **out, kd_exec *ex, kd_err *err)
 {
     kd_status st = ex->team ? KD_OK : kd__team_create(&ex->team, ex->p.threads, err);
-    if (!st)
-        *out = ex->team;
+    if (!st) *out = ex->team;
     return st;
 }
 
 void kd__team_free(kd__team *t)
 {
     for (int i = 0; t && i < t->threads; i++) {
-        if (t->lane[i].stream)
-            dnnl_stream_destroy(t->lane[i].stream);
+        if (t->lane[i].stream) dnnl_stream_destroy(t->lane[i].stream);
         free(t->lane[i].scratch);
         free(t->lane[i].stage);
     }
-    if (t)
-        free(t->lane);
+    if (t) free(t->lane);
     free(t);
 }
 
@@ -255,8 +248,7 @@ size_t kd__team_bytes(const kd__team *t)
 static bool grow(void *buffer, size_t bytes)
 {
     void **b = buffer, *larger = kd_alloc_aligned(bytes, 1);
-    if (!larger)
-        return false;
+    if (!larger) return false;
     free(*b);
     *b = larger;
     return true;
@@ -288,29 +280,24 @@ struct kd__prim {
     dnnl_primitive_desc_t pd;
     dnnl_primitive_t prim;
     kd__team *team;
-    dnnl_memory_t *mem;    /* (threads, OPERANDS); NULL where there is no operand */
-    int arg[OPERANDS];     /* what oneDNN calls the operands */
-    md op[BIAS + 1];       /* descriptors as asked for */
-    md plain;              /* of a convolution's weights, as kd keeps them */
-    int weights;           /* which operand the weights are; -1: a matrix product */
+    dnnl_memory_t *mem; /* (threads, OPERANDS); NULL where there is no operand */
+    int arg[OPERANDS];  /* what oneDNN calls the operands */
+    md op[BIAS + 1];    /* descriptors as asked for */
+    md plain;           /* of a convolution's weights, as kd keeps them */
+    int weights;        /* which operand the weights are; -1: a matrix product */
     bool has_bias;
-    char what[96];         /* for messages */
+    char what[96]; /* for messages */
 };
 
 void kd__prim_free(kd__prim *p)
 {
-    if (!p)
-        return;
+    if (!p) return;
     for (int i = 0; p->mem && i < p->team->threads * OPERANDS; i++)
-        if (p->mem[i])
-            dnnl_memory_destroy(p->mem[i]);
+        if (p->mem[i]) dnnl_memory_destroy(p->mem[i]);
     free(p->mem);
-    if (p->prim)
-        dnnl_primitive_destroy(p->prim);
-    if (p->pd)
-        dnnl_primitive_desc_destroy(p->pd);
-    for (int i = 0; i <= BIAS; i++)
-        md_release(&p->op[i]);
+    if (p->prim) dnnl_primitive_destroy(p->prim);
+    if (p->pd) dnnl_primitive_desc_destroy(p->pd);
+    for (int i = 0; i <= BIAS; i++) md_release(&p->op[i]);
     md_release(&p->plain);
     free(p);
 }
@@ -340,15 +327,11 @@ static dnnl_status_t make_attr(dnnl_primitive_attr_t *out, bool relu, bool accum
 {
     dnnl_post_ops_t ops = NULL;
     dnnl_status_t st = dnnl_primitive_attr_create(out);
-    if (!st)
-        st = dnnl_primitive_attr_set_scratchpad_mode(*out, dnnl_scratchpad_mode_user);
+    if (!st) st = dnnl_primitive_attr_set_scratchpad_mode(*out, dnnl_scratchpad_mode_user);
     if (!st && (relu || accumulate) && !(st = dnnl_post_ops_create(&ops))) {
-        if (accumulate)
-            st = append_sum(ops);
-        if (!st && relu)
-            st = append_relu(ops);
-        if (!st)
-            st = dnnl_primitive_attr_set_post_ops(*out, ops);
+        if (accumulate) st = append_sum(ops);
+        if (!st && relu) st = append_relu(ops);
+        if (!st) st = dnnl_primitive_attr_set_post_ops(*out, ops);
         dnnl_post_ops_destroy(ops);
     }
     return st;
@@ -358,14 +341,11 @@ static dnnl_status_t make_attr(dnnl_primitive_attr_t *out, bool relu, bool accum
 static dnnl_status_t make_memory(kd__prim *p, const md_ref op[OPERANDS])
 {
     const int n = p->team->threads;
-    if (!(p->mem = calloc((size_t)n * OPERANDS, sizeof *p->mem)))
-        return dnnl_out_of_memory;
+    if (!(p->mem = calloc((size_t)n * OPERANDS, sizeof *p->mem))) return dnnl_out_of_memory;
     for (int i = 0; i < n * OPERANDS; i++) {
-        if (!op[i % OPERANDS])
-            continue;
+        if (!op[i % OPERANDS]) continue;
         dnnl_status_t st = dnnl_memory_create(&p->mem[i], op[i % OPERANDS], the_engine, DNNL_MEMORY_NONE);
-        if (st)
-            return st;
+        if (st) return st;
     }
     return dnnl_success;
 }
@@ -375,13 +355,11 @@ static kd_status make_runnable(kd__prim *p, kd_err *err)
 {
     md_ref op[OPERANDS];
     asked_for(p, op);
-    if (p->weights >= 0)
-        op[p->weights] = weights_md(p);
+    if (p->weights >= 0) op[p->weights] = weights_md(p);
     op[SCRATCH] = dnnl_primitive_desc_query_md(p->pd, dnnl_query_scratchpad_md, 0);
     const size_t scratch = op[SCRATCH] ? dnnl_memory_desc_get_size(op[SCRATCH]) : 0;
     dnnl_status_t st = dnnl_primitive_create(&p->prim, p->pd);
-    if (!st)
-        st = make_memory(p, op);
+    if (!st) st = make_memory(p, op);
     return st ? lib_fail(st, p->what, err) : reserve_scratch(p->team, scratch, err);
 }
 
@@ -400,20 +378,16 @@ static dnnl_status_t matmul_describe(kd__prim *p, const kd__gemm_desc *d)
                                       DNNL_ARG_SCRATCHPAD};
     memcpy(p->arg, arg, sizeof arg);
     dnnl_status_t st = matrix(&p->op[A], d->m, d->k, d->lda, d->ta);
-    if (!st)
-        st = matrix(&p->op[B], d->k, d->n, d->ldb, d->tb);
-    if (!st)
-        st = matrix(&p->op[C], d->m, d->n, d->ldc, false);
-    if (!st && d->bias)
-        st = matrix(&p->op[BIAS], 1, d->n, d->n, false);
+    if (!st) st = matrix(&p->op[B], d->k, d->n, d->ldb, d->tb);
+    if (!st) st = matrix(&p->op[C], d->m, d->n, d->ldc, false);
+    if (!st && d->bias) st = matrix(&p->op[BIAS], 1, d->n, d->n, false);
     return st;
 }
 
 kd_status kd__prim_matmul(kd__prim **out, const kd__gemm_desc *d, kd__team *team, kd_err *err)
 {
     kd__prim *p = calloc(1, sizeof *p);
-    if (!p)
-        return kd_fail(err, KD_ENOMEM, "out of memory for a matrix product");
+    if (!p) return kd_fail(err, KD_ENOMEM, "out of memory for a matrix product");
     p->team = team;
     p->weights = -1;
     p->has_bias = d->bias;
@@ -423,15 +397,12 @@ kd_status kd__prim_matmul(kd__prim **out, const kd__gemm_desc *d, kd__team *team
     omp_set_num_threads(1);
     dnnl_primitive_attr_t attr = NULL;
     dnnl_status_t s = matmul_describe(p, d);
-    if (!s)
-        s = make_attr(&attr, d->relu, d->accumulate);
+    if (!s) s = make_attr(&attr, d->relu, d->accumulate);
     md_ref op[OPERANDS];
     asked_for(p, op);
-    if (!s)
-        s = matmul_pd(&p->pd, the_engine, op, attr);
+    if (!s) s = matmul_pd(&p->pd, the_engine, op, attr);
     kd_status st = s ? lib_fail(s, p->what, err) : make_runnable(p, err);
-    if (attr)
-        dnnl_primitive_attr_destroy(attr);
+    if (attr) dnnl_primitive_attr_destroy(attr);
     omp_set_num_threads(threads);
     if (st)
         kd__prim_free(p);
@@ -463,12 +434,9 @@ static dnnl_status_t conv_describe(kd__prim *p, kd__conv_pass pass, const kd__co
     p->weights = w_is[pass];
     const dnnl_dims_t x = {images, d->c, d->h, d->w}, y = {images, d->out, d->out_h, d->out_w}, b = {d->out};
     dnnl_status_t st = md_tagged(&p->op[x_is[pass]], 4, x, dnnl_nhwc);
-    if (!st)
-        st = md_tagged(&p->op[y_is[pass]], 4, y, dnnl_nhwc);
-    if (!st && p->has_bias)
-        st = md_tagged(&p->op[BIAS], 1, b, dnnl_a);
-    if (!st)
-        st = conv_weights(&p->plain, d, true);
+    if (!st) st = md_tagged(&p->op[y_is[pass]], 4, y, dnnl_nhwc);
+    if (!st && p->has_bias) st = md_tagged(&p->op[BIAS], 1, b, dnnl_a);
+    if (!st) st = conv_weights(&p->plain, d, true);
     if (!st)
         st = same_order ? md_copy(&p->op[p->weights], weights_md(same_order))
                         : conv_weights(&p->op[p->weights], d, false);
@@ -483,10 +451,9 @@ static dnnl_status_t conv_hint(dnnl_primitive_desc_t *pd, const kd__prim *p, kd_
     memset(&any, 0, sizeof any);
     dnnl_status_t st = conv_weights(&any, d, false);
     const bool data = pass == KD__CONV_DATA;
-    const md_ref op[OPERANDS] = {[A] = md_of(&p->op[data ? C : A]), [B] = md_of(&any),
-                                 [C] = md_of(&p->op[data ? A : B])};
-    if (!st)
-        st = conv_pd(pd, the_engine, KD__CONV_FORWARD, d, op, NULL, NULL);
+    const md_ref op[OPERANDS] = {
+        [A] = md_of(&p->op[data ? C : A]), [B] = md_of(&any), [C] = md_of(&p->op[data ? A : B])};
+    if (!st) st = conv_pd(pd, the_engine, KD__CONV_FORWARD, d, op, NULL, NULL);
     md_release(&any);
     return st;
 }
@@ -496,8 +463,7 @@ kd_status kd__prim_conv(kd__prim **out, kd__conv_pass pass, const kd__conv_desc 
 {
     static const char *const name[] = {"forward", "backward to data", "backward to weights"};
     kd__prim *p = calloc(1, sizeof *p);
-    if (!p)
-        return kd_fail(err, KD_ENOMEM, "out of memory for a convolution");
+    if (!p) return kd_fail(err, KD_ENOMEM, "out of memory for a convolution");
     p->team = team;
     p->has_bias = pass == KD__CONV_FORWARD && d->bias;
     snprintf(p->what, sizeof p->what, "a %dx%d convolution (%s) of %lld to %lld channels", d->k, d->k,
@@ -507,19 +473,14 @@ kd_status kd__prim_conv(kd__prim **out, kd__conv_pass pass, const kd__conv_desc 
     dnnl_primitive_desc_t hint = NULL;
     dnnl_primitive_attr_t attr = NULL;
     dnnl_status_t s = conv_describe(p, pass, d, images, same_order);
-    if (!s && pass != KD__CONV_FORWARD)
-        s = conv_hint(&hint, p, pass, d);
-    if (!s)
-        s = make_attr(&attr, pass == KD__CONV_FORWARD && d->relu, false);
+    if (!s && pass != KD__CONV_FORWARD) s = conv_hint(&hint, p, pass, d);
+    if (!s) s = make_attr(&attr, pass == KD__CONV_FORWARD && d->relu, false);
     md_ref op[OPERANDS];
     asked_for(p, op);
-    if (!s)
-        s = conv_pd(&p->pd, the_engine, pass, d, op, hint, attr);
+    if (!s) s = conv_pd(&p->pd, the_engine, pass, d, op, hint, attr);
     kd_status st = s ? lib_fail(s, p->what, err) : make_runnable(p, err);
-    if (attr)
-        dnnl_primitive_attr_destroy(attr);
-    if (hint)
-        dnnl_primitive_desc_destroy(hint);
+    if (attr) dnnl_primitive_attr_destroy(attr);
+    if (hint) dnnl_primitive_desc_destroy(hint);
     omp_set_num_threads(threads);
     if (st)
         kd__prim_free(p);
@@ -541,26 +502,17 @@ static dnnl_status_t reorder(const kd__prim *p, float *from, float *to)
     omp_set_num_threads(1);
     dnnl_status_t st = dnnl_reorder_primitive_desc_create(&pd, md_of(&p->plain), the_engine, weights_md(p),
                                                           the_engine, NULL);
-    if (!st)
-        st = dnnl_primitive_create(&prim, pd);
-    if (!st)
-        st = dnnl_memory_create(&src, md_of(&p->plain), the_engine, from);
-    if (!st)
-        st = dnnl_memory_create(&dst, weights_md(p), the_engine, to);
+    if (!st) st = dnnl_primitive_create(&prim, pd);
+    if (!st) st = dnnl_memory_create(&src, md_of(&p->plain), the_engine, from);
+    if (!st) st = dnnl_memory_create(&dst, weights_md(p), the_engine, to);
     const dnnl_exec_arg_t args[] = {{DNNL_ARG_FROM, src}, {DNNL_ARG_TO, dst}};
-    if (!st)
-        st = dnnl_primitive_execute(prim, stream, 2, args);
-    if (!st)
-        st = dnnl_stream_wait(stream);
+    if (!st) st = dnnl_primitive_execute(prim, stream, 2, args);
+    if (!st) st = dnnl_stream_wait(stream);
     omp_set_num_threads(threads);
-    if (src)
-        dnnl_memory_destroy(src);
-    if (dst)
-        dnnl_memory_destroy(dst);
-    if (prim)
-        dnnl_primitive_destroy(prim);
-    if (pd)
-        dnnl_primitive_desc_destroy(pd);
+    if (src) dnnl_memory_destroy(src);
+    if (dst) dnnl_memory_destroy(dst);
+    if (prim) dnnl_primitive_destroy(prim);
+    if (pd) dnnl_primitive_desc_destroy(pd);
     return st;
 }
 
@@ -575,12 +527,10 @@ kd_status kd__prim_weight_order(const kd__prim *p, uint32_t **out, size_t *float
     uint32_t *order = malloc(n * sizeof *order);
     dnnl_status_t st = from && to && order ? dnnl_success : dnnl_out_of_memory;
     if (!st) {
-        for (size_t i = 0; i < plain; i++)
-            from[i] = (float)(i + 1);
+        for (size_t i = 0; i < plain; i++) from[i] = (float)(i + 1);
         st = reorder(p, from, to);
     }
-    for (size_t i = 0; !st && i < n; i++)
-        order[i] = (uint32_t)to[i];
+    for (size_t i = 0; !st && i < n; i++) order[i] = (uint32_t)to[i];
     free(from);
     free(to);
     if (st) {
@@ -605,19 +555,13 @@ void kd__prim_run(const kd__prim *p, const float *a, const float *b, const float
     dnnl_status_t st = dnnl_success;
     int n = 0;
     for (int i = 0; i < OPERANDS; i++) {
-        if (!mem[i])
-            continue;
-        if (!st)
-            st = dnnl_memory_set_data_handle(mem[i], (void *)(uintptr_t)data[i]);
+        if (!mem[i]) continue;
+        if (!st) st = dnnl_memory_set_data_handle(mem[i], (void *)(uintptr_t)data[i]);
         args[n++] = (dnnl_exec_arg_t){p->arg[i], mem[i]};
     }
     const int threads = omp_get_max_threads();
-    if (threads != 1)
-        omp_set_num_threads(1);
-    if (!st)
-        st = dnnl_primitive_execute(p->prim, l->stream, n, args);
-    if (threads != 1)
-        omp_set_num_threads(threads);
-    if (st)
-        c[0] = NAN;
+    if (threads != 1) omp_set_num_threads(1);
+    if (!st) st = dnnl_primitive_execute(p->prim, l->stream, n, args);
+    if (threads != 1) omp_set_num_threads(threads);
+    if (st) c[0] = NAN;
 }

@@ -21,9 +21,9 @@
 
 struct kd__gemm {
     kd__gemm_desc d;
-    kd__prim *prim[2][2];    /* [last row of tiles][last column of tiles] */
+    kd__prim *prim[2][2]; /* [last row of tiles][last column of tiles] */
     int64_t tile_m, tile_n;
-    int64_t rows, cols;      /* of the grid */
+    int64_t rows, cols; /* of the grid */
     kd__team *team;
 };
 
@@ -31,7 +31,10 @@ static int64_t div_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 /* oneDNN 2.6 has its good kernel for a transposed B only where the rows of C touch each other
  * (109 GFLOP/s on one core against 50 to 100); such a tile is computed beside and copied into C. */
-static bool staged(const kd__gemm_desc *d, int64_t tile_n) { return d->tb && !d->accumulate && tile_n < d->ldc; }
+static bool staged(const kd__gemm_desc *d, int64_t tile_n)
+{
+    return d->tb && !d->accumulate && tile_n < d->ldc;
+}
 
 /* Nanoseconds that one tile takes: the call, multiply-adds in whole registers, more of them where
  * the columns do not fill the kernel's blocks of 48, the copy of B into the kernel's layout, dear
@@ -47,11 +50,15 @@ static double tile_cost(const kd__gemm_desc *d, int64_t m, int64_t n)
 
 static double grid_cost(const kd__gemm_desc *d, int64_t m, int64_t n)
 {
-    static const struct { int threads; double weight; } team[] = {{2, 1.0}, {8, 1.0}, {32, 0.05}};
+    static const struct {
+        int threads;
+        double weight;
+    } team[] = {{2, 1.0}, {8, 1.0}, {32, 0.05}};
     const int64_t tiles = div_up(d->m, m) * div_up(d->n, n);
     double cost = 0;
     for (size_t i = 0; i < sizeof team / sizeof *team; i++)
-        cost += team[i].weight * team[i].threads * (double)div_up(tiles, team[i].threads) * tile_cost(d, m, n);
+        cost +=
+            team[i].weight * team[i].threads * (double)div_up(tiles, team[i].threads) * tile_cost(d, m, n);
     return cost;
 }
 
@@ -67,8 +74,7 @@ static void choose_tile(const kd__gemm_desc *d, int64_t *tile_m, int64_t *tile_n
         for (int64_t j = 1; j <= 64; j++) {
             const int64_t m = div_up(div_up(d->m, i), 16) * 16, n = div_up(div_up(d->n, j), 16) * 16;
             const double cost = grid_cost(d, m, n);
-            if (cost >= best || leaves_one(d->m, m) || leaves_one(d->n, n))
-                continue;
+            if (cost >= best || leaves_one(d->m, m) || leaves_one(d->n, n)) continue;
             best = cost;
             *tile_m = m < d->m ? m : d->m;
             *tile_n = n < d->n ? n : d->n;
@@ -80,25 +86,21 @@ kd_status kd__gemm_create(kd__gemm **out, const kd__gemm_desc *d, kd__team *team
     assert(d->m > 0 && d->n > 0 && d->k > 0 && !(d->accumulate && (d->bias || d->relu)));
     assert((d->n > 1 || d->ldc == 1) && (d->m > 1 || !d->ta || d->lda == 1)); // see leaves_one
     kd__gemm *g = calloc(1, sizeof *g);
-    if (!g)
-        return kd_fail(err, KD_ENOMEM, "out of memory for a matrix product");
+    if (!g) return kd_fail(err, KD_ENOMEM, "out of memory for a matrix product");
     g->d = *d;
     choose_tile(d, &g->tile_m, &g->tile_n);
     g->rows = div_up(d->m, g->tile_m);
     g->cols = div_up(d->n, g->tile_n);
     g->team = team;
     kd_status st = KD_OK;
-    if (staged(d, g->tile_n))
-        st = kd__team_reserve(team, (size_t)(g->tile_m * g->tile_n), err);
+    if (staged(d, g->tile_n)) st = kd__team_reserve(team, (size_t)(g->tile_m * g->tile_n), err);
     for (int i = 0; i < 4 && !st; i++) {
         const bool last_m = i & 2, last_n = i & 1;
-        if ((!last_m && g->rows == 1) || (!last_n && g->cols == 1))
-            continue;
+        if ((!last_m && g->rows == 1) || (!last_n && g->cols == 1)) continue;
         kd__gemm_desc tile = *d;
         tile.m = last_m ? d->m - (g->rows - 1) * g->tile_m : g->tile_m;
         tile.n = last_n ? d->n - (g->cols - 1) * g->tile_n : g->tile_n;
-        if (staged(d, g->tile_n))
-            tile.ldc = tile.n;
+        if (staged(d, g->tile_n)) tile.ldc = tile.n;
         st = kd__prim_matmul(&g->prim[last_m][last_n], &tile, team, err);
     }
     if (st)
@@ -110,8 +112,7 @@ kd_status kd__gemm_create(kd__gemm **out, const kd__gemm_desc *d, kd__team *team
 
 void kd__gemm_free(kd__gemm *g)
 {
-    for (int i = 0; g && i < 4; i++)
-        kd__prim_free(g->prim[i / 2][i % 2]);
+    for (int i = 0; g && i < 4; i++) kd__prim_free(g->prim[i / 2][i % 2]);
     free(g);
 }
 
@@ -124,8 +125,8 @@ static void run_tile(const kd__gemm_call *call, int64_t t)
     const bool last_m = row == g->rows - 1, last_n = col == g->cols - 1, beside = staged(d, g->tile_n);
     const int64_t m = row * g->tile_m, n = col * g->tile_n;
     float *c = call->c + m * d->ldc + n, *to = beside ? kd__team_stage(g->team) : c;
-    kd__prim_run(g->prim[last_m][last_n], call->a + (d->ta ? m : m * d->lda), call->b + (d->tb ? n * d->ldb : n),
-                 call->bias ? call->bias + n : NULL, to);
+    kd__prim_run(g->prim[last_m][last_n], call->a + (d->ta ? m : m * d->lda),
+                 call->b + (d->tb ? n * d->ldb : n), call->bias ? call->bias + n : NULL, to);
     if (beside) {
         const int64_t height = last_m ? d->m - m : g->tile_m, width = last_n ? d->n - n : g->tile_n;
         for (int64_t i = 0; i < height; i++)
@@ -136,8 +137,7 @@ static void run_tile(const kd__gemm_call *call, int64_t t)
 void kd__gemm_run(const kd__gemm_call *call, int n)
 {
     int64_t tiles = 0;
-    for (int i = 0; i < n; i++)
-        tiles += call[i].g->rows * call[i].g->cols;
+    for (int i = 0; i < n; i++) tiles += call[i].g->rows * call[i].g->cols;
 #pragma omp for schedule(static)
     for (int64_t t = 0; t < tiles; t++) {
         int64_t in_call = t;

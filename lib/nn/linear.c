@@ -59,8 +59,7 @@ static double macs(const kd_graph *g, const kd__node_info *n)
 static void release(kd__state *s)
 {
     linear *l = s->own;
-    if (!l)
-        return;
+    if (!l) return;
     kd__gemm_free(l->forward);
     kd__gemm_free(l->data);
     kd__gemm_free(l->weights);
@@ -70,27 +69,30 @@ static void release(kd__state *s)
 
 static kd_status plan(kd_exec *ex, kd__state *s, kd_err *err)
 {
-    if (ex->p.naive)
-        return KD_OK;
+    if (ex->p.naive) return KD_OK;
     const kd__node_info *n = s->n;
     const int64_t rows = rows_of(ex, n), out = n->a.out, in = in_of(kd__graph_in(ex->g, n, 0));
     kd__team *team;
     kd_status st = kd__exec_team(&team, ex, err);
-    if (st)
-        return st;
+    if (st) return st;
     linear *l = s->own = calloc(1, sizeof *l);
-    if (!l)
-        return kd_fail(err, KD_ENOMEM, "layer %s: out of memory", n->name);
-    const kd__gemm_desc forward = {.m = rows, .n = out, .k = in, .lda = in, .ldb = in, .ldc = out, .tb = true,
-                                   .bias = n->a.bias, .relu = n->a.relu};
-    const kd__gemm_desc data = {.m = rows, .n = in, .k = out, .lda = out, .ldb = in, .ldc = in,
-                                .accumulate = s->add[0]};
-    const kd__gemm_desc weights = {.m = out, .n = in, .k = rows, .lda = out, .ldb = in, .ldc = in, .ta = true};
+    if (!l) return kd_fail(err, KD_ENOMEM, "layer %s: out of memory", n->name);
+    const kd__gemm_desc forward = {.m = rows,
+                                   .n = out,
+                                   .k = in,
+                                   .lda = in,
+                                   .ldb = in,
+                                   .ldc = out,
+                                   .tb = true,
+                                   .bias = n->a.bias,
+                                   .relu = n->a.relu};
+    const kd__gemm_desc data = {
+        .m = rows, .n = in, .k = out, .lda = out, .ldb = in, .ldc = in, .accumulate = s->add[0]};
+    const kd__gemm_desc weights = {
+        .m = out, .n = in, .k = rows, .lda = out, .ldb = in, .ldc = in, .ta = true};
     st = kd__gemm_create(&l->forward, &forward, team, err);
-    if (!st && ex->p.training)
-        st = kd__gemm_create(&l->weights, &weights, team, err);
-    if (!st && s->want_dx[0])
-        st = kd__gemm_create(&l->data, &data, team, err);
+    if (!st && ex->p.training) st = kd__gemm_create(&l->weights, &weights, team, err);
+    if (!st && s->want_dx[0]) st = kd__gemm_create(&l->data, &data, team, err);
     return st ? kd_fail_in(err, st, "layer %s", n->name) : KD_OK;
 }
 
@@ -104,18 +106,12 @@ static void forward(kd_exec *ex, kd__state *s)
 
 /* Column sums of dy (rows, out): a block of columns belongs to one thread, which adds row by row.
  * No barrier: the products that follow have one. */
-static void bias_gradient(float *db, const float *dy, int64_t rows, int64_t out)
+static void bias_gradient(float *db, const float *dy, size_t rows, size_t out)
 {
-    enum { BLOCK = 64 };
+    const size_t block = 64;
 #pragma omp for schedule(static) nowait
-    for (int64_t b = 0; b < out; b += BLOCK) {
-        const int64_t n = out - b < BLOCK ? out - b : BLOCK;
-        float sum[BLOCK] = {0};
-        for (int64_t r = 0; r < rows; r++)
-            for (int64_t j = 0; j < n; j++)
-                sum[j] += dy[r * out + b + j];
-        memcpy(db + b, sum, (size_t)n * sizeof *sum);
-    }
+    for (size_t b = 0; b < out; b += block)
+        kd__vec_get()->col_sum(db + b, dy + b, rows, kd_min_size(block, out - b), out);
 }
 
 static void backward(kd_exec *ex, kd__state *s)
@@ -128,8 +124,7 @@ static void backward(kd_exec *ex, kd__state *s)
         for (size_t i = 0; i < total; i += block)
             kd__vec_get()->relu_mask(s->dy + i, s->dy + i, s->y + i, kd_min_size(block, total - i));
     }
-    if (s->n->a.bias)
-        bias_gradient(s->dw[BIAS], s->dy, rows, out);
+    if (s->n->a.bias) bias_gradient(s->dw[BIAS], s->dy, (size_t)rows, (size_t)out);
     const kd__gemm_call call[] = {
         {l->weights, s->dy, s->x[0], NULL, s->dw[WEIGHT]},
         {l->data, s->dy, s->w[WEIGHT], NULL, s->dx[0]},
@@ -156,8 +151,7 @@ static void naive_backward(kd_exec *ex, kd__state *s)
 {
     const kd__node_info *n = s->n;
     const int64_t rows = rows_of(ex, n), out = n->a.out, in = in_of(kd__graph_in(ex->g, n, 0));
-    for (int64_t i = 0; n->a.relu && i < rows * out; i++)
-        s->dy[i] = s->y[i] > 0 ? s->dy[i] : 0.0f;
+    for (int64_t i = 0; n->a.relu && i < rows * out; i++) s->dy[i] = s->y[i] > 0 ? s->dy[i] : 0.0f;
     for (int64_t r = 0; s->dx[0] && r < rows; r++)
         for (int64_t i = 0; i < in; i++) {
             double sum = s->add[0] ? (double)s->dx[0][r * in + i] : 0.0;
@@ -167,10 +161,8 @@ static void naive_backward(kd_exec *ex, kd__state *s)
         }
     for (int64_t o = 0; o < out; o++) {
         double bias = 0;
-        for (int64_t r = 0; r < rows; r++)
-            bias += (double)s->dy[r * out + o];
-        if (n->a.bias)
-            s->dw[BIAS][o] = (float)bias;
+        for (int64_t r = 0; r < rows; r++) bias += (double)s->dy[r * out + o];
+        if (n->a.bias) s->dw[BIAS][o] = (float)bias;
         for (int64_t i = 0; i < in; i++) {
             double sum = 0;
             for (int64_t r = 0; r < rows; r++)

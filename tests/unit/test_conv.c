@@ -30,23 +30,20 @@ static float *numbers(size_t n, uint32_t stream)
     kd_rng_init(&r, 11, KD_RNG_TEST, stream, 0);
     float *x = kd_alloc_aligned(n + 1, sizeof *x);
     assert_non_null(x);
-    for (size_t i = 0; i < n; i++)
-        x[i] = kd_rng_normal(&r);
+    for (size_t i = 0; i < n; i++) x[i] = kd_rng_normal(&r);
     return x;
 }
 
 static size_t product(const int64_t *dims, int n)
 {
     size_t p = 1;
-    for (int i = 0; i < n; i++)
-        p *= (size_t)dims[i];
+    for (int i = 0; i < n; i++) p *= (size_t)dims[i];
     return p;
 }
 
 static void check_ok(kd_status st, const kd_err *err)
 {
-    if (st)
-        fail_msg("%s", err->msg);
+    if (st) fail_msg("%s", err->msg);
 }
 
 /* Forward and backward with numbers that depend on the layer alone. */
@@ -57,8 +54,7 @@ static result run(const layer *l, int threads, bool naive)
     assert_non_null(g);
     const kd_node x = kd_nn_input(g, "x", l->ndims, l->in);
     const kd_node node = kd__graph_add(g, l->op, "layer", 1, &x, &l->a);
-    if (node < 0)
-        fail_msg("%s", g->err.msg);
+    if (node < 0) fail_msg("%s", g->err.msg);
     const kd__node_info *n = &g->node[node];
     kd_exec ex = {.g = g, .p = {.batch = l->batch, .threads = threads, .training = true, .naive = naive}};
     kd__state s = {.n = n, .want_dx = {l->need_dx}, .add = {l->add}};
@@ -119,11 +115,12 @@ static void check_close(const layer *l, const char *what, const float *got, cons
         norm += (double)want[i] * (double)want[i];
     }
     if (!(sqrt(diff) <= 1e-5 * sqrt(norm) + 1e-30))
-        fail_msg("%s of %s, batch %lld, input %lld x %lld x %lld, out %lld, k %d, stride %d, pad %d, bias %d, relu %d, "
+        fail_msg("%s of %s, batch %lld, input %lld x %lld x %lld, out %lld, k %d, stride %d, pad %d, bias "
+                 "%d, relu %d, "
                  "add %d: differs from the twin by %g of %g",
                  what, l->op->name, (long long)l->batch, (long long)l->in[0], (long long)l->in[1],
-                 (long long)l->in[2], (long long)l->a.out, l->a.k, l->a.stride, l->a.pad, l->a.bias, l->a.relu,
-                 l->add, sqrt(diff), sqrt(norm));
+                 (long long)l->in[2], (long long)l->a.out, l->a.k, l->a.stride, l->a.pad, l->a.bias,
+                 l->a.relu, l->add, sqrt(diff), sqrt(norm));
 }
 
 static void check_equals_twin(const layer *l)
@@ -159,7 +156,11 @@ static void check_same_bits(const layer *l)
 
 static layer conv(int64_t h, int64_t w, int64_t c, int64_t out, int k, int stride, int pad)
 {
-    return (layer){.op = &kd__op_conv2d, .ndims = 3, .in = {h, w, c}, .batch = 5, .need_dx = true,
+    return (layer){.op = &kd__op_conv2d,
+                   .ndims = 3,
+                   .in = {h, w, c},
+                   .batch = 5,
+                   .need_dx = true,
                    .a = {.out = out, .k = k, .stride = stride, .pad = pad, .bias = true}};
 }
 
@@ -172,7 +173,11 @@ static layer depthwise(int64_t h, int64_t w, int64_t c, int k, int stride, int p
 
 static layer linear(int64_t rows, int64_t in, int64_t out)
 {
-    return (layer){.op = &kd__op_linear, .ndims = 1, .in = {in, 1, 1}, .batch = rows, .need_dx = true,
+    return (layer){.op = &kd__op_linear,
+                   .ndims = 1,
+                   .in = {in, 1, 1},
+                   .batch = rows,
+                   .need_dx = true,
                    .a = {.out = out, .bias = true}};
 }
 
@@ -237,7 +242,7 @@ static void linear_layers_equal_their_twin(void **state)
 static void the_bits_do_not_depend_on_the_threads(void **state)
 {
     (void)state;
-    layer l[] = {conv(9, 7, 16, 32, 3, 1, 1), conv(9, 7, 16, 32, 3, 2, 1), conv(12, 12, 1, 16, 3, 1, 1),
+    layer l[] = {conv(9, 7, 16, 32, 3, 1, 1), conv(9, 7, 16, 32, 3, 2, 1),  conv(12, 12, 1, 16, 3, 1, 1),
                  conv(9, 7, 16, 32, 1, 1, 0), depthwise(9, 7, 32, 3, 1, 1), linear(0, 200, 150)};
     for (size_t i = 0; i < sizeof l / sizeof *l; i++) {
         l[i].batch = 67;
@@ -263,7 +268,11 @@ static void the_first_layer_needs_no_dx(void **state)
 static void bad_shapes_are_refused_with_a_sentence(void **state)
 {
     (void)state;
-    static const struct { int64_t out; int k, stride, pad; const char *says; } bad[] = {
+    static const struct {
+        int64_t out;
+        int k, stride, pad;
+        const char *says;
+    } bad[] = {
         {0, 3, 1, 1, "0 outputs"},
         {4, 0, 1, 0, "window 0"},
         {4, 3, 0, 1, "stride 0"},
@@ -277,8 +286,7 @@ static void bad_shapes_are_refused_with_a_sentence(void **state)
         const kd_node x = kd_nn_input(g, "x", 3, (int64_t[]){7, 9, 2});
         kd_graph_output(g, kd_nn_conv2d(g, "c", x, bad[i].out, bad[i].k, bad[i].stride, bad[i].pad, true));
         assert_int_equal(kd_graph_finish(g, &err), KD_EUSAGE);
-        if (!strstr(err.msg, bad[i].says))
-            fail_msg("\"%s\" does not say \"%s\"", err.msg, bad[i].says);
+        if (!strstr(err.msg, bad[i].says)) fail_msg("\"%s\" does not say \"%s\"", err.msg, bad[i].says);
         kd_graph_free(g);
     }
 }

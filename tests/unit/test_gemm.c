@@ -20,8 +20,7 @@ static float *numbers(size_t n, uint32_t stream)
     kd_rng_init(&r, 7, KD_RNG_TEST, stream, 0);
     float *x = kd_alloc_aligned(n, sizeof *x);
     assert_non_null(x);
-    for (size_t i = 0; i < n; i++)
-        x[i] = kd_rng_normal(&r);
+    for (size_t i = 0; i < n; i++) x[i] = kd_rng_normal(&r);
     return x;
 }
 
@@ -62,8 +61,7 @@ static void run(const kd__gemm_desc *d, const operands *o, float *c, int threads
     kd_err err = {0};
     kd__team *team = NULL;
     kd__gemm *g = NULL;
-    if (kd__team_create(&team, threads, &err) || kd__gemm_create(&g, d, team, &err))
-        fail_msg("%s", err.msg);
+    if (kd__team_create(&team, threads, &err) || kd__gemm_create(&g, d, team, &err)) fail_msg("%s", err.msg);
     const kd__gemm_call call = {g, o->a, o->b, d->bias ? o->bias : NULL, c};
 #pragma omp parallel num_threads(threads)
     kd__gemm_run(&call, 1);
@@ -97,7 +95,8 @@ static void check(const kd__gemm_desc *d)
     run(d, &o, got, 2);
     const double dist = distance(got, want, o.floats_c);
     if (!(dist < 1e-6))
-        fail_msg("%lld x %lld x %lld, ta %d, tb %d, bias %d, relu %d, accumulate %d: differs from plain loops by %g",
+        fail_msg("%lld x %lld x %lld, ta %d, tb %d, bias %d, relu %d, accumulate %d: differs from plain "
+                 "loops by %g",
                  (long long)d->m, (long long)d->n, (long long)d->k, d->ta, d->tb, d->bias, d->relu,
                  d->accumulate, dist);
     free(want);
@@ -107,13 +106,13 @@ static void check(const kd__gemm_desc *d)
 
 static kd__gemm_desc dense(int64_t m, int64_t n, int64_t k, bool ta, bool tb)
 {
-    return (kd__gemm_desc){.m = m, .n = n, .k = k, .lda = ta ? m : k, .ldb = tb ? k : n, .ldc = n, .ta = ta,
-                           .tb = tb};
+    return (kd__gemm_desc){
+        .m = m, .n = n, .k = k, .lda = ta ? m : k, .ldb = tb ? k : n, .ldc = n, .ta = ta, .tb = tb};
 }
 
 static const int64_t shapes[][3] = {
-    {1, 1, 1},      {1, 10, 3},     {5, 7, 9},      {128, 10, 128}, {10, 128, 128},  {33, 65, 17},
-    {128, 256, 64}, {130, 100, 70}, {257, 48, 31},  {16, 1000, 5},  {300, 300, 300}, {3, 500, 784},
+    {1, 1, 1},      {1, 10, 3},     {5, 7, 9},     {128, 10, 128}, {10, 128, 128},  {33, 65, 17},
+    {128, 256, 64}, {130, 100, 70}, {257, 48, 31}, {16, 1000, 5},  {300, 300, 300}, {3, 500, 784},
 };
 
 static void equals_plain_loops_in_every_layout(void **state)
