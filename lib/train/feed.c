@@ -1,0 +1,269 @@
+/* feed.c - rows on their way to the students: training batches and validation rows.
+ *
+ * A feed is one stream of batches that all students with its seed and batch size share: labels are
+ * checked and teacher logits become floats once, however many students compare themselves with them.
+ * Inputs stay bytes until a student takes them: converting reads a quarter of what copying floats
+ * would, and happens in the student's own thread.
+ *
+ * The teacher's hits on the labels are counted on the way. A cache whose rows have slipped still
+ * trains, only badly; a teacher at chance level in the metrics is how one notices.
+ *
+ * Validation rows are read with a cursor of their own, so that the counters of the training pass
+ * show what it decoded and nothing else. They are kept decoded if they fit into p.valid_cache bytes.
+ */
+#include "train_private.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- targets ------------------------------------------------------------------------------ */
+
+kd_status kd__targets_alloc(kd__targets *g, const kd_trainer *t, uint32_t rows, kd_err *err)
+{
+    bool failed = false;
+    for (int i = 0; i < t->ncolumns; i++) {
+        kd_role role = kd__trainer_column(t, i)->role;
+        size_t n;
+        if (role == KD_ROLE_LABEL) {
+            failed |= !(g->labels = kd_alloc_aligned(rows, sizeof(int32_t)));
+        } else if (role == KD_ROLE_LOGITS) {
+            failed |= !kd_mul_size(rows, (size_t)t->slot_classes[i], &n) ||
+                      !(g->logits[i] = kd_alloc_aligned(n, sizeof(float)));
+        }
+    }
+    return failed ? kd_fail(err, KD_ENOMEM, "no memory for the labels and logits of %u rows", rows) : KD_OK;
+}
+
+void kd__targets_release(kd__targets *g)
+{
+    free(g->labels);
+    for (int i = 0; i < KD_LOADER_COLUMNS; i++) free(g->logits[i]);
+    memset(g, 0, sizeof(*g));
+}
+
+static uint64_t row_number(const kd__rows *rows, uint32_t i)
+{
+    return rows->row ? rows->row[i] : rows->first + i;
+}
+
+static int64_t label_at(const void *raw, kd_dtype dtype, uint32_t i)
+{
+    switch (dtype) {
+    case KD_U8: return ((const uint8_t *)raw)[i];
+    case KD_I8: return ((const int8_t *)raw)[i];
+    case KD_U16: return ((const uint16_t *)raw)[i];
+    case KD_I16: return ((const int16_t *)raw)[i];
+    case KD_U32: return ((const uint32_t *)raw)[i];
+    case KD_I32: return ((const int32_t *)raw)[i];
+    default: return ((const int64_t *)raw)[i];
+    }
+}
+
+static kd_status fill_labels(kd__targets *g, const kd_trainer *t, int slot, const void *raw,
+                             const kd__rows *rows, kd_err *err)
+{
+    const kd_column *c = kd__trainer_column(t, slot);
+    g->labelled = 0;
+    for (uint32_t i = 0; i < rows->n; i++) {
+        int64_t y = label_at(raw, c->dtype, i);
+        if (y >= t->slot_classes[slot])
+            return kd_fail(err, KD_ECORRUPT,
+                           "%s: column %s, row %llu: label %lld, there are %lld classes; pack the data again",
+                           kd_store_path(t->store), c->name, (unsigned long long)row_number(rows, i),
+                           (long long)y, (long long)t->slot_classes[slot]);
+        g->labels[i] = y < 0 ? -1 : (int32_t)y;
+        g->labelled += y >= 0;
+    }
+    return KD_OK;
+}
+
+static kd_status fill_logits(kd__targets *g, const kd_trainer *t, int slot, const void *raw,
+                             const kd__rows *rows, kd_err *err)
+{
+    const kd_column *c = kd__trainer_column(t, slot);
+    size_t classes = (size_t)t->slot_classes[slot];
+    float *z = g->logits[slot]; // (rows, classes)
+    kd_status st = kd_to_f32(z, raw, c->dtype, rows->n * classes);
+    if (st)
+        return kd_fail(err, st, "%s: column %s: dtype %s", kd_store_path(t->store), c->name,
+                       kd_dtype_name(c->dtype));
+    g->hits[slot] = 0;
+    for (uint32_t i = 0; i < rows->n; i++, z += classes) {
+        size_t top = 0;
+        bool finite = true;
+        for (size_t k = 0; k < classes; k++) {
+            finite &= isfinite(z[k]) != 0;
+            if (z[k] > z[top]) top = k;
+        }
+        if (!finite)
+            return kd_fail(
+                err, KD_ENUMERIC,
+                "%s: column %s, row %llu: a logit is not finite; look at the teacher %s and dump it again",
+                kd_store_path(t->store), c->name, (unsigned long long)row_number(rows, i), c->teacher);
+        g->hits[slot] += g->labels && g->labels[i] == (int32_t)top;
+    }
+    return KD_OK;
+}
+
+kd_status kd__targets_fill(kd__targets *g, const kd_trainer *t, const void *const *raw, const kd__rows *rows,
+                           kd_err *err)
+{
+    kd_status st = KD_OK;
+    for (int pass = 0; pass < 2; pass++) // labels first: hits need them
+        for (int i = 0; i < t->ncolumns && !st; i++) {
+            kd_role role = kd__trainer_column(t, i)->role;
+            if (!pass && role == KD_ROLE_LABEL) st = fill_labels(g, t, i, raw[i], rows, err);
+            if (pass && role == KD_ROLE_LOGITS) st = fill_logits(g, t, i, raw[i], rows, err);
+        }
+    return st;
+}
+
+/* ---- training batches --------------------------------------------------------------------- */
+
+kd_status kd__feed_open(kd__feed **out, kd_trainer *t, uint64_t seed, uint32_t batch, kd_err *err)
+{
+    kd__feed *f = calloc(1, sizeof(*f));
+    kd_status st;
+    *out = NULL;
+    if (!f) return kd_fail(err, KD_ENOMEM, "out of memory");
+    f->seed = seed;
+    f->batch = batch;
+    if ((st = kd_stream_open(&f->stream, t->loader, seed, batch, true, err)) ||
+        (st = kd__targets_alloc(&f->targets, t, batch, err))) {
+        kd__feed_close(f);
+        return st;
+    }
+    f->steps = kd_stream_steps(f->stream);
+    *out = f;
+    return KD_OK;
+}
+
+void kd__feed_close(kd__feed *f) // the stream is the loader's
+{
+    if (!f) return;
+    kd__targets_release(&f->targets);
+    free(f);
+}
+
+kd_status kd__feed_draw(kd__feed *f, kd_trainer *t, kd_err *err)
+{
+    kd_status st;
+    if (f->drawn) f->step++;
+    f->drawn = false;
+    if (f->over) return KD_OK;
+    if ((st = kd_stream_next(f->stream, &f->b, err))) return st;
+    if (!f->b.rows) {
+        f->over = !f->b.wait;
+        return KD_OK;
+    }
+    f->drawn = true;
+    kd__rows rows = {.row = f->b.row, .n = f->b.rows};
+    return kd__targets_fill(&f->targets, t, f->b.column, &rows, err);
+}
+
+/* ---- validation rows ---------------------------------------------------------------------- */
+
+static size_t row_bytes(const kd_column *c)
+{
+    size_t n = kd_dtype_size(c->dtype);
+    for (int d = 0; d < c->ndims; d++) n *= (size_t)c->dims[d];
+    return n;
+}
+
+/* Bytes of a decoded row in a block. */
+static size_t block_row_bytes(const kd_trainer *t)
+{
+    size_t n = 0;
+    for (int i = 0; i < t->ncolumns; i++) {
+        const kd_column *c = kd__trainer_column(t, i);
+        if (c->role == KD_ROLE_INPUT) n += row_bytes(c);
+        if (c->role == KD_ROLE_LABEL) n += sizeof(int32_t);
+        if (c->role == KD_ROLE_LOGITS) n += (size_t)t->slot_classes[i] * sizeof(float);
+    }
+    return n;
+}
+
+static kd_status block_decode(kd__block *b, kd_trainer *t, kd_err *err)
+{
+    void *raw[KD_LOADER_COLUMNS] = {0};
+    kd_status st = KD_OK;
+    kd__rows rows = {.first = kd_store_chunk(t->store, b->chunk)->first, .n = b->rows};
+    for (int i = 0; i < t->ncolumns && !st; i++) {
+        const kd_column *c = kd__trainer_column(t, i);
+        size_t size = row_bytes(c) * b->rows;
+        raw[i] = c->role == KD_ROLE_INPUT ? b->input : malloc(size);
+        if (!raw[i])
+            st = kd_fail(err, KD_ENOMEM, "no memory for %u validation rows", b->rows);
+        else
+            st = kd_cursor_read(t->cursor, t->columns[i], b->chunk, raw[i], size, err);
+    }
+    if (!st) st = kd__targets_fill(&b->targets, t, (const void *const *)raw, &rows, err);
+    for (int i = 0; i < t->ncolumns; i++)
+        if (raw[i] != b->input) free(raw[i]);
+    return st;
+}
+
+static kd_status block_alloc(kd__block *b, const kd_trainer *t, uint32_t rows, kd_err *err)
+{
+    size_t bytes = 0;
+    for (int i = 0; i < t->ncolumns; i++)
+        if (kd__trainer_column(t, i)->role == KD_ROLE_INPUT) bytes += row_bytes(kd__trainer_column(t, i));
+    b->input = kd_alloc_aligned(rows, bytes);
+    if (!b->input) return kd_fail(err, KD_ENOMEM, "no memory for %u validation rows", rows);
+    return kd__targets_alloc(&b->targets, t, rows, err);
+}
+
+kd_status kd__valid_open(kd_trainer *t, kd_err *err)
+{
+    uint64_t rows = kd_store_split_rows(t->store, KD_VALID);
+    uint32_t largest = 0;
+    kd_status st;
+    if (!rows) return KD_OK;
+    t->cached = (double)rows * (double)block_row_bytes(t) <= (double)t->p.valid_cache;
+    t->blocks = calloc(kd_store_chunks(t->store), sizeof(*t->blocks));
+    if (!t->blocks) return kd_fail(err, KD_ENOMEM, "out of memory");
+    if ((st = kd_cursor_open(&t->cursor, t->store, err))) return st;
+    for (uint32_t c = 0; c < kd_store_chunks(t->store); c++) {
+        const kd_chunk_info *info = kd_store_chunk(t->store, c);
+        if (info->split != KD_VALID) continue;
+        t->blocks[t->nblocks++] = (kd__block){.chunk = c, .rows = info->rows};
+        if (info->rows > largest) largest = info->rows;
+    }
+    if (!t->cached) return block_alloc(&t->blocks[0], t, largest, err); // the others borrow it in turn
+    for (size_t i = 0; i < t->nblocks && !st; i++)
+        if (!(st = block_alloc(&t->blocks[i], t, t->blocks[i].rows, err)))
+            st = block_decode(&t->blocks[i], t, err);
+    return st;
+}
+
+void kd__valid_close(kd_trainer *t)
+{
+    for (size_t i = 0; i < t->nblocks && (t->cached || !i); i++) {
+        kd__targets_release(&t->blocks[i].targets);
+        free(t->blocks[i].input);
+    }
+    free(t->blocks);
+    kd_cursor_close(t->cursor);
+    t->blocks = NULL;
+    t->nblocks = 0;
+    t->cursor = NULL;
+}
+
+size_t kd__valid_bytes(const kd_trainer *t)
+{
+    size_t rows = 0;
+    for (size_t i = 0; i < t->nblocks; i++)
+        rows = t->cached ? rows + t->blocks[i].rows : kd_max_size(rows, t->blocks[i].rows);
+    return rows * block_row_bytes(t);
+}
+
+kd_status kd__valid_block(kd_trainer *t, size_t i, const kd__block **out, kd_err *err)
+{
+    kd__block *b = &t->blocks[i];
+    *out = b;
+    if (t->cached) return KD_OK;
+    b->input = t->blocks[0].input;
+    b->targets = t->blocks[0].targets;
+    return block_decode(b, t, err);
+}

@@ -1,0 +1,217 @@
+/* folder.c - the life of a student's folder, from nothing to finished.
+ *
+ *     FOLDER.part/   checkpoints and metrics.jsonl while it trains
+ *     FOLDER.part/   + model.safetensors, config.json, metrics.jsonl, then provenance.json: all is written
+ *     FOLDER/        after one rename
+ *
+ * A kill between any two of these leaves a state from which resuming finds its way: with
+ * provenance.json only the renaming is done again, otherwise training goes on from a checkpoint. A
+ * finished folder that is being replaced stays until its successor is whole.
+ */
+#include "train_private.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+/* An empty folder is as good as none: somebody's mkdir -p. */
+static bool is_there(const char *path)
+{
+    DIR *d = opendir(path);
+    bool found = false;
+    if (!d) return kd_exists(path);
+    for (struct dirent *e; !found && (e = readdir(d));)
+        found = strcmp(e->d_name, ".") && strcmp(e->d_name, "..");
+    closedir(d);
+    return found;
+}
+
+static bool has_provenance(const char *folder)
+{
+    char *path = kd_path_join(folder, "provenance.json");
+    bool found = kd_exists(path);
+    free(path);
+    return found;
+}
+
+/* ---- before ------------------------------------------------------------------------------- */
+
+/* FOLDER is there, and the caller asked to resume: a finished run of ours is left as it is. */
+static kd_status meet_finished(kd__run *r, const kd_trainer *t, kd_err *err)
+{
+    kd_status st =
+        has_provenance(r->folder)
+            ? kd__provenance_read(r, r->folder, err)
+            : kd_fail(
+                  err, KD_EEXISTS,
+                  "%s: is there, but holds no finished run; give another folder, or replace it with --force",
+                  r->folder);
+    if (!st) r->done = r->skipped = true;
+    return st && t->p.force && st != KD_ENOMEM ? KD_OK : st;
+}
+
+static kd_status meet_part(kd__run *r, kd_trainer *t, kd_err *err)
+{
+    bool found = false;
+    kd_status st = KD_OK;
+    if (has_provenance(r->part)) {
+        st = kd__provenance_read(r, r->part, err);
+        if (!st) r->start = KD__WRITTEN;
+        if (!st || !t->p.force) return st;
+    }
+    if ((st = kd__run_build(r, t, err))) return st;
+    st = kd__checkpoint_resume(r, t, &found, err);
+    if ((st == KD_EMISMATCH || st == KD_ECORRUPT) && t->p.force) return KD_OK;
+    if (!st && found) r->start = KD__RESUMED;
+    return st;
+}
+
+kd_status kd__run_meet(kd__run *r, kd_trainer *t, kd_err *err)
+{
+    bool finished = is_there(r->folder), part = is_there(r->part);
+    kd_status st;
+    if ((finished || part) && !t->p.resume && !t->p.force)
+        return kd_fail(err, KD_EEXISTS, "%s: %s; go on with --resume, or start over with --force",
+                       finished ? r->folder : r->part, finished ? "is there already" : "an unfinished run");
+    if (finished && !kd_is_dir(r->folder))
+        return kd_fail(err, KD_EEXISTS, "%s: is a file; a folder is written there", r->folder);
+    if (finished && t->p.resume && ((st = meet_finished(r, t, err)) || r->skipped)) return st;
+    if (part && t->p.resume) return meet_part(r, t, err);
+    return kd__run_build(r, t, err);
+}
+
+kd_status kd__run_begin(kd__run *r, kd_err *err)
+{
+    kd_status st;
+    if (r->start == KD__WRITTEN) return KD_OK;
+    if (r->start == KD__FRESH) {
+        if ((st = kd_remove_tree(r->part, err))) return st;
+        return kd_mkdirs(r->part, err);
+    }
+    return kd__metrics_write(r, err);
+}
+
+/* ---- between ------------------------------------------------------------------------------ */
+
+static void keep_best(kd__run *r)
+{
+    kd__state *s = &r->at;
+    if (s->best_epoch && s->valid_accuracy <= s->best_accuracy) return;
+    s->best_epoch = s->epoch + 1;
+    s->best_accuracy = s->valid_accuracy;
+    s->best_loss = s->loss;
+    s->best_valid_loss = s->valid_loss;
+    if (!r->best) return;
+    memcpy(r->best, r->weights, r->slab * sizeof(float));
+    if (r->buffers) memcpy(r->best + r->slab, r->stats, r->buffers * sizeof(float));
+}
+
+/* A gradient may have overflowed in the last step, behind the last look at the loss. */
+static bool is_sound(const kd__run *r)
+{
+    bool finite = isfinite(r->valid.loss);
+    for (size_t i = 0; i < r->slab; i++) finite &= isfinite(r->weights[i]) != 0;
+    for (size_t i = 0; i < r->buffers; i++) finite &= isfinite(r->stats[i]) != 0;
+    return finite;
+}
+
+kd_status kd__run_end_epoch(kd__run *r, kd_err *err)
+{
+    kd__state *s = &r->at;
+    kd_status st;
+    if (!is_sound(r)) {
+        r->diverged = true;
+        return KD_OK;
+    }
+    s->loss = s->loss_sum / (double)s->rows;
+    if (r->valid.rows) {
+        s->valid_loss = r->valid.loss / (double)r->valid.rows;
+        s->bad_epochs = s->epoch && s->valid_loss >= s->least_loss ? s->bad_epochs + 1 : 0;
+        if (!s->bad_epochs) s->least_loss = s->valid_loss;
+        if (r->spec.train.patience && s->bad_epochs >= (uint64_t)r->spec.train.patience) s->ended = 1;
+    }
+    if (r->valid.labelled) {
+        s->valid_accuracy = (double)r->valid.hits / (double)r->valid.labelled;
+        keep_best(r);
+    }
+    if ((st = kd__metrics_line(r, err))) return st;
+    s->epoch++;
+    s->step = s->rows = s->hits = s->labelled = 0;
+    s->loss_sum = 0;
+    memset(s->term_sum, 0, sizeof(s->term_sum));
+    return KD_OK;
+}
+
+/* ---- after -------------------------------------------------------------------------------- */
+
+static uint64_t weight_hash(const kd__run *r)
+{
+    kd_hasher *h = kd_hasher_create();
+    uint64_t hash = 0;
+    if (!h) return 0;
+    kd_hasher_add(h, r->weights, r->slab * sizeof(float));
+    if (r->buffers) kd_hasher_add(h, r->stats, r->buffers * sizeof(float));
+    kd_id id = kd_hasher_digest(h);
+    for (int i = 0; i < 8; i++) hash = hash << 8 | id.b[i];
+    kd_hasher_free(h);
+    return hash;
+}
+
+static void fill_result(kd__run *r)
+{
+    const kd__state *s = &r->at;
+    kd_train_result *x = &r->result;
+    bool best = r->best && s->best_epoch;
+    if (best) {
+        memcpy(r->weights, r->best, r->slab * sizeof(float));
+        if (r->buffers) memcpy(r->stats, r->best + r->slab, r->buffers * sizeof(float));
+    }
+    x->epochs = s->epoch;
+    x->seconds = s->seconds;
+    x->loss = best ? s->best_loss : s->loss;
+    x->valid_loss = best ? s->best_valid_loss : s->valid_loss;
+    x->valid_accuracy = best ? s->best_accuracy : s->valid_accuracy;
+    x->params = kd_graph_param_count(r->model->graph);
+    x->weight_hash = weight_hash(r);
+}
+
+static kd_status swap_in(const kd__run *r, kd_err *err)
+{
+    char *old = kd_sprintf("%s.old.part", r->folder); // a name that is taken for unfinished
+    kd_status st = KD_OK;
+    if (!old) return kd_fail(err, KD_ENOMEM, "out of memory");
+    if (is_there(r->folder)) {
+        if (!(st = kd_remove_tree(old, err)) && rename(r->folder, old))
+            st = kd_fail_errno(err, errno, "%s: cannot move the old run away", r->folder);
+    }
+    if (!st && rename(r->part, r->folder))
+        st = kd_fail_errno(err, errno, "%s: cannot rename to %s", r->part, r->folder);
+    char *cut = strrchr(r->folder, '/'),
+         *parent = cut ? kd_sprintf("%.*s", (int)(cut - r->folder + (cut == r->folder)), r->folder)
+                       : kd_strdup(".");
+    if (!st) st = parent ? kd_fsync_path(parent, err) : kd_fail(err, KD_ENOMEM, "out of memory");
+    if (!st) st = kd_remove_tree(old, err);
+    free(parent);
+    free(old);
+    return st;
+}
+
+kd_status kd__run_finish(kd__run *r, const kd_trainer *t, kd_err *err)
+{
+    kd_status st;
+    if (r->start != KD__WRITTEN) {
+        fill_result(r);
+        if (!t->blocks) r->result.valid_loss = NAN;
+        if (!t->blocks || r->label < 0) r->result.valid_accuracy = NAN;
+        if ((st = kd_model_save(r->model, r->part, NULL, err)) || (st = kd__metrics_write(r, err)) ||
+            (st = kd__provenance_write(t, r, err)))
+            return st;
+        r->start = KD__WRITTEN;
+    }
+    if ((st = kd__checkpoint_clear(r, err)) || (st = swap_in(r, err))) return st;
+    r->done = true;
+    return KD_OK;
+}

@@ -1,0 +1,295 @@
+/* run.c - one student against one store: which columns it reads, whether they fit, its memory.
+ *
+ * What the YAML leaves open (shape of the input, number of classes, the teacher when there is one)
+ * is taken from the store and becomes part of the resolved configuration; what it does say must
+ * agree. Messages name the line to change.
+ */
+#include "train_private.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- columns ------------------------------------------------------------------------------ */
+
+static kd_status need_slot(kd_trainer *t, int column, int *slot, kd_err *err)
+{
+    *slot = kd__trainer_slot(t, column);
+    if (*slot >= 0) return KD_OK;
+    return kd_fail(err, KD_ELIMIT,
+                   "%s: the students together read more than %d columns; train them in two runs",
+                   kd_store_path(t->store), KD_LOADER_COLUMNS);
+}
+
+/* Names of the teachers that have logits: "a, b". */
+static size_t teacher_names(const kd_store *s, kd_buf *names)
+{
+    size_t n = 0;
+    for (size_t i = 0; i < kd_store_columns(s); i++) {
+        const kd_column *c = kd_store_column(s, i);
+        if (c->role == KD_ROLE_LOGITS && kd_store_find_role(s, KD_ROLE_LOGITS, c->teacher) == (int)i)
+            kd_buf_printf(names, "%s%s", n++ ? ", " : "", c->teacher);
+    }
+    return n;
+}
+
+static kd_status find_logits(kd__run *r, kd_trainer *t, int *column, kd_err *err)
+{
+    const char *store = kd_store_path(t->store), *want = r->spec.loss.teacher;
+    kd_buf names = {0};
+    size_t n = teacher_names(t->store, &names);
+    kd_status st = KD_OK;
+    *column = kd_store_find_role(t->store, KD_ROLE_LOGITS, want);
+    if (!n)
+        st = kd_fail(err, KD_ENOTFOUND, "no teacher in %s; add one: kd-dump --teacher FOLDER --into %s",
+                     store, store);
+    else if (want && *column < 0)
+        st = kd_fail(err, KD_ENOTFOUND,
+                     "no teacher %s in %s, it has: %s; set loss.teacher, or add it: kd-dump --teacher FOLDER "
+                     "--into %s",
+                     want, store, names.text ? names.text : "?", store);
+    else if (!want && n > 1)
+        st = kd_fail(err, KD_EUSAGE, "%s has several teachers (%s); name one: loss.teacher", store,
+                     names.text ? names.text : "?");
+    kd_buf_release(&names);
+    return st;
+}
+
+/* classes of the store: what its labels say, else what the logits have; 0: unknown. */
+static int64_t store_classes(const kd_trainer *t, int label, int logits)
+{
+    const kd_column *c = label < 0 ? NULL : kd_store_column(t->store, (size_t)label);
+    const json_t *n = c ? json_object_get(c->params, "classes") : NULL;
+    if (json_is_integer(n)) return json_integer_value(n);
+    return logits < 0 ? 0 : kd_store_column(t->store, (size_t)logits)->dims[0];
+}
+
+static bool is_label_dtype(kd_dtype t) { return t != KD_DTYPE_NONE && !kd_dtype_is_float(t) && t != KD_U64; }
+
+static kd_status check_columns(const kd_trainer *t, const kd__run *r, int input, int label, int logits,
+                               kd_err *err)
+{
+    const char *store = kd_store_path(t->store);
+    if (input < 0)
+        return kd_fail(err, KD_EMISMATCH, "%s: no column with role input; pack the data again with kd-dump",
+                       store);
+    const kd_column *x = kd_store_column(t->store, (size_t)input);
+    const kd_column *y = label < 0 ? NULL : kd_store_column(t->store, (size_t)label);
+    const kd_column *z = logits < 0 ? NULL : kd_store_column(t->store, (size_t)logits);
+    if (x->ndims < 1 || x->dims[0] < 1)
+        return kd_fail(err, KD_EUNSUPPORTED, "%s: column %s has no fixed shape; these models need one", store,
+                       x->name);
+    if (!y && kd_loss_needs_labels(r->loss))
+        return kd_fail(err, KD_EMISMATCH, "%s: no labels, and loss.ce is %g; set loss.ce: 0 in %s", store,
+                       r->spec.loss.ce, r->spec.config.path);
+    if (y && (y->ndims || !is_label_dtype(y->dtype)))
+        return kd_fail(err, KD_EMISMATCH, "%s: column %s is no whole number a row, as labels are", store,
+                       y->name);
+    if (z && (z->ndims != 1 || strcmp(z->encoding, "dense") || !kd_dtype_is_float(z->dtype)))
+        return kd_fail(err, KD_EUNSUPPORTED,
+                       "%s: column %s has the encoding %s; the losses here need dense logits", store, z->name,
+                       z->encoding);
+    return KD_OK;
+}
+
+/* ---- sizes -------------------------------------------------------------------------------- */
+
+static kd_status resolve_classes(kd__run *r, const kd_student_spec *given, const kd_trainer *t, int label,
+                                 int logits, kd_err *err)
+{
+    const char *store = kd_store_path(t->store);
+    char where[300], number[32];
+    int64_t have = store_classes(t, label, logits), *want = &r->spec.model.classes;
+    if (have < 1 && *want < 1)
+        return kd_fail(err, KD_EUSAGE, "%s does not say how many classes it has; set model.classes in %s",
+                       store, given->config.path);
+    if (logits >= 0) {
+        const kd_column *z = kd_store_column(t->store, (size_t)logits);
+        if (have && z->dims[0] != have)
+            return kd_fail(err, KD_EMISMATCH,
+                           "%s: teacher %s has %lld classes, the labels have %lld; dump another teacher: "
+                           "kd-dump --teacher FOLDER --into %s",
+                           store, z->teacher, (long long)z->dims[0], (long long)have, store);
+    }
+    if (*want > 0 && have > 0 && *want != have) {
+        snprintf(number, sizeof(number), "%lld", (long long)have);
+        return kd_fail(err, KD_EMISMATCH,
+                       "%s: %s has %s classes, student %s has %lld\n          set model.classes: %s in %s, "
+                       "or remove it there",
+                       store, logits >= 0 ? "teacher" : "store", number, r->spec.name, (long long)*want,
+                       number, kd_config_where(&given->config, "model.classes", where, sizeof(where)));
+    }
+    if (*want < 1) *want = have;
+    r->classes = *want;
+    return KD_OK;
+}
+
+static void shape_text(kd_buf *b, const int64_t *dims, size_t n)
+{
+    for (size_t i = 0; i < n; i++) kd_buf_printf(b, "%s%lld", i ? "," : "", (long long)dims[i]);
+}
+
+static kd_status resolve_input(kd__run *r, const kd_student_spec *given, const kd_trainer *t, int input,
+                               kd_err *err)
+{
+    const kd_column *x = kd_store_column(t->store, (size_t)input);
+    const kd_ints *want = &r->spec.model.input;
+    kd_buf have = {0}, asked = {0};
+    char where[300];
+    kd_status st = KD_OK;
+    shape_text(&have, x->dims, (size_t)x->ndims);
+    shape_text(&asked, want->v, want->n);
+    if (have.failed || asked.failed)
+        st = kd_fail(err, KD_ENOMEM, "out of memory");
+    else if (!want->n)
+        st = kd_config_flag(&r->spec.config, "model.input", have.text, err);
+    else if (strcmp(have.text, asked.text))
+        st = kd_fail(err, KD_EMISMATCH,
+                     "%s: rows of %s have the shape %s, student %s takes %s\n          set model.input: [%s] "
+                     "in %s, or remove it there",
+                     kd_store_path(t->store), x->name, have.text, r->spec.name, asked.text, have.text,
+                     kd_config_where(&given->config, "model.input", where, sizeof(where)));
+    kd_buf_release(&have);
+    kd_buf_release(&asked);
+    return st;
+}
+
+static kd_status resolve(kd__run *r, const kd_student_spec *given, kd_trainer *t, kd_err *err)
+{
+    int input = kd_store_find_role(t->store, KD_ROLE_INPUT, NULL),
+        label = kd_store_find_role(t->store, KD_ROLE_LABEL, NULL);
+    int logits = -1;
+    char where[300];
+    kd_status st = KD_OK;
+    if (kd_loss_needs_teacher(r->loss)) st = find_logits(r, t, &logits, err);
+    if (st || (st = check_columns(t, r, input, label, logits, err)) ||
+        (st = resolve_classes(r, given, t, label, logits, err)) ||
+        (st = resolve_input(r, given, t, input, err)) || (st = need_slot(t, input, &r->input, err)) ||
+        (label >= 0 && (st = need_slot(t, label, &r->label, err))) ||
+        (logits >= 0 && (st = need_slot(t, logits, &r->logits, err))))
+        return st;
+    r->input_dtype = kd_store_column(t->store, (size_t)input)->dtype;
+    if (label >= 0) t->slot_classes[r->label] = r->classes;
+    if (logits >= 0) t->slot_classes[r->logits] = r->classes;
+    if ((!kd_store_split_rows(t->store, KD_VALID) || label < 0) &&
+        (!strcmp(r->spec.train.keep, "best") || r->spec.train.patience))
+        return kd_fail(err, KD_EUSAGE,
+                       "%s: no labelled validation rows, and %s asks for them; pack with "
+                       "data.valid_fraction, or set train.keep: last and train.patience: 0",
+                       kd_store_path(t->store),
+                       kd_config_where(&given->config,
+                                       r->spec.train.patience ? "train.patience" : "train.keep", where,
+                                       sizeof(where)));
+    return KD_OK;
+}
+
+/* ---- life --------------------------------------------------------------------------------- */
+
+static kd_status check_role(const kd_student_spec *s, const char *role, kd_err *err)
+{
+    bool distilled = !strcmp(role, "distilled");
+    if (!distilled && strcmp(role, "plain") && strcmp(role, "teacher"))
+        return kd_fail(err, KD_EUSAGE, "%s: role %s; expected distilled, plain or teacher", s->name, role);
+    if (distilled != (s->loss.kd > 0))
+        return kd_fail(err, KD_EUSAGE, "%s: a %s run with loss.kd %g", s->name, role, s->loss.kd);
+    return KD_OK;
+}
+
+kd_status kd__run_create(kd__run **out, kd_trainer *t, const kd_student_spec *spec, uint64_t seed,
+                         const char *role, const char *folder, kd_err *err)
+{
+    kd__run *r = calloc(1, sizeof(*r));
+    kd_status st;
+    *out = NULL;
+    if (!r) return kd_fail(err, KD_ENOMEM, "out of memory");
+    r->seed = seed;
+    r->input = r->label = r->logits = -1;
+    if ((st = kd__student_copy(&r->spec, spec, err))) {
+        free(r);
+        return st;
+    }
+    r->role = kd_strdup(role);
+    r->folder = kd_strdup(folder);
+    for (size_t n = r->folder ? strlen(r->folder) : 0; n > 1 && r->folder[n - 1] == '/';)
+        r->folder[--n] = '\0';
+    r->part = r->folder ? kd_sprintf("%s.part", r->folder) : NULL;
+    int64_t rows = r->spec.train.batch > KD__EVAL_BATCH ? r->spec.train.batch : KD__EVAL_BATCH;
+    if (!r->role || !r->part)
+        st = kd_fail(err, KD_ENOMEM, "out of memory");
+    else if (!(st = check_role(&r->spec, role, err)) &&
+             (st = kd_loss_create(&r->loss, &r->spec.loss, rows, err)))
+        kd_fail_in(err, st, "%s", spec->config.path ? spec->config.path : r->spec.name);
+    if (st || (st = resolve(r, spec, t, err))) goto out;
+    if (!(r->contract = kd__contract(t, r))) st = kd_fail(err, KD_ENOMEM, "out of memory");
+out:
+    if (st)
+        kd__run_free(r);
+    else
+        *out = r;
+    return st;
+}
+
+static double number_of(const json_t *o, const char *key, double missing)
+{
+    const json_t *v = json_object_get(o, key);
+    return json_is_number(v) ? json_number_value(v) : missing;
+}
+
+kd_status kd__run_build(kd__run *r, kd_trainer *t, kd_err *err)
+{
+    const kd_column *x = kd__trainer_column(t, r->input),
+                    *y = r->label < 0 ? NULL : kd__trainer_column(t, r->label);
+    json_t *all = kd_config_json(&r->spec.config), *names = y ? json_object_get(y->params, "names") : NULL;
+    kd_status st = all ? kd_model_create(&r->model, r->spec.name, json_object_get(all, "model"),
+                                         r->spec.config.path, err)
+                       : kd_fail(err, KD_ENOMEM, "out of memory");
+    json_decref(all);
+    if (st) return st;
+    kd_model *m = r->model;
+    m->mean = (float)number_of(x->params, "mean", 0);
+    m->scale = (float)number_of(x->params, "scale", 1);
+    if (json_is_array(names) && json_array_size(names) == (size_t)r->classes && !m->labels)
+        m->labels = json_incref(names);
+    r->weights = kd_graph_slab(m->graph, &r->slab);
+    r->stats = kd_graph_buffers(m->graph, &r->buffers);
+    kd_graph_init(m->graph, r->seed);
+    r->flops = kd_graph_train_flops(m->graph) * (double)r->spec.train.batch;
+    if (!strcmp(r->spec.train.keep, "best") &&
+        !(r->best = kd_alloc_aligned(r->slab + r->buffers + 1, sizeof(float))))
+        return kd_fail(err, KD_ENOMEM, "%s: no memory for a second copy of its weights", r->spec.name);
+    return kd__optimizer_create(r, err);
+}
+
+void kd__run_free(kd__run *r)
+{
+    if (!r) return;
+    kd_exec_free(r->ex);
+    kd_exec_free(r->eval);
+    kd_loss_free(r->loss);
+    kd_model_free(r->model);
+    kd_student_release(&r->spec);
+    json_decref(r->contract);
+    kd_buf_release(&r->log);
+    free(r->folder);
+    free(r->part);
+    free(r->role);
+    free(r->moment1);
+    free(r->moment2);
+    free(r->best);
+    free(r->partial);
+    free(r->ranges);
+    free(r);
+}
+
+bool kd__run_active(const kd__run *r)
+{
+    return !r->done && !r->diverged && !r->at.ended && r->at.epoch < (uint64_t)r->spec.train.epochs;
+}
+
+size_t kd__run_bytes(const kd__run *r)
+{
+    size_t slabs = 2 + (r->moment2 != NULL) + (r->best != NULL);
+    if (!r->model) return 0;
+    return (slabs * r->slab + r->buffers) * sizeof(float) + (r->ex ? kd_exec_bytes(r->ex) : 0) +
+           (r->eval ? kd_exec_bytes(r->eval) : 0);
+}

@@ -1,0 +1,98 @@
+/* student.c - a student as its YAML describes it: name, model, loss, training.
+ *
+ * One file is one reproducible trial; a sweep is many files or many --set. The four tables share one
+ * config, so every key has its place (file and line, or --set) for later messages.
+ */
+#include "train_private.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+static const kd_option name_options[] = {
+    KD_OPT_STRING("Student", kd_student_spec, name, "name", "NAME", 0, NULL,
+                  "names the folder of its runs [file name without .yaml]"),
+};
+
+kd_status kd__student_init(kd_student_spec *s, kd_err *err)
+{
+    kd_status st;
+    memset(s, 0, sizeof(*s));
+    if ((st = kd_config_add(&s->config, name_options, KD_COUNT(name_options), s, err)) ||
+        (st = kd_config_add(&s->config, kd_model_options, kd_model_options_n, &s->model, err)) ||
+        (st = kd_config_add(&s->config, kd_loss_options, kd_loss_options_n, &s->loss, err)) ||
+        (st = kd_config_add(&s->config, kd_train_options, kd_train_options_n, &s->train, err)))
+        kd_config_release(&s->config);
+    return st;
+}
+
+void kd_student_release(kd_student_spec *s)
+{
+    kd_config_release(&s->config);
+    memset(s, 0, sizeof(*s));
+}
+
+static kd_status apply_override(kd_student_spec *s, const char *pair, kd_err *err)
+{
+    const char *eq = strchr(pair, '=');
+    if (!eq || eq == pair)
+        return kd_fail(err, KD_EUSAGE, "--set %.80s: expected KEY=VALUE, for example --set train.epochs=1",
+                       pair);
+    char *key = kd_sprintf("%.*s", (int)(eq - pair), pair);
+    if (!key) return kd_fail(err, KD_ENOMEM, "out of memory");
+    kd_status st = kd_config_flag(&s->config, key, eq + 1, err);
+    if (st) kd_fail_in(err, st, "--set %.80s", pair);
+    free(key);
+    return st;
+}
+
+/* "runs/cnn-25k.yaml" -> "cnn-25k" */
+static char *name_of_file(const char *path)
+{
+    char *name = kd_strdup(kd_path_base(path)), *dot = name ? strrchr(name, '.') : NULL;
+    if (dot && dot != name && (!strcmp(dot, ".yaml") || !strcmp(dot, ".yml"))) *dot = '\0';
+    return name;
+}
+
+/* The name becomes a folder and a cell of tables. */
+static kd_status check_name(const kd_student_spec *s, const char *path, kd_err *err)
+{
+    static const char ok[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-";
+    const char *n = s->name;
+    size_t len = strlen(n);
+    if (!len || len > KD_STORE_NAME_MAX - 1 || n[0] == '.' || n[0] == '-' || strspn(n, ok) != len)
+        return kd_fail(
+            err, KD_EUSAGE,
+            "%s: name '%.80s' cannot name a folder: 1 to %d letters, digits, '.', '_' or '-', not beginning "
+            "with '.' or '-'",
+            path, n, KD_STORE_NAME_MAX - 1);
+    return KD_OK;
+}
+
+kd_status kd_student_load(kd_student_spec *s, const char *path, const kd_strings *overrides, kd_err *err)
+{
+    kd_status st = kd__student_init(s, err);
+    if (st) return st;
+    if ((st = kd_config_yaml(&s->config, path, err))) goto out;
+    for (size_t i = 0; overrides && i < overrides->n; i++)
+        if ((st = apply_override(s, overrides->v[i], err))) goto out;
+    if (!s->name) {
+        char *name = name_of_file(path);
+        st = name ? kd_config_flag(&s->config, "name", name, err) : kd_fail(err, KD_ENOMEM, "out of memory");
+        free(name);
+        if (st) goto out;
+    }
+    st = check_name(s, path, err);
+out:
+    if (st) kd_student_release(s);
+    return st;
+}
+
+kd_status kd__student_copy(kd_student_spec *out, const kd_student_spec *s, kd_err *err)
+{
+    const char *path = s->config.path ? s->config.path : "student";
+    json_t *all = kd_config_json(&s->config);
+    kd_status st = all ? kd__student_init(out, err) : kd_fail(err, KD_ENOMEM, "out of memory");
+    if (!st && (st = kd_config_from_json(&out->config, all, path, err))) kd_student_release(out);
+    json_decref(all);
+    return st;
+}

@@ -1,0 +1,232 @@
+/* trainer.c - all students of a run: what they share, and what they came to.
+ *
+ * Students are added one by one, each checked against the store and against what its folder already
+ * holds; the plan then knows all of them, opens one loader over the union of their columns and one
+ * feed for each distinct (seed, batch size), and decides how the threads are used. Adding and
+ * planning write nothing, so a dry run is adding and planning.
+ */
+#include "train_private.h"
+
+#include <math.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+
+kd_trainer_params kd_trainer_default_params(void)
+{
+    return (kd_trainer_params){.threads = 1,
+                               .window_rows = kd_loader_default_params().window_rows,
+                               .checkpoint_seconds = 60,
+                               .checkpoint_keep = 3,
+                               .valid_cache = 256u << 20};
+}
+
+kd_status kd_trainer_create(kd_trainer **out, kd_store *s, const kd_trainer_params *p, kd_err *err)
+{
+    *out = NULL;
+    if (p->threads < 1 || p->checkpoint_keep < 1 || p->checkpoint_seconds < 0)
+        return kd_fail(
+            err, KD_EUSAGE,
+            "trainer: %d threads, %lld checkpoints kept every %lld s; expected at least 1, 1 and 0",
+            p->threads, (long long)p->checkpoint_keep, (long long)p->checkpoint_seconds);
+    kd_trainer *t = calloc(1, sizeof(*t));
+    if (!t || (p->command && !(t->command = kd_strdup(p->command)))) {
+        free(t);
+        return kd_fail(err, KD_ENOMEM, "out of memory");
+    }
+    t->store = s;
+    t->p = *p;
+    t->p.command = t->command;
+    if (!t->p.window_rows) t->p.window_rows = kd_loader_default_params().window_rows;
+    *out = t;
+    return KD_OK;
+}
+
+void kd_trainer_free(kd_trainer *t)
+{
+    if (!t) return;
+    for (size_t i = 0; i < t->nruns; i++) kd__run_free(t->runs[i]);
+    for (size_t i = 0; i < t->nfeeds; i++) kd__feed_close(t->feeds[i]);
+    for (size_t i = 0; i < t->nwarnings; i++) free(t->warnings[i]);
+    kd__valid_close(t);
+    kd_loader_close(t->loader);
+    free(t->runs);
+    free(t->heavy);
+    free(t->todo);
+    free(t->feeds);
+    free(t->warnings);
+    free(t->command);
+    free(t);
+}
+
+void kd__trainer_warn(kd_trainer *t, const char *fmt, ...)
+{
+    char text[1200];
+    va_list ap;
+    va_start(ap, fmt);
+    vsnprintf(text, sizeof(text), fmt, ap);
+    va_end(ap);
+    char **grown = realloc(t->warnings, (t->nwarnings + 1) * sizeof(*grown));
+    if (grown) t->warnings = grown;
+    if (grown && (t->warnings[t->nwarnings] = kd_strdup(text))) t->nwarnings++;
+}
+
+/* ---- columns ------------------------------------------------------------------------------ */
+
+int kd__trainer_slot(kd_trainer *t, int column)
+{
+    for (int i = 0; i < t->ncolumns; i++)
+        if (t->columns[i] == column) return i;
+    if (t->ncolumns == KD_LOADER_COLUMNS) return -1;
+    t->columns[t->ncolumns] = column;
+    return t->ncolumns++;
+}
+
+const kd_column *kd__trainer_column(const kd_trainer *t, int slot)
+{
+    return kd_store_column(t->store, (size_t)t->columns[slot]);
+}
+
+/* ---- adding ------------------------------------------------------------------------------- */
+
+kd_status kd_trainer_add(kd_trainer *t, const kd_student_spec *spec, uint64_t seed, const char *role,
+                         const char *folder, bool *skipped, kd_err *err)
+{
+    kd__run *r = NULL;
+    *skipped = false;
+    if (t->planned) return kd_fail(err, KD_EUSAGE, "%s: added after the plan was made", folder);
+    kd_status st = kd__run_create(&r, t, spec, seed, role, folder, err);
+    if (st) return st;
+    for (size_t i = 0; i < t->nruns && !st; i++)
+        if (!strcmp(t->runs[i]->folder, r->folder))
+            st = kd_fail(err, KD_EUSAGE, "%s: two students would be written there; give them different names",
+                         r->folder);
+    if (st || (st = kd__run_meet(r, t, err))) goto out;
+    kd__run **grown = realloc(t->runs, (t->nruns + 1) * sizeof(*grown));
+    if (!grown) {
+        st = kd_fail(err, KD_ENOMEM, "out of memory");
+        goto out;
+    }
+    t->runs = grown;
+    t->runs[t->nruns++] = r;
+    *skipped = r->skipped;
+    return KD_OK;
+out:
+    kd__run_free(r);
+    return st;
+}
+
+/* ---- planning ----------------------------------------------------------------------------- */
+
+static kd_status plan_feed(kd_trainer *t, kd__run *r, kd_err *err)
+{
+    uint32_t batch = (uint32_t)r->spec.train.batch;
+    for (size_t i = 0; i < t->nfeeds && !r->feed; i++)
+        if (t->feeds[i]->seed == r->seed && t->feeds[i]->batch == batch) r->feed = t->feeds[i];
+    if (!r->feed) {
+        kd__feed **grown = realloc(t->feeds, (t->nfeeds + 1) * sizeof(*grown));
+        if (!grown) return kd_fail(err, KD_ENOMEM, "out of memory");
+        t->feeds = grown;
+        kd_status st = kd__feed_open(&t->feeds[t->nfeeds], t, r->seed, batch, err);
+        if (st) return kd_fail_in(err, st, "student %s", r->spec.name);
+        r->feed = t->feeds[t->nfeeds++];
+    }
+    r->steps = r->feed->steps;
+    return KD_OK;
+}
+
+static kd_status plan_execs(kd_trainer *t, kd__run *r, kd_err *err)
+{
+    int threads = t->solo ? 1 : t->p.threads;
+    kd_exec_params train = {.batch = r->spec.train.batch, .threads = threads, .training = true};
+    kd_exec_params eval = {.batch = KD__EVAL_BATCH, .threads = threads};
+    kd_status st = kd_exec_create(&r->ex, r->model->graph, &train, err);
+    if (!st && t->blocks) st = kd_exec_create(&r->eval, r->model->graph, &eval, err);
+    return st ? kd_fail_in(err, st, "student %s", r->spec.name) : KD_OK;
+}
+
+static int heavy_first(const void *a, const void *b)
+{
+    const kd__run *x = *(kd__run *const *)a, *y = *(kd__run *const *)b;
+    return (x->flops < y->flops) - (x->flops > y->flops);
+}
+
+kd_status kd_trainer_plan(kd_trainer *t, kd_err *err)
+{
+    size_t training = 0;
+    kd_status st;
+    if (t->planned) return KD_OK;
+    for (size_t i = 0; i < t->nruns; i++) training += t->runs[i]->model != NULL;
+    if (!(t->todo = calloc(t->nruns + 1, sizeof(*t->todo)))) return kd_fail(err, KD_ENOMEM, "out of memory");
+    t->solo = t->p.team ? t->p.team == 1 : training >= (size_t)t->p.threads;
+    if (training) {
+        kd_loader_params lp = kd_loader_default_params();
+        lp.split = KD_TRAIN;
+        lp.rows = t->p.rows;
+        lp.window_rows = t->p.window_rows;
+        lp.shuffle = true;
+        lp.threads = t->p.threads;
+        if ((st = kd_loader_open(&t->loader, t->store, t->columns, t->ncolumns, &lp, err)) ||
+            (st = kd__valid_open(t, err)))
+            return st;
+        for (size_t i = 0; i < t->nruns; i++)
+            if (t->runs[i]->model &&
+                ((st = plan_feed(t, t->runs[i], err)) || (st = plan_execs(t, t->runs[i], err))))
+                return st;
+    }
+    t->heavy = calloc(t->nruns + 1, sizeof(*t->heavy));
+    if (!t->heavy) return kd_fail(err, KD_ENOMEM, "out of memory");
+    memcpy(t->heavy, t->runs, t->nruns * sizeof(*t->heavy));
+    qsort(t->heavy, t->nruns, sizeof(*t->heavy), heavy_first);
+    t->planned = true;
+    return KD_OK;
+}
+
+/* ---- asking ------------------------------------------------------------------------------- */
+
+size_t kd_trainer_students(const kd_trainer *t) { return t->nruns; }
+
+size_t kd_trainer_bytes(const kd_trainer *t)
+{
+    size_t n = 0;
+    if (!t->planned) return 0;
+    for (size_t i = 0; i < t->nruns; i++) n += kd__run_bytes(t->runs[i]);
+    return n + kd__valid_bytes(t) + (t->loader ? kd_loader_bytes(t->loader) : 0);
+}
+
+void kd_trainer_result(const kd_trainer *t, size_t i, kd_train_result *out)
+{
+    const kd__run *r = t->runs[i];
+    *out = r->result;
+    out->name = r->spec.name;
+    out->folder = r->folder;
+    out->role = r->role;
+    out->seed = r->seed;
+    out->done = r->done;
+    out->failed = r->diverged;
+    out->skipped = r->skipped;
+    if (r->model) out->params = kd_graph_param_count(r->model->graph);
+    if (r->done) return;
+    out->epochs = r->at.epoch;
+    out->seconds = r->at.seconds;
+    out->loss = r->at.epoch ? r->at.loss : NAN;
+    out->valid_loss = r->at.epoch && t->nblocks ? r->at.valid_loss : NAN;
+    out->valid_accuracy = r->at.epoch && t->nblocks && r->label >= 0 ? r->at.valid_accuracy : NAN;
+}
+
+void kd_trainer_reads(const kd_trainer *t, uint64_t *decoded, uint64_t *expected)
+{
+    *decoded = *expected = 0;
+    if (!t->loader) return;
+    *decoded = kd_loader_decoded(t->loader);
+    *expected = kd_loader_blocks(t->loader) *
+                (kd_loader_resident(t->loader) ? t->loader_epochs > 0 : t->loader_epochs);
+}
+
+double kd_trainer_stall(const kd_trainer *t) { return t->loader ? kd_loader_seconds(t->loader) : 0; }
+char *kd_trainer_formula(const kd_trainer *t, size_t i) { return kd_loss_formula(t->runs[i]->loss); }
+json_t *kd_trainer_config(const kd_trainer *t, size_t i) { return kd_config_json(&t->runs[i]->spec.config); }
+const char *kd_trainer_warning(const kd_trainer *t, size_t i)
+{
+    return i < t->nwarnings ? t->warnings[i] : NULL;
+}
