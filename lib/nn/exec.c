@@ -115,7 +115,7 @@ static kd_status find_gradients(kd_exec *ex, bool *leads, kd_err *err)
     if (!written) return kd_fail(err, KD_ENOMEM, "no memory for the plan of %d layers", g->nodes);
     for (int i = 0; i < ex->steps; i++) {
         kd__state *s = &ex->state[ex->order[i]];
-        leads[ex->order[i]] = s->n->nparam > 0;
+        leads[ex->order[i]] = s->n->nparam > 0 || (g->input_grads && s->n->op == &kd__op_input);
         for (int k = 0; k < s->n->nin; k++) {
             s->want_dx[k] = ex->p.training && leads[resolve(g, s->n->in[k])];
             leads[ex->order[i]] |= leads[resolve(g, s->n->in[k])];
@@ -157,7 +157,7 @@ static void add_lives(kd_exec *ex, plan_list *l, int at, const bool *leads)
     }
     const size_t floats = (size_t)ex->p.batch * s->n->size;
     want(l, &s->y, floats, input ? -1 : at, input || output ? end : y_last);
-    if (train && (leads[node] || output)) want(l, &s->dy, floats, output ? ex->steps - 1 : dy_first, end - 1 - at);
+    if (train && (leads[node] || output)) want(l, &s->dy, floats, output ? ex->steps - 1 : dy_first, input ? end : end - 1 - at);
     want(l, &s->keep, s->keep_floats, at, train ? end - 1 - at : at);
 }
 

@@ -159,7 +159,7 @@ kd_status kd_graph_finish(kd_graph *g, kd_err *err)
     if (g->finished) return KD_OK;
     for (int i = 0; i < g->nodes; i++) output |= g->node[i].output;
     if (!output) return kd_fail(err, KD_EUSAGE, "the graph has no output");
-    fuse(g);
+    if (!g->unfused) fuse(g);
     kd_status st = lay_out(g, err);
     g->finished = !st;
     return st;

@@ -42,6 +42,7 @@ struct kd_graph {
     float *slab, *buffers;
     size_t slab_floats, buffer_floats;
     bool finished;
+    bool unfused, input_grads; /* for tests: finish fuses nothing; inputs get gradients, too */
     kd_err err;                /* first failure while building */
 };
 
