@@ -11,10 +11,9 @@
 
 #include <string.h>
 
-static const char *const role_names[] = {
-    [KD_ROLE_NONE] = "none",
+static const char *const role_names[] = {[KD_ROLE_NONE] = "none",
 #define X(NAME, name) [KD_ROLE_##NAME] = #name,
-    KD_ROLE_MAP(X)
+                                         KD_ROLE_MAP(X)
 #undef X
 };
 
@@ -32,10 +31,7 @@ kd_role kd_role_parse(const char *name)
 
 static const char *const split_names[KD_SPLITS] = {"train", "valid", "test"};
 
-const char *kd_split_name(kd_split s)
-{
-    return (unsigned)s < KD_SPLITS ? split_names[s] : "unknown";
-}
+const char *kd_split_name(kd_split s) { return (unsigned)s < KD_SPLITS ? split_names[s] : "unknown"; }
 
 int kd_split_parse(const char *name)
 {
@@ -44,10 +40,7 @@ int kd_split_parse(const char *name)
     return -1;
 }
 
-int kd__encoding_code(const char *name)
-{
-    return !strcmp(name, "dense") ? KD__ENCODING_DENSE : 0;
-}
+int kd__encoding_code(const char *name) { return !strcmp(name, "dense") ? KD__ENCODING_DENSE : 0; }
 
 int kd__filter_code(const char *name)
 {
@@ -84,7 +77,8 @@ bool kd__segment_name_ok(const char *name) { return name_ok(name, false); }
 static const char *column_fault(const kd_column *c)
 {
     size_t unit;
-    if (!name_ok(c->name, true)) return "its name must be of a-z, 0-9, '_', '.', '-', '/' and at most 63 long";
+    if (!name_ok(c->name, true))
+        return "its name must be of a-z, 0-9, '_', '.', '-', '/' and at most 63 long";
     if (!kd_dtype_size(c->dtype)) return "unknown dtype";
     if (c->role == KD_ROLE_NONE) return "it has no role";
     if (c->ndims < 0 || c->ndims > 6) return "more than 6 axes";
@@ -107,14 +101,16 @@ kd_status kd__column_complete(kd_column *c, int default_level, kd_err *err)
     if (fault) return kd_fail(err, KD_EUSAGE, "column '%.63s': %s", c->name, fault);
     if (!c->encoding[0]) snprintf(c->encoding, sizeof(c->encoding), "dense");
     if (!kd__encoding_code(c->encoding))
-        return kd_fail(err, KD_EUNSUPPORTED, "column %s: unknown encoding '%.15s', this version writes 'dense'",
-                       c->name, c->encoding);
+        return kd_fail(err, KD_EUNSUPPORTED,
+                       "column %s: unknown encoding '%.15s', this version writes 'dense'", c->name,
+                       c->encoding);
     // Row ids are hashes and bytes have one plane: nothing to gain from a filter there.
     if (!c->filter[0])
         snprintf(c->filter, sizeof(c->filter), "%s", kd_dtype_size(c->dtype) > 1 ? "shuffle" : "none");
     if (kd__filter_code(c->filter) == KD__FILTER_UNKNOWN)
-        return kd_fail(err, KD_EUNSUPPORTED, "column %s: unknown filter '%.15s', known are 'none' and 'shuffle'",
-                       c->name, c->filter);
+        return kd_fail(err, KD_EUNSUPPORTED,
+                       "column %s: unknown filter '%.15s', known are 'none' and 'shuffle'", c->name,
+                       c->filter);
     if (!c->level) c->level = default_level;
     if (c->level < 1 || c->level > 19)
         return kd_fail(err, KD_EUSAGE, "column %s: zstd level %d, allowed are 1 to 19", c->name, c->level);
@@ -127,9 +123,9 @@ json_t *kd__column_to_json(const kd_column *c)
 {
     json_t *shape = json_array();
     for (int i = 0; shape && i < c->ndims; i++) json_array_append_new(shape, json_integer(c->dims[i]));
-    json_t *o = json_pack("{s:s, s:s, s:s, s:o, s:s, s:s, s:i}", "name", c->name, "role", kd_role_name(c->role),
-                          "dtype", kd_dtype_name(c->dtype), "shape", shape, "encoding", c->encoding, "filter",
-                          c->filter, "level", c->level);
+    json_t *o = json_pack("{s:s, s:s, s:s, s:o, s:s, s:s, s:i}", "name", c->name, "role",
+                          kd_role_name(c->role), "dtype", kd_dtype_name(c->dtype), "shape", shape, "encoding",
+                          c->encoding, "filter", c->filter, "level", c->level);
     if (!o) return NULL;
     if (c->teacher[0]) json_object_set_new(o, "teacher", json_string(c->teacher));
     if (c->tap[0]) json_object_set_new(o, "tap", json_string(c->tap));
@@ -146,7 +142,8 @@ static kd_status copy_str(const json_t *obj, const char *key, char *out, size_t 
     if (!optional || json_object_get(obj, key)) st = kd_json_str(obj, key, &s, path, err);
     if (st) return st;
     if (strlen(s) >= size)
-        return kd_fail(err, KD_ECORRUPT, "%s: column member '%s' is longer than %zu bytes", path, key, size - 1);
+        return kd_fail(err, KD_ECORRUPT, "%s: column member '%s' is longer than %zu bytes", path, key,
+                       size - 1);
     memcpy(out, s, strlen(s) + 1);
     return KD_OK;
 }
@@ -172,7 +169,8 @@ kd_status kd__column_from_json(kd_column *c, const json_t *obj, const char *path
     c->dtype = kd_dtype_parse(dtype);
     const json_t *shape = json_object_get(obj, "shape");
     if (!json_is_array(shape) || json_array_size(shape) > 6)
-        return kd_fail(err, KD_ECORRUPT, "%s: column %s: shape is not a list of at most 6 lengths", path, c->name);
+        return kd_fail(err, KD_ECORRUPT, "%s: column %s: shape is not a list of at most 6 lengths", path,
+                       c->name);
     c->ndims = (int)json_array_size(shape);
     for (int i = 0; i < c->ndims; i++) c->dims[i] = json_integer_value(json_array_get(shape, (size_t)i));
     const char *fault = column_fault(c);

@@ -47,7 +47,8 @@ void kd__store_free(kd_store *s)
 static char *checksum_digits(char *text, size_t len)
 {
     char *at = NULL;
-    for (char *p = text; (p = memmem(p, (size_t)(text + len - p), CHECKSUM_KEY, strlen(CHECKSUM_KEY))); p++) at = p;
+    for (char *p = text; (p = memmem(p, (size_t)(text + len - p), CHECKSUM_KEY, strlen(CHECKSUM_KEY))); p++)
+        at = p;
     if (!at || (size_t)(text + len - at) < strlen(CHECKSUM_KEY) + 33) return NULL;
     return at + strlen(CHECKSUM_KEY);
 }
@@ -61,8 +62,8 @@ static kd_status check_text(char *text, size_t len, const char *path, kd_err *er
     kd_id_hex(kd_hash128(text, len), want);
     memcpy(digits, found, 32);
     if (strcmp(found, want))
-        return kd_fail(err, KD_ECORRUPT, "%s: checksum %.32s, its text has %s: damaged or edited by hand", path, found,
-                       want);
+        return kd_fail(err, KD_ECORRUPT, "%s: checksum %.32s, its text has %s: damaged or edited by hand",
+                       path, found, want);
     return KD_OK;
 }
 
@@ -70,7 +71,8 @@ static kd_status check_text(char *text, size_t len, const char *path, kd_err *er
 
 static kd_status load_chunks(kd_store *s, const char *path, kd_err *err)
 {
-    const json_t *runs = json_object_get(s->manifest, "chunks"), *splits = json_object_get(s->manifest, "splits");
+    const json_t *runs = json_object_get(s->manifest, "chunks"),
+                 *splits = json_object_get(s->manifest, "splits");
     uint64_t budget = s->bytes / (KD__RECORD_HEAD + 16) + 1, n = 0; // each chunk has a record of each column
     int64_t value;
     kd_status st;
@@ -78,7 +80,8 @@ static kd_status load_chunks(kd_store *s, const char *path, kd_err *err)
     const json_t *run;
     if (!json_is_array(runs)) return kd_fail(err, KD_ECORRUPT, "%s: 'chunks' is not a list", path);
     for (int pass = 0; pass < 2; pass++) {
-        if (pass && !(s->chunks = calloc(n ? n : 1, sizeof(*s->chunks)))) return kd_fail(err, KD_ENOMEM, "out of memory");
+        if (pass && !(s->chunks = calloc(n ? n : 1, sizeof(*s->chunks))))
+            return kd_fail(err, KD_ENOMEM, "out of memory");
         json_array_foreach(runs, i, run)
         {
             const char *split;
@@ -93,7 +96,8 @@ static kd_status load_chunks(kd_store *s, const char *path, kd_err *err)
                 return kd_fail(err, KD_ECORRUPT, "%s: more chunks than its %llu bytes can hold", path,
                                (unsigned long long)s->bytes);
             for (int64_t k = 0; pass && k < count; k++) {
-                s->chunks[s->nchunks++] = (kd_chunk_info){.first = s->rows, .rows = (uint32_t)rows, .split = (kd_split)sp};
+                s->chunks[s->nchunks++] =
+                    (kd_chunk_info){.first = s->rows, .rows = (uint32_t)rows, .split = (kd_split)sp};
                 s->rows += (uint64_t)rows;
                 s->split_rows[sp] += (uint64_t)rows;
             }
@@ -104,10 +108,13 @@ static kd_status load_chunks(kd_store *s, const char *path, kd_err *err)
         return kd_fail(err, KD_ECORRUPT, "%s: %lld rows, its chunks add up to %llu", path, (long long)value,
                        (unsigned long long)s->rows);
     for (int k = 0; k < KD_SPLITS; k++) {
-        if ((st = kd_json_int(splits, kd_split_name((kd_split)k), 0, (int64_t)KD__ROWS_MAX, &value, path, err))) return st;
+        if ((st = kd_json_int(splits, kd_split_name((kd_split)k), 0, (int64_t)KD__ROWS_MAX, &value, path,
+                              err)))
+            return st;
         if ((uint64_t)value != s->split_rows[k])
-            return kd_fail(err, KD_ECORRUPT, "%s: %lld rows of split %s, its chunks add up to %llu", path, (long long)value,
-                           kd_split_name((kd_split)k), (unsigned long long)s->split_rows[k]);
+            return kd_fail(err, KD_ECORRUPT, "%s: %lld rows of split %s, its chunks add up to %llu", path,
+                           (long long)value, kd_split_name((kd_split)k),
+                           (unsigned long long)s->split_rows[k]);
     }
     return KD_OK;
 }
@@ -139,13 +146,16 @@ static kd_status load_segment(kd_store *s, kd__segment *g, const json_t *entry, 
     char *end;
     g->fd = -1;
     g->entry = entry;
-    if ((st = kd_json_str(entry, "name", &name, path, err)) || (st = kd_json_str(entry, "file", &file, path, err)) ||
-        (st = kd_json_str(entry, "root", &root, path, err)) || (st = kd_json_str(entry, "header", &tag, path, err)) ||
+    if ((st = kd_json_str(entry, "name", &name, path, err)) ||
+        (st = kd_json_str(entry, "file", &file, path, err)) ||
+        (st = kd_json_str(entry, "root", &root, path, err)) ||
+        (st = kd_json_str(entry, "header", &tag, path, err)) ||
         (st = kd_json_int(entry, "bytes", 1, INT64_MAX / KD__SEGMENTS_MAX, &bytes, path, err)))
         return st;
-    if (!kd__segment_name_ok(name) || file[0] == '.' || strchr(file, '/') || strlen(file) >= sizeof(g->file) ||
-        !file[0])
-        return kd_fail(err, KD_ECORRUPT, "%s: segment name '%.64s' or its file name '%.80s' is not allowed", path, name, file);
+    if (!kd__segment_name_ok(name) || file[0] == '.' || strchr(file, '/') ||
+        strlen(file) >= sizeof(g->file) || !file[0])
+        return kd_fail(err, KD_ECORRUPT, "%s: segment name '%.64s' or its file name '%.80s' is not allowed",
+                       path, name, file);
     memcpy(g->name, name, strlen(name) + 1);
     memcpy(g->file, file, strlen(file) + 1);
     g->bytes = (uint64_t)bytes;
@@ -174,13 +184,14 @@ static kd_status load_segments(kd_store *s, const char *path, kd_err *err)
     kd_status st;
     json_array_foreach(list, i, entry) columns += json_array_size(json_object_get(entry, "columns"));
     if (!n || n > KD__SEGMENTS_MAX || !columns || columns > KD_STORE_MAX_COLUMNS)
-        return kd_fail(err, KD_ECORRUPT, "%s: %zu segments with %zu columns, allowed are 1 to %d and 1 to %d", path, n,
-                       columns, KD__SEGMENTS_MAX, KD_STORE_MAX_COLUMNS);
+        return kd_fail(err, KD_ECORRUPT, "%s: %zu segments with %zu columns, allowed are 1 to %d and 1 to %d",
+                       path, n, columns, KD__SEGMENTS_MAX, KD_STORE_MAX_COLUMNS);
     s->segments = calloc(n, sizeof(*s->segments));
     s->columns = calloc(columns, sizeof(*s->columns));
     s->column_segment = calloc(columns, sizeof(*s->column_segment));
     s->reads = calloc(columns, sizeof(*s->reads));
-    if (!s->segments || !s->columns || !s->column_segment || !s->reads) return kd_fail(err, KD_ENOMEM, "out of memory");
+    if (!s->segments || !s->columns || !s->column_segment || !s->reads)
+        return kd_fail(err, KD_ENOMEM, "out of memory");
     json_array_foreach(list, i, entry)
     {
         s->segments[i].fd = -1;
@@ -215,15 +226,16 @@ static kd_status parse(kd_store *s, const char *path, kd_err *err)
         goto out;
     }
     if ((st = check_text(text, len, path, err))) goto out;
-    if ((st = kd_json_int(s->manifest, "chunk_rows", 1, KD_STORE_MAX_CHUNK_ROWS, &chunk_rows, path, err))) goto out;
+    if ((st = kd_json_int(s->manifest, "chunk_rows", 1, KD_STORE_MAX_CHUNK_ROWS, &chunk_rows, path, err)))
+        goto out;
     s->chunk_rows = (uint32_t)chunk_rows;
     if ((st = load_segments(s, path, err))) goto out;
     if ((st = load_chunks(s, path, err))) goto out;
     for (uint32_t i = 0; i < s->nsegments && !st; i++) {
         const kd__segment *g = &s->segments[i];
         if ((uint64_t)s->nchunks * g->columns > g->bytes / KD__RECORD_HEAD)
-            st = kd_fail(err, KD_ECORRUPT, "%s: segment %s cannot hold %u chunks of %u columns in %llu bytes", path, g->name,
-                         s->nchunks, g->columns, (unsigned long long)g->bytes);
+            st = kd_fail(err, KD_ECORRUPT, "%s: segment %s cannot hold %u chunks of %u columns in %llu bytes",
+                         path, g->name, s->nchunks, g->columns, (unsigned long long)g->bytes);
     }
 out:
     free(text);
@@ -241,7 +253,8 @@ kd_status kd__manifest_load(kd_store **out, const char *path, kd_err *err)
         st = kd_fail(err, KD_ENOMEM, "out of memory");
     } else if (!kd_exists(s->path)) {
         if (kd_is_dir(part))
-            st = kd_fail(err, KD_ENOTFOUND, "%s: not there, but %s is: it was never finished; go on with kd-dump --resume",
+            st = kd_fail(err, KD_ENOTFOUND,
+                         "%s: not there, but %s is: it was never finished; go on with kd-dump --resume",
                          s->path, part);
         else
             st = kd_fail(err, KD_ENOTFOUND, "%s: no such store", s->path);
@@ -252,8 +265,10 @@ kd_status kd__manifest_load(kd_store **out, const char *path, kd_err *err)
     }
     free(file);
     free(part);
-    if (st) kd__store_free(s);
-    else *out = s;
+    if (st)
+        kd__store_free(s);
+    else
+        *out = s;
     return st;
 }
 
@@ -263,10 +278,11 @@ json_t *kd__chunks_to_json(const kd_chunk_info *chunks, uint32_t n)
 {
     json_t *runs = json_array();
     for (uint32_t i = 0, run; runs && i < n; i += run) {
-        for (run = 1; i + run < n && chunks[i + run].rows == chunks[i].rows && chunks[i + run].split == chunks[i].split;)
+        for (run = 1; i + run < n && chunks[i + run].rows == chunks[i].rows &&
+                      chunks[i + run].split == chunks[i].split;)
             run++;
-        json_t *o = json_pack("{s:s, s:i, s:I}", "split", kd_split_name(chunks[i].split), "rows", (int)chunks[i].rows,
-                              "count", (json_int_t)run);
+        json_t *o = json_pack("{s:s, s:i, s:I}", "split", kd_split_name(chunks[i].split), "rows",
+                              (int)chunks[i].rows, "count", (json_int_t)run);
         if (json_array_append_new(runs, o)) {
             json_decref(runs);
             return NULL;
@@ -297,7 +313,8 @@ static kd_status derive(json_t *m, kd_err *err)
     json_object_del(m, "bytes");
     json_object_del(m, "root");
     json_object_del(m, "checksum");
-    if (json_object_set_new(m, "bytes", json_integer(bytes)) || json_object_set_new(m, "root", json_string(hex)) ||
+    if (json_object_set_new(m, "bytes", json_integer(bytes)) ||
+        json_object_set_new(m, "root", json_string(hex)) ||
         json_object_set_new(m, "checksum", json_string("00000000000000000000000000000000")))
         return kd_fail(err, KD_ENOMEM, "out of memory");
     return KD_OK;

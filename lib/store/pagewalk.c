@@ -30,15 +30,30 @@ enum { PAGE_HEAD = 16, NODE_HEAD = 8, META_SIZE = 136, MAX_DEPTH = 32 };
 enum { P_BRANCH = 1, P_LEAF = 2, P_OVERFLOW = 4, P_META = 8 };
 enum { F_BIGDATA = 1 };
 enum { MDB_INTEGER_KEYS = 8 };
-#define META_MAGIC 0xBEEFC0DEu
+#define META_MAGIC   0xBEEFC0DEu
 #define META_VERSION 1u
-#define NO_ROOT UINT64_MAX
+#define NO_ROOT      UINT64_MAX
 
 typedef unsigned long long ull;
 
-static uint16_t get16(const uint8_t *p) { uint16_t v; memcpy(&v, p, 2); return v; }
-static uint32_t get32(const uint8_t *p) { uint32_t v; memcpy(&v, p, 4); return v; }
-static uint64_t get64(const uint8_t *p) { uint64_t v; memcpy(&v, p, 8); return v; }
+static uint16_t get16(const uint8_t *p)
+{
+    uint16_t v;
+    memcpy(&v, p, 2);
+    return v;
+}
+static uint32_t get32(const uint8_t *p)
+{
+    uint32_t v;
+    memcpy(&v, p, 4);
+    return v;
+}
+static uint64_t get64(const uint8_t *p)
+{
+    uint64_t v;
+    memcpy(&v, p, 8);
+    return v;
+}
 
 kd_status kd__pread(int fd, void *out, size_t size, uint64_t offset, kd_err *err)
 {
@@ -73,13 +88,16 @@ static kd_status check_db(const kd__db *db, uint64_t last, uint32_t psize, const
     bool empty = db->root == NO_ROOT;
     uint64_t pages = last + 1;
     if (db->branch > pages || db->leaf > pages || db->overflow > pages || db->depth > MAX_DEPTH)
-        return kd_fail(err, KD_ECORRUPT, "meta page: %s counts more pages (%llu, %llu, %llu) or levels (%u) than possible",
+        return kd_fail(err, KD_ECORRUPT,
+                       "meta page: %s counts more pages (%llu, %llu, %llu) or levels (%u) than possible",
                        what, (ull)db->branch, (ull)db->leaf, (ull)db->overflow, db->depth);
     if (db->entries > pages * psize / 18) // an entry takes 18 bytes at least: bounds tables made for them
         return kd_fail(err, KD_ECORRUPT, "meta page: %s counts %llu entries", what, (ull)db->entries);
-    if (empty != (db->entries == 0) || empty != (db->depth == 0) || (!empty && (db->root < 2 || db->root > last)))
-        return kd_fail(err, KD_ECORRUPT, "meta page: %s has root page %llu, depth %u, %llu entries, last page %llu",
-                       what, (ull)db->root, db->depth, (ull)db->entries, (ull)last);
+    if (empty != (db->entries == 0) || empty != (db->depth == 0) ||
+        (!empty && (db->root < 2 || db->root > last)))
+        return kd_fail(err, KD_ECORRUPT,
+                       "meta page: %s has root page %llu, depth %u, %llu entries, last page %llu", what,
+                       (ull)db->root, db->depth, (ull)db->entries, (ull)last);
     return KD_OK;
 }
 
@@ -121,12 +139,13 @@ kd_status kd__pages_open(kd__pages *p, int fd, kd_err *err)
     if ((st = read_meta(&meta[1], 1, err))) return st;
     *p = meta[meta[1].txn > meta[0].txn];
     if (p->last < 1 || p->last >= p->size / p->psize)
-        return kd_fail(err, KD_ECORRUPT, "%llu bytes, but pages up to %llu of %u bytes are in use: the file was cut",
+        return kd_fail(err, KD_ECORRUPT,
+                       "%llu bytes, but pages up to %llu of %u bytes are in use: the file was cut",
                        (ull)p->size, (ull)p->last, p->psize);
     if (p->main_db.flags || !(p->free_db.flags & MDB_INTEGER_KEYS))
-        return kd_fail(err, KD_ECORRUPT, "meta page: flags %#x and %#x, expected plain keys", p->main_db.flags,
-                       p->free_db.flags);
-    if ((st = check_db(&p->free_db, p->last, p->psize, "free list", err)) || 
+        return kd_fail(err, KD_ECORRUPT, "meta page: flags %#x and %#x, expected plain keys",
+                       p->main_db.flags, p->free_db.flags);
+    if ((st = check_db(&p->free_db, p->last, p->psize, "free list", err)) ||
         (st = check_db(&p->main_db, p->last, p->psize, "tree", err)))
         return st;
     return KD_OK;
@@ -135,7 +154,8 @@ kd_status kd__pages_open(kd__pages *p, int fd, kd_err *err)
 /* ---- the walk ----------------------------------------------------------------------------- */
 
 /* Reports damage. KD_OK: go on with the next page. */
-static kd_status damaged(kd__walk *w, kd_err *err, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
+static kd_status damaged(kd__walk *w, kd_err *err, const char *fmt, ...)
+    __attribute__((format(printf, 3, 4)));
 static kd_status damaged(kd__walk *w, kd_err *err, const char *fmt, ...)
 {
     char what[256];
@@ -175,7 +195,8 @@ static const char *page_fault(const kd__walk *w, const uint8_t *b, uint64_t page
     if (upper == 0 && psize == 65536) upper = psize;
     if (get64(b) != page) return "its number is not its position";
     if (get16(b + 10) != flags) return "it is of the wrong kind";
-    if (lower < PAGE_HEAD + 2 || lower > upper || upper > psize || (lower & 1)) return "its bounds are impossible";
+    if (lower < PAGE_HEAD + 2 || lower > upper || upper > psize || (lower & 1))
+        return "its bounds are impossible";
     *keys = (lower - PAGE_HEAD) / 2;
     for (size_t i = 0; i < *keys; i++) {
         size_t at = get16(b + PAGE_HEAD + 2 * i);
@@ -201,7 +222,8 @@ static kd_status overflow_value(kd__walk *w, uint64_t first, kd__node *n, bool *
     uint64_t count = (PAGE_HEAD - 1 + n->size) / p->psize + 1;
     *ok = false;
     if (first < 2 || first > p->last || count > p->last - first + 1)
-        return damaged(w, err, "a value of %llu bytes at page %llu lies outside of the file", (ull)n->size, (ull)first);
+        return damaged(w, err, "a value of %llu bytes at page %llu lies outside of the file", (ull)n->size,
+                       (ull)first);
     w->overflow += count;
     n->offset = first * p->psize + PAGE_HEAD;
     *ok = true;
@@ -221,7 +243,8 @@ static kd_status leaf_entry(kd__walk *w, const uint8_t *b, uint64_t page, size_t
     kd__node n = {.number = w->entries, .key = node + NODE_HEAD, .size = get32(node)};
     bool ok = true;
     kd_status st;
-    if ((w->has_last && key_cmp(w, w->last_key, n.key) >= 0) || (w->has_floor && key_cmp(w, w->floor_key, n.key) > 0))
+    if ((w->has_last && key_cmp(w, w->last_key, n.key) >= 0) ||
+        (w->has_floor && key_cmp(w, w->floor_key, n.key) > 0))
         return damaged(w, err, "page %llu: keys do not rise", (ull)page);
     memcpy(w->last_key, n.key, 8);
     w->has_last = true;
@@ -258,7 +281,8 @@ static kd_status walk_page(kd__walk *w, uint64_t page, uint32_t level, kd_err *e
                 // The separator bounds the subtree: all keys before are below it, all behind at or above.
                 const uint8_t *key = b + at + NODE_HEAD;
                 if (w->has_last && key_cmp(w, w->last_key, key) >= 0) {
-                    if ((st = damaged(w, err, "page %llu: separators do not fit the keys", (ull)page))) return st;
+                    if ((st = damaged(w, err, "page %llu: separators do not fit the keys", (ull)page)))
+                        return st;
                 }
                 memcpy(w->floor_key, key, 8);
                 w->has_floor = true;
@@ -284,12 +308,14 @@ kd_status kd__walk_run(kd__walk *w, kd_err *err)
     free(w->buffer);
     w->buffer = NULL;
     if (st) return st;
-    if (w->branch != db->branch || w->leaf != db->leaf || w->overflow != db->overflow || w->entries != db->entries)
-        return damaged(w, err,
-                       "found %llu branch, %llu leaf, %llu overflow pages and %llu entries, the meta page counts "
-                       "%llu, %llu, %llu and %llu",
-                       (ull)w->branch, (ull)w->leaf, (ull)w->overflow, (ull)w->entries, (ull)db->branch, (ull)db->leaf,
-                       (ull)db->overflow, (ull)db->entries);
+    if (w->branch != db->branch || w->leaf != db->leaf || w->overflow != db->overflow ||
+        w->entries != db->entries)
+        return damaged(
+            w, err,
+            "found %llu branch, %llu leaf, %llu overflow pages and %llu entries, the meta page counts "
+            "%llu, %llu, %llu and %llu",
+            (ull)w->branch, (ull)w->leaf, (ull)w->overflow, (ull)w->entries, (ull)db->branch, (ull)db->leaf,
+            (ull)db->overflow, (ull)db->entries);
     return KD_OK;
 }
 
@@ -331,7 +357,8 @@ kd_status kd__walk_file(const kd__pages *p, kd_status (*node)(void *, const kd__
                         bool (*damage)(void *, const char *), void *arg, kd_err *err)
 {
     kd__walk tree = {.pages = p, .db = &p->main_db, .node = node, .damage = damage, .arg = arg};
-    kd__walk list = {.pages = p, .db = &p->free_db, .node = free_pages, .damage = forward_damage, .arg = &tree};
+    kd__walk list = {
+        .pages = p, .db = &p->free_db, .node = free_pages, .damage = forward_damage, .arg = &tree};
     kd_status st;
     uint64_t lost = 0, first = 0;
     if (!(tree.seen = calloc((size_t)(p->last / 64 + 1), 8)))
@@ -341,7 +368,9 @@ kd_status kd__walk_file(const kd__pages *p, kd_status (*node)(void *, const kd__
     if ((st = kd__walk_run(&tree, err)) || (st = kd__walk_run(&list, err))) goto out;
     for (uint64_t i = p->last + 1; i-- > 0;)
         if (!(tree.seen[i >> 6] >> (i & 63) & 1)) lost++, first = i;
-    if (lost) st = damaged(&tree, err, "%llu pages belong to nothing, the first is page %llu", (ull)lost, (ull)first);
+    if (lost)
+        st = damaged(&tree, err, "%llu pages belong to nothing, the first is page %llu", (ull)lost,
+                     (ull)first);
 out:
     free(tree.seen);
     return st;

@@ -112,26 +112,30 @@ static kd_status check_whole(kd__record *r, const uint8_t *record, size_t size, 
     return KD_OK;
 }
 
-kd_status kd__record_check(kd__record *r, const uint8_t *record, size_t size, const kd__expect *want, kd_err *err)
+kd_status kd__record_check(kd__record *r, const uint8_t *record, size_t size, const kd__expect *want,
+                           kd_err *err)
 {
     const kd_column *c = want->column;
     size_t unit;
     kd_status st = check_whole(r, record, size, err);
     if (st) return st;
     if (r->tag != want->tag)
-        return kd_fail(err, KD_ECORRUPT, "the record belongs to another segment (tag %016llx, expected %016llx)",
+        return kd_fail(err, KD_ECORRUPT,
+                       "the record belongs to another segment (tag %016llx, expected %016llx)",
                        (unsigned long long)r->tag, (unsigned long long)want->tag);
     if (r->column != want->index || r->chunk != want->chunk || r->rows != want->info.rows ||
         r->first != want->info.first || r->split != want->info.split || r->flags)
-        return kd_fail(err, KD_ECORRUPT,
-                       "the record is of column %u, chunk %u, %u rows from %llu, expected column %u, chunk %u, "
-                       "%u rows from %llu",
-                       r->column, r->chunk, r->rows, (unsigned long long)r->first, want->index, want->chunk,
-                       want->info.rows, (unsigned long long)want->info.first);
+        return kd_fail(
+            err, KD_ECORRUPT,
+            "the record is of column %u, chunk %u, %u rows from %llu, expected column %u, chunk %u, "
+            "%u rows from %llu",
+            r->column, r->chunk, r->rows, (unsigned long long)r->first, want->index, want->chunk,
+            want->info.rows, (unsigned long long)want->info.first);
     if (r->dtype != c->dtype || r->encoding != kd__encoding_code(c->encoding) ||
         r->filter != kd__filter_code(c->filter))
-        return kd_fail(err, KD_ECORRUPT, "dtype %u, encoding %u, filter %u do not fit %s, %s, %s of the manifest",
-                       r->dtype, r->encoding, r->filter, kd_dtype_name(c->dtype), c->encoding, c->filter);
+        return kd_fail(err, KD_ECORRUPT,
+                       "dtype %u, encoding %u, filter %u do not fit %s, %s, %s of the manifest", r->dtype,
+                       r->encoding, r->filter, kd_dtype_name(c->dtype), c->encoding, c->filter);
     if (!kd__column_unit(c, &unit)) return kd_fail(err, KD_ECORRUPT, "row size overflows");
     // A ragged block is lengths, then whole units; a fixed one has exactly rows * unit bytes.
     size_t fixed = kd__column_ragged(c) ? 4u * (size_t)r->rows : (size_t)r->rows * unit;
@@ -142,11 +146,13 @@ kd_status kd__record_check(kd__record *r, const uint8_t *record, size_t size, co
 }
 
 /* One zstd frame, from payload to exactly r->raw bytes. */
-static kd_status unzip(const kd__record *r, const uint8_t *payload, uint8_t *out, ZSTD_DCtx *zstd, kd_err *err)
+static kd_status unzip(const kd__record *r, const uint8_t *payload, uint8_t *out, ZSTD_DCtx *zstd,
+                       kd_err *err)
 {
     size_t stored = (size_t)r->stored;
     if (ZSTD_getFrameContentSize(payload, stored) != r->raw)
-        return kd_fail(err, KD_ECORRUPT, "the zstd frame does not announce %llu bytes", (unsigned long long)r->raw);
+        return kd_fail(err, KD_ECORRUPT, "the zstd frame does not announce %llu bytes",
+                       (unsigned long long)r->raw);
     if (ZSTD_findFrameCompressedSize(payload, stored) != stored)
         return kd_fail(err, KD_ECORRUPT, "the payload is not one zstd frame of %zu bytes", stored);
     size_t n = ZSTD_decompressDCtx(zstd, out, (size_t)r->raw, payload, stored);
@@ -156,8 +162,8 @@ static kd_status unzip(const kd__record *r, const uint8_t *payload, uint8_t *out
     return KD_OK;
 }
 
-kd_status kd__record_open_header(const uint8_t *record, size_t size, char **text, size_t *len, uint64_t *checksum,
-                                 kd_err *err)
+kd_status kd__record_open_header(const uint8_t *record, size_t size, char **text, size_t *len,
+                                 uint64_t *checksum, kd_err *err)
 {
     kd__record r;
     kd__decoder d = {0};
@@ -189,19 +195,21 @@ kd_status kd__block_size(const kd_column *c, uint32_t rows, const kd_block *b, s
     size_t unit = 0, units = rows, bytes, total;
     if (!kd__column_unit(c, &unit)) return kd_fail(err, KD_EUSAGE, "column %s: row size overflows", c->name);
     if (kd__column_ragged(c)) {
-        if (!b->lengths) return kd_fail(err, KD_EUSAGE, "column %s is ragged: its blocks need lengths", c->name);
+        if (!b->lengths)
+            return kd_fail(err, KD_EUSAGE, "column %s is ragged: its blocks need lengths", c->name);
         units = 0;
         for (uint32_t i = 0; i < rows; i++) units += b->lengths[i];
     } else if (b->lengths) {
         return kd_fail(err, KD_EUSAGE, "column %s has a fixed shape: its blocks take no lengths", c->name);
     }
-    if (!kd_mul_size(units, unit, &bytes) || !kd_add_size(bytes, b->lengths ? 4u * (size_t)rows : 0, &total) ||
-        total > KD_STORE_MAX_RAW)
-        return kd_fail(err, KD_ELIMIT, "column %s: a block of %zu x %zu bytes is over the limit of 1 GiB, use smaller chunks",
+    if (!kd_mul_size(units, unit, &bytes) ||
+        !kd_add_size(bytes, b->lengths ? 4u * (size_t)rows : 0, &total) || total > KD_STORE_MAX_RAW)
+        return kd_fail(err, KD_ELIMIT,
+                       "column %s: a block of %zu x %zu bytes is over the limit of 1 GiB, use smaller chunks",
                        c->name, units, unit);
     if (bytes != b->bytes)
-        return kd_fail(err, KD_EUSAGE, "column %s: block of %zu bytes, expected %zu (%zu x %zu)", c->name, b->bytes,
-                       bytes, units, unit);
+        return kd_fail(err, KD_EUSAGE, "column %s: block of %zu bytes, expected %zu (%zu x %zu)", c->name,
+                       b->bytes, bytes, units, unit);
     *raw = total;
     return KD_OK;
 }
@@ -215,8 +223,10 @@ void kd__block_filter(uint8_t *out, const kd_column *c, uint32_t rows, const kd_
         if (!planes) memcpy(out, b->lengths, 4u * (size_t)rows);
         out += 4u * (size_t)rows;
     }
-    if (planes) kd__shuffle(out, b->data, b->bytes / size, size);
-    else if (b->bytes) memcpy(out, b->data, b->bytes);
+    if (planes)
+        kd__shuffle(out, b->data, b->bytes / size, size);
+    else if (b->bytes)
+        memcpy(out, b->data, b->bytes);
 }
 
 size_t kd__record_pack(kd__record *r, const uint8_t *raw, uint8_t *out, ZSTD_CCtx *zstd, int level)

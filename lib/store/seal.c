@@ -53,7 +53,8 @@ static kd_status finish_file(kd_store_writer *w, kd__pages *p, kd_err *err)
     mdb_env_close(w->env);
     w->env = NULL;
     if ((st = kd__pages_open(p, w->lock, err))) return kd_fail_in(err, st, "%s", w->part);
-    if (ftruncate(w->lock, (off_t)((p->last + 1) * p->psize))) return kd_fail_errno(err, errno, "%s", w->part);
+    if (ftruncate(w->lock, (off_t)((p->last + 1) * p->psize)))
+        return kd_fail_errno(err, errno, "%s", w->part);
     p->size = (p->last + 1) * p->psize;
     st = kd__index_build(&x, p, w->ncolumns, 1 + (uint64_t)w->nchunks * w->ncolumns, true, err);
     kd__index_release(&x);
@@ -68,14 +69,15 @@ static json_t *segment_entry(const kd_store_writer *w, const kd__pages *p, const
 {
     char root[33], tag[17], created[32];
     json_t *columns = json_array();
-    for (uint32_t i = 0; columns && i < w->ncolumns; i++) json_array_append_new(columns, kd__column_to_json(&w->columns[i]));
+    for (uint32_t i = 0; columns && i < w->ncolumns; i++)
+        json_array_append_new(columns, kd__column_to_json(&w->columns[i]));
     kd_id_hex(kd_hash128(w->sums, w->nsums * sizeof(*w->sums)), root);
     snprintf(tag, sizeof(tag), "%016llx", (unsigned long long)w->tag);
     now_utc(created);
     json_t *entry = json_pack("{s:s, s:s, s:s, s:I, s:I, s:I, s:s, s:s, s:o, s:O?}", "name", w->name, "file",
-                              kd_path_base(w->file), "created", created, "bytes", (json_int_t)p->size, "pages",
-                              (json_int_t)(p->last + 1), "records", (json_int_t)w->nsums, "root", root, "header", tag,
-                              "columns", columns, "contract", w->contract);
+                              kd_path_base(w->file), "created", created, "bytes", (json_int_t)p->size,
+                              "pages", (json_int_t)(p->last + 1), "records", (json_int_t)w->nsums, "root",
+                              root, "header", tag, "columns", columns, "contract", w->contract);
     if (entry && extra) json_object_update_missing(entry, (json_t *)(uintptr_t)extra);
     return entry;
 }
@@ -86,10 +88,11 @@ static json_t *new_manifest(const kd_store_writer *w, json_t *entry)
     char created[32];
     for (uint32_t i = 0; i < w->nchunks; i++) rows[w->chunks[i].split] += w->chunks[i].rows;
     now_utc(created);
-    return json_pack("{s:i, s:s, s:s, s:I, s:I, s:o, s:{s:I, s:I, s:I}, s:[O]}", "format", KD_STORE_FORMAT, "kd", KD_VERSION,
-                     "created", created, "rows", (json_int_t)w->rows, "chunk_rows", (json_int_t)w->params.chunk_rows,
-                     "chunks", kd__chunks_to_json(w->chunks, w->nchunks), "splits", "train", (json_int_t)rows[KD_TRAIN],
-                     "valid", (json_int_t)rows[KD_VALID], "test", (json_int_t)rows[KD_TEST], "segments", entry);
+    return json_pack("{s:i, s:s, s:s, s:I, s:I, s:o, s:{s:I, s:I, s:I}, s:[O]}", "format", KD_STORE_FORMAT,
+                     "kd", KD_VERSION, "created", created, "rows", (json_int_t)w->rows, "chunk_rows",
+                     (json_int_t)w->params.chunk_rows, "chunks", kd__chunks_to_json(w->chunks, w->nchunks),
+                     "splits", "train", (json_int_t)rows[KD_TRAIN], "valid", (json_int_t)rows[KD_VALID],
+                     "test", (json_int_t)rows[KD_TEST], "segments", entry);
 }
 
 /* Moves NAME.kd.part to NAME.kd; with force an old store goes away in the same step where the file
@@ -105,7 +108,8 @@ static kd_status publish(const kd_store_writer *w, kd_err *err)
         return kd_remove_tree(w->folder, err);
     }
     if ((st = kd_remove_tree(w->path, err))) return st;
-    if (rename(w->folder, w->path)) return kd_fail_errno(err, errno, "%s: renaming it to %s", w->folder, w->path);
+    if (rename(w->folder, w->path))
+        return kd_fail_errno(err, errno, "%s: renaming it to %s", w->folder, w->path);
     return sync_parent(w->path, err);
 }
 
@@ -119,7 +123,8 @@ static kd_status add_segment(json_t *manifest, json_t *entry, const char *name, 
     {
         const char *n = json_string_value(json_object_get(item, "name"));
         if (!n || strcmp(n, name)) continue;
-        if (!(*old = kd_strdup(json_string_value(json_object_get(item, "file")))) || json_array_set(list, i, entry))
+        if (!(*old = kd_strdup(json_string_value(json_object_get(item, "file")))) ||
+            json_array_set(list, i, entry))
             return kd_fail(err, KD_ENOMEM, "out of memory");
         return KD_OK;
     }
@@ -139,12 +144,14 @@ static kd_status publish_extension(kd_store_writer *w, json_t *entry, kd_err *er
     if ((st = kd__manifest_load(&now, w->path, err))) goto out; // others may have added segments meanwhile
     kd_id_hex(now->segments[0].root, root);
     if (strcmp(root, w->base_root)) {
-        st = kd_fail(err, KD_EMISMATCH, "%s: the store was replaced while '%s' was being written", w->path, w->name);
+        st = kd_fail(err, KD_EMISMATCH, "%s: the store was replaced while '%s' was being written", w->path,
+                     w->name);
         goto out;
     }
     if ((st = add_segment(now->manifest, entry, w->name, &old, err))) goto out;
     if ((st = kd__manifest_save(now->manifest, w->folder, err))) goto out;
-    if (old && strcmp(old, kd_path_base(w->file)) && (old_path = kd_path_join(w->folder, old))) unlink(old_path);
+    if (old && strcmp(old, kd_path_base(w->file)) && (old_path = kd_path_join(w->folder, old)))
+        unlink(old_path);
 out:
     if (folder >= 0) close(folder);
     kd__store_free(now);
@@ -156,7 +163,8 @@ out:
 static kd_status check_complete(const kd_store_writer *w, kd_err *err)
 {
     if (w->store && w->nchunks != w->store->nchunks)
-        return kd_fail(err, KD_EMISMATCH, "%s: %u chunks of %u: the segment is not complete, go on with --resume", w->part,
+        return kd_fail(err, KD_EMISMATCH,
+                       "%s: %u chunks of %u: the segment is not complete, go on with --resume", w->part,
                        w->nchunks, w->store->nchunks);
     if (!w->nchunks) return kd_fail(err, KD_EUSAGE, "%s: a store needs at least one row", w->part);
     return KD_OK;
@@ -167,7 +175,8 @@ kd_status kd_store_writer_seal(kd_store_writer *w, const json_t *extra, kd_err *
     kd__pages p;
     json_t *entry = NULL, *manifest = NULL;
     kd_status st;
-    if ((st = kd__group_commit(w, err)) || (st = check_complete(w, err)) || (st = finish_file(w, &p, err))) goto out;
+    if ((st = kd__group_commit(w, err)) || (st = check_complete(w, err)) || (st = finish_file(w, &p, err)))
+        goto out;
     if (!(entry = segment_entry(w, &p, extra))) {
         st = kd_fail(err, KD_ENOMEM, "%s: out of memory", w->path);
         goto out;
@@ -176,8 +185,10 @@ kd_status kd_store_writer_seal(kd_store_writer *w, const json_t *extra, kd_err *
         st = publish_extension(w, entry, err);
         goto out;
     }
-    if (!(manifest = new_manifest(w, entry))) st = kd_fail(err, KD_ENOMEM, "%s: out of memory", w->path);
-    else if (!(st = kd__manifest_save(manifest, w->folder, err))) st = publish(w, err);
+    if (!(manifest = new_manifest(w, entry)))
+        st = kd_fail(err, KD_ENOMEM, "%s: out of memory", w->path);
+    else if (!(st = kd__manifest_save(manifest, w->folder, err)))
+        st = publish(w, err);
 out:
     json_decref(manifest);
     json_decref(entry);

@@ -27,7 +27,8 @@ kd_status kd__index_alloc(kd__index *x, uint32_t columns, uint64_t entries, kd_e
     x->columns = columns;
     if (!x->offset || !x->size) {
         kd__index_release(x);
-        return kd_fail(err, KD_ENOMEM, "out of memory for an index of %llu records", (unsigned long long)entries);
+        return kd_fail(err, KD_ENOMEM, "out of memory for an index of %llu records",
+                       (unsigned long long)entries);
     }
     return KD_OK;
 }
@@ -56,11 +57,12 @@ kd_status kd__index_put(kd__index *x, const kd__node *n, kd_err *err)
 
 static kd_status put_node(void *arg, const kd__node *n, kd_err *err) { return kd__index_put(arg, n, err); }
 
-kd_status kd__index_build(kd__index *x, const kd__pages *p, uint32_t columns, uint64_t entries, bool whole, kd_err *err)
+kd_status kd__index_build(kd__index *x, const kd__pages *p, uint32_t columns, uint64_t entries, bool whole,
+                          kd_err *err)
 {
     if (p->main_db.entries != entries)
-        return kd_fail(err, KD_ECORRUPT, "%llu records, expected %llu", (unsigned long long)p->main_db.entries,
-                       (unsigned long long)entries);
+        return kd_fail(err, KD_ECORRUPT, "%llu records, expected %llu",
+                       (unsigned long long)p->main_db.entries, (unsigned long long)entries);
     kd_status st = kd__index_alloc(x, columns, entries, err);
     if (st) return st;
     // Rising keys, each in range, as many as there are places: so all of them are there.
@@ -80,8 +82,8 @@ char *kd__segment_header_text(const char *name, const kd_column *columns, size_t
     if (!list) return NULL;
     for (size_t i = 0; i < n; i++)
         if (json_array_append_new(list, kd__column_to_json(&columns[i]))) goto out;
-    o = json_pack("{s:i, s:s, s:O, s:O?, s:I, s:s}", "format", KD_STORE_FORMAT, "segment", name, "columns", list,
-                  "contract", contract, "chunk_rows", (json_int_t)chunk_rows, "of", of);
+    o = json_pack("{s:i, s:s, s:O, s:O?, s:I, s:s}", "format", KD_STORE_FORMAT, "segment", name, "columns",
+                  list, "contract", contract, "chunk_rows", (json_int_t)chunk_rows, "of", of);
     // Sorted and compact: the same contract gives the same bytes, so the same root hash.
     if (o) text = json_dumps(o, JSON_COMPACT | JSON_SORT_KEYS);
 out:
@@ -90,8 +92,8 @@ out:
     return text;
 }
 
-kd_status kd__header_read(int fd, uint64_t offset, uint64_t size, char **text, size_t *len, uint64_t *checksum,
-                          kd_err *err)
+kd_status kd__header_read(int fd, uint64_t offset, uint64_t size, char **text, size_t *len,
+                          uint64_t *checksum, kd_err *err)
 {
     if (size > KD__HEADER_MAX)
         return kd_fail(err, KD_ECORRUPT, "a header record of %llu bytes", (unsigned long long)size);
@@ -113,7 +115,8 @@ kd_status kd__segment_check_header(const kd__segment *g, const kd_store *s, cons
         strcmp(json_string_value(name), g->name))
         st = kd_fail(err, KD_ECORRUPT, "its header record describes other columns than manifest.json");
     else if (checksum != g->tag || json_integer_value(json_object_get(o, "chunk_rows")) != s->chunk_rows)
-        st = kd_fail(err, KD_EMISMATCH, "it is not the file that manifest.json names (header %016llx, expected %016llx)",
+        st = kd_fail(err, KD_EMISMATCH,
+                     "it is not the file that manifest.json names (header %016llx, expected %016llx)",
                      (unsigned long long)checksum, (unsigned long long)g->tag);
     json_decref(o);
     return st;
@@ -134,7 +137,9 @@ static kd_status check_file(kd__segment *g, const kd_store *s, kd_err *err)
         return kd_fail(err, KD_ECORRUPT, "%lld bytes, manifest.json says %llu", (long long)sb.st_size,
                        (unsigned long long)g->bytes);
     if ((st = kd__pages_open(&pages, g->fd, err))) return st;
-    if ((st = kd__index_build(&g->index, &pages, g->columns, 1 + (uint64_t)s->nchunks * g->columns, false, err))) return st;
+    if ((st = kd__index_build(&g->index, &pages, g->columns, 1 + (uint64_t)s->nchunks * g->columns, false,
+                              err)))
+        return st;
     st = kd__header_read(g->fd, g->index.offset[0], g->index.size[0], &text, &len, &sum, err);
     if (!st) st = kd__segment_check_header(g, s, text, len, sum, err);
     free(text);

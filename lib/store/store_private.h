@@ -18,10 +18,10 @@
 #endif
 
 #define KD__MANIFEST_MAX (64u << 20) /* bytes of manifest.json */
-#define KD__HEADER_MAX (16u << 20)   /* bytes of a segment's header text */
+#define KD__HEADER_MAX   (16u << 20) /* bytes of a segment's header text */
 #define KD__SEGMENTS_MAX 256
-#define KD__THREADS_MAX 256
-#define KD__ROWS_MAX ((uint64_t)1 << 48)
+#define KD__THREADS_MAX  256
+#define KD__ROWS_MAX     ((uint64_t)1 << 48)
 
 /* ---- columns (column.c) ------------------------------------------------------------------- */
 
@@ -50,7 +50,7 @@ void kd__unshuffle(uint8_t *out, const uint8_t *in, size_t n, size_t size);
 /* ---- records (record.c) ------------------------------------------------------------------- */
 
 #define KD__RECORD_HEAD 64
-#define KD__NO_CHUNK UINT32_MAX /* chunk and column of a segment's header record */
+#define KD__NO_CHUNK    UINT32_MAX /* chunk and column of a segment's header record */
 enum { KD__CODEC_RAW = 0, KD__CODEC_ZSTD = 1 };
 
 typedef struct kd__record {
@@ -120,7 +120,7 @@ typedef struct kd__pages {
 
 /* One entry of a leaf: where its value lies in the file. */
 typedef struct kd__node {
-    uint64_t number; /* position in key order, from 0 */
+    uint64_t number;    /* position in key order, from 0 */
     const uint8_t *key; /* 8 bytes */
     uint64_t offset, size;
 } kd__node;
@@ -159,15 +159,17 @@ typedef struct kd__index {
     uint32_t columns;
 } kd__index;
 
-/* Fills an index by walking the tree, or the whole file. entries: what is expected; every key must be there. */
-kd_status kd__index_build(kd__index *x, const kd__pages *p, uint32_t columns, uint64_t entries, bool whole, kd_err *err);
+/* Fills an index by walking the tree, or the whole file. entries: what is expected; every key must be there.
+ */
+kd_status kd__index_build(kd__index *x, const kd__pages *p, uint32_t columns, uint64_t entries, bool whole,
+                          kd_err *err);
 kd_status kd__index_alloc(kd__index *x, uint32_t columns, uint64_t entries, kd_err *err);
 /* Puts one node of a walk in its place. KD_ECORRUPT: not a key of this segment. */
 kd_status kd__index_put(kd__index *x, const kd__node *n, kd_err *err);
 void kd__index_release(kd__index *x);
 /* Reads a segment's header record at offset; text: free() it. KD_ECORRUPT, KD_EIO, KD_ENOMEM. */
-kd_status kd__header_read(int fd, uint64_t offset, uint64_t size, char **text, size_t *len, uint64_t *checksum,
-                          kd_err *err);
+kd_status kd__header_read(int fd, uint64_t offset, uint64_t size, char **text, size_t *len,
+                          uint64_t *checksum, kd_err *err);
 
 typedef struct kd__segment {
     char name[KD_STORE_NAME_MAX], file[KD_STORE_NAME_MAX + 16];
@@ -235,8 +237,8 @@ typedef struct kd__group {
 } kd__group;
 
 struct kd_store_writer {
-    char *path;   /* of the store, NAME.kd */
-    char *folder; /* where the file is: NAME.kd.part, or NAME.kd for an extension */
+    char *path;        /* of the store, NAME.kd */
+    char *folder;      /* where the file is: NAME.kd.part, or NAME.kd for an extension */
     char *part, *file; /* full paths while written and when sealed */
     kd_store *store;   /* borrowed; NULL when a new store is made */
     char name[KD_STORE_NAME_MAX], base_root[33];
@@ -267,7 +269,11 @@ kd_status kd__group_add(kd_store_writer *w, const kd_chunk_info *info, uint32_t 
 /* Compresses what waits (in parallel), puts it and commits. */
 kd_status kd__group_commit(kd_store_writer *w, kd_err *err);
 /* Puts n packed records in one transaction, growing the map as needed. */
-typedef struct kd__put { uint8_t key[8]; const void *data; size_t size; } kd__put;
+typedef struct kd__put {
+    uint8_t key[8];
+    const void *data;
+    size_t size;
+} kd__put;
 kd_status kd__env_put(kd_store_writer *w, const kd__put *puts, size_t n, kd_err *err);
 kd_status kd__env_open(kd_store_writer *w, kd_err *err);
 void kd__writer_free(kd_store_writer *w);

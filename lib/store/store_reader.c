@@ -45,7 +45,10 @@ const char *kd_store_root(const kd_store *s) { return s->root; }
 const json_t *kd_store_manifest(const kd_store *s) { return s->manifest; }
 size_t kd_store_columns(const kd_store *s) { return s->ncolumns; }
 
-const kd_column *kd_store_column(const kd_store *s, size_t i) { return i < s->ncolumns ? &s->columns[i] : NULL; }
+const kd_column *kd_store_column(const kd_store *s, size_t i)
+{
+    return i < s->ncolumns ? &s->columns[i] : NULL;
+}
 
 int kd_store_find(const kd_store *s, const char *name)
 {
@@ -57,7 +60,8 @@ int kd_store_find(const kd_store *s, const char *name)
 int kd_store_find_role(const kd_store *s, kd_role role, const char *teacher)
 {
     for (uint32_t i = 0; i < s->ncolumns; i++)
-        if (s->columns[i].role == role && (!teacher || !strcmp(s->columns[i].teacher, teacher))) return (int)i;
+        if (s->columns[i].role == role && (!teacher || !strcmp(s->columns[i].teacher, teacher)))
+            return (int)i;
     return -1;
 }
 
@@ -100,7 +104,8 @@ kd_status kd_store_column_bytes(const kd_store *s, int column, uint64_t *raw, ui
         kd_status st = g->index.size[entry] < KD__RECORD_HEAD
                            ? kd_fail(err, KD_ECORRUPT, "a record of %u bytes", g->index.size[entry])
                            : kd__pread(g->fd, head, sizeof(head), g->index.offset[entry], err);
-        if (st || (st = kd__record_parse(&r, head, err))) return kd_fail_in(err, st, "%s: column %s, chunk %u", s->path, s->columns[column].name, i);
+        if (st || (st = kd__record_parse(&r, head, err)))
+            return kd_fail_in(err, st, "%s: column %s, chunk %u", s->path, s->columns[column].name, i);
         *raw += r.raw;
         *stored += g->index.size[entry];
     }
@@ -173,18 +178,22 @@ static kd_status find(kd_cursor *c, int column, uint32_t chunk, kd_err *err)
 {
     const kd_store *s = c->store;
     if (column < 0 || (uint32_t)column >= s->ncolumns || chunk >= s->nchunks)
-        return kd_fail(err, KD_EUSAGE, "%s: column %d, chunk %u asked for, there are %u and %u", s->path, column, chunk,
-                       s->ncolumns, s->nchunks);
+        return kd_fail(err, KD_EUSAGE, "%s: column %d, chunk %u asked for, there are %u and %u", s->path,
+                       column, chunk, s->ncolumns, s->nchunks);
     const kd__segment *g = &s->segments[s->column_segment[column]];
     const kd_column *k = &s->columns[column];
-    kd__expect want = {.column = k, .index = (uint32_t)column - g->first_column, .chunk = chunk,
-                       .info = s->chunks[chunk], .tag = g->tag};
+    kd__expect want = {.column = k,
+                       .index = (uint32_t)column - g->first_column,
+                       .chunk = chunk,
+                       .info = s->chunks[chunk],
+                       .tag = g->tag};
     uint64_t entry = 1 + (uint64_t)chunk * g->columns + want.index;
     if (c->column == column && c->chunk == chunk) return KD_OK;
     c->column = -1;
     if (!kd__encoding_code(k->encoding) || kd__filter_code(k->filter) == KD__FILTER_UNKNOWN)
-        return kd_fail(err, KD_EUNSUPPORTED, "%s: column %s: encoding '%s' with filter '%s' is not known to kd %s",
-                       s->path, k->name, k->encoding, k->filter, KD_VERSION);
+        return kd_fail(err, KD_EUNSUPPORTED,
+                       "%s: column %s: encoding '%s' with filter '%s' is not known to kd %s", s->path,
+                       k->name, k->encoding, k->filter, KD_VERSION);
     kd_status st = kd__pread(g->fd, c->bytes, g->index.size[entry], g->index.offset[entry], err);
     if (!st) st = kd__record_check(&c->record, c->bytes, g->index.size[entry], &want, err);
     if (st) return fail_record(s, column, chunk, st, err);
@@ -206,9 +215,10 @@ kd_status kd_cursor_read(kd_cursor *c, int column, uint32_t chunk, void *out, si
     kd_status st = find(c, column, chunk, err);
     if (st) return st;
     if (size != c->record.raw)
-        return kd_fail(err, KD_EUSAGE, "%s: column %s, chunk %u: buffer of %zu bytes for a block of %llu", s->path,
-                       s->columns[column].name, chunk, size, (unsigned long long)c->record.raw);
-    st = kd__record_decode(&c->record, c->bytes + KD__RECORD_HEAD, &s->columns[column], out, &c->decoder, err);
+        return kd_fail(err, KD_EUSAGE, "%s: column %s, chunk %u: buffer of %zu bytes for a block of %llu",
+                       s->path, s->columns[column].name, chunk, size, (unsigned long long)c->record.raw);
+    st =
+        kd__record_decode(&c->record, c->bytes + KD__RECORD_HEAD, &s->columns[column], out, &c->decoder, err);
     c->column = -1; // the next read checks again
     if (st) return fail_record(s, column, chunk, st, err);
     atomic_fetch_add_explicit(&s->reads[column], 1, memory_order_relaxed);

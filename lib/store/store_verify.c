@@ -25,7 +25,7 @@ typedef struct check {
     kd__segment *segment; /* the one being checked */
     uint32_t number;      /* of it */
     kd__index index;
-    uint64_t *sums;       /* by entry */
+    uint64_t *sums; /* by entry */
     atomic_uint_fast64_t next, done, records, bytes, raw;
     uint64_t total, before; /* records of the store; of the segments already done */
     kd_status fatal;        /* out of memory in a thread */
@@ -37,7 +37,8 @@ typedef struct check {
 } check;
 
 /* Notes damage; order: rising with the place in the store. n: records lost by it. */
-static void note(check *k, uint64_t order, uint64_t n, const char *fmt, ...) __attribute__((format(printf, 4, 5)));
+static void note(check *k, uint64_t order, uint64_t n, const char *fmt, ...)
+    __attribute__((format(printf, 4, 5)));
 static void note(check *k, uint64_t order, uint64_t n, const char *fmt, ...)
 {
     kd_damage d;
@@ -73,8 +74,9 @@ static void place(const check *k, uint64_t entry, char *out, size_t size)
     }
     uint32_t chunk = (uint32_t)((entry - 1) / g->columns), column = (uint32_t)((entry - 1) % g->columns);
     const kd_chunk_info *i = &k->store->chunks[chunk];
-    snprintf(out, size, "column %s, chunk %u, rows %llu-%llu", k->store->columns[g->first_column + column].name, chunk,
-             (unsigned long long)i->first, (unsigned long long)(i->first + i->rows - 1));
+    snprintf(out, size, "column %s, chunk %u, rows %llu-%llu",
+             k->store->columns[g->first_column + column].name, chunk, (unsigned long long)i->first,
+             (unsigned long long)(i->first + i->rows - 1));
 }
 
 /* ---- structure ---------------------------------------------------------------------------- */
@@ -106,10 +108,11 @@ static kd_status check_structure(check *k, uint64_t entries, kd_err *err)
     st = kd__pages_open(&p, g->fd, &e);
     if (!st) st = kd__walk_file(&p, structure_node, structure_damage, k, &e);
     if (st == KD_ENOMEM) return kd_fail(err, st, "%s", e.msg);
-    if (st) structure_damage(k, e.msg);
+    if (st)
+        structure_damage(k, e.msg);
     else if (p.size != g->bytes)
-        note(k, 0, 1, "segment %s (%s): %llu bytes, manifest.json says %llu", g->name, g->file, (unsigned long long)p.size,
-             (unsigned long long)g->bytes);
+        note(k, 0, 1, "segment %s (%s): %llu bytes, manifest.json says %llu", g->name, g->file,
+             (unsigned long long)p.size, (unsigned long long)g->bytes);
     return KD_OK;
 }
 
@@ -149,12 +152,15 @@ static kd_status check_entry(check *k, uint64_t entry, buffers *b, kd_err *err)
     if ((st = grow(&b->record, &b->record_size, size, err))) return st;
     if ((st = kd__pread(g->fd, b->record, size, x->offset[entry], err))) return st;
     kd__record r = {0};
-    kd__expect want = {.index = (uint32_t)((entry - 1) % g->columns), .chunk = (uint32_t)((entry - 1) / g->columns), .tag = g->tag};
+    kd__expect want = {.index = (uint32_t)((entry - 1) % g->columns),
+                       .chunk = (uint32_t)((entry - 1) / g->columns),
+                       .tag = g->tag};
     want.column = &k->store->columns[g->first_column + want.index];
     want.info = k->store->chunks[want.chunk];
     if ((st = kd__record_check(&r, b->record, size, &want, err))) return st;
     if ((st = grow(&b->block, &b->block_size, (size_t)r.raw, err))) return st;
-    if ((st = kd__record_decode(&r, b->record + KD__RECORD_HEAD, want.column, b->block, &b->decoder, err))) return st;
+    if ((st = kd__record_decode(&r, b->record + KD__RECORD_HEAD, want.column, b->block, &b->decoder, err)))
+        return st;
     k->sums[entry] = r.checksum;
     atomic_fetch_add(&k->raw, r.raw);
     return KD_OK;
@@ -222,7 +228,9 @@ static kd_status check_segment(check *k, int threads, kd_err *err)
     if ((st = check_structure(k, entries, err)) || (st = check_content(k, threads, err))) goto out;
     kd_id root = kd_hash128(k->sums, entries * sizeof(*k->sums));
     if (k->report->damaged == before && memcmp(root.b, g->root.b, sizeof(root.b)))
-        note(k, UINT32_MAX, 1, "segment %s (%s): its records are whole, but not the ones that were sealed (root hash)", g->name, g->file);
+        note(k, UINT32_MAX, 1,
+             "segment %s (%s): its records are whole, but not the ones that were sealed (root hash)", g->name,
+             g->file);
 out:
     k->before += entries;
     kd__index_release(&k->index);

@@ -69,17 +69,20 @@ kd_status kd__writer_push_chunk(kd_store_writer *w, kd_split split, uint32_t row
     kd_chunk_info info = {.first = w->rows, .rows = rows, .split = split};
     if (w->store) {
         if (w->nchunks >= w->store->nchunks)
-            return kd_fail(err, KD_EUSAGE, "%s: a chunk too many, the store has %u", w->part, w->store->nchunks);
+            return kd_fail(err, KD_EUSAGE, "%s: a chunk too many, the store has %u", w->part,
+                           w->store->nchunks);
         const kd_chunk_info *want = &w->store->chunks[w->nchunks];
         if (want->rows != rows || want->split != split)
-            return kd_fail(err, KD_EMISMATCH, "%s: chunk %u has %u rows of %s, the store's has %u rows of %s", w->part,
-                           w->nchunks, rows, kd_split_name(split), want->rows, kd_split_name(want->split));
+            return kd_fail(err, KD_EMISMATCH, "%s: chunk %u has %u rows of %s, the store's has %u rows of %s",
+                           w->part, w->nchunks, rows, kd_split_name(split), want->rows,
+                           kd_split_name(want->split));
     } else {
         if ((unsigned)split >= KD_SPLITS || !rows || rows > w->params.chunk_rows)
-            return kd_fail(err, KD_EUSAGE, "%s: chunk %u has %u rows of split %d, allowed are 1 to %u rows", w->part,
-                           w->nchunks, rows, (int)split, w->params.chunk_rows);
+            return kd_fail(err, KD_EUSAGE, "%s: chunk %u has %u rows of split %d, allowed are 1 to %u rows",
+                           w->part, w->nchunks, rows, (int)split, w->params.chunk_rows);
         if (w->closed_split[split])
-            return kd_fail(err, KD_EUSAGE, "%s: chunk %u of split %s comes after a shorter one: only the last may be short",
+            return kd_fail(err, KD_EUSAGE,
+                           "%s: chunk %u of split %s comes after a shorter one: only the last may be short",
                            w->part, w->nchunks, kd_split_name(split));
         w->closed_split[split] = rows < w->params.chunk_rows;
     }
@@ -104,22 +107,28 @@ static kd_status take_part(kd_store_writer *w, off_t *size, kd_err *err)
     struct stat at, named;
     if (kd_exists(w->file) && !kd_exists(w->part)) {
         if (!w->params.resume && !w->params.force)
-            return kd_fail(err, KD_EEXISTS, "%s: left by a run that was stopped while sealing; --resume finishes it, --force starts anew",
-                           w->file);
-        if (chmod(w->file, 0644) || rename(w->file, w->part)) return kd_fail_errno(err, errno, "%s: renaming it to %s", w->file, w->part);
+            return kd_fail(
+                err, KD_EEXISTS,
+                "%s: left by a run that was stopped while sealing; --resume finishes it, --force starts anew",
+                w->file);
+        if (chmod(w->file, 0644) || rename(w->file, w->part))
+            return kd_fail_errno(err, errno, "%s: renaming it to %s", w->file, w->part);
     }
     w->lock = open(w->part, O_RDWR | O_CREAT | O_CLOEXEC, 0644);
     if (w->lock < 0) return kd_fail_errno(err, errno, "%s: cannot be opened for writing", w->part);
     if (flock(w->lock, LOCK_EX | LOCK_NB)) {
         if (errno == EWOULDBLOCK)
-            return kd_fail(err, KD_EEXISTS, "%s: another process is writing it; wait for it or stop it", w->part);
+            return kd_fail(err, KD_EEXISTS, "%s: another process is writing it; wait for it or stop it",
+                           w->part);
         return kd_fail_errno(err, errno, "%s: cannot be locked", w->part);
     }
     // Between open and lock the other writer may have finished and renamed the file.
     if (fstat(w->lock, &at) || stat(w->part, &named) || at.st_ino != named.st_ino)
         return kd_fail(err, KD_EEXISTS, "%s: another process has just finished it", w->part);
     if (at.st_size && !w->params.resume && !w->params.force)
-        return kd_fail(err, KD_EEXISTS, "%s: left by an unfinished run; --resume goes on with it, --force starts anew", w->part);
+        return kd_fail(err, KD_EEXISTS,
+                       "%s: left by an unfinished run; --resume goes on with it, --force starts anew",
+                       w->part);
     // Less than the two meta pages: the first commit never happened.
     if (w->params.force || at.st_size < 8192) {
         if (ftruncate(w->lock, 0)) return kd_fail_errno(err, errno, "%s", w->part);
@@ -142,7 +151,8 @@ static bool first_difference(const json_t *was, const json_t *is, kd_buf *path, 
             json_object_foreach((json_t *)(uintptr_t)(pass ? is : was), key, v)
             {
                 kd_buf_printf(path, "%s%s", path->len ? "." : "", key);
-                if (first_difference(json_object_get(was, key), json_object_get(is, key), path, what)) return true;
+                if (first_difference(json_object_get(was, key), json_object_get(is, key), path, what))
+                    return true;
                 path->len = len;
                 if (path->text) path->text[len] = '\0';
             }
@@ -152,13 +162,15 @@ static bool first_difference(const json_t *was, const json_t *is, kd_buf *path, 
     if (was && is && json_equal(was, is)) return false;
     char *a = was ? json_dumps(was, JSON_COMPACT | JSON_ENCODE_ANY | JSON_SORT_KEYS) : NULL;
     char *b = is ? json_dumps(is, JSON_COMPACT | JSON_ENCODE_ANY | JSON_SORT_KEYS) : NULL;
-    kd_buf_printf(what, "%s was %.200s, is %.200s now", path->len ? path->text : "it", a ? a : "absent", b ? b : "absent");
+    kd_buf_printf(what, "%s was %.200s, is %.200s now", path->len ? path->text : "it", a ? a : "absent",
+                  b ? b : "absent");
     free(a);
     free(b);
     return true;
 }
 
-static kd_status compare_header(kd_store_writer *w, const char *was, size_t was_len, const char *is, kd_err *err)
+static kd_status compare_header(kd_store_writer *w, const char *was, size_t was_len, const char *is,
+                                kd_err *err)
 {
     json_t *a = json_loadb(was, was_len, JSON_REJECT_DUPLICATES, NULL), *b = json_loads(is, 0, NULL);
     kd_buf path = {0}, what = {0};
@@ -166,8 +178,10 @@ static kd_status compare_header(kd_store_writer *w, const char *was, size_t was_
     if (!a || !b)
         st = kd_fail(err, KD_ECORRUPT, "%s: its header record is not JSON; start anew with --force", w->part);
     else if (first_difference(a, b, &path, &what))
-        st = kd_fail(err, KD_EMISMATCH, "%s: cannot go on with it: %s; use the options it was begun with, or start anew with --force",
-                     w->part, what.text ? what.text : "something differs");
+        st = kd_fail(
+            err, KD_EMISMATCH,
+            "%s: cannot go on with it: %s; use the options it was begun with, or start anew with --force",
+            w->part, what.text ? what.text : "something differs");
     kd_buf_release(&path);
     kd_buf_release(&what);
     json_decref(a);
@@ -206,16 +220,24 @@ static kd_status resume_record(kd_store_writer *w, const kd__pages *p, const kd_
     size_t size = whole ? x->size[entry] : KD__RECORD_HEAD;
     kd__record r = {0};
     kd_status st;
-    if (x->size[entry] < KD__RECORD_HEAD) return kd_fail(err, KD_ECORRUPT, "a record of %u bytes", x->size[entry]);
+    if (x->size[entry] < KD__RECORD_HEAD)
+        return kd_fail(err, KD_ECORRUPT, "a record of %u bytes", x->size[entry]);
     uint8_t *bytes = malloc(size);
     if (!bytes) return kd_fail(err, KD_ENOMEM, "out of memory");
     if ((st = kd__pread(p->fd, bytes, size, x->offset[entry], err))) goto out;
     if ((st = kd__record_parse(&r, bytes, err))) goto out;
     if (column == 0 && (st = kd__writer_push_chunk(w, (kd_split)r.split, r.rows, err))) goto out;
-    kd__expect want = {.column = &w->columns[column], .index = column, .chunk = chunk, .info = w->chunks[chunk], .tag = w->tag};
-    if (whole) st = kd__record_check(&r, bytes, size, &want, err);
-    else if (r.chunk != chunk || r.column != column || r.rows != want.info.rows || r.first != want.info.first || r.tag != w->tag)
-        st = kd_fail(err, KD_ECORRUPT, "chunk %u, column %u: its record says chunk %u, column %u", chunk, column, r.chunk, r.column);
+    kd__expect want = {.column = &w->columns[column],
+                       .index = column,
+                       .chunk = chunk,
+                       .info = w->chunks[chunk],
+                       .tag = w->tag};
+    if (whole)
+        st = kd__record_check(&r, bytes, size, &want, err);
+    else if (r.chunk != chunk || r.column != column || r.rows != want.info.rows ||
+             r.first != want.info.first || r.tag != w->tag)
+        st = kd_fail(err, KD_ECORRUPT, "chunk %u, column %u: its record says chunk %u, column %u", chunk,
+                     column, r.chunk, r.column);
     if (!st) st = kd__writer_push_sum(w, r.checksum, err);
 out:
     free(bytes);
@@ -239,12 +261,14 @@ static kd_status resume_part(kd_store_writer *w, const char *text, bool *fresh, 
     if (chunks >= UINT32_MAX) st = kd_fail(err, KD_ELIMIT, "%llu chunks", (unsigned long long)chunks);
     if (st || (st = kd__index_build(&x, &p, w->ncolumns, 1 + chunks * w->ncolumns, true, err))) goto out;
     for (uint32_t i = 0; i < chunks && !st; i++)
-        for (uint32_t k = 0; k < w->ncolumns && !st; k++) st = resume_record(w, &p, &x, i, k, i + 1 == chunks, err);
+        for (uint32_t k = 0; k < w->ncolumns && !st; k++)
+            st = resume_record(w, &p, &x, i, k, i + 1 == chunks, err);
 out:
     kd__index_release(&x);
     if (st && st != KD_EMISMATCH) {
         kd_fail_in(err, st, "%s", w->part);
-        if (err && strlen(err->msg) + 64 < sizeof(err->msg)) strcat(err->msg, "; cannot be resumed, start anew with --force");
+        if (err && strlen(err->msg) + 64 < sizeof(err->msg))
+            strcat(err->msg, "; cannot be resumed, start anew with --force");
     }
     return st;
 }
@@ -259,8 +283,11 @@ static kd_status put_header(kd_store_writer *w, const char *text, kd_err *err)
     ZSTD_CCtx *zstd = ZSTD_createCCtx();
     kd__put put = {.data = record};
     kd_status st;
-    if (len > KD__HEADER_MAX) st = kd_fail(err, KD_ELIMIT, "%s: columns and contract take %zu bytes, the limit is %u", w->part, len, KD__HEADER_MAX);
-    else if (!record || !zstd) st = kd_fail(err, KD_ENOMEM, "%s: out of memory", w->part);
+    if (len > KD__HEADER_MAX)
+        st = kd_fail(err, KD_ELIMIT, "%s: columns and contract take %zu bytes, the limit is %u", w->part, len,
+                     KD__HEADER_MAX);
+    else if (!record || !zstd)
+        st = kd_fail(err, KD_ENOMEM, "%s: out of memory", w->part);
     else {
         put.size = kd__record_pack(&r, (const uint8_t *)text, record, zstd, w->params.level);
         w->tag = r.checksum;
@@ -278,7 +305,8 @@ static kd_status take_columns(kd_store_writer *w, const kd_column *columns, size
     kd_status st;
     int ids = 0, splits = 0;
     if (!n || n + (w->store ? w->store->ncolumns : 0) > KD_STORE_MAX_COLUMNS)
-        return kd_fail(err, KD_EUSAGE, "%s: %zu columns to write, a store may have 1 to %d", w->path, n, KD_STORE_MAX_COLUMNS);
+        return kd_fail(err, KD_EUSAGE, "%s: %zu columns to write, a store may have 1 to %d", w->path, n,
+                       KD_STORE_MAX_COLUMNS);
     if (!(w->columns = calloc(n, sizeof(*w->columns)))) return kd_fail(err, KD_ENOMEM, "out of memory");
     w->ncolumns = (uint32_t)n;
     for (size_t i = 0; i < n; i++) {
@@ -287,30 +315,38 @@ static kd_status take_columns(kd_store_writer *w, const kd_column *columns, size
         json_incref(c->params);
         if ((st = kd__column_complete(c, w->params.level, err))) return kd_fail_in(err, st, "%s", w->path);
         for (size_t k = 0; k < i; k++)
-            if (!strcmp(c->name, w->columns[k].name)) return kd_fail(err, KD_EUSAGE, "%s: two columns are called '%s'", w->path, c->name);
+            if (!strcmp(c->name, w->columns[k].name))
+                return kd_fail(err, KD_EUSAGE, "%s: two columns are called '%s'", w->path, c->name);
         int at = w->store ? kd_store_find(w->store, c->name) : -1;
         if (at >= 0 && strcmp(w->store->columns[at].segment, w->name))
-            return kd_fail(err, KD_EEXISTS, "%s: column '%s' is already there, in segment %s", w->path, c->name, w->store->columns[at].segment);
+            return kd_fail(err, KD_EEXISTS, "%s: column '%s' is already there, in segment %s", w->path,
+                           c->name, w->store->columns[at].segment);
         ids += c->role == KD_ROLE_ID;
         splits += c->role == KD_ROLE_SPLIT;
     }
     if (!w->store && (ids != 1 || splits != 1))
-        return kd_fail(err, KD_EUSAGE, "%s: a store needs one column of role id and one of role split, here are %d and %d", w->path, ids, splits);
+        return kd_fail(err, KD_EUSAGE,
+                       "%s: a store needs one column of role id and one of role split, here are %d and %d",
+                       w->path, ids, splits);
     return KD_OK;
 }
 
 /* What create and extend have in common, once the paths are known. */
-static kd_status begin(kd_store_writer *w, const kd_column *columns, size_t n, const json_t *contract, kd_err *err)
+static kd_status begin(kd_store_writer *w, const kd_column *columns, size_t n, const json_t *contract,
+                       kd_err *err)
 {
     off_t size = 0;
     bool fresh = true;
     char *text = NULL;
     kd_status st;
     if (!w->part || !w->file || !w->folder) return kd_fail(err, KD_ENOMEM, "out of memory");
-    w->params.threads = w->params.threads < 1 ? 1 : w->params.threads > KD__THREADS_MAX ? KD__THREADS_MAX : w->params.threads;
-    if (w->params.level < 1 || w->params.level > 19 || !w->params.chunk_rows || w->params.chunk_rows > KD_STORE_MAX_CHUNK_ROWS)
-        return kd_fail(err, KD_EUSAGE, "%s: level %d and %u rows a chunk, allowed are 1 to 19 and 1 to %d", w->path, w->params.level,
-                       w->params.chunk_rows, KD_STORE_MAX_CHUNK_ROWS);
+    w->params.threads = w->params.threads < 1                 ? 1
+                        : w->params.threads > KD__THREADS_MAX ? KD__THREADS_MAX
+                                                              : w->params.threads;
+    if (w->params.level < 1 || w->params.level > 19 || !w->params.chunk_rows ||
+        w->params.chunk_rows > KD_STORE_MAX_CHUNK_ROWS)
+        return kd_fail(err, KD_EUSAGE, "%s: level %d and %u rows a chunk, allowed are 1 to 19 and 1 to %d",
+                       w->path, w->params.level, w->params.chunk_rows, KD_STORE_MAX_CHUNK_ROWS);
     if ((st = take_columns(w, columns, n, err))) return st;
     w->contract = json_deep_copy(contract);
     text = kd__segment_header_text(w->name, w->columns, n, contract, w->params.chunk_rows, w->base_root);
@@ -353,8 +389,10 @@ kd_status kd_store_create(kd_store_writer **out, const char *path, const kd_colu
         w->part = kd_path_join(w->folder, "base.mdb.part");
         st = begin(w, columns, n, contract, err);
     }
-    if (st) kd__writer_free(w);
-    else *out = w;
+    if (st)
+        kd__writer_free(w);
+    else
+        *out = w;
     return st;
 }
 
@@ -370,20 +408,22 @@ static char *segment_file(const kd_store *s, const char *name)
     }
 }
 
-kd_status kd_store_extend(kd_store_writer **out, kd_store *s, const char *name, const kd_column *columns, size_t n,
-                          const json_t *contract, const kd_writer_params *p, kd_err *err)
+kd_status kd_store_extend(kd_store_writer **out, kd_store *s, const char *name, const kd_column *columns,
+                          size_t n, const json_t *contract, const kd_writer_params *p, kd_err *err)
 {
     kd_store_writer *w;
     kd_status st = KD_OK;
     bool there = false;
     *out = NULL;
     if (!kd__segment_name_ok(name) || strlen(name) > KD_STORE_NAME_MAX - 16)
-        return kd_fail(err, KD_EUSAGE, "%s: segment name '%.64s': allowed are a-z, 0-9, '_', '.', '-', at most %d", s->path,
+        return kd_fail(err, KD_EUSAGE,
+                       "%s: segment name '%.64s': allowed are a-z, 0-9, '_', '.', '-', at most %d", s->path,
                        name, KD_STORE_NAME_MAX - 16);
     for (uint32_t i = 0; i < s->nsegments; i++) there = there || !strcmp(s->segments[i].name, name);
     if (!strcmp(name, s->segments[0].name) || (there && !(p && p->force)))
         return kd_fail(err, KD_EEXISTS, "%s: segment '%s' is already there%s", s->path, name,
-                       strcmp(name, s->segments[0].name) ? "; --force replaces it" : " and holds the data itself");
+                       strcmp(name, s->segments[0].name) ? "; --force replaces it"
+                                                         : " and holds the data itself");
     if (!(w = calloc(1, sizeof(*w)))) return kd_fail(err, KD_ENOMEM, "out of memory");
     w->lock = -1;
     w->store = s;
@@ -398,8 +438,10 @@ kd_status kd_store_extend(kd_store_writer **out, kd_store *s, const char *name, 
     w->part = w->file ? kd_sprintf("%s.part", w->file) : NULL;
     free(file);
     st = w->path ? begin(w, columns, n, contract, err) : kd_fail(err, KD_ENOMEM, "out of memory");
-    if (st) kd__writer_free(w);
-    else *out = w;
+    if (st)
+        kd__writer_free(w);
+    else
+        *out = w;
     return st;
 }
 
@@ -409,21 +451,24 @@ uint32_t kd_store_writer_chunks(const kd_store_writer *w) { return w->nchunks; }
 uint64_t kd_store_writer_rows(const kd_store_writer *w) { return w->rows; }
 uint64_t kd_store_writer_raw_bytes(const kd_store_writer *w) { return w->raw_bytes; }
 
-kd_status kd_store_writer_append(kd_store_writer *w, kd_split split, uint32_t rows, const kd_block *block, kd_err *err)
+kd_status kd_store_writer_append(kd_store_writer *w, kd_split split, uint32_t rows, const kd_block *block,
+                                 kd_err *err)
 {
     size_t raw[KD_STORE_MAX_COLUMNS];
     kd_status st;
     if (w->failed) return kd_fail(err, KD_EIO, "%s: an earlier write failed; go on with --resume", w->part);
     if (!rows || rows > w->params.chunk_rows)
-        return kd_fail(err, KD_EUSAGE, "%s: chunk %u has %u rows, allowed are 1 to %u", w->part, w->nchunks, rows, w->params.chunk_rows);
+        return kd_fail(err, KD_EUSAGE, "%s: chunk %u has %u rows, allowed are 1 to %u", w->part, w->nchunks,
+                       rows, w->params.chunk_rows);
     for (uint32_t i = 0; i < w->ncolumns; i++) {
         const kd_column *c = &w->columns[i];
-        if ((st = kd__block_size(c, rows, &block[i], &raw[i], err))) return kd_fail_in(err, st, "%s: chunk %u", w->part, w->nchunks);
+        if ((st = kd__block_size(c, rows, &block[i], &raw[i], err)))
+            return kd_fail_in(err, st, "%s: chunk %u", w->part, w->nchunks);
         const uint8_t *b = block[i].data;
         for (uint32_t k = 0; c->role == KD_ROLE_SPLIT && k < rows; k++)
             if (b[k] != (uint8_t)split)
-                return kd_fail(err, KD_EUSAGE, "%s: chunk %u of split %s: row %u of column %s says %u", w->part, w->nchunks,
-                               kd_split_name(split), k, c->name, b[k]);
+                return kd_fail(err, KD_EUSAGE, "%s: chunk %u of split %s: row %u of column %s says %u",
+                               w->part, w->nchunks, kd_split_name(split), k, c->name, b[k]);
     }
     if ((st = kd__writer_push_chunk(w, split, rows, err))) return st;
     if ((st = kd__group_add(w, &w->chunks[w->nchunks - 1], w->nchunks - 1, block, raw, err))) {

@@ -67,9 +67,15 @@ kd_status kd__group_add(kd_store_writer *w, const kd_chunk_info *info, uint32_t 
         kd__item *item = &g->items[g->n++];
         int filter = kd__filter_code(c->filter);
         *item = (kd__item){.at = g->used};
-        item->record = (kd__record){.dtype = (uint8_t)c->dtype, .encoding = (uint8_t)kd__encoding_code(c->encoding),
-                                    .filter = (uint8_t)filter, .split = (uint8_t)info->split, .column = i,
-                                    .chunk = chunk, .rows = info->rows, .first = info->first, .raw = raw[i],
+        item->record = (kd__record){.dtype = (uint8_t)c->dtype,
+                                    .encoding = (uint8_t)kd__encoding_code(c->encoding),
+                                    .filter = (uint8_t)filter,
+                                    .split = (uint8_t)info->split,
+                                    .column = i,
+                                    .chunk = chunk,
+                                    .rows = info->rows,
+                                    .first = info->first,
+                                    .raw = raw[i],
                                     .tag = w->tag};
         kd__block_filter(g->raw + g->used, c, info->rows, &blocks[i], filter);
         g->used += KD__RECORD_HEAD + raw[i];
@@ -107,7 +113,8 @@ static kd_status pack_group(kd_store_writer *w, kd_err *err)
     pthread_t threads[KD__THREADS_MAX];
     atomic_size_t next = 0;
     int started = 1;
-    if (!w->zstd && !(w->zstd = calloc((size_t)n, sizeof(*w->zstd)))) return kd_fail(err, KD_ENOMEM, "out of memory");
+    if (!w->zstd && !(w->zstd = calloc((size_t)n, sizeof(*w->zstd))))
+        return kd_fail(err, KD_ENOMEM, "out of memory");
     for (int i = 0; i < n; i++) {
         if (!w->zstd[i] && !(w->zstd[i] = ZSTD_createCCtx()))
             return kd_fail(err, KD_ENOMEM, "%s: out of memory for %d zstd contexts", w->part, n);
@@ -142,11 +149,13 @@ static kd_status fail_mdb(kd_store_writer *w, int rc, const char *doing, kd_err 
     unsigned long long rows = kept ? w->chunks[kept - 1].first + w->chunks[kept - 1].rows : 0;
     if (disk_full(w, rc))
         return kd_fail(err, KD_EFULL,
-                       "%s: disk full (or a limit on file size reached) while %s; %u chunks (%llu rows) are safe there: free some space, then go on with "
+                       "%s: disk full (or a limit on file size reached) while %s; %u chunks (%llu rows) are "
+                       "safe there: free some space, then go on with "
                        "--resume",
                        w->part, doing, kept, rows);
-    return kd_fail(err, rc == ENOMEM ? KD_ENOMEM : KD_EIO, "%s: %s: %s; %u chunks (%llu rows) are safe, go on with --resume",
-                   w->part, doing, mdb_strerror(rc), kept, rows);
+    return kd_fail(err, rc == ENOMEM ? KD_ENOMEM : KD_EIO,
+                   "%s: %s: %s; %u chunks (%llu rows) are safe, go on with --resume", w->part, doing,
+                   mdb_strerror(rc), kept, rows);
 }
 
 kd_status kd__env_open(kd_store_writer *w, kd_err *err)

@@ -13,24 +13,25 @@
 
 #include <cmocka.h>
 
-#define OK(call)                                                                                   \
-    do {                                                                                           \
-        kd_err e_ = {0}, *err = &e_;                                                               \
-        if (call) fail_msg("%s: %s", #call, e_.msg);                                               \
+#define OK(call)                                                                                             \
+    do {                                                                                                     \
+        kd_err e_ = {0}, *err = &e_;                                                                         \
+        if (call) fail_msg("%s: %s", #call, e_.msg);                                                         \
     } while (0)
 /* The call fails with this status and its sentence holds this text. */
-#define FAILS(call, status, text)                                                                  \
-    do {                                                                                           \
-        kd_err e_ = {0}, *err = &e_;                                                               \
-        int st_ = call;                                                                            \
-        if (st_ != (status) || e_.code != (status) || !strstr(e_.msg, text))                       \
-            fail_msg("%s: status %d (%s), wanted %d and '%s'", #call, st_, e_.msg, status, text);  \
+#define FAILS(call, status, text)                                                                            \
+    do {                                                                                                     \
+        kd_err e_ = {0}, *err = &e_;                                                                         \
+        int st_ = call;                                                                                      \
+        if (st_ != (status) || e_.code != (status) || !strstr(e_.msg, text))                                 \
+            fail_msg("%s: status %d (%s), wanted %d and '%s'", #call, st_, e_.msg, status, text);            \
     } while (0)
 
 enum { FX_COLUMNS = 18, FX_CHUNK_ROWS = 32 };
 static const uint32_t fx_rows[KD_SPLITS] = {100, 40, 33}; // short last chunks of 4, 8 and 1 rows
 
-static inline void fx_column(kd_column *c, const char *name, kd_role role, kd_dtype t, int ndims, int64_t d0, int64_t d1)
+static inline void fx_column(kd_column *c, const char *name, kd_role role, kd_dtype t, int ndims, int64_t d0,
+                             int64_t d1)
 {
     memset(c, 0, sizeof(*c));
     snprintf(c->name, sizeof(c->name), "%s", name);
@@ -78,7 +79,8 @@ static inline uint32_t fx_chunks(kd_chunk_info *out)
 }
 
 /* One block as kd_cursor_read gives it: lengths first for ragged columns. *size: its bytes. */
-static inline uint8_t *fx_block(const kd_column *c, int salt, const kd_chunk_info *i, size_t *size, size_t *head)
+static inline uint8_t *fx_block(const kd_column *c, int salt, const kd_chunk_info *i, size_t *size,
+                                size_t *head)
 {
     size_t unit = kd_dtype_size(c->dtype), cap = 4096 + (size_t)i->rows * 4096, n;
     bool ragged = c->ndims && c->dims[0] == -1;
@@ -93,23 +95,26 @@ static inline uint8_t *fx_block(const kd_column *c, int salt, const kd_chunk_inf
         if (ragged) memcpy(b + 4u * (size_t)r, &length, 4);
         for (size_t k = 0; k < unit * length; k++, n++) {
             assert_true(n < cap);
-            b[n] = c->role == KD_ROLE_SPLIT        ? (uint8_t)i->split
-                   : !strcmp(c->name, "noise")     ? (uint8_t)kd_rng_u32(&g)
-                                                   : (uint8_t)kd_rng_below(&g, 7); // compresses
+            b[n] = c->role == KD_ROLE_SPLIT    ? (uint8_t)i->split
+                   : !strcmp(c->name, "noise") ? (uint8_t)kd_rng_u32(&g)
+                                               : (uint8_t)kd_rng_below(&g, 7); // compresses
         }
     }
     *size = n;
     return b;
 }
 
-static inline kd_status fx_append(kd_store_writer *w, const kd_column *c, size_t n, int salt, const kd_chunk_info *i, kd_err *err)
+static inline kd_status fx_append(kd_store_writer *w, const kd_column *c, size_t n, int salt,
+                                  const kd_chunk_info *i, kd_err *err)
 {
     kd_block blocks[KD_STORE_MAX_COLUMNS];
     uint8_t *data[KD_STORE_MAX_COLUMNS];
     for (size_t k = 0; k < n; k++) {
         size_t size, head;
         data[k] = fx_block(&c[k], salt + (int)k, i, &size, &head);
-        blocks[k] = (kd_block){.data = data[k] + head, .bytes = size - head, .lengths = head ? (uint32_t *)(void *)data[k] : NULL};
+        blocks[k] = (kd_block){.data = data[k] + head,
+                               .bytes = size - head,
+                               .lengths = head ? (uint32_t *)(void *)data[k] : NULL};
     }
     kd_status st = kd_store_writer_append(w, i->split, i->rows, blocks, err);
     for (size_t k = 0; k < n; k++) free(data[k]);
@@ -126,13 +131,15 @@ static inline kd_writer_params fx_params(void)
 
 static inline json_t *fx_contract(void)
 {
-    json_t *c = json_pack("{s:s, s:i, s:{s:f, s:b}}", "source", "fixture", "seed", 7, "options", "valid", 0.2, "shuffle", 1);
+    json_t *c = json_pack("{s:s, s:i, s:{s:f, s:b}}", "source", "fixture", "seed", 7, "options", "valid", 0.2,
+                          "shuffle", 1);
     assert_non_null(c);
     return c;
 }
 
 /* Appends chunks [from, to) of the fixture. */
-static inline void fx_fill(kd_store_writer *w, const kd_column *c, size_t n, int salt, uint32_t from, uint32_t to)
+static inline void fx_fill(kd_store_writer *w, const kd_column *c, size_t n, int salt, uint32_t from,
+                           uint32_t to)
 {
     kd_chunk_info i[64];
     fx_chunks(i);
@@ -155,7 +162,8 @@ static inline void fx_make(const char *path, const kd_writer_params *p)
 
 /* Reads one block and compares it with what was written. KD_OK: equal; an error is passed on; other
  * bytes fail the test. */
-static inline kd_status fx_check_block(kd_store *s, kd_cursor *cur, int column, int salt, uint32_t chunk, kd_err *err)
+static inline kd_status fx_check_block(kd_store *s, kd_cursor *cur, int column, int salt, uint32_t chunk,
+                                       kd_err *err)
 {
     const kd_column *c = kd_store_column(s, (size_t)column);
     size_t size = 0, want_size, head;

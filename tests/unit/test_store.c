@@ -71,8 +71,10 @@ static void roots_of(const char *a, const char *b, bool same)
     kd_store *x, *y;
     OK(kd_store_open(&x, a, err));
     OK(kd_store_open(&y, b, err));
-    if (same) assert_string_equal(kd_store_root(x), kd_store_root(y));
-    else assert_string_not_equal(kd_store_root(x), kd_store_root(y));
+    if (same)
+        assert_string_equal(kd_store_root(x), kd_store_root(y));
+    else
+        assert_string_not_equal(kd_store_root(x), kd_store_root(y));
     kd_store_close(x);
     kd_store_close(y);
 }
@@ -263,7 +265,8 @@ static void extend(const char *path, const char *teacher, int salt, kd_writer_pa
     kd_column c[EXT];
     json_t *contract = json_pack("{s:s}", "teacher", teacher), *extra;
     ext_columns(c, teacher);
-    extra = json_pack("{s:{s:s, s:s}, s:s}", "teacher", "name", teacher, "fingerprint", "0123", "command", "test");
+    extra = json_pack("{s:{s:s, s:s}, s:s}", "teacher", "name", teacher, "fingerprint", "0123", "command",
+                      "test");
     OK(kd_store_open(&s, path, err));
     OK(kd_store_extend(&w, s, teacher, c, EXT, contract, &p, err));
     fx_fill(w, c, EXT, salt, kd_store_writer_chunks(w), kd_store_chunks(s));
@@ -306,7 +309,8 @@ static void a_teacher_is_added_while_a_reader_goes_on(void **state)
         OK(fx_check_block(after, c, small, 401, i, err));
         OK(fx_check_block(after, c, 12, 112, i, err));
     }
-    assert_string_equal(json_string_value(json_object_get(kd_store_teacher(after, "big"), "fingerprint")), "0123");
+    assert_string_equal(json_string_value(json_object_get(kd_store_teacher(after, "big"), "fingerprint")),
+                        "0123");
     assert_null(kd_store_teacher(after, "huge"));
     assert_string_equal(kd_store_column(after, (size_t)small)->tap, "block3");
     assert_string_not_equal(kd_store_root(before), kd_store_root(after));
@@ -351,7 +355,8 @@ static void an_extension_resumes_and_refuses_what_does_not_fit(void **state)
 
     OK(kd_store_open(&s, path, err));
     FAILS(kd_store_extend(&w, s, "big", c, EXT, contract, &p, err), KD_EEXISTS, "--force");
-    FAILS(kd_store_extend(&w, s, "other", c, EXT, contract, &p, err), KD_EEXISTS, "'big/logits' is already there");
+    FAILS(kd_store_extend(&w, s, "other", c, EXT, contract, &p, err), KD_EEXISTS,
+          "'big/logits' is already there");
     kd_store_close(s);
     p.resume = false;
     p.force = true;
@@ -359,6 +364,37 @@ static void an_extension_resumes_and_refuses_what_does_not_fit(void **state)
     roots_of(path, in_dir("ext2.kd"), false);
     assert_false(kd_exists(in_dir("ext.kd/big.mdb")));
     json_decref(contract);
+}
+
+/* Killed between the rename of big.mdb and the manifest that names it. */
+static void an_extension_stopped_while_sealing_is_finished_by_resume(void **state)
+{
+    (void)state;
+    char manifest[200], *before;
+    size_t len;
+    kd_writer_params p = fx_params();
+    kd_store *s;
+    kd_store_writer *w;
+    kd_column c[EXT];
+    json_t *contract = json_pack("{s:s}", "teacher", "big");
+    const char *path = in_dir("orphan.kd");
+    fx_make(path, NULL);
+    snprintf(manifest, sizeof(manifest), "%s/manifest.json", path);
+    OK(kd_file_read(manifest, 1 << 20, &before, &len, err));
+    extend(path, "big", 300, p);
+    OK(kd_file_write(manifest, before, len, err));
+    ext_columns(c, "big");
+    OK(kd_store_open(&s, path, err));
+    assert_int_equal(kd_store_columns(s), FX_COLUMNS);
+    FAILS(kd_store_extend(&w, s, "big", c, EXT, contract, &p, err), KD_EEXISTS, "--resume finishes it");
+    p.resume = true;
+    OK(kd_store_extend(&w, s, "big", c, EXT, contract, &p, err));
+    assert_int_equal(kd_store_writer_chunks(w), kd_store_chunks(s));
+    OK(kd_store_writer_seal(w, NULL, err));
+    kd_store_close(s);
+    roots_of(path, in_dir("ext2.kd"), true);
+    json_decref(contract);
+    free(before);
 }
 
 /* ---- bad arguments ------------------------------------------------------------------------ */
@@ -411,7 +447,8 @@ static void wrong_blocks_are_refused(void **state)
     FAILS(kd_store_writer_append(w, KD_TRAIN, 4, b, err), KD_EUSAGE, "block of 63 bytes, expected 64");
     b[0].bytes++;
     b[2].bytes = 12;
-    FAILS(kd_store_writer_append(w, KD_TRAIN, 4, b, err), KD_EUSAGE, "column tokens: block of 12 bytes, expected 16");
+    FAILS(kd_store_writer_append(w, KD_TRAIN, 4, b, err), KD_EUSAGE,
+          "column tokens: block of 12 bytes, expected 16");
     b[2] = (kd_block){data, 16, NULL};
     FAILS(kd_store_writer_append(w, KD_TRAIN, 4, b, err), KD_EUSAGE, "its blocks need lengths");
     b[2].lengths = lengths;
@@ -559,6 +596,7 @@ int main(void)
         cmocka_unit_test(two_writers_of_one_store_are_refused),
         cmocka_unit_test(a_teacher_is_added_while_a_reader_goes_on),
         cmocka_unit_test(an_extension_resumes_and_refuses_what_does_not_fit),
+        cmocka_unit_test(an_extension_stopped_while_sealing_is_finished_by_resume),
         cmocka_unit_test(wrong_columns_are_refused),
         cmocka_unit_test(wrong_blocks_are_refused),
         cmocka_unit_test(wrong_reads_are_refused),

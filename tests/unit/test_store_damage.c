@@ -15,7 +15,9 @@
 static char dir[64], victim[128], file[160];
 static int cases = 150;
 
-typedef struct tally { int same, refused, unseen; } tally;
+typedef struct tally {
+    int same, refused, unseen;
+} tally;
 
 static char *read_all(const char *path, size_t *len)
 {
@@ -64,8 +66,10 @@ static void judge(tally *t)
     kd_status st = kd_store_verify(victim, 2, &report, NULL, NULL, &err);
     if (st) assert_true(report.damaged > 0 && report.first[0].what[0] && err.msg[0]);
     if (!whole && !st) fail_msg("verify passed a store that cannot be read");
-    if (!whole) t->refused++;
-    else t->same++;
+    if (!whole)
+        t->refused++;
+    else
+        t->same++;
     if (!st) t->unseen++;
 }
 
@@ -73,8 +77,8 @@ static void put_back(const char *data, size_t len) { write_all(file, data, len);
 
 static void report(const char *what, const tally *t)
 {
-    printf("  %s: %d cases, %d refused by the reader, %d read whole and right, %d pass verify\n", what, t->same + t->refused,
-           t->refused, t->same, t->unseen);
+    printf("  %s: %d cases, %d refused by the reader, %d read whole and right, %d pass verify\n", what,
+           t->same + t->refused, t->refused, t->same, t->unseen);
 }
 
 static void a_whole_store_passes(void **state)
@@ -255,7 +259,8 @@ static void damage_is_named_by_column_chunk_and_rows(void **state)
     assert_non_null(at);
     at[100] ^= 4;
     put_back(data, len);
-    FAILS(kd_store_verify(victim, 2, &r, NULL, NULL, err), KD_ECORRUPT, "column image, chunk 1, rows 32-63: checksum");
+    FAILS(kd_store_verify(victim, 2, &r, NULL, NULL, err), KD_ECORRUPT,
+          "column image, chunk 1, rows 32-63: checksum");
     assert_int_equal(r.damaged, 1);
     OK(kd_store_open(&s, victim, err));
     OK(kd_cursor_open(&c, s, err));

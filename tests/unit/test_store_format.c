@@ -47,8 +47,16 @@ static void a_record_has_the_documented_bytes(void **state)
     size_t n = from_hex(vector, want), size = 0;
     kd_column c = vector_column();
     kd_block b = {values, sizeof(values), NULL};
-    kd__record r = {.dtype = KD_U16, .encoding = KD__ENCODING_DENSE, .filter = KD__FILTER_SHUFFLE, .split = KD_VALID,
-                    .column = 2, .chunk = 3, .rows = 4, .first = 3072, .raw = 8, .tag = 0x0123456789abcdef};
+    kd__record r = {.dtype = KD_U16,
+                    .encoding = KD__ENCODING_DENSE,
+                    .filter = KD__FILTER_SHUFFLE,
+                    .split = KD_VALID,
+                    .column = 2,
+                    .chunk = 3,
+                    .rows = 4,
+                    .first = 3072,
+                    .raw = 8,
+                    .tag = 0x0123456789abcdef};
     ZSTD_CCtx *zstd = ZSTD_createCCtx();
     OK(kd__block_size(&c, 4, &b, &size, err));
     assert_int_equal(size, 8);
@@ -69,7 +77,10 @@ static void the_documented_record_is_read(void **state)
     kd_column c = vector_column();
     kd__record r;
     kd__decoder d;
-    kd__expect want = {.column = &c, .index = 2, .chunk = 3, .info = {.first = 3072, .rows = 4, .split = KD_VALID},
+    kd__expect want = {.column = &c,
+                       .index = 2,
+                       .chunk = 3,
+                       .info = {.first = 3072, .rows = 4, .split = KD_VALID},
                        .tag = 0x0123456789abcdef};
     OK(kd__decoder_init(&d, true, err));
     OK(kd__record_check(&r, bytes, n, &want, err));
@@ -79,7 +90,8 @@ static void the_documented_record_is_read(void **state)
     FAILS(kd__record_check(&r, bytes, n, &want, err), KD_ECORRUPT, "another segment");
     want.tag--;
     want.info.first++;
-    FAILS(kd__record_check(&r, bytes, n, &want, err), KD_ECORRUPT, "expected column 2, chunk 3, 4 rows from 3073");
+    FAILS(kd__record_check(&r, bytes, n, &want, err), KD_ECORRUPT,
+          "expected column 2, chunk 3, 4 rows from 3073");
     want.info.first--;
     c.dtype = KD_I16;
     FAILS(kd__record_check(&r, bytes, n, &want, err), KD_ECORRUPT, "do not fit i16");
@@ -113,8 +125,10 @@ static void the_document_shows_these_bytes(void **state)
     char *at = strstr(text, "    4b 44 52 43"), *end = at ? strstr(at, "\n\n") : NULL;
     assert_non_null(end);
     for (; at < end; at++) { // "bytes   what they are" in each line
-        if (*at == '#') at = strchr(at, '\n');
-        else if (*at != ' ' && *at != '\n' && n + 1 < sizeof(digits)) digits[n++] = *at;
+        if (*at == '#')
+            at = strchr(at, '\n');
+        else if (*at != ' ' && *at != '\n' && n + 1 < sizeof(digits))
+            digits[n++] = *at;
     }
     digits[n] = '\0';
     assert_string_equal(digits, vector);
@@ -161,8 +175,10 @@ static void lmdb_reads_the_file_and_finds_the_root(void **state)
     assert_int_equal(mdb_cursor_open(txn, dbi, &cur), 0);
     for (; n < 512 && !mdb_cursor_get(cur, &k, &v, MDB_NEXT); n++) {
         uint8_t want[8];
-        if (n) kd__key((uint32_t)((n - 1) / FX_COLUMNS) + 1, (uint32_t)((n - 1) % FX_COLUMNS), want);
-        else kd__key(0, 0, want);
+        if (n)
+            kd__key((uint32_t)((n - 1) / FX_COLUMNS) + 1, (uint32_t)((n - 1) % FX_COLUMNS), want);
+        else
+            kd__key(0, 0, want);
         assert_int_equal(k.mv_size, 8);
         assert_memory_equal(k.mv_data, want, 8);
         memcpy(&sums[n], (uint8_t *)v.mv_data + 56, 8);
