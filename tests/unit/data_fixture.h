@@ -47,7 +47,7 @@ static inline int fx_teardown(void **state)
 /* A path in the folder; of the last 64 calls. */
 static inline char *fx_path(const char *name)
 {
-    static char path[64][160];
+    static char path[64][256];
     static int turn;
     char *p = path[turn++ % 64];
     snprintf(p, sizeof(path[0]), "%s/%s", fx_dir, name);
