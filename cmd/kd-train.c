@@ -10,7 +10,7 @@ typedef struct train_opts {
     char *store, *out;
     kd_ints seeds;
     kd_strings set;
-    int64_t rows, checkpoint_seconds, checkpoints, window_rows;
+    int64_t rows, checkpoint_seconds, keep, window_rows;
     bool control, resume, force, dry_run, list_losses, list_keys;
 } train_opts;
 
@@ -36,7 +36,7 @@ static const kd_option rows[] = {
         "start over and replace what is there; with --resume only what was made differently"),
     ROW("Output", "checkpoint-seconds", "S", 0, INT, checkpoint_seconds, "60", 0, 1e9,
         "save the state of training that often; 0: at the end of each epoch"),
-    ROW("Output", "checkpoints", "N", 0, INT, checkpoints, "3", 1, 1000, "saved states to keep of each run"),
+    ROW("Output", "keep", "N", 0, INT, keep, "3", 1, 1000, "saved states to keep of each run"),
     ROW("Output", "dry-run", NULL, 'n', BOOL, dry_run, "off", 0, 0,
         "check everything, print what would be trained and its memory, write nothing"),
     ROW("Speed", "window-rows", "N", 0, INT, window_rows, "65536", 1, 1e12,
@@ -327,7 +327,7 @@ static kd_status run(kd_cli *c, const train_opts *o, kd_err *err)
     p.rows = (uint64_t)o->rows;
     p.window_rows = (uint64_t)o->window_rows;
     p.checkpoint_seconds = o->checkpoint_seconds;
-    p.checkpoint_keep = o->checkpoints;
+    p.checkpoint_keep = o->keep;
     p.resume = o->resume;
     p.force = o->force;
     p.command = command;

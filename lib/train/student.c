@@ -31,6 +31,18 @@ void kd_student_release(kd_student_spec *s)
     memset(s, 0, sizeof(*s));
 }
 
+static kd_status unknown_key(const kd_student_spec *s, const char *key, kd_err *err)
+{
+    const char *names[128];
+    size_t n = 0;
+    for (size_t t = 0; t < s->config.tables; t++)
+        for (size_t i = 0; i < s->config.table[t].n && n < KD_COUNT(names); i++)
+            if (s->config.table[t].rows[i].key) names[n++] = s->config.table[t].rows[i].key;
+    const char *near = kd_nearest(key, names, n);
+    if (near) return kd_fail(err, KD_EUSAGE, "--set %.80s: no such key (did you mean %s?)", key, near);
+    return kd_fail(err, KD_EUSAGE, "--set %.80s: no such key (kd-train --list-keys lists them)", key);
+}
+
 static kd_status apply_override(kd_student_spec *s, const char *pair, kd_err *err)
 {
     const char *eq = strchr(pair, '=');
@@ -39,8 +51,8 @@ static kd_status apply_override(kd_student_spec *s, const char *pair, kd_err *er
                        pair);
     char *key = kd_sprintf("%.*s", (int)(eq - pair), pair);
     if (!key) return kd_fail(err, KD_ENOMEM, "out of memory");
-    kd_status st = kd_config_flag(&s->config, key, eq + 1, err);
-    if (st) kd_fail_in(err, st, "--set %.80s", pair);
+    kd_status st = kd_config_find(&s->config, key) ? kd_config_flag(&s->config, key, eq + 1, err)
+                                                   : unknown_key(s, key, err);
     free(key);
     return st;
 }

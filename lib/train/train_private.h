@@ -20,8 +20,8 @@
     X(epoch) X(step) X(total) X(rows) X(hits) X(labelled) X(best_epoch) X(bad_epochs) X(ended)
 #define KD__STATE_REALS(X)                                                                                   \
     X(loss_sum)                                                                                              \
-    X(seconds) X(loss) X(valid_loss) X(valid_accuracy) X(least_loss) X(best_loss) X(best_valid_loss)         \
-        X(best_accuracy)
+    X(seconds)                                                                                               \
+    X(loss) X(valid_loss) X(valid_accuracy) X(least_loss) X(best_loss) X(best_valid_loss) X(best_accuracy)
 typedef struct kd__state {
 #define X(name) uint64_t name;
     KD__STATE_INTS(X)
