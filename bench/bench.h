@@ -16,6 +16,9 @@ typedef struct bench_peak {
 /* About 3 s. KD_ENOMEM. */
 kd_status bench_peak_measure(bench_peak *p, int threads, kd_err *err);
 
+/* `kernels`: one JSON line per matrix product and convolution. KD_ENOMEM, KD_EUNSUPPORTED. */
+kd_status bench_kernels(int threads, kd_err *err);
+
 /* `train`: whole training steps of one model on arrays in memory. */
 typedef struct bench_train_params {
     const char *models;  /* file of models: name -> specification */

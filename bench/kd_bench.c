@@ -1,6 +1,7 @@
 /* kd_bench.c - what the machine can do, and what kd does with it.
  *
  *     kd_bench peak                            one JSON line: GFLOP/s and GB/s (peak.c)
+ *     kd_bench kernels                         one JSON line a kernel: GFLOP/s, share of peak (kernels.c)
  *     kd_bench train MODEL BATCH [--data FILE] training steps on demand (train.c)
  *
  * The driver run.py calls both; either can be run by hand:
@@ -18,6 +19,7 @@
 
 static const char usage[] =
     "usage: kd_bench peak [--threads N]\n"
+    "       kd_bench kernels [--threads N]\n"
     "       kd_bench train MODEL BATCH [--threads N] [--models FILE] [--data FILE]\n"
     "\n"
     "  --threads N    threads of the measured team [2]\n"
@@ -83,12 +85,14 @@ int main(int argc, char **argv)
     kd_status st;
     if (n == 1 && strcmp(arg[0], "peak") == 0) {
         st = peak(p.threads, &err);
+    } else if (n == 1 && strcmp(arg[0], "kernels") == 0) {
+        st = bench_kernels(p.threads, &err);
     } else if (n == 3 && strcmp(arg[0], "train") == 0) {
         p.model = arg[1];
         if (!(p.batch = count(arg[2], INT_MAX))) return fail_usage("BATCH takes a whole number from 1");
         st = bench_train(&p, &err);
     } else {
-        return fail_usage(n ? "expected \"peak\" or \"train MODEL BATCH\"" : NULL);
+        return fail_usage(n ? "expected \"peak\", \"kernels\" or \"train MODEL BATCH\"" : NULL);
     }
     if (st) fprintf(stderr, "kd_bench: %s\n", err.msg);
     return kd_exit_code(st);
