@@ -62,7 +62,8 @@ kd_status kd_model_feed(const kd_model *m, float *out, const void *raw, kd_dtype
 /* Writes config.json and model.safetensors into an existing folder, each atomically; weights first.
  * extra: members added to config.json, may be NULL. */
 kd_status kd_model_save(kd_model *m, const char *folder, const json_t *extra, kd_err *err);
-/* KD_ENOTFOUND, KD_ECORRUPT, KD_EMISMATCH (tensor missing, of another shape or left over, by name). */
+/* KD_ENOTFOUND, KD_ECORRUPT, KD_EMISMATCH (tensor missing, of another shape or left over, by name), KD_ENUMERIC (a weight
+ * that is not finite). */
 kd_status kd_model_load(kd_model **out, const char *folder, kd_err *err);
 /* 32 hex digits over spec, preprocessing and weights: the identity of a teacher. "" when out of memory. */
 void kd_model_fingerprint(kd_model *m, char out[33]);

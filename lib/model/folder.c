@@ -90,7 +90,13 @@ static kd_status take_tensor(kd_model *m, const kd_param *p, const kd_tensor *t,
     if (!kd_dtype_is_float(t->dtype))
         return kd_fail(err, KD_EMISMATCH, "%s: tensor %s is %s, expected a float type", path, p->name,
                        kd_dtype_name(t->dtype));
-    return kd_to_f32(kd_graph_param_data(m->graph, p), t->data, t->dtype, p->size);
+    float *w = kd_graph_param_data(m->graph, p);
+    kd_to_f32(w, t->data, t->dtype, p->size);
+    for (size_t i = 0; i < p->size; i++) // ReLU would hide a NaN from the logits
+        if (!isfinite(w[i]))
+            return kd_fail(err, KD_ENUMERIC, "%s: tensor %s: element %zu is %g; the weights are broken", path, p->name, i,
+                           w[i]);
+    return KD_OK;
 }
 
 /* PyTorch's batch norm counts batches; nothing needs the count. */

@@ -83,7 +83,7 @@ static void parameters_have_pytorchs_names_and_shapes(void **state)
     }
 }
 
-static void the_readmes_student_sizes_are_right(void **state)
+static void parameter_counts_are_those_of_the_formulas(void **state)
 {
     (void)state;
     static const struct { const char *spec; size_t params; } known[] = {
@@ -343,6 +343,10 @@ static void left_over_tensors_are_refused_but_batch_counts_are_not(void **state)
     kd_model *m = loaded();
     assert_memory_equal(kd_graph_slab(m->graph, NULL), w, sizeof w);
     kd_model_free(m);
+    const float broken[6] = {1, 2, NAN, 4, 5, 6};
+    list[0] = (kd_tensor){"fc0.weight", KD_F32, 2, {3, 2}, broken, sizeof broken};
+    assert_int_equal(kd_tensors_save(path, list, 3, NULL, NULL), KD_OK);
+    refuses_to_load(KD_ENUMERIC, "tensor fc0.weight: element 2 is nan");
     list[0] = (kd_tensor){"fc0.weight", KD_I32, 2, {3, 2}, w, sizeof w};
     assert_int_equal(kd_tensors_save(path, list, 3, NULL, NULL), KD_OK);
     refuses_to_load(KD_EMISMATCH, "fc0.weight is i32");
@@ -396,7 +400,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(parameters_have_pytorchs_names_and_shapes),
-        cmocka_unit_test(the_readmes_student_sizes_are_right),
+        cmocka_unit_test(parameter_counts_are_those_of_the_formulas),
         cmocka_unit_test(taps_are_found_by_name),
         cmocka_unit_test(a_wrong_spec_is_refused_by_its_key),
         cmocka_unit_test(a_saved_model_loads_as_it_was),

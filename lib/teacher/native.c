@@ -1,0 +1,151 @@
+/* native.c - a model folder as a teacher.
+ *
+ * The teacher runs in inference mode with batches of one planned size; a smaller batch is filled up
+ * with zeros. In inference a row sees only itself, and the kernels of a batch are chosen by its size, so the
+ * logits of a row are the same whatever stands beside it and however many threads compute them.
+ *
+ * What a teacher was trained on must be what the store holds: the shape of a row, the numbers that
+ * raw values are centred and scaled by, and the classes in their order. Each of these, when wrong,
+ * gives plausible logits of poor quality and no error, so each is compared by name before the pass.
+ */
+#include "teacher_private.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+kd_status kd_teacher_open(kd_teacher **out, const char *folder, int64_t batch, int threads, kd_err *err)
+{
+    *out = NULL;
+    kd_teacher *t = calloc(1, sizeof *t);
+    if (!t || !(t->folder = kd_strdup(folder))) {
+        free(t);
+        return kd_fail(err, KD_ENOMEM, "%s: no memory for a teacher", folder);
+    }
+    kd_exec_params p = {.batch = batch, .threads = threads};
+    kd_status st = batch < 1 ? kd_fail(err, KD_EUSAGE, "%s: a batch of %lld rows, expected 1 or more", folder,
+                                       (long long)batch)
+                             : kd_model_load(&t->model, folder, err);
+    if (!st) {
+        t->batch = batch;
+        t->input = kd_graph_node_size(t->model->graph, t->model->input);
+        t->classes = kd_graph_node_size(t->model->graph, t->model->logits);
+        kd_model_fingerprint(t->model, t->fingerprint);
+        if (!*t->fingerprint) st = kd_fail(err, KD_ENOMEM, "%s: no memory for its fingerprint", folder);
+    }
+    if (!st && (st = kd_exec_create(&t->exec, t->model->graph, &p, err))) kd_fail_in(err, st, "%s", folder);
+    if (st) {
+        kd_teacher_close(t);
+        return st;
+    }
+    *out = t;
+    return KD_OK;
+}
+
+void kd_teacher_close(kd_teacher *t)
+{
+    if (!t) return;
+    kd_exec_free(t->exec);
+    kd_model_free(t->model);
+    free(t->folder);
+    free(t);
+}
+
+const char *kd_teacher_name(const kd_teacher *t) { return t->model->name; }
+const char *kd_teacher_fingerprint(const kd_teacher *t) { return t->fingerprint; }
+const kd_model *kd_teacher_model(const kd_teacher *t) { return t->model; }
+
+/* ---- does it fit? --------------------------------------------------------------------------- */
+
+static const char *shape_text(char *buf, size_t len, size_t n, const int64_t *dims)
+{
+    size_t at = 0;
+    snprintf(buf, len, "a scalar");
+    for (size_t i = 0; i < n && at < len; i++)
+        at += (size_t)snprintf(buf + at, len - at, "%s%lld", i ? " x " : "", (long long)dims[i]);
+    return buf;
+}
+
+static kd_status check_shape(const kd_teacher *t, const kd_store *s, const kd_column *c, kd_err *err)
+{
+    const kd_ints *want = &t->model->spec.input;
+    char a[128], b[128];
+    bool same = (size_t)c->ndims == want->n;
+    for (size_t i = 0; same && i < want->n; i++) same = c->dims[i] == want->v[i];
+    if (same) return KD_OK;
+    return kd_fail(err, KD_EMISMATCH, "%s: a row of column %s is %s, the teacher %s takes %s (model.input)",
+                   kd_store_path(s), c->name, shape_text(a, sizeof a, (size_t)c->ndims, c->dims), t->folder,
+                   shape_text(b, sizeof b, want->n, want->v));
+}
+
+/* The store's figure (in double) against the teacher's (rounded to f32 once). */
+static kd_status check_number(const kd_teacher *t, const kd_store *s, const kd_column *c, const char *key, float have,
+                              kd_err *err)
+{
+    const json_t *v = json_object_get(c->params, key);
+    if (!v) return KD_OK; // packed by a program that does not say
+    double want = json_number_value(v);
+    if (fabs(want - have) <= 1e-6 * fabs(want)) return KD_OK;
+    return kd_fail(err, KD_EMISMATCH,
+                   "%s: column %s has %s %.9g, the teacher %s was trained with %.9g (preprocess.%s in its config.json)",
+                   kd_store_path(s), c->name, key, want, t->folder, have, key);
+}
+
+static kd_status check_classes(const kd_teacher *t, const kd_store *s, kd_err *err)
+{
+    int at = kd_store_find_role(s, KD_ROLE_LABEL, NULL);
+    const kd_column *c = at < 0 ? NULL : kd_store_column(s, (size_t)at);
+    const json_t *classes = c ? json_object_get(c->params, "classes") : NULL;
+    const json_t *names = c ? json_object_get(c->params, "names") : NULL, *mine = t->model->labels;
+    if (classes && json_integer_value(classes) != t->model->spec.classes)
+        return kd_fail(err, KD_EMISMATCH, "%s: column %s has %lld classes, the teacher %s has %lld (model.classes)",
+                       kd_store_path(s), c->name, (long long)json_integer_value(classes), t->folder,
+                       (long long)t->model->spec.classes);
+    for (size_t i = 0; i < json_array_size(names) && i < json_array_size(mine); i++) {
+        const char *a = json_string_value(json_array_get(names, i)), *b = json_string_value(json_array_get(mine, i));
+        if (a && b && strcmp(a, b))
+            return kd_fail(err, KD_EMISMATCH, "%s: class %zu is '%.60s', the teacher %s calls it '%.60s' (labels)",
+                           kd_store_path(s), i, a, t->folder, b);
+    }
+    return KD_OK;
+}
+
+kd_status kd_teacher_check(const kd_teacher *t, const kd_store *s, kd_err *err)
+{
+    kd_status st;
+    int at = kd_store_find_role(s, KD_ROLE_INPUT, NULL);
+    if (at < 0)
+        return kd_fail(err, KD_EMISMATCH, "%s: no column with role input; pack the data with kd-dump", kd_store_path(s));
+    const kd_column *c = kd_store_column(s, (size_t)at);
+    if ((st = check_shape(t, s, c, err))) return st;
+    if ((st = check_number(t, s, c, "mean", t->model->mean, err))) return st;
+    if ((st = check_number(t, s, c, "scale", t->model->scale, err))) return st;
+    return check_classes(t, s, err);
+}
+
+/* ---- running ----------------------------------------------------------------------------------- */
+
+kd_status kd__teacher_run(kd_teacher *t, const void *raw, kd_dtype dtype, int64_t rows, uint64_t row, float *logits,
+                          kd_err *err)
+{
+    if (rows < 1 || rows > t->batch)
+        return kd_fail(err, KD_EUSAGE, "%s: %lld rows at once, planned for 1 to %lld", t->folder, (long long)rows,
+                       (long long)t->batch);
+    float *x = kd_exec_input(t->exec, t->model->input); // (batch, input)
+    kd_status st = kd_model_feed(t->model, x, raw, dtype, (size_t)rows, err);
+    if (st) return st;
+    memset(x + (size_t)rows * t->input, 0, (size_t)(t->batch - rows) * t->input * sizeof *x);
+    kd_exec_run_forward(t->exec);
+    const size_t n = (size_t)rows * t->classes;
+    memcpy(logits, kd_exec_value(t->exec, t->model->logits), n * sizeof *logits);
+    for (size_t i = 0; i < n; i++)
+        if (!isfinite(logits[i]))
+            return kd_fail(err, KD_ENUMERIC, "%s: row %llu, class %zu: the logit is %g; the teacher's weights are broken",
+                           t->folder, (unsigned long long)(row + i / t->classes), i % t->classes, logits[i]);
+    return KD_OK;
+}
+
+kd_status kd_teacher_run(kd_teacher *t, const void *raw, kd_dtype dtype, int64_t rows, float *logits, kd_err *err)
+{
+    return kd__teacher_run(t, raw, dtype, rows, 0, logits, err);
+}

@@ -1,0 +1,454 @@
+/* test_teacher.c - a teacher over a small store: what it writes, what it refuses, how it resumes. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include "kd/teacher.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { SIDE = 6, PIXELS = SIDE * SIDE, CLASSES = 5, CHUNK = 32, ROWS = 150 };
+static const uint32_t split_rows[KD_SPLITS] = {100, 33, 17};
+static const double MEAN = 70.25, SCALE = 0.0123;
+
+static char folder[64], store_path[96], teacher_path[96], other_path[96];
+
+#define OK(call)                                                                                             \
+    do {                                                                                                     \
+        kd_err e_ = {0}, *err = &e_;                                                                         \
+        if (call) fail_msg("%s: %s", #call, e_.msg);                                                         \
+    } while (0)
+#define FAILS(call, status, text)                                                                            \
+    do {                                                                                                     \
+        kd_err e_ = {0}, *err = &e_;                                                                         \
+        kd_status st_ = call;                                                                                \
+        if (st_ != (status) || !strstr(e_.msg, text))                                                        \
+            fail_msg("%s: status %s (%s), expected %s and '%s'", #call, kd_strstatus(st_), e_.msg,           \
+                     kd_strstatus(status), text);                                                            \
+    } while (0)
+
+/* ---- a store and two teachers ------------------------------------------------------------------ */
+
+static uint8_t pixel(uint64_t row, size_t i) { return (uint8_t)(kd_hash64(&row, sizeof row) >> i % 40 ^ i * 7); }
+
+static void make_store(void)
+{
+    kd_column c[4] = {
+        {.name = "id", .role = KD_ROLE_ID, .dtype = KD_U8, .ndims = 1, .dims = {16}},
+        {.name = "split", .role = KD_ROLE_SPLIT, .dtype = KD_U8},
+        {.name = "image", .role = KD_ROLE_INPUT, .dtype = KD_U8, .ndims = 3, .dims = {SIDE, SIDE, 1}},
+        {.name = "label", .role = KD_ROLE_LABEL, .dtype = KD_I32},
+    };
+    c[2].params = json_pack("{s:f, s:f}", "mean", MEAN, "scale", SCALE);
+    c[3].params = json_pack("{s:i, s:[s,s,s,s,s]}", "classes", CLASSES, "names", "a", "b", "c", "d", "e");
+    kd_writer_params wp = kd_writer_default_params();
+    kd_store_writer *w;
+    uint64_t row = 0;
+    wp.chunk_rows = CHUNK;
+    kd_remove_tree(store_path, NULL);
+    OK(kd_store_create(&w, store_path, c, 4, NULL, &wp, err));
+    for (int s = 0; s < KD_SPLITS; s++)
+        for (uint32_t at = 0; at < split_rows[s]; at += CHUNK) {
+            uint32_t n = split_rows[s] - at < CHUNK ? split_rows[s] - at : CHUNK;
+            static uint8_t id[CHUNK][16], split[CHUNK], image[CHUNK][PIXELS];
+            static int32_t label[CHUNK];
+            for (uint32_t i = 0; i < n; i++, row++) {
+                memcpy(id[i], &row, sizeof row);
+                split[i] = (uint8_t)s;
+                label[i] = (int32_t)(row % CLASSES);
+                for (size_t k = 0; k < PIXELS; k++) image[i][k] = pixel(row, k);
+            }
+            const kd_block b[4] = {{.data = id, .bytes = 16u * n}, {.data = split, .bytes = n},
+                                   {.data = image, .bytes = (size_t)PIXELS * n}, {.data = label, .bytes = 4u * n}};
+            OK(kd_store_writer_append(w, (kd_split)s, n, b, err));
+        }
+    OK(kd_store_writer_seal(w, NULL, err));
+    json_decref(c[2].params);
+    json_decref(c[3].params);
+}
+
+typedef struct teacher_opts {
+    const char *path;
+    uint64_t seed;
+    int side, classes;
+    double mean, scale;
+    const char *first_label;
+    float weight; /* of the first weight, 0: as drawn */
+} teacher_opts;
+static const teacher_opts right = {teacher_path, 1, SIDE, CLASSES, 70.25, 0.0123, "a", 0};
+
+static void make_teacher(teacher_opts o)
+{
+    json_t *spec = json_pack("{s:s, s:[i,i,i], s:i, s:[i,i]}", "arch", "cnn", "input", o.side, o.side, 1, "classes", o.classes,
+                             "channels", 4, 6);
+    kd_model *m;
+    OK(kd_model_create(&m, "big", spec, "test", err));
+    kd_graph_init(m->graph, o.seed);
+    if (o.weight != 0) kd_graph_slab(m->graph, NULL)[0] = o.weight;
+    m->mean = (float)o.mean;
+    m->scale = (float)o.scale;
+    m->labels = json_array();
+    for (int i = 0; i < o.classes; i++)
+        json_array_append_new(m->labels, i ? json_pack("s#", &"abcdefgh"[i], 1) : json_string(o.first_label));
+    OK(kd_mkdirs(o.path, err));
+    OK(kd_model_save(m, o.path, NULL, err));
+    kd_model_free(m);
+    json_decref(spec);
+}
+
+static int begin(void **state)
+{
+    (void)state;
+    snprintf(folder, sizeof folder, "/tmp/kd-teacher-XXXXXX");
+    if (!mkdtemp(folder)) return -1;
+    snprintf(store_path, sizeof store_path, "%s/data.kd", folder);
+    snprintf(teacher_path, sizeof teacher_path, "%s/teacher", folder);
+    snprintf(other_path, sizeof other_path, "%s/other", folder);
+    return 0;
+}
+
+static int end(void **state)
+{
+    (void)state;
+    return kd_remove_tree(folder, NULL);
+}
+
+static kd_teacher *open_teacher(const char *path, int64_t batch, int threads)
+{
+    kd_teacher *t;
+    OK(kd_teacher_open(&t, path, batch, threads, err));
+    return t;
+}
+
+static kd_store *open_store(void)
+{
+    kd_store *s;
+    OK(kd_store_open(&s, store_path, err));
+    return s;
+}
+
+/* All cached logits as f32, (ROWS, CLASSES). */
+static void read_logits(float *out)
+{
+    kd_store *s = open_store();
+    kd_cursor *c;
+    int col = kd_store_find(s, "big/logits");
+    assert_true(col >= 0);
+    const kd_column *info = kd_store_column(s, (size_t)col);
+    OK(kd_cursor_open(&c, s, err));
+    for (uint32_t i = 0; i < kd_store_chunks(s); i++) {
+        const kd_chunk_info *ci = kd_store_chunk(s, i);
+        float raw[CHUNK * CLASSES];
+        size_t n = (size_t)ci->rows * CLASSES;
+        OK(kd_cursor_read(c, col, i, raw, n * kd_dtype_size(info->dtype), err));
+        assert_int_equal(kd_to_f32(out + ci->first * CLASSES, raw, info->dtype, n), KD_OK);
+    }
+    kd_cursor_close(c);
+    kd_store_close(s);
+}
+
+static kd_writer_params params(bool resume, bool force)
+{
+    kd_writer_params p = kd_writer_default_params();
+    p.resume = resume;
+    p.force = force;
+    p.commit_bytes = 1; // every chunk
+    return p;
+}
+
+typedef struct stopper { uint64_t after; volatile int stop; } stopper;
+static void count_progress(void *arg, uint64_t done, uint64_t total)
+{
+    stopper *x = arg;
+    assert_true(done <= total && total == ROWS);
+    if (done >= x->after) x->stop = 1;
+}
+
+static kd_status dump(kd_teacher *t, kd_writer_params wp, kd_dtype dtype, uint64_t stop_after, kd_err *err)
+{
+    kd_store *s = open_store();
+    stopper x = {.after = stop_after};
+    double seconds = -1;
+    kd_status st = kd_teacher_dump(t, s, "big", dtype, &wp, "kd-dump test", &x.stop, count_progress, &x, &seconds, err);
+    assert_true(seconds >= 0);
+    kd_store_close(s);
+    return st;
+}
+
+/* ---- what is written ------------------------------------------------------------------------------ */
+
+static void cached_logits_are_the_models_logits(void **state)
+{
+    (void)state;
+    make_store();
+    make_teacher(right);
+    kd_teacher *t = open_teacher(teacher_path, 10, 2); // no divisor of the chunk
+    OK(dump(t, params(false, false), KD_F32, ROWS + 1, err));
+    float *got = malloc(ROWS * CLASSES * sizeof *got);
+    read_logits(got);
+    kd_model *m;
+    kd_exec *ex;
+    OK(kd_model_load(&m, teacher_path, err));
+    kd_exec_params p = {.batch = 1, .threads = 1, .naive = true};
+    OK(kd_exec_create(&ex, m->graph, &p, err));
+    for (uint64_t r = 0; r < ROWS; r++) {
+        float *x = kd_exec_input(ex, m->input);
+        for (size_t k = 0; k < PIXELS; k++) x[k] = (float)((pixel(r, k) - MEAN) * SCALE);
+        kd_exec_run_forward(ex);
+        const float *want = kd_exec_value(ex, m->logits);
+        for (int c = 0; c < CLASSES; c++)
+            if (!(fabsf(got[r * CLASSES + (uint64_t)c] - want[c]) <= 1e-5f))
+                fail_msg("row %d, class %d: %.9g, want %.9g", (int)r, c, got[r * CLASSES + (uint64_t)c], want[c]);
+    }
+    kd_exec_free(ex);
+    kd_model_free(m);
+    kd_teacher_close(t);
+    free(got);
+}
+
+static void the_manifest_says_who_taught(void **state)
+{
+    (void)state;
+    make_store();
+    make_teacher(right);
+    kd_teacher *t = open_teacher(teacher_path, 32, 1);
+    OK(dump(t, params(false, false), KD_F32, ROWS + 1, err));
+    kd_store *s = open_store();
+    const json_t *j = kd_store_teacher(s, "big");
+    assert_non_null(j);
+    assert_string_equal(json_string_value(json_object_get(j, "fingerprint")), kd_teacher_fingerprint(t));
+    assert_string_equal(json_string_value(json_object_get(j, "arch")), "cnn");
+    assert_string_equal(json_string_value(json_object_get(j, "command")), "kd-dump test");
+    assert_int_equal(json_integer_value(json_object_get(j, "params")),
+                     kd_graph_param_count(kd_teacher_model(t)->graph));
+    assert_true(json_number_value(json_object_get(j, "seconds")) > 0);
+    const kd_column *c = kd_store_column(s, (size_t)kd_store_find_role(s, KD_ROLE_LOGITS, "big"));
+    assert_string_equal(c->name, "big/logits");
+    assert_string_equal(c->tap, "fc0");
+    assert_int_equal(c->dims[0], CLASSES);
+    assert_string_equal(kd_teacher_name(t), "big");
+    kd_store_close(s);
+    kd_teacher_close(t);
+    kd_verify_report r;
+    OK(kd_store_verify(store_path, 1, &r, NULL, NULL, err));
+}
+
+static void halves_are_rounded_logits(void **state)
+{
+    (void)state;
+    static float full[ROWS * CLASSES], half[ROWS * CLASSES], want[ROWS * CLASSES];
+    uint16_t h[ROWS * CLASSES];
+    make_store();
+    make_teacher(right);
+    kd_teacher *t = open_teacher(teacher_path, 32, 1);
+    OK(dump(t, params(false, false), KD_F32, ROWS + 1, err));
+    read_logits(full);
+    OK(dump(t, params(false, true), KD_F16, ROWS + 1, err)); // force replaces
+    read_logits(half);
+    assert_int_equal(kd_from_f32(h, KD_F16, full, ROWS * CLASSES), KD_OK);
+    assert_int_equal(kd_to_f32(want, h, KD_F16, ROWS * CLASSES), KD_OK);
+    assert_memory_equal(half, want, sizeof want);
+    assert_memory_not_equal(half, full, sizeof full);
+    kd_teacher_close(t);
+}
+
+static void bits_of_a_row_do_not_depend_on_company_or_threads(void **state)
+{
+    (void)state;
+    uint8_t raw[16][PIXELS];
+    float want[16 * CLASSES], got[16 * CLASSES];
+    make_teacher(right);
+    for (uint64_t r = 0; r < 16; r++)
+        for (size_t k = 0; k < PIXELS; k++) raw[r][k] = pixel(r, k);
+    kd_teacher *t = open_teacher(teacher_path, 16, 1);
+    OK(kd_teacher_run(t, raw, KD_U8, 16, want, err));
+    for (int rows = 1; rows < 16; rows++) {
+        OK(kd_teacher_run(t, raw, KD_U8, rows, got, err));
+        assert_memory_equal(got, want, (size_t)rows * CLASSES * sizeof(float));
+    }
+    FAILS(kd_teacher_run(t, raw, KD_U8, 17, got, err), KD_EUSAGE, "17 rows");
+    FAILS(kd_teacher_run(t, raw, KD_DTYPE_NONE, 1, got, err), KD_EUNSUPPORTED, "none");
+    kd_teacher_close(t);
+    for (int threads = 2; threads <= 4; threads++) {
+        t = open_teacher(teacher_path, 16, threads);
+        OK(kd_teacher_run(t, raw, KD_U8, 16, got, err));
+        assert_memory_equal(got, want, sizeof want);
+        kd_teacher_close(t);
+    }
+}
+
+/* ---- what is refused --------------------------------------------------------------------------------- */
+
+static void check_fails(teacher_opts o, const char *part)
+{
+    o.path = other_path;
+    make_teacher(o);
+    kd_teacher *t = open_teacher(other_path, 8, 1);
+    kd_store *s = open_store();
+    FAILS(kd_teacher_check(t, s, err), KD_EMISMATCH, part);
+    kd_store_close(s);
+    FAILS(dump(t, params(false, false), KD_F32, ROWS + 1, err), KD_EMISMATCH, part);
+    kd_teacher_close(t);
+}
+
+static void a_teacher_of_other_data_is_refused_by_the_field(void **state)
+{
+    (void)state;
+    make_store();
+    teacher_opts o = right;
+    o.side = 7;
+    check_fails(o, "column image is 6 x 6 x 1, the teacher");
+    o = right;
+    o.classes = 4;
+    check_fails(o, "column label has 5 classes");
+    o = right;
+    o.mean = 71;
+    check_fails(o, "mean 70.25");
+    o = right;
+    o.scale = 1.0 / 255;
+    check_fails(o, "scale 0.0123");
+    o = right;
+    o.first_label = "zebra";
+    check_fails(o, "class 0 is 'a'");
+}
+
+static void opening_names_what_is_missing(void **state)
+{
+    (void)state;
+    kd_teacher *t;
+    FAILS(kd_teacher_open(&t, "/nonexistent/teacher", 8, 1, err), KD_ENOTFOUND, "/nonexistent/teacher");
+    assert_null(t);
+    make_teacher(right);
+    FAILS(kd_teacher_open(&t, teacher_path, 0, 1, err), KD_EUSAGE, "batch of 0 rows");
+    assert_null(t);
+}
+
+/* The bias of class 0, inside a teacher that is open. */
+static void set_bias(kd_teacher *t, float value)
+{
+    const kd_model *m = kd_teacher_model(t);
+    const kd_param *p;
+    for (size_t i = kd_graph_params(m->graph, &p); i-- > 0;)
+        if (!strcmp(p[i].name, "fc0.bias")) kd_graph_param_data(m->graph, &p[i])[0] = value;
+}
+
+static void logits_that_are_no_numbers_are_never_stored(void **state)
+{
+    (void)state;
+    make_store();
+    make_teacher(right);
+    kd_teacher *t = open_teacher(teacher_path, 8, 1);
+    set_bias(t, NAN);
+    FAILS(dump(t, params(false, false), KD_F32, ROWS + 1, err), KD_ENUMERIC, "row 0, class 0");
+    set_bias(t, 70000); // fine in f32, not in f16
+    FAILS(dump(t, params(false, true), KD_F16, ROWS + 1, err), KD_ENUMERIC, "--dtype f32");
+    OK(dump(t, params(false, true), KD_F32, ROWS + 1, err));
+    kd_teacher_close(t);
+    teacher_opts o = right;
+    o.path = other_path;
+    o.weight = NAN;
+    make_teacher(o);
+    FAILS(kd_teacher_open(&t, other_path, 8, 1, err), KD_ENUMERIC, "conv0.weight: element 0 is nan");
+}
+
+static void other_types_and_long_names_are_refused(void **state)
+{
+    (void)state;
+    make_store();
+    make_teacher(right);
+    kd_teacher *t = open_teacher(teacher_path, 8, 1);
+    kd_store *s = open_store();
+    char name[80];
+    memset(name, 'x', sizeof name);
+    name[79] = '\0';
+    FAILS(kd_teacher_dump(t, s, "big", KD_BF16, NULL, NULL, NULL, NULL, NULL, NULL, err), KD_EUNSUPPORTED, "bf16");
+    FAILS(kd_teacher_dump(t, s, name, KD_F32, NULL, NULL, NULL, NULL, NULL, NULL, err), KD_EUSAGE, "--name");
+    FAILS(kd_teacher_dump(t, s, "Big!", KD_F32, NULL, NULL, NULL, NULL, NULL, NULL, err), KD_EUSAGE, "Big!");
+    OK(kd_teacher_dump(t, s, NULL, KD_F32, NULL, NULL, NULL, NULL, NULL, NULL, err)); // its own name
+    kd_store_close(s);
+    s = open_store();
+    assert_true(kd_store_find(s, "big/logits") >= 0);
+    kd_store_close(s);
+    kd_teacher_close(t);
+}
+
+/* ---- interruptions ------------------------------------------------------------------------------------- */
+
+static void root_of_store(char out[33])
+{
+    kd_store *s = open_store();
+    memcpy(out, kd_store_root(s), 33);
+    kd_store_close(s);
+}
+
+static void a_stopped_pass_resumes_to_the_same_records(void **state)
+{
+    (void)state;
+    char want[33], got[33];
+    make_teacher(right);
+    kd_teacher *t = open_teacher(teacher_path, 10, 1);
+    make_store();
+    OK(dump(t, params(false, false), KD_F32, ROWS + 1, err));
+    root_of_store(want);
+    for (uint64_t stop = 1; stop < ROWS; stop += 40) {
+        make_store();
+        FAILS(dump(t, params(false, false), KD_F32, stop, err), KD_ESTOPPED, "--resume");
+        kd_store *s = open_store();
+        assert_true(kd_store_find(s, "big/logits") < 0); // nothing half-written is seen
+        kd_store_close(s);
+        FAILS(dump(t, params(false, false), KD_F32, ROWS + 1, err), KD_EEXISTS, "--resume");
+        OK(dump(t, params(true, stop > 50), KD_F32, ROWS + 1, err)); // with force too: it goes on
+        root_of_store(got);
+        assert_string_equal(got, want);
+    }
+    kd_teacher_close(t);
+}
+
+static void a_pass_of_another_teacher_is_not_resumed(void **state)
+{
+    (void)state;
+    make_store();
+    make_teacher(right);
+    teacher_opts o = right;
+    o.path = other_path;
+    o.seed = 2;
+    make_teacher(o);
+    kd_teacher *t = open_teacher(teacher_path, 10, 1), *u = open_teacher(other_path, 10, 1);
+    assert_string_not_equal(kd_teacher_fingerprint(t), kd_teacher_fingerprint(u));
+    FAILS(dump(t, params(false, false), KD_F32, 40, err), KD_ESTOPPED, "64 of 150");
+    FAILS(dump(u, params(true, false), KD_F32, ROWS + 1, err), KD_EMISMATCH, "teacher");
+    FAILS(dump(t, params(true, false), KD_F16, ROWS + 1, err), KD_EMISMATCH, "dtype");
+    kd_teacher *v = open_teacher(teacher_path, 16, 1);
+    FAILS(dump(v, params(true, false), KD_F32, ROWS + 1, err), KD_EMISMATCH, "batch");
+    OK(dump(u, params(true, true), KD_F32, ROWS + 1, err)); // resume and force: begins anew
+    FAILS(dump(t, params(false, false), KD_F32, ROWS + 1, err), KD_EEXISTS, "--force");
+    OK(dump(t, params(true, true), KD_F32, ROWS + 1, err)); // replaces the other's
+    kd_store *s = open_store();
+    assert_string_equal(json_string_value(json_object_get(kd_store_teacher(s, "big"), "fingerprint")),
+                        kd_teacher_fingerprint(t));
+    kd_store_close(s);
+    kd_teacher_close(t);
+    kd_teacher_close(u);
+    kd_teacher_close(v);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(cached_logits_are_the_models_logits),
+        cmocka_unit_test(the_manifest_says_who_taught),
+        cmocka_unit_test(halves_are_rounded_logits),
+        cmocka_unit_test(bits_of_a_row_do_not_depend_on_company_or_threads),
+        cmocka_unit_test(a_teacher_of_other_data_is_refused_by_the_field),
+        cmocka_unit_test(opening_names_what_is_missing),
+        cmocka_unit_test(logits_that_are_no_numbers_are_never_stored),
+        cmocka_unit_test(other_types_and_long_names_are_refused),
+        cmocka_unit_test(a_stopped_pass_resumes_to_the_same_records),
+        cmocka_unit_test(a_pass_of_another_teacher_is_not_resumed),
+    };
+    return cmocka_run_group_tests(tests, begin, end);
+}
