@@ -123,7 +123,8 @@ kd_status kd_loader_epoch(kd_loader *l, uint64_t epoch, kd_err *err);
 /* Next batch of one stream. KD_OK and *rows > 0; *rows == 0: the epoch is over. The loader moves to the
  * next window when every stream has used the current one up: streams therefore advance in rounds
  * (each stream once, then the next round); a stream ahead of the window gets KD_OK with *rows == 0 and
- * *wait == true. KD_ECORRUPT and others: from the store. */
+ * *wait == true. Where a window is smaller than a batch, all streams of one round may wait; in the next one at
+ * least one delivers. KD_ECORRUPT and others: from the store. */
 typedef struct kd_batch {
     uint32_t rows;
     const void *column[KD_LOADER_COLUMNS]; /* (rows, row bytes) raw values; borrowed until the stream's next call */

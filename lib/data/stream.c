@@ -21,6 +21,7 @@ struct kd_stream {
     uint32_t batch;
     uint64_t at;       /* rows taken */
     uint32_t fill;     /* rows of them in the slab, of a batch not complete yet */
+    bool waiting;      /* its last call found the window used up */
     bool stepped;      /* a batch was asked for in this epoch */
     uint32_t *order;   /* (loader cap) places of the window's rows in this stream's order */
     uint32_t permuted; /* window that order is of */
@@ -57,7 +58,7 @@ void kd__stream_rewind(kd_stream *s)
 {
     s->at = 0;
     s->fill = 0;
-    s->stepped = false;
+    s->stepped = s->waiting = false;
     s->has_order = false;
 }
 
@@ -139,10 +140,15 @@ static void permute(kd_stream *s)
     s->has_order = true;
 }
 
-/* Copies n rows from the window to the slab, behind those that are there. */
-static void gather(kd_stream *s, uint32_t n)
+/* Copies rows from the window to the slab, behind those that are there: as many as the window has, the batch
+ * lacks and the epoch uses. */
+static void pull(kd_stream *s)
 {
     const kd_loader *l = s->loader;
+    uint64_t stop = window_end(l) < s->end ? window_end(l) : s->end;
+    if (!l->loaded || s->at >= stop || s->fill == s->batch) return;
+    if (!s->has_order || s->permuted != l->window) permute(s);
+    uint32_t n = (uint32_t)kd_min_size((size_t)(stop - s->at), s->batch - s->fill);
     const uint32_t *from = s->order + (s->at - l->window_first);
     for (uint32_t i = 0; i < n; i++) s->row[s->fill + i] = l->row_at[from[i]];
     for (int c = 0; c < l->columns; c++) {
@@ -160,22 +166,21 @@ kd_status kd_stream_next(kd_stream *s, kd_batch *b, kd_err *err)
     *b = (kd_batch){0};
     if (!l->begun) return kd_fail(err, KD_EUSAGE, "a batch was asked for before an epoch began");
     s->stepped = true;
-    while (s->at < s->end && s->fill < s->batch) {
+    s->waiting = false;
+    for (pull(s); s->at < s->end && s->fill < s->batch; pull(s)) {
         bool held;
+        first_wanted(l, &held);
+        // A stream that waits lent its slab to nobody: it takes its rows now, so that rounds without any
+        // batch do not follow each other.
+        for (kd_stream *other = l->streams; held && other; other = other->next)
+            if (other->waiting) pull(other);
         uint64_t first = first_wanted(l, &held);
-        if (!held) {
-            kd_status st = kd__loader_reach(l, first, err);
-            if (st) return st;
-        }
-        if (s->at >= window_end(l)) {
-            b->wait = true;
+        if (held) {
+            s->waiting = b->wait = true;
             return KD_OK;
         }
-        if (!s->has_order || s->permuted != l->window) permute(s);
-        uint64_t n = window_end(l) - s->at;
-        if (n > s->batch - s->fill) n = s->batch - s->fill;
-        if (n > s->end - s->at) n = s->end - s->at;
-        gather(s, (uint32_t)n);
+        kd_status st = kd__loader_reach(l, first, err);
+        if (st) return st;
     }
     b->rows = s->fill; // 0 at the end of the epoch
     b->row = s->row;
