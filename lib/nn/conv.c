@@ -43,15 +43,16 @@ static int64_t div_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 static size_t round_up(size_t n, size_t to) { return (n + to - 1) / to * to; }
 static size_t blocks_of(size_t n) { return (n + BLOCK - 1) / BLOCK; }
 
-/* Slices of about a million multiply-adds: 8 to 32 of them, fewer when every slice's share of a
- * large dW would have to travel through memory. */
+/* 8, 16 or 32 slices, so that common teams share them evenly: more while a slice has more than a
+ * million multiply-adds, but not where every slice's share of a large dW would have to travel through
+ * memory. */
 static int64_t choose_slice(const kd__conv_desc *d)
 {
-    const int64_t weights = d->out * (d->c / d->groups) * d->k * d->k;
-    const int64_t macs = weights * d->out_h * d->out_w;
-    int64_t slices = d->batch * macs / 1000000, most = d->training ? (2 << 20) / weights : 32;
-    slices = slices < most ? slices : most;
-    slices = slices > 32 ? 32 : slices < 8 ? 8 : slices;
+    const double weights = (double)d->out * (double)(d->c / d->groups) * d->k * d->k;
+    const double macs = weights * (double)(d->out_h * d->out_w) * (double)d->batch;
+    const double shares = d->training ? (2 << 20) / weights : 32;
+    int64_t slices = 8;
+    while (slices < 32 && 1e6 * (double)slices < macs && (double)(2 * slices) <= shares) slices *= 2;
     return div_up(d->batch, slices);
 }
 
