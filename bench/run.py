@@ -8,7 +8,8 @@ For each model, at batch 128 in f32 on 2 threads and the same 2 CPUs:
   2. PyTorch writes batches and initial weights, warms up all its modes and keeps the best; kd loads
      the same file, and the losses of the first 50 steps must agree: the same work on both sides;
   3. the two programs measure in turn, A B A B, each while the other waits: 7 pairs of 5 s;
-  4. the peak again: a run during which it moved by more than 5 % is thrown away and repeated.
+  4. the peak again. A run during which it moved by more than 5 %, or other programs took more than 5 % of
+     these CPUs in any measurement, is thrown away and repeated.
 The result is the median of the paired ratios with a bootstrap interval, and both sides' img/s, GFLOP/s
 and % of the measured peak, by the same count of operations. --no-peer measures kd alone and writes
 the figure without a bar.
@@ -25,17 +26,27 @@ import random
 import statistics
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 MODELS = ["mlp-784-512-256-10", "cnn-16-32-64"]   # the promised ones; bench/models.json has more
 BAR_RATIO = 1.5          # promised: times PyTorch's best
 MOVED = 0.05             # of the peak, between before and after
+FOREIGN = 0.05           # share of the CPUs that others may take during a measurement
 CURVE_TOLERANCE = 0.01   # relative, of the first losses
 
 
 class Failure(Exception):
     pass
+
+
+def busy_seconds():
+    """Time that the CPUs of this process were not idle, whoever used or stole them."""
+    names = {f"cpu{i}" for i in os.sched_getaffinity(0)}
+    rows = [line.split() for line in Path("/proc/stat").read_text().splitlines()]
+    ticks = sum(sum(map(int, row[1:9])) - int(row[4]) - int(row[5]) for row in rows if row[0] in names)
+    return ticks / os.sysconf("SC_CLK_TCK")   # user nice system (idle iowait) irq softirq steal
 
 
 class Process:
@@ -53,9 +64,12 @@ class Process:
         return json.loads(line)
 
     def go(self, seconds):
+        busy, start = busy_seconds(), time.monotonic()
         self.p.stdin.write(f"go {seconds}\n")
         self.p.stdin.flush()
-        return self.read()
+        out = self.read()
+        wall = (time.monotonic() - start) * len(os.sched_getaffinity(0))
+        return {**out, "foreign": max(0.0, busy_seconds() - busy - out["cpu_s"]) / wall}
 
     def close(self):
         self.p.stdin.close()
@@ -118,8 +132,18 @@ def one_run(args, model):
             if p:
                 p.close()
     after = measure_peak(args)
-    run |= {"peak_before": before, "peak_after": after, "moved": moved(before, after)}
+    run |= {"peak_before": before, "peak_after": after, "moved": moved(before, after),
+            "foreign": max(one["foreign"] for pair in run["pairs"] for one in pair.values())}
     return run
+
+
+def disturbed(run):
+    """Why this run cannot stand, or None."""
+    if run["moved"] > MOVED:
+        return f"the machine's peak moved by {100 * run['moved']:.1f} % during the run"
+    if run["foreign"] > FOREIGN:
+        return f"other programs took {100 * run['foreign']:.0f} % of the CPUs in one measurement"
+    return None
 
 
 def side(rows, flops, peak):
@@ -155,8 +179,9 @@ def result(args, model, run):
     details = {"what": f"whole f32 training steps (forward, KD + CE, backward, AdamW), batch {args.batch}, "
                        f"{args.threads} threads, data in memory",
                "params": ready["params"], "flops_per_img": flops, "kd": kd, "peak_before": run["peak_before"],
-               "peak_after": run["peak_after"], "peak_moved": round(run["moved"], 4), "pairs": args.pairs,
-               "seconds_each": args.seconds, "planned_bytes": ready["planned_bytes"]}
+               "peak_after": run["peak_after"], "peak_moved": round(run["moved"], 4),
+               "others_share": round(run["foreign"], 4), "pairs": args.pairs, "seconds_each": args.seconds,
+               "planned_bytes": ready["planned_bytes"]}
     out = {"name": f"train-{model}", "value": kd["img_s"], "unit": "img/s", "bar": None, "direction": "higher",
            "peer": None, "peer_value": None, "command": args.command,
            "machine": machine(args, run["peak_before"]),
@@ -214,10 +239,10 @@ def main():
             except Failure as e:
                 print(f"bench/run.py: {model}: {e}", file=sys.stderr)
                 return 1
-            if run["moved"] <= MOVED:
+            why = disturbed(run)
+            if not why:
                 break
-            print(f"{model}: the machine's peak moved by {100 * run['moved']:.1f} % during the run; thrown away "
-                  f"({attempt + 1}/{args.tries})", file=sys.stderr)
+            print(f"{model}: {why}; thrown away ({attempt + 1}/{args.tries})", file=sys.stderr)
         else:
             print(f"bench/run.py: {model}: no quiet run in {args.tries}; stop other work on this machine", file=sys.stderr)
             status = 1
