@@ -32,7 +32,7 @@ check "students train from the store alone, with the teacher's folder removed" \
   "$KD_BIN/kd-train" -s f.kd small.yaml tiny.yaml conv.yaml ds.yaml --seeds 0-1 --control --rows 2560 -o runs --json
 cp out train.json
 same "all 16 runs were trained" "$(jq '.students | length' train.json)" 16
-same "each chunk was decoded once an epoch" "$(jq .reads.decoded train.json)" "$(jq .reads.expected train.json)"
+same "each chunk was decoded once" "$(jq -c '.reads | .decoded > 0 and .decoded == .expected' train.json)" true
 check "evaluation runs from the store alone" "$KD_BIN/kd-eval" -s f.kd runs --results results.json
 same "the results have four students" "$(jq '.students | length' results.json)" 4
 same "each with two seeds and both roles" \
@@ -44,8 +44,8 @@ hashes() { # weight hashes of the students trained with $1 threads
     jq -c '[.students[].weight_hash]'
 }
 one=$(hashes 1)
-for n in 2 3 8; do same "$n threads give the weights that one thread gives" "$(hashes $n)" "$one"; done
 same "there are three hashes" "$(echo "$one" | jq 'unique | length')" 3
+for n in 2 3 8; do same "$n threads give the weights that one thread gives" "$(hashes $n)" "$one"; done
 
 "$KD_BIN/kd-train" -s f.kd conv.yaml --rows 1280 --seeds 3 -o alone --json >alone.json 2>/dev/null
 same "a student alone gets the weights it gets in company" "$(jq -c '[.students[0].weight_hash]' alone.json)" \
