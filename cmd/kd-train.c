@@ -202,39 +202,18 @@ static kd_status print_table(const kd_trainer *t, bool dry, kd_err *err)
     return KD_OK;
 }
 
-static json_t *real_or_null(double v) { return isfinite(v) ? json_real(v) : json_null(); }
-
-static json_t *student_json(const kd_trainer *t, size_t i)
-{
-    kd_train_result r;
-    char hash[17], *formula = kd_trainer_formula(t, i);
-    kd_trainer_result(t, i, &r);
-    snprintf(hash, sizeof(hash), "%016llx", (unsigned long long)r.weight_hash);
-    json_t *o =
-        json_pack("{s:s, s:s, s:I, s:s, s:I, s:I, s:o, s:o, s:o, s:o, s:o, s:b, s:b, s:b, s:s, s:o}", "name",
-                  r.name, "role", r.role, "seed", (json_int_t)r.seed, "folder", r.folder, "params",
-                  (json_int_t)r.params, "epochs", (json_int_t)r.epochs, "loss", real_or_null(r.loss),
-                  "valid_loss", real_or_null(r.valid_loss), "valid_accuracy", real_or_null(r.valid_accuracy),
-                  "seconds", real_or_null(r.seconds), "weight_hash", r.done ? json_string(hash) : json_null(),
-                  "done", r.done, "skipped", r.skipped, "diverged", r.failed, "formula",
-                  formula ? formula : "", "config", kd_trainer_config(t, i));
-    free(formula);
-    return o;
-}
-
 static json_t *report_json(const kd_trainer *t, const kd_store *s, uint64_t trained, double seconds)
 {
-    json_t *students = json_array();
-    uint64_t decoded, expected;
-    kd_trainer_reads(t, &decoded, &expected);
-    for (size_t i = 0; i < kd_trainer_students(t); i++) json_array_append_new(students, student_json(t, i));
-    return json_pack("{s:i, s:{s:s, s:s, s:I}, s:o, s:{s:I, s:I}, s:I, s:I, s:f, s:f, s:f}", "schema", 1,
-                     "store", "path", kd_store_path(s), "root", kd_store_root(s), "rows",
-                     (json_int_t)kd_store_rows(s), "students", students, "blocks", "decoded",
-                     (json_int_t)decoded, "expected", (json_int_t)expected, "planned_bytes",
-                     (json_int_t)kd_trainer_bytes(t), "rows_trained", (json_int_t)trained, "seconds", seconds,
-                     "rows_per_s", seconds > 0 ? (double)trained / seconds : 0, "stall_s",
-                     kd_trainer_stall(t));
+    json_t *o = json_pack("{s:i, s:{s:s, s:s, s:I}, s:I, s:f, s:f}", "schema", 1, "store", "path",
+                          kd_store_path(s), "root", kd_store_root(s), "rows", (json_int_t)kd_store_rows(s),
+                          "rows_trained", (json_int_t)trained, "seconds", seconds, "rows_per_s",
+                          seconds > 0 ? (double)trained / seconds : 0);
+    json_t *runs = kd_trainer_json(t);
+    bool failed = !o || !runs || json_object_update(o, runs);
+    json_decref(runs);
+    if (!failed) return o;
+    json_decref(o);
+    return NULL;
 }
 
 /* What will be computed, before an hour is spent on it. */
@@ -310,8 +289,10 @@ static kd_status train(kd_cli *c, const train_opts *o, kd_trainer *t, const kd_s
     if (st && st != KD_ENUMERIC) return st;
     kd_err late = {0}; // a diverged student is an error, but the others' figures are still wanted
     if (!o->dry_run) note_end(c, t, o, w.rows, seconds);
-    kd_status shown = c->common.json ? kd_cli_print_json(report_json(t, s, w.rows, seconds), &late)
-                                     : print_table(t, o->dry_run, &late);
+    json_t *report = c->common.json ? report_json(t, s, w.rows, seconds) : NULL;
+    kd_status shown = report           ? kd_cli_print_json(report, &late)
+                      : c->common.json ? kd_fail(&late, KD_ENOMEM, "no memory for the report")
+                                       : print_table(t, o->dry_run, &late);
     return st ? st : shown ? kd_fail(err, shown, "%s", late.msg) : KD_OK;
 }
 

@@ -121,6 +121,9 @@ double kd_trainer_stall(const kd_trainer *t);  /* seconds spent decoding */
 char *kd_trainer_formula(const kd_trainer *t, size_t i);
 /* Configuration of student i as resolved against the store; new reference. */
 json_t *kd_trainer_config(const kd_trainer *t, size_t i);
+/* All of this as {"students": [...], "reads": {"decoded", "expected"}, "planned_bytes", "stall_s"}; new reference, NULL when
+ * out of memory. */
+json_t *kd_trainer_json(const kd_trainer *t);
 /* Sentences that do not stop a run (a damaged checkpoint passed over, a student that diverged, a teacher that
  * disagrees with the labels); NULL past the last. Borrowed until the next call that trains or adds. */
 const char *kd_trainer_warning(const kd_trainer *t, size_t i);

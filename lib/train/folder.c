@@ -12,9 +12,11 @@
 
 #include <dirent.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <unistd.h>
 
 /* An empty folder is as good as none: somebody's mkdir -p. */
@@ -39,40 +41,68 @@ static bool has_provenance(const char *folder)
 
 /* ---- before ------------------------------------------------------------------------------- */
 
+/* Holds FOLDER.part against a second process; the lock ends with the process, whatever ends it. */
+static kd_status lock(kd__run *r, kd_err *err)
+{
+    int fd = open(r->part, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (fd < 0) return kd_fail_errno(err, errno, "%s: cannot open", r->part);
+    if (flock(fd, LOCK_EX | LOCK_NB) && errno == EWOULDBLOCK) { // other failures: a file system without locks
+        close(fd);
+        return kd_fail(err, KD_EEXISTS,
+                       "%s: another kd-train is at work there; wait for it, or give another folder", r->part);
+    }
+    if (r->lock >= 0) close(r->lock);
+    r->lock = fd;
+    return KD_OK;
+}
+
+/* Something in the way that --force may pass over. */
+static kd_status unless_forced(const kd_trainer *t, kd_status st, const kd_err *why, kd_err *err)
+{
+    bool pass =
+        t->p.force && (st == KD_EMISMATCH || st == KD_ECORRUPT || st == KD_EEXISTS || st == KD_ENOTFOUND);
+    return !st || pass ? KD_OK : kd_fail(err, st, "%s", why->msg);
+}
+
 /* FOLDER is there, and the caller asked to resume: a finished run of ours is left as it is. */
 static kd_status meet_finished(kd__run *r, const kd_trainer *t, kd_err *err)
 {
+    kd_err why = {0};
     kd_status st =
         has_provenance(r->folder)
-            ? kd__provenance_read(r, r->folder, err)
-            : kd_fail(
-                  err, KD_EEXISTS,
-                  "%s: is there, but holds no finished run; give another folder, or replace it with --force",
-                  r->folder);
+            ? kd__provenance_read(r, r->folder, &why)
+            : kd_fail(&why, KD_EEXISTS,
+                      "%s: is there, but holds no finished run; give another folder, or replace it with "
+                      "--force",
+                      r->folder);
     if (!st) r->done = r->skipped = true;
-    return st && t->p.force && st != KD_ENOMEM ? KD_OK : st;
+    return unless_forced(t, st, &why, err);
 }
 
 static kd_status meet_part(kd__run *r, kd_trainer *t, kd_err *err)
 {
+    kd_err why = {0};
     bool found = false;
-    kd_status st = KD_OK;
+    kd_status st;
     if (has_provenance(r->part)) {
-        st = kd__provenance_read(r, r->part, err);
-        if (!st) r->start = KD__WRITTEN;
-        if (!st || !t->p.force) return st;
+        st = kd__provenance_read(r, r->part, &why);
+        if (!st) {
+            r->start = KD__WRITTEN;
+            return KD_OK;
+        }
+        if ((st = unless_forced(t, st, &why, err))) return st;
     }
     if ((st = kd__run_build(r, t, err))) return st;
-    st = kd__checkpoint_resume(r, t, &found, err);
-    if ((st == KD_EMISMATCH || st == KD_ECORRUPT) && t->p.force) return KD_OK;
+    st = kd__checkpoint_resume(r, t, &found, &why);
     if (!st && found) r->start = KD__RESUMED;
-    return st;
+    return unless_forced(t, st, &why, err);
 }
 
 kd_status kd__run_meet(kd__run *r, kd_trainer *t, kd_err *err)
 {
     bool finished = is_there(r->folder), part = is_there(r->part);
     kd_status st;
+    if (kd_is_dir(r->part) && (st = lock(r, err))) return st;
     if ((finished || part) && !t->p.resume && !t->p.force)
         return kd_fail(err, KD_EEXISTS, "%s: %s; go on with --resume, or start over with --force",
                        finished ? r->folder : r->part, finished ? "is there already" : "an unfinished run");
@@ -88,8 +118,8 @@ kd_status kd__run_begin(kd__run *r, kd_err *err)
     kd_status st;
     if (r->start == KD__WRITTEN) return KD_OK;
     if (r->start == KD__FRESH) {
-        if ((st = kd_remove_tree(r->part, err))) return st;
-        return kd_mkdirs(r->part, err);
+        if ((st = kd_remove_tree(r->part, err)) || (st = kd_mkdirs(r->part, err))) return st;
+        return lock(r, err);
     }
     return kd__metrics_write(r, err);
 }
@@ -212,6 +242,8 @@ kd_status kd__run_finish(kd__run *r, const kd_trainer *t, kd_err *err)
         r->start = KD__WRITTEN;
     }
     if ((st = kd__checkpoint_clear(r, err)) || (st = swap_in(r, err))) return st;
+    if (r->lock >= 0) close(r->lock);
+    r->lock = -1;
     r->done = true;
     return KD_OK;
 }

@@ -9,6 +9,7 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 /* ---- columns ------------------------------------------------------------------------------ */
 
@@ -203,6 +204,7 @@ kd_status kd__run_create(kd__run **out, kd_trainer *t, const kd_student_spec *sp
     *out = NULL;
     if (!r) return kd_fail(err, KD_ENOMEM, "out of memory");
     r->seed = seed;
+    r->lock = -1;
     r->input = r->label = r->logits = -1;
     if ((st = kd__student_copy(&r->spec, spec, err))) {
         free(r);
@@ -263,6 +265,7 @@ kd_status kd__run_build(kd__run *r, kd_trainer *t, kd_err *err)
 void kd__run_free(kd__run *r)
 {
     if (!r) return;
+    if (r->lock >= 0) close(r->lock);
     kd_exec_free(r->ex);
     kd_exec_free(r->eval);
     kd_loss_free(r->loss);

@@ -46,6 +46,7 @@ typedef struct kd__feed kd__feed;
 typedef struct kd__run {
     kd_student_spec spec; /* a copy, resolved against the store */
     char *folder, *part, *role;
+    int lock; /* descriptor that holds the flock on the part, -1: none */
     uint64_t seed;
     json_t *contract;
     /* Slots in the trainer's list of columns; -1: not used. */

@@ -226,6 +226,41 @@ void kd_trainer_reads(const kd_trainer *t, uint64_t *decoded, uint64_t *expected
 double kd_trainer_stall(const kd_trainer *t) { return t->loader ? kd_loader_seconds(t->loader) : 0; }
 char *kd_trainer_formula(const kd_trainer *t, size_t i) { return kd_loss_formula(t->runs[i]->loss); }
 json_t *kd_trainer_config(const kd_trainer *t, size_t i) { return kd_config_json(&t->runs[i]->spec.config); }
+static json_t *real_or_null(double v) { return isfinite(v) ? json_real(v) : json_null(); }
+
+static json_t *student_json(const kd_trainer *t, size_t i)
+{
+    kd_train_result r;
+    char hash[17], *formula = kd_trainer_formula(t, i);
+    kd_trainer_result(t, i, &r);
+    snprintf(hash, sizeof(hash), "%016llx", (unsigned long long)r.weight_hash);
+    json_t *o =
+        json_pack("{s:s, s:s, s:I, s:s, s:I, s:I, s:o, s:o, s:o, s:o, s:o, s:b, s:b, s:b, s:s, s:o}", "name",
+                  r.name, "role", r.role, "seed", (json_int_t)r.seed, "folder", r.folder, "params",
+                  (json_int_t)r.params, "epochs", (json_int_t)r.epochs, "loss", real_or_null(r.loss),
+                  "valid_loss", real_or_null(r.valid_loss), "valid_accuracy", real_or_null(r.valid_accuracy),
+                  "seconds", real_or_null(r.seconds), "weight_hash", r.done ? json_string(hash) : json_null(),
+                  "done", r.done, "skipped", r.skipped, "diverged", r.failed, "formula",
+                  formula ? formula : "", "config", kd_trainer_config(t, i));
+    free(formula);
+    return o;
+}
+
+json_t *kd_trainer_json(const kd_trainer *t)
+{
+    uint64_t decoded, expected;
+    json_t *students = json_array();
+    kd_trainer_reads(t, &decoded, &expected);
+    for (size_t i = 0; students && i < t->nruns; i++)
+        if (json_array_append_new(students, student_json(t, i))) {
+            json_decref(students);
+            return NULL;
+        }
+    return json_pack("{s:o, s:{s:I, s:I}, s:I, s:f}", "students", students, "reads", "decoded",
+                     (json_int_t)decoded, "expected", (json_int_t)expected, "planned_bytes",
+                     (json_int_t)kd_trainer_bytes(t), "stall_s", kd_trainer_stall(t));
+}
+
 const char *kd_trainer_warning(const kd_trainer *t, size_t i)
 {
     return i < t->nwarnings ? t->warnings[i] : NULL;
