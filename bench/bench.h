@@ -21,9 +21,9 @@ kd_status bench_kernels(int threads, kd_err *err);
 
 /* `train`: whole training steps of one model on arrays in memory. */
 typedef struct bench_train_params {
-    const char *models;  /* file of models: name -> specification */
-    const char *model;   /* name in that file */
-    const char *data;    /* safetensors with x, labels, teacher and param.*; NULL: random */
+    const char *models; /* file of models: name -> specification */
+    const char *model;  /* name in that file */
+    const char *data;   /* safetensors with x, labels, teacher and param.*; NULL: random */
     int64_t batch;
     int threads;
 } bench_train_params;

@@ -42,10 +42,11 @@ static kd_status peak(int threads, kd_err *err)
     bench_peak p;
     kd_status st = bench_peak_measure(&p, threads, err);
     if (st) return st;
-    bench_print(json_pack("{s:f, s:o, s:f, s:f, s:I, s:s, s:i, s:s, s:i}", "f32_gflops", p.f32_gflops, "bf16_gflops",
-                          p.bf16_gflops > 0 ? json_real(p.bf16_gflops) : json_null(), "read_gbs", p.read_gbs,
-                          "copy_gbs", p.copy_gbs, "array_bytes", (json_int_t)p.array_bytes, "isa",
-                          kd_isa_name(p.isa), "threads", threads, "cpu", kd_cpu_name(), "cpus", kd_cpu_count()));
+    bench_print(json_pack("{s:f, s:o, s:f, s:f, s:I, s:s, s:i, s:s, s:i}", "f32_gflops", p.f32_gflops,
+                          "bf16_gflops", p.bf16_gflops > 0 ? json_real(p.bf16_gflops) : json_null(),
+                          "read_gbs", p.read_gbs, "copy_gbs", p.copy_gbs, "array_bytes",
+                          (json_int_t)p.array_bytes, "isa", kd_isa_name(p.isa), "threads", threads, "cpu",
+                          kd_cpu_name(), "cpus", kd_cpu_count()));
     return KD_OK;
 }
 
@@ -73,11 +74,16 @@ int main(int argc, char **argv)
                                             {0}};
     bench_train_params p = {.models = "bench/models.json", .threads = 2};
     for (int c; (c = getopt_long(argc, argv, "h", options, NULL)) != -1;) {
-        if (c == 't' && !(p.threads = (int)count(optarg, 1024))) return fail_usage("--threads takes 1 to 1024");
-        else if (c == 'm') p.models = optarg;
-        else if (c == 'd') p.data = optarg;
-        else if (c == 'h') return fputs(usage, stdout) < 0;
-        else if (c == '?') return fail_usage(NULL);
+        if (c == 't' && !(p.threads = (int)count(optarg, 1024)))
+            return fail_usage("--threads takes 1 to 1024");
+        else if (c == 'm')
+            p.models = optarg;
+        else if (c == 'd')
+            p.data = optarg;
+        else if (c == 'h')
+            return fputs(usage, stdout) < 0;
+        else if (c == '?')
+            return fail_usage(NULL);
     }
     int n = argc - optind;
     char **arg = argv + optind;

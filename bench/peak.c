@@ -19,11 +19,11 @@
 
 #include "bench.h"
 
-#define RUNS 7
-#define RUN_SECONDS 0.08
+#define RUNS         7
+#define RUN_SECONDS  0.08
 #define ACCUMULATORS 12
-#define FACTOR 0.9999999f
-#define SUMMAND 1e-7f
+#define FACTOR       0.9999999f
+#define SUMMAND      1e-7f
 
 static volatile double sink; /* takes what the loops compute, so that they are not removed */
 
@@ -147,8 +147,10 @@ static double memory_gbs(const char *a, char *b, size_t bytes, int threads)
 #pragma omp barrier
 #pragma omp master
             start = kd_now();
-            if (b) memcpy(b + at, a + at, piece);
-            else v = read_all((const u64x8 *)(const void *)(a + at), piece / sizeof(u64x8));
+            if (b)
+                memcpy(b + at, a + at, piece);
+            else
+                v = read_all((const u64x8 *)(const void *)(a + at), piece / sizeof(u64x8));
 #pragma omp barrier
 #pragma omp master
             end = kd_now();
@@ -177,7 +179,8 @@ static size_t array_bytes(void)
 {
     long page = sysconf(_SC_PAGESIZE), pages = sysconf(_SC_PHYS_PAGES);
     size_t want = 4 * cache_bytes();
-    size_t most = pages > 0 ? (size_t)pages * (size_t)page / 16 : want; /* two arrays: an eighth of the memory */
+    size_t most =
+        pages > 0 ? (size_t)pages * (size_t)page / 16 : want; /* two arrays: an eighth of the memory */
     return (want < most ? want : most) & ~(size_t)4095;
 }
 
@@ -195,8 +198,10 @@ kd_status bench_peak_measure(bench_peak *p, int threads, kd_err *err)
     double lanes = 4;
 #if defined(__x86_64__)
     kd_isa isa = kd_cpu_isa();
-    if (isa >= KD_ISA_AVX512) loop = loop_avx512, lanes = 16, p->isa = KD_ISA_AVX512;
-    else if (isa >= KD_ISA_AVX2) loop = loop_avx2, lanes = 8, p->isa = KD_ISA_AVX2;
+    if (isa >= KD_ISA_AVX512)
+        loop = loop_avx512, lanes = 16, p->isa = KD_ISA_AVX512;
+    else if (isa >= KD_ISA_AVX2)
+        loop = loop_avx2, lanes = 8, p->isa = KD_ISA_AVX2;
     if (isa >= KD_ISA_AVX512BF16) p->bf16_gflops = loop_gflops(loop_bf16, 64, threads);
 #endif
     p->f32_gflops = loop_gflops(loop, 2 * lanes, threads);

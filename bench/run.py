@@ -100,8 +100,8 @@ def bootstrap(ratios, draws=10000):
 def compare_curves(kd, peer):
     worst = max(abs(a - b) / abs(b) for a, b in zip(kd, peer))
     if len(kd) != len(peer) or not worst <= CURVE_TOLERANCE:
-        raise Failure(f"kd and the peer do not do the same work: their first {len(peer)} losses part by {worst:.2g}, "
-                      f"allowed {CURVE_TOLERANCE}")
+        raise Failure(f"kd and the peer do not do the same work: their first {len(peer)} losses part by "
+                      f"{worst:.2g}, allowed {CURVE_TOLERANCE}")
     return worst
 
 
@@ -124,8 +124,8 @@ def one_run(args, model):
             if peer:
                 pair["peer"] = peer.go(args.seconds)
             run["pairs"].append(pair)
-            print(f"{model}: {i + 1}/{args.pairs}  " + "  ".join(f"{k} {v['img_s']:,.0f} img/s" for k, v in pair.items()),
-                  file=sys.stderr)
+            rates = "  ".join(f"{who} {one['img_s']:,.0f} img/s" for who, one in pair.items())
+            print(f"{model}: {i + 1}/{args.pairs}  {rates}", file=sys.stderr)
         run |= {"kd_ready": kd.ready, "peer_ready": peer.ready if peer else None}
     finally:
         for p in (kd, peer):
@@ -150,14 +150,16 @@ def side(rows, flops, peak):
     rates = [r["img_s"] for r in rows]
     median = statistics.median(rates)
     gflops = median * flops / 1e9
+    cpu = statistics.median(1e6 * r["cpu_s"] / (r["img_s"] * r["seconds"]) for r in rows)
     return {"img_s": round(median, 1), "img_s_all": [round(r, 1) for r in rates], "gflops": round(gflops, 2),
-            "percent_of_peak": round(100 * gflops / peak, 1), "peak_rss_mb": round(max(r["peak_rss"] for r in rows) / 1e6),
-            "cpu_us_per_img": round(statistics.median(1e6 * r["cpu_s"] / (r["img_s"] * r["seconds"]) for r in rows), 2)}
+            "percent_of_peak": round(100 * gflops / peak, 1), "cpu_us_per_img": round(cpu, 2),
+            "peak_rss_mb": round(max(r["peak_rss"] for r in rows) / 1e6)}
 
 
 def text_of(command):
     try:
-        return subprocess.run(command, cwd=HERE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True).stdout.strip()
+        out = subprocess.run(command, cwd=HERE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        return out.stdout.strip()
     except OSError:
         return ""
 
@@ -166,8 +168,8 @@ def machine(args, peak):
     pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     info = dict(line.split(":", 1) for line in Path("/proc/cpuinfo").read_text().splitlines() if ":" in line)
     numbers = [value.strip() for key, value in info.items() if key.strip() in ("cpu family", "model")]
-    return {"cpu": peak["cpu"], "isa": peak["isa"], "family_model": "/".join(numbers), "cores": args.threads, "cores_of_machine": os.cpu_count(),
-            "mem_gb": round(pages / 2**30, 1)}
+    return {"cpu": peak["cpu"], "isa": peak["isa"], "family_model": "/".join(numbers), "cores": args.threads,
+            "cores_of_machine": os.cpu_count(), "mem_gb": round(pages / 2**30, 1)}
 
 
 def result(args, model, run):
@@ -193,12 +195,14 @@ def result(args, model, run):
         low, high = bootstrap(ratios)
         other = side([p["peer"] for p in run["pairs"]], flops, peak)
         details |= {"peer": other, "peer_modes": {k: round(v, 1) for k, v in peer["modes"].items()},
-                    "peer_failed_modes": peer["failed"], "peer_prepare_s": {k: round(v, 1) for k, v in peer["prepare_s"].items()},
-                    "peer_config": peer["config"], "loss_curve_difference": run["curve"], "bar_rule": f"{BAR_RATIO} x peer_value",
-                    "ratio": {"median": round(statistics.median(ratios), 3), "low95": round(low, 3), "high95": round(high, 3),
-                              "min": round(min(ratios), 3), "max": round(max(ratios), 3), "all": [round(r, 3) for r in ratios]}}
-        out |= {"bar": round(BAR_RATIO * other["img_s"], 1), "peer": f"PyTorch {peer['versions']['torch']} f32, {peer['best']}",
-                "peer_value": other["img_s"]}
+                    "peer_prepare_s": {k: round(v, 1) for k, v in peer["prepare_s"].items()},
+                    "peer_failed_modes": peer["failed"], "peer_config": peer["config"],
+                    "loss_curve_difference": run["curve"], "bar_rule": f"{BAR_RATIO} x peer_value",
+                    "ratio": {"median": round(statistics.median(ratios), 3), "low95": round(low, 3),
+                              "high95": round(high, 3), "min": round(min(ratios), 3), "max": round(max(ratios), 3),
+                              "all": [round(r, 3) for r in ratios]}}
+        out |= {"bar": round(BAR_RATIO * other["img_s"], 1), "peer_value": other["img_s"],
+                "peer": f"PyTorch {peer['versions']['torch']} f32, {peer['best']}"}
         out["versions"] |= peer["versions"]
     out["details"] = details
     return out
@@ -227,7 +231,8 @@ def main():
     if len(cpus) < args.threads:
         sys.exit(f"bench/run.py: {args.threads} threads need as many CPUs, here are {len(cpus)}; try --threads")
     os.sched_setaffinity(0, cpus[:args.threads])   # both sides inherit it
-    for variable in [v for v in os.environ if v.startswith(("OMP_", "GOMP_", "KMP_", "MKL_", "OPENBLAS_", "DNNL_", "ONEDNN_", "KD_"))]:
+    tuning = ("OMP_", "GOMP_", "KMP_", "MKL_", "OPENBLAS_", "DNNL_", "ONEDNN_", "KD_")
+    for variable in [v for v in os.environ if v.startswith(tuning)]:
         del os.environ[variable]                   # both sides' own defaults
     args.scratch.mkdir(parents=True, exist_ok=True)
     args.results.mkdir(parents=True, exist_ok=True)
@@ -244,7 +249,8 @@ def main():
                 break
             print(f"{model}: {why}; thrown away ({attempt + 1}/{args.tries})", file=sys.stderr)
         else:
-            print(f"bench/run.py: {model}: no quiet run in {args.tries}; stop other work on this machine", file=sys.stderr)
+            print(f"bench/run.py: {model}: no quiet run in {args.tries}; stop other work on this machine",
+                  file=sys.stderr)
             status = 1
             continue
         out = result(args, model, run)
@@ -253,11 +259,13 @@ def main():
         temporary.write_text(json.dumps(out, indent=2) + "\n")
         temporary.replace(path)
         d = out["details"]
-        line = f"{out['name']}: kd {out['value']:,.0f} img/s, {d['kd']['gflops']:.0f} GFLOP/s, {d['kd']['percent_of_peak']} % of peak"
+        line = (f"{out['name']}: kd {out['value']:,.0f} img/s, {d['kd']['gflops']:.0f} GFLOP/s, "
+                f"{d['kd']['percent_of_peak']} % of peak")
         if args.peer:
             r = d["ratio"]
-            line += (f"; {out['peer']} {out['peer_value']:,.0f} img/s, {d['peer']['percent_of_peak']} %; ratio {r['median']:.2f} "
-                     f"[{r['low95']:.2f}, {r['high95']:.2f}], min {r['min']:.2f}, max {r['max']:.2f}")
+            line += (f"; {out['peer']} {out['peer_value']:,.0f} img/s, {d['peer']['percent_of_peak']} %; "
+                     f"ratio {r['median']:.2f} [{r['low95']:.2f}, {r['high95']:.2f}], "
+                     f"min {r['min']:.2f}, max {r['max']:.2f}")
             if r["low95"] <= 1 <= r["high95"]:
                 line += " (no difference)"
         print(line)

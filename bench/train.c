@@ -18,23 +18,23 @@
 #include "kd/model.h"
 #include "bench.h"
 
-#define CURVE_STEPS 50 /* losses compared with the peer's */
+#define CURVE_STEPS  50 /* losses compared with the peer's */
 #define WARM_SECONDS 2.0
-#define RANDOM_ROWS 4096
+#define RANDOM_ROWS  4096
 #define MODELS_LIMIT (1u << 20)
 
 typedef struct bench_trainer {
     kd_model *model;
     kd_exec *exec;
     kd_loss *loss;
-    kd_tensors *data;      /* NULL: the arrays below are ours */
+    kd_tensors *data; /* NULL: the arrays below are ours */
     float *own_x, *own_teacher;
     int32_t *own_labels;
     const float *x, *teacher; /* (rows, row_size), (rows, classes) */
     const int32_t *labels;    /* (rows) */
     int64_t rows, batch;
     size_t row_size;
-    float *m, *v;          /* AdamW's moments, as the parameter slab */
+    float *m, *v; /* AdamW's moments, as the parameter slab */
     int threads;
     int64_t step;
 } bench_trainer;
@@ -80,15 +80,16 @@ static kd_status random_rows(bench_trainer *t)
 }
 
 /* The tensor `name` of the data file, which must hold `bytes` bytes of the type. */
-static const void *tensor(const bench_trainer *t, const char *path, const char *name, kd_dtype dtype, size_t bytes,
-                          kd_err *err)
+static const void *tensor(const bench_trainer *t, const char *path, const char *name, kd_dtype dtype,
+                          size_t bytes, kd_err *err)
 {
     const kd_tensor *x = kd_tensors_find(t->data, name);
     if (x && x->dtype == dtype && x->bytes == bytes) return x->data;
-    if (!x) kd_fail(err, KD_EMISMATCH, "%s: no tensor %s", path, name);
+    if (!x)
+        kd_fail(err, KD_EMISMATCH, "%s: no tensor %s", path, name);
     else
-        kd_fail(err, KD_EMISMATCH, "%s: %s has %zu bytes of %s, the model needs %zu of %s", path, name, x->bytes,
-                kd_dtype_name(x->dtype), bytes, kd_dtype_name(dtype));
+        kd_fail(err, KD_EMISMATCH, "%s: %s has %zu bytes of %s, the model needs %zu of %s", path, name,
+                x->bytes, kd_dtype_name(x->dtype), bytes, kd_dtype_name(dtype));
     return NULL;
 }
 
@@ -159,15 +160,19 @@ static void train_step(bench_trainer *t)
     float *slab = kd_graph_slab(t->model->graph, &floats), *input = kd_exec_input(t->exec, t->model->input);
     const float *x = t->x + (size_t)first * row;
     t->step++;
-    kd_adamw opt = {.lr = 1e-3f, .beta1 = 0.9f, .beta2 = 0.999f, .eps = 1e-8f, .step = t->step, .grad_scale = 1};
-    kd_loss_batch b = {.rows = t->batch, .classes = t->model->spec.classes, .labels = t->labels + first,
+    kd_adamw opt = {
+        .lr = 1e-3f, .beta1 = 0.9f, .beta2 = 0.999f, .eps = 1e-8f, .step = t->step, .grad_scale = 1};
+    kd_loss_batch b = {.rows = t->batch,
+                       .classes = t->model->spec.classes,
+                       .labels = t->labels + first,
                        .teacher = t->teacher + first * t->model->spec.classes,
                        .logits = kd_exec_value(t->exec, t->model->logits),
                        .dlogits = kd_exec_grad(t->exec, t->model->logits)};
 #pragma omp parallel num_threads(t->threads)
     {
 #pragma omp for schedule(static)
-        for (int64_t i = 0; i < t->batch; i++) memcpy(input + (size_t)i * row, x + (size_t)i * row, row * sizeof(float));
+        for (int64_t i = 0; i < t->batch; i++)
+            memcpy(input + (size_t)i * row, x + (size_t)i * row, row * sizeof(float));
         kd_exec_forward(t->exec);
         kd_loss_run(t->loss, &b);
         kd_exec_backward(t->exec);
@@ -185,8 +190,8 @@ static json_t *measure(bench_trainer *t, double seconds)
         steps++;
     } while ((wall = kd_now() - start) < seconds);
     double rate = (double)(steps * t->batch) / wall;
-    return json_pack("{s:f, s:f, s:I, s:f, s:f, s:f, s:I}", "img_s", rate, "gflops", rate * flops / 1e9, "steps",
-                     (json_int_t)steps, "seconds", wall, "cpu_s", kd_cpu_seconds() - cpu, "loss",
+    return json_pack("{s:f, s:f, s:I, s:f, s:f, s:f, s:I}", "img_s", rate, "gflops", rate * flops / 1e9,
+                     "steps", (json_int_t)steps, "seconds", wall, "cpu_s", kd_cpu_seconds() - cpu, "loss",
                      kd_loss_value(t->loss), "peak_rss", (json_int_t)kd_peak_rss());
 }
 
@@ -201,7 +206,8 @@ static kd_status serve(bench_trainer *t, kd_err *err)
         json_t *result = measure(t, seconds);
         if (!isfinite(kd_loss_value(t->loss))) {
             json_decref(result);
-            return kd_fail(err, KD_ENUMERIC, "train: the loss is not finite after %lld steps", (long long)t->step);
+            return kd_fail(err, KD_ENUMERIC, "train: the loss is not finite after %lld steps",
+                           (long long)t->step);
         }
         bench_print(result);
     }
@@ -219,11 +225,12 @@ kd_status bench_train(const bench_train_params *p, kd_err *err)
         json_array_append_new(curve, json_real(kd_loss_value(t.loss)));
     }
     json_decref(measure(&t, WARM_SECONDS));
-    bench_print(json_pack("{s:b, s:s, s:I, s:i, s:I, s:f, s:I, s:s, s:s, s:o}", "ready", 1, "model", p->model, "batch",
-                          (json_int_t)t.batch, "threads", t.threads, "params",
+    bench_print(json_pack("{s:b, s:s, s:I, s:i, s:I, s:f, s:I, s:s, s:s, s:o}", "ready", 1, "model", p->model,
+                          "batch", (json_int_t)t.batch, "threads", t.threads, "params",
                           (json_int_t)kd_graph_param_count(t.model->graph), "flops_per_img",
-                          kd_graph_train_flops(t.model->graph), "planned_bytes", (json_int_t)kd_exec_bytes(t.exec),
-                          "backend", kd_nn_backend(), "build", kd_build_info(), "losses", curve));
+                          kd_graph_train_flops(t.model->graph), "planned_bytes",
+                          (json_int_t)kd_exec_bytes(t.exec), "backend", kd_nn_backend(), "build",
+                          kd_build_info(), "losses", curve));
     st = serve(&t, err);
 out:
     trainer_free(&t);

@@ -178,7 +178,8 @@ def main():
         sys.exit(f"torch_train.py: {args.models}: no model {args.model}; there are: {', '.join(models)}")
     spec = models[args.model]
     layouts = [""] if spec["arch"] == "mlp" else ["", "-cl"]
-    modes = args.modes.split(",") if args.modes else [m + s for m in ("eager", "compile", "compile-max") for s in layouts]
+    kinds = ("eager", "compile", "compile-max")
+    modes = args.modes.split(",") if args.modes else [kind + layout for kind in kinds for layout in layouts]
     os.environ.setdefault("TORCHINDUCTOR_AUTOGRAD_CACHE", "1")
     torch.set_flush_denormal(True)   # before the team starts: moments of dead units decay into slow numbers
     torch.set_num_threads(args.threads)
