@@ -2,23 +2,24 @@
  *
  * A student is a YAML file (name, model:, loss:, train:), a seed and a folder. All students of a
  * trainer are fed from one loader: each chunk is decoded once an epoch, whatever the number of
- * students. Students with the same (seed, batch size) share a stream of batches, and with it the converted input.
+ * students. Students with the same (seed, batch size) share a stream of batches, and with it the converted
+ * input.
  *
  * Scheduling: with at least as many students as threads each student's whole step runs on one thread
- * (no barriers); otherwise each step uses the whole team. The weights are the same either way, and the same for
- * any thread count (kd/nn.h).
+ * (no barriers); otherwise each step uses the whole team. The weights are the same either way, and the same
+ * for any thread count (kd/nn.h).
  *
  * A student's folder while it trains: FOLDER.part/ with checkpoint files and metrics.jsonl; when it
- * is done config.json, model.safetensors, metrics.jsonl, provenance.json are there and the folder is renamed to FOLDER.
- * Unfinished outputs never look finished.
+ * is done config.json, model.safetensors, metrics.jsonl, provenance.json are there and the folder is renamed
+ * to FOLDER. Unfinished outputs never look finished.
  *
  * A checkpoint (ckpt-EPOCH-STEP.kdc, last N kept) holds weights, buffers, optimizer state, the best weights
  * where those are asked for, position, metrics so far and a contract (config, roots of the columns read,
  * seed, instruction set) that a resume must match; resume gives bit-identical final weights.
  *
- * Each student has a position (epoch, step) of its own and takes exactly the batch of that position, so students may
- * stand at different places: after a crash each goes on from its own newest whole checkpoint, and a student added
- * later catches up while the others wait.
+ * Each student has a position (epoch, step) of its own and takes exactly the batch of that position, so
+ * students may stand at different places: after a crash each goes on from its own newest whole checkpoint,
+ * and a student added later catches up while the others wait.
  *
  *     kd_trainer_params p = kd_trainer_default_params();
  *     p.threads = 2;
@@ -37,15 +38,15 @@
 
 typedef struct kd_train_spec {
     int64_t epochs, batch;
-    char *optimizer;          /* adamw, sgd */
+    char *optimizer; /* adamw, sgd */
     double lr, momentum, beta1, beta2, eps, weight_decay;
     bool nesterov;
-    char *schedule;           /* constant, cosine, linear */
-    double warmup;            /* fraction of all steps with rising rate, [0, 1) */
-    double final_lr;          /* fraction of lr at the end of cosine and linear */
-    double clip;              /* largest global gradient norm; 0: off */
-    int64_t patience;         /* stop after that many epochs without a better validation loss; 0: never */
-    char *keep;               /* last, best: which weights become model.safetensors (best by validation accuracy) */
+    char *schedule;   /* constant, cosine, linear */
+    double warmup;    /* fraction of all steps with rising rate, [0, 1) */
+    double final_lr;  /* fraction of lr at the end of cosine and linear */
+    double clip;      /* largest global gradient norm; 0: off */
+    int64_t patience; /* stop after that many epochs without a better validation loss; 0: never */
+    char *keep;       /* last, best: which weights become model.safetensors (best by validation accuracy) */
 } kd_train_spec;
 extern const kd_option kd_train_options[];
 extern const size_t kd_train_options_n;
@@ -55,7 +56,7 @@ double kd_lr_at(const kd_train_spec *t, uint64_t step, uint64_t total);
 
 /* What one student's YAML says. */
 typedef struct kd_student_spec {
-    char *name;               /* default: file name without .yaml */
+    char *name; /* default: file name without .yaml */
     kd_model_spec model;
     kd_loss_spec loss;
     kd_train_spec train;
@@ -68,61 +69,63 @@ void kd_student_release(kd_student_spec *s);
 typedef struct kd_trainer kd_trainer;
 typedef struct kd_trainer_params {
     int threads;
-    uint64_t rows;            /* first n training rows; 0: all */
-    uint64_t window_rows;     /* of the loader */
+    uint64_t rows;              /* first n training rows; 0: all */
+    uint64_t window_rows;       /* of the loader */
     int64_t checkpoint_seconds; /* a checkpoint when that much time has passed; 0: at the end of each epoch */
-    int64_t checkpoint_keep;  /* last N */
-    bool resume;              /* continue FOLDER.part; finished folders are left as they are */
-    bool force;               /* start over, replace finished folders; with resume only what does not fit */
-    const char *command;      /* command line, for provenance */
-    int team;                 /* 0 choose, 1 one thread a student, 2 whole team: for tests and benchmarks */
-    uint64_t valid_cache;     /* bytes: validation rows are kept decoded if they fit, else decoded each epoch */
+    int64_t checkpoint_keep;    /* last N */
+    bool resume;                /* continue FOLDER.part; finished folders are left as they are */
+    bool force;                 /* start over, replace finished folders; with resume only what does not fit */
+    const char *command;        /* command line, for provenance */
+    int team;                   /* 0 choose, 1 one thread a student, 2 whole team: for tests and benchmarks */
+    uint64_t valid_cache; /* bytes: validation rows are kept decoded if they fit, else decoded each epoch */
 } kd_trainer_params;
 kd_trainer_params kd_trainer_default_params(void);
 
 /* The store must stay open. */
 kd_status kd_trainer_create(kd_trainer **out, kd_store *s, const kd_trainer_params *p, kd_err *err);
-/* Adds one student. role: "distilled", "plain" (its loss.kd is 0) or "teacher"; kept in provenance. A finished FOLDER (same contract) with
- * resume is skipped (*skipped = true). KD_EEXISTS, KD_EMISMATCH (classes, input shape, teacher column: by name), KD_EUSAGE. */
+/* Adds one student. role: "distilled", "plain" (its loss.kd is 0) or "teacher"; kept in provenance. A
+ * finished FOLDER (same contract) with resume is skipped (*skipped = true). KD_EEXISTS, KD_EMISMATCH
+ * (classes, input shape, teacher column: by name), KD_EUSAGE. */
 kd_status kd_trainer_add(kd_trainer *t, const kd_student_spec *spec, uint64_t seed, const char *role,
                          const char *folder, bool *skipped, kd_err *err);
 size_t kd_trainer_students(const kd_trainer *t);
-/* Opens the loader and plans all memory; run does it if nobody did. Writes nothing. No student can be added afterwards.
- * KD_ENOMEM, KD_EUSAGE (fewer training rows than a batch: names the student). */
+/* Opens the loader and plans all memory; run does it if nobody did. Writes nothing. No student can be added
+ * afterwards. KD_ENOMEM, KD_EUSAGE (fewer training rows than a batch: names the student). */
 kd_status kd_trainer_plan(kd_trainer *t, kd_err *err);
-size_t kd_trainer_bytes(const kd_trainer *t);  /* planned memory, all students and the loader; 0 before plan */
+size_t kd_trainer_bytes(const kd_trainer *t); /* planned memory, all students and the loader; 0 before plan */
 typedef struct kd_train_progress {
-    uint64_t step, steps;     /* of the longest student */
-    uint64_t rows;            /* rows x students trained so far */
+    uint64_t step, steps; /* of the longest student */
+    uint64_t rows;        /* rows x students trained so far */
     int64_t epoch;
-    double loss, lr;          /* of the first running student */
+    double loss, lr; /* of the first running student */
 } kd_train_progress;
 /* Trains all. stop: polled each step; when set, checkpoints are written and KD_ESTOPPED returned. A
- * student whose loss is not finite is stopped, reported and left out (its .part stays); the others go on and the result
- * is KD_ENUMERIC at the end. */
+ * student whose loss is not finite is stopped, reported and left out (its .part stays); the others go on and
+ * the result is KD_ENUMERIC at the end. */
 kd_status kd_trainer_run(kd_trainer *t, volatile const int *stop,
                          void (*progress)(void *arg, const kd_train_progress *p), void *arg, kd_err *err);
 typedef struct kd_train_result {
     const char *name, *folder, *role;
     uint64_t seed;
     bool done, failed, skipped; /* skipped: was finished before, figures are from its folder */
-    uint64_t epochs;          /* finished */
-    double seconds;           /* in this student's own steps */
-    double loss, valid_accuracy, valid_loss; /* of the weights kept; validation figures NAN without validation rows */
-    uint64_t weight_hash;     /* XXH3 of the trainable slab and the buffers */
+    uint64_t epochs;            /* finished */
+    double seconds;             /* in this student's own steps */
+    double loss, valid_accuracy,
+        valid_loss;       /* of the weights kept; validation figures NAN without validation rows */
+    uint64_t weight_hash; /* XXH3 of the trainable slab and the buffers */
     size_t params;
 } kd_train_result;
 void kd_trainer_result(const kd_trainer *t, size_t i, kd_train_result *r);
-/* Blocks (chunks x columns) of training rows decoded by this run, and what one decode of each chunk an epoch would be
- * (one a run where all rows fit into one window): equal when all is well, fewer after a resume. */
+/* Blocks (chunks x columns) of training rows decoded by this run, and what one decode of each chunk an epoch
+ * would be (one a run where all rows fit into one window): equal when all is well, fewer after a resume. */
 void kd_trainer_reads(const kd_trainer *t, uint64_t *decoded, uint64_t *expected);
-double kd_trainer_stall(const kd_trainer *t);  /* seconds spent decoding */
+double kd_trainer_stall(const kd_trainer *t); /* seconds spent decoding */
 /* Formula of student i as resolved; free() it. */
 char *kd_trainer_formula(const kd_trainer *t, size_t i);
 /* Configuration of student i as resolved against the store; new reference. */
 json_t *kd_trainer_config(const kd_trainer *t, size_t i);
-/* All of this as {"students": [...], "reads": {"decoded", "expected"}, "planned_bytes", "stall_s"}; new reference, NULL when
- * out of memory. */
+/* All of this as {"students": [...], "reads": {"decoded", "expected"}, "planned_bytes", "stall_s"}; new
+ * reference, NULL when out of memory. */
 json_t *kd_trainer_json(const kd_trainer *t);
 /* Sentences that do not stop a run (a damaged checkpoint passed over, a student that diverged, a teacher that
  * disagrees with the labels); NULL past the last. Borrowed until the next call that trains or adds. */
