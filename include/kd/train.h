@@ -2,8 +2,8 @@
  *
  * A student is a YAML file (name, model:, loss:, train:), a seed and a folder. All students of a
  * trainer are fed from one loader: each chunk is decoded once an epoch, whatever the number of
- * students. Students with the same (seed, batch size) share a stream of batches, and with it the converted
- * input.
+ * students. Students with the same (seed, batch size) share a stream of batches, and with it the labels
+ * checked and the teacher's logits made floats; bytes of the input become floats in each student's own step.
  *
  * Scheduling: with at least as many students as threads each student's whole step runs on one thread
  * (no barriers); otherwise each step uses the whole team. The weights are the same either way, and the same
