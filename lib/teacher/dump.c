@@ -13,6 +13,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define COMMIT_SECONDS 2.0 /* of a pass that a kill can cost; logits are too small to fill a commit by bytes */
+
 typedef struct pass {
     kd_teacher *t;
     kd_store *s;
@@ -24,6 +26,7 @@ typedef struct pass {
     float *logits;      /* (chunk rows, classes) */
     void *packed;       /* the same as dtype */
     double seconds;     /* in the teacher */
+    double committed;   /* when */
     uint64_t rows;      /* of this run */
 } pass;
 
@@ -62,6 +65,7 @@ static kd_status begin(pass *p, const char *name, const kd_column *c, const kd_w
     if (both && (st == KD_EEXISTS || st == KD_EMISMATCH || st == KD_ECORRUPT)) {
         params = *wp;
         params.resume = false;
+        if (err) *err = (kd_err){0}; // what was in the way is no failure
         st = kd_store_extend(&p->writer, p->s, name, c, 1, contract, &params, err);
     }
     json_decref(contract);
@@ -111,7 +115,10 @@ static kd_status run_chunk(pass *p, uint32_t chunk, size_t row_bytes, kd_err *er
     if (st) return st;
     p->rows += ci->rows;
     const kd_block block = {.data = p->packed, .bytes = ci->rows * p->t->classes * kd_dtype_size(p->dtype)};
-    return kd_store_writer_append(p->writer, ci->split, ci->rows, &block, err);
+    st = kd_store_writer_append(p->writer, ci->split, ci->rows, &block, err);
+    if (st || kd_now() - p->committed < COMMIT_SECONDS) return st;
+    p->committed = kd_now();
+    return kd_store_writer_commit(p->writer, err);
 }
 
 static kd_status seal(pass *p, const char *name, const char *command, kd_err *err)
@@ -134,7 +141,7 @@ kd_status kd_teacher_dump(kd_teacher *t, kd_store *s, const char *name, kd_dtype
                           void (*progress)(void *arg, uint64_t done, uint64_t total), void *arg, double *seconds,
                           kd_err *err)
 {
-    pass p = {.t = t, .s = s, .dtype = dtype};
+    pass p = {.t = t, .s = s, .dtype = dtype, .committed = kd_now()};
     kd_column column;
     size_t row_bytes;
     if (seconds) *seconds = 0;

@@ -20,7 +20,7 @@ static char folder[64], store_path[96], teacher_path[96], other_path[96];
 #define OK(call)                                                                                             \
     do {                                                                                                     \
         kd_err e_ = {0}, *err = &e_;                                                                         \
-        if (call) fail_msg("%s: %s", #call, e_.msg);                                                         \
+        if (call || e_.code) fail_msg("%s: %s", #call, e_.msg);                                              \
     } while (0)
 #define FAILS(call, status, text)                                                                            \
     do {                                                                                                     \
