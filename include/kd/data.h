@@ -66,7 +66,8 @@ typedef struct kd_pack_report {
  * A row's split is a function of its id (equal rows land in one split); rows of a split are stored
  * in an order shuffled by seed, so that the first n training rows are a fair sample. Resumable.
  * The input column's params are {"mean", "scale"}, the label column's {"classes", "names"}.
- * contract keeps the hash of every source file. wp: chunk_rows and level are the spec's. command: kept in the
+ * contract keeps the hash of every source file. wp: chunk_rows and level are the spec's; with both resume and force an
+ * unfinished pack that fits is gone on with, anything else is replaced. command: kept in the
  * manifest, may be NULL. stop: polled between chunks, may be NULL; when set returns KD_ESTOPPED with all whole
  * chunks committed. progress and report may be NULL. All sources are held in memory. */
 kd_status kd_pack(const kd_data_spec *spec, const char *store, const kd_writer_params *wp, const char *command,

@@ -151,7 +151,8 @@ static kd_status take_labels(kd__pack *p, kd_err *err)
                                                                  : "");
     }
     if (s->classes < 0 || s->classes > INT32_MAX)
-        return kd_fail(err, KD_EUSAGE, "data.classes is %lld, expected 0 to %d", (long long)s->classes, INT32_MAX);
+        return kd_fail(err, KD_EUSAGE, "data.classes is %lld, expected 0 to %d", (long long)s->classes,
+                       INT32_MAX);
     if (s->classes && s->class_names.n && (uint64_t)s->classes != s->class_names.n)
         return kd_fail(err, KD_EUSAGE, "data.classes says %lld, data.class_names has %zu names",
                        (long long)s->classes, s->class_names.n);
