@@ -73,7 +73,9 @@ static const kd_tool tool = {
         "model.safetensors, metrics.jsonl and provenance.json. The weights depend on the student, its seed "
         "and the "
         "instruction set, not on threads, other students or interruptions.\n"
-        "All students read the same batches: each chunk of the store is decoded once an epoch.",
+        "Students with the same seed and batch size read the same batches; whatever their number, each chunk "
+        "of the "
+        "store is decoded once an epoch.",
     .examples = examples,
     .see_also = "kd-dump(1), kd-eval(1), kd-store(1)",
 };
