@@ -380,6 +380,31 @@ static void a_changed_source_file_is_not_resumed(void **state)
     kd_config_release(&c);
 }
 
+static void resume_with_force_goes_on_or_replaces(void **state)
+{
+    (void)state;
+    kd_config c;
+    kd_data_spec s;
+    kd_pack_report r;
+    kd_writer_params wp = kd_writer_default_params();
+    const char *path = fx_path("rf.kd");
+    fx_images("rf", 400, 1, 0);
+    fx_image_spec(&c, &s, "rf", NULL, "  chunk_rows: 32\n");
+    for (int other = 0; other < 2; other++) {
+        wp.resume = wp.force = false;
+        stop_now = 0, stop_at = 128;
+        FAILS(kd_pack(&s, path, &wp, NULL, &stop_now, stop_when, NULL, NULL, &fx_err), KD_ESTOPPED, "stopped after 128");
+        wp.resume = wp.force = true;
+        s.seed = other; // the second time the unfinished one does not fit
+        OK(kd_pack(&s, path, &wp, NULL, NULL, NULL, NULL, &r, &fx_err));
+        assert_int_equal(fx_err.code, KD_OK);
+        assert_int_equal(r.written_rows, other ? 400 : 400 - 128);
+        OK(kd_remove_tree(path, &fx_err));
+        s.seed = 0;
+    }
+    kd_config_release(&c);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -394,6 +419,7 @@ int main(void)
         cmocka_unit_test(bad_data_are_refused_before_anything_is_written),
         cmocka_unit_test(a_stopped_pack_goes_on_to_the_same_store),
         cmocka_unit_test(a_changed_source_file_is_not_resumed),
+        cmocka_unit_test(resume_with_force_goes_on_or_replaces),
     };
     return cmocka_run_group_tests(tests, fx_setup, fx_teardown);
 }
