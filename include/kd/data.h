@@ -19,34 +19,38 @@
 /* An array in memory: rows of fixed shape. */
 typedef struct kd_array {
     kd_dtype dtype;
-    int ndims;           /* axes of a row */
+    int ndims; /* axes of a row */
     int64_t dims[6];
     uint64_t rows;
-    void *data;          /* rows * row bytes, host byte order; owned */
+    void *data; /* rows * row bytes, host byte order; owned */
 } kd_array;
 size_t kd_array_row_bytes(const kd_array *a);
 void kd_array_release(kd_array *a);
 /* By content (IDX magic, gzip magic, \x93NUMPY) or by suffix (.csv, .tsv). Truncated files, trailing bytes,
- * sizes over what the file holds, object or structured dtypes: KD_ECORRUPT with file, found and expected.
- * For CSV, column names the column to take (one scalar a row) or a range "a:b" of columns; NULL: all numeric columns. */
+ * sizes over what the file holds: KD_ECORRUPT with file, found and expected. Object or structured dtypes,
+ * Fortran order: KD_EUNSUPPORTED. Over 16 GiB, .npy headers over 64 KiB: KD_ELIMIT. Damaged gzip data:
+ * KD_ECORRUPT. For CSV, column names the column to take (one scalar a row) or a range "a:b" of columns; NULL:
+ * all numeric columns. */
 kd_status kd_array_read(kd_array *a, const char *path, const char *column, kd_err *err);
 
 /* ---- packing ------------------------------------------------------------------------------ */
 
 /* What data.yaml says; a row of options each (see kd_data_options). */
 typedef struct kd_data_spec {
-    kd_strings train_input, train_label; /* files; several are concatenated. Labels may be a column of the same CSV */
-    kd_strings test_input, test_label;   /* may be empty: then test rows are cut from train by test_fraction */
-    char *input_name;    /* column name of the input, "image" */
-    char *input_column, *label_column;   /* CSV columns; the label's is left out of the input's */
-    int64_t classes;     /* 0: as many as class_names, else largest label + 1 */
+    kd_strings train_input,
+        train_label; /* files; several are concatenated; or labels are a column of the CSV */
+    kd_strings test_input, test_label; /* may be empty: then test rows are cut from train by test_fraction */
+    char *input_name;                  /* column name of the input, "image" */
+    char *input_column, *label_column; /* CSV columns; the label's is left out of the input's */
+    int64_t classes;                   /* 0: as many as class_names, else largest label + 1 */
     kd_strings class_names;
     double valid_fraction, test_fraction;
-    int64_t seed;        /* of the split and the packing order */
+    int64_t seed; /* of the split and the packing order */
     int64_t chunk_rows;
     int64_t level;
-    double mean, scale;  /* x = (raw - mean) * scale when fed to a model; 0, 0: measured on the training rows (mean and 1/sd) */
-    kd_ints shape;       /* of an input row if it differs from the file's (28, 28 -> 28, 28, 1) */
+    double mean, scale; /* x = (raw - mean) * scale when fed to a model; 0, 0: measured on the training rows
+                           (mean and 1/sd) */
+    kd_ints shape;      /* of an input row if it differs from the file's (28, 28 -> 28, 28, 1) */
 } kd_data_spec;
 extern const kd_option kd_data_options[];
 extern const size_t kd_data_options_n;
@@ -61,17 +65,18 @@ typedef struct kd_pack_report {
     int64_t classes;
     double mean, scale;
 } kd_pack_report;
-/* Packs into a new store: columns id, split, source (u64 row in the source files, test rows counted after train), label (i32), input.
- * A row's id is XXH3-128 over "NAME DTYPE D1,D2,...\n" (name, type and shape of the input column) and the row's bytes.
- * A row's split is a function of its id (equal rows land in one split); rows of a split are stored
- * in an order shuffled by seed, so that the first n training rows are a fair sample. Resumable.
- * The input column's params are {"mean", "scale"}, the label column's {"classes", "names"}.
- * contract keeps the hash of every source file. wp: chunk_rows and level are the spec's; with both resume and force an
- * unfinished pack that fits is gone on with, anything else is replaced. command: kept in the
- * manifest, may be NULL. stop: polled between chunks, may be NULL; when set returns KD_ESTOPPED with all whole
- * chunks committed. progress and report may be NULL. All sources are held in memory. */
-kd_status kd_pack(const kd_data_spec *spec, const char *store, const kd_writer_params *wp, const char *command,
-                  volatile const int *stop, void (*progress)(void *arg, uint64_t done, uint64_t total), void *arg,
+/* Packs into a new store: columns id, split, source (u64 row in the source files, test rows counted after
+ * train), label (i32), input. A row's id is XXH3-128 over "NAME DTYPE D1,D2,...\n" (name, type and shape of
+ * the input column) and the row's bytes. A row's split is a function of its id (equal rows land in one
+ * split); rows of a split are stored in an order shuffled by seed, so that the first n training rows are a
+ * fair sample. Resumable. The input column's params are {"mean", "scale"}, the label column's {"classes",
+ * "names"}. contract keeps the hash of every source file. wp: chunk_rows and level are the spec's; with both
+ * resume and force an unfinished pack that fits is gone on with, anything else is replaced. command: kept in
+ * the manifest, may be NULL. stop: polled between chunks, may be NULL; when set returns KD_ESTOPPED with all
+ * whole chunks committed. progress and report may be NULL. All sources are held in memory. */
+kd_status kd_pack(const kd_data_spec *spec, const char *store, const kd_writer_params *wp,
+                  const char *command, volatile const int *stop,
+                  void (*progress)(void *arg, uint64_t done, uint64_t total), void *arg,
                   kd_pack_report *report, kd_err *err);
 /* Reads and checks everything and says what kd_pack would do, without writing. */
 kd_status kd_pack_plan(const kd_data_spec *spec, kd_pack_report *report, kd_err *err);
@@ -93,43 +98,48 @@ typedef struct kd_loader kd_loader;
 typedef struct kd_stream kd_stream;
 typedef struct kd_loader_params {
     kd_split split;
-    uint64_t rows;         /* only the first n rows of the split; 0: all; more than there are: KD_EUSAGE */
-    uint64_t window_rows;  /* rows shuffled together, default 65536: memory is window_rows * row bytes. Part of the order */
-    uint64_t seed;         /* of the order of chunks; shared by all streams */
-    bool shuffle;          /* default true; false: store order (evaluation) */
-    int threads;           /* that decode a window, default 1 */
+    uint64_t rows;        /* only the first n rows of the split; 0: all; more than there are: KD_EUSAGE */
+    uint64_t window_rows; /* rows shuffled together, default 65536: memory is window_rows * row bytes. Part of
+                             the order */
+    uint64_t seed;        /* of the order of chunks; shared by all streams */
+    bool shuffle;         /* default true; false: store order (evaluation) */
+    int threads;          /* that decode a window, default 1 */
 } kd_loader_params;
 kd_loader_params kd_loader_default_params(void);
 
-/* columns: indices in the store, dense and of fixed shape. A window is whole chunks, in the epoch's order of chunks, as
- * many as window_rows holds (at least one). If one window holds all rows, they are decoded once a run, else
- * each chunk once an epoch. KD_EUSAGE (empty split: names it), KD_EUNSUPPORTED (ragged), KD_ENOMEM. */
-kd_status kd_loader_open(kd_loader **out, kd_store *s, const int *columns, int n, const kd_loader_params *p, kd_err *err);
-void kd_loader_close(kd_loader *l);               /* frees its streams too; NULL-safe */
+/* columns: indices in the store, dense and of fixed shape. A window is whole chunks, in the epoch's order of
+ * chunks, as many as window_rows holds (at least one). If one window holds all rows, they are decoded once a
+ * run, else each chunk once an epoch. KD_EUSAGE (empty split: names it), KD_EUNSUPPORTED (ragged), KD_ENOMEM.
+ */
+kd_status kd_loader_open(kd_loader **out, kd_store *s, const int *columns, int n, const kd_loader_params *p,
+                         kd_err *err);
+void kd_loader_close(kd_loader *l); /* frees its streams too; NULL-safe */
 uint64_t kd_loader_rows(const kd_loader *l);
-size_t kd_loader_bytes(const kd_loader *l);       /* memory held, streams included */
-double kd_loader_seconds(const kd_loader *l);     /* spent decoding so far: the stall of the trainer */
-uint64_t kd_loader_blocks(const kd_loader *l);    /* chunks x columns: what one pass decodes */
-uint64_t kd_loader_decoded(const kd_loader *l);   /* blocks decoded so far */
-bool kd_loader_resident(const kd_loader *l);      /* one window holds all rows: decoded once a run */
+size_t kd_loader_bytes(const kd_loader *l);     /* memory held, streams included */
+double kd_loader_seconds(const kd_loader *l);   /* spent decoding so far: the stall of the trainer */
+uint64_t kd_loader_blocks(const kd_loader *l);  /* chunks x columns: what one pass decodes */
+uint64_t kd_loader_decoded(const kd_loader *l); /* blocks decoded so far */
+bool kd_loader_resident(const kd_loader *l);    /* one window holds all rows: decoded once a run */
 /* Adds a stream before the first epoch. drop_last: a rest smaller than the batch is left out (training).
  * KD_EUSAGE: batch 0, an epoch has begun, or drop_last with fewer rows than a batch. */
-kd_status kd_stream_open(kd_stream **out, kd_loader *l, uint64_t seed, uint32_t batch, bool drop_last, kd_err *err);
+kd_status kd_stream_open(kd_stream **out, kd_loader *l, uint64_t seed, uint32_t batch, bool drop_last,
+                         kd_err *err);
 /* Takes a stream out at any time: the others no longer wait for it. NULL-safe. */
 void kd_stream_close(kd_stream *s);
-uint64_t kd_stream_steps(const kd_stream *s);     /* batches an epoch */
-/* Starts an epoch for all streams, at its first row. The first window is decoded by the first kd_stream_next, so
- * that skipping comes before and chunks that no stream wants are not touched. */
+uint64_t kd_stream_steps(const kd_stream *s); /* batches an epoch */
+/* Starts an epoch for all streams, at its first row. The first window is decoded by the first kd_stream_next,
+ * so that skipping comes before and chunks that no stream wants are not touched. */
 kd_status kd_loader_epoch(kd_loader *l, uint64_t epoch, kd_err *err);
 /* Next batch of one stream. KD_OK and *rows > 0; *rows == 0: the epoch is over. The loader moves to the
  * next window when every stream has used the current one up: streams therefore advance in rounds
  * (each stream once, then the next round); a stream ahead of the window gets KD_OK with *rows == 0 and
- * *wait == true. Where a window is smaller than a batch, all streams of one round may wait; in the next one at
- * least one delivers. KD_ECORRUPT and others: from the store. */
+ * *wait == true. Where a window is smaller than a batch, all streams of one round may wait; in the next one
+ * at least one delivers. KD_ECORRUPT and others: from the store. */
 typedef struct kd_batch {
     uint32_t rows;
-    const void *column[KD_LOADER_COLUMNS]; /* (rows, row bytes) raw values; borrowed until the stream's next call */
-    const uint64_t *row;                   /* (rows) store-wide row numbers */
+    const void
+        *column[KD_LOADER_COLUMNS]; /* (rows, row bytes) raw values; borrowed until the stream's next call */
+    const uint64_t *row;            /* (rows) store-wide row numbers */
     bool wait;
 } kd_batch;
 kd_status kd_stream_next(kd_stream *s, kd_batch *b, kd_err *err);
