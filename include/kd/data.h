@@ -37,8 +37,7 @@ kd_status kd_array_read(kd_array *a, const char *path, const char *column, kd_er
 
 /* What data.yaml says; a row of options each (see kd_data_options). */
 typedef struct kd_data_spec {
-    kd_strings train_input,
-        train_label; /* files; several are concatenated; or labels are a column of the CSV */
+    kd_strings train_input, train_label; /* files, concatenated; labels may stand in the inputs' CSV */
     kd_strings test_input, test_label; /* may be empty: then test rows are cut from train by test_fraction */
     char *input_name;                  /* column name of the input, "image" */
     char *input_column, *label_column; /* CSV columns; the label's is left out of the input's */
