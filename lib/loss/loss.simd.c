@@ -22,9 +22,9 @@
 #include <string.h>
 
 #define JOIN_(a, b) a##_##b
-#define JOIN(a, b) JOIN_(a, b)
-#define FN(name) JOIN(name, KD_SIMD)
-#define INLINE static inline __attribute__((always_inline))
+#define JOIN(a, b)  JOIN_(a, b)
+#define FN(name)    JOIN(name, KD_SIMD)
+#define INLINE      static inline __attribute__((always_inline))
 
 enum { LANES = KD__LOSS_ROWS, TILE = 64, NARROW = TILE, SPAN = TILE * LANES };
 
@@ -43,7 +43,7 @@ typedef struct lane_sums {
 INLINE float exp_of(float x)
 {
     const float lo = -87.33f;
-    float y = x < lo ? lo : x; // keeps NaN
+    float y = x < lo ? lo : x;                        // keeps NaN
     float k = y * 1.44269504088896341f + 12582912.0f; // 1.5 * 2^23: rounds, n in the low bits
     float n = k - 12582912.0f;
     float r = y - n * 0.693359375f;
@@ -123,7 +123,7 @@ INLINE void spread(float *x, float value)
 INLINE void maxima(float *restrict max, const lanes *x, int n)
 {
     for (int i = 0; i < n; i++)
-        #pragma omp simd
+#pragma omp simd
         for (int j = 0; j < LANES; j++) max[j] = x[i][j] > max[j] ? x[i][j] : max[j];
 }
 
@@ -133,7 +133,7 @@ INLINE void exponentials(tile *restrict w, int n, lane_sums *restrict a, const k
 {
     const float inv_t = m->inv_t, kl = m->kl;
     for (int i = 0; i < n; i++)
-        #pragma omp simd
+#pragma omp simd
         for (int j = 0; j < LANES; j++) {
             float x = w->s[i][j] - a->max_s[j];
             float same = 0;
@@ -159,7 +159,7 @@ INLINE void exponentials(tile *restrict w, int n, lane_sums *restrict a, const k
 INLINE void gradient(tile *restrict w, int n, const lane_sums *k, float off, const bool kd, const bool ce)
 {
     for (int i = 0; i < n; i++)
-        #pragma omp simd
+#pragma omp simd
         for (int j = 0; j < LANES; j++) {
             float g = -off;
             if (kd) g += k->qT[j] * (w->s[i][j] - k->pT[j] * w->t[i][j]);
@@ -176,7 +176,7 @@ typedef struct lane_values {
 INLINE void finish(lane_values *restrict v, lane_sums *restrict a, const kd__softmax_mix *m, const bool kd,
                    const bool ce)
 {
-    #pragma omp simd
+#pragma omp simd
     for (int j = 0; j < LANES; j++) {
         if (kd) {
             double q = a->qT[j], p = a->pT[j];
@@ -207,8 +207,8 @@ INLINE bool counts(const int32_t *y, int r, int64_t classes) { return !y || (y[r
 
 /* ---- few classes: lanes are rows ---------------------------------------------------------- */
 
-INLINE void narrow(const kd__softmax_mix *m, const float *z, const float *t, const int32_t *y, int rows, float *dz,
-                   double sum[2], const bool kd, const bool ce, const bool unit)
+INLINE void narrow(const kd__softmax_mix *m, const float *z, const float *t, const int32_t *y, int rows,
+                   float *dz, double sum[2], const bool kd, const bool ce, const bool unit)
 {
     const int n = (int)m->classes;
     tile w;
@@ -305,8 +305,8 @@ INLINE void wide_row(const kd__softmax_mix *m, const float *z, const float *t, c
     if (dz && ce) dz[*y] -= m->grad_ce * (1 - m->smooth);
 }
 
-INLINE void wide(const kd__softmax_mix *m, const float *z, const float *t, const int32_t *y, int rows, float *dz,
-                 double sum[2], const bool kd, const bool ce, const bool unit)
+INLINE void wide(const kd__softmax_mix *m, const float *z, const float *t, const int32_t *y, int rows,
+                 float *dz, double sum[2], const bool kd, const bool ce, const bool unit)
 {
     const int64_t C = m->classes;
     sum[0] = sum[1] = 0;
@@ -335,8 +335,8 @@ VARIANT(block_both_t1, true, true, true)
 VARIANT(block_kd, true, false, false)
 VARIANT(block_ce, false, true, false)
 
-static void block(const kd__softmax_mix *m, const float *z, const float *t, const int32_t *y, int rows, float *dz,
-                  double sum[2])
+static void block(const kd__softmax_mix *m, const float *z, const float *t, const int32_t *y, int rows,
+                  float *dz, double sum[2])
 {
     if (m->kd && m->ce)
         (m->inv_t == 1.0f ? block_both_t1 : block_both)(m, z, t, y, rows, dz, sum);
@@ -352,15 +352,15 @@ static void log_softmax_narrow(float *out, const float *z, int rows, int n, floa
     spread(max, -INFINITY);
     maxima(max, (const lanes *)x, n);
     for (int i = 0; i < n; i++)
-        #pragma omp simd
+#pragma omp simd
         for (int j = 0; j < LANES; j++) {
             x[i][j] = (x[i][j] - max[j]) * inv_t;
             sum[j] += exp_of(x[i][j]);
         }
-    #pragma omp simd
+#pragma omp simd
     for (int j = 0; j < LANES; j++) sum[j] = log_of(sum[j]);
     for (int i = 0; i < n; i++)
-        #pragma omp simd
+#pragma omp simd
         for (int j = 0; j < LANES; j++) x[i][j] = (float)(x[i][j] - sum[j]);
     store_rows(out, (const lanes *)x, rows, n);
 }
@@ -371,13 +371,13 @@ static void log_softmax_wide(float *out, const float *z, int64_t classes, float 
     const float max = row_max(z, classes);
     int64_t c = 0;
     for (; c + LANES <= classes; c += LANES)
-        #pragma omp simd
+#pragma omp simd
         for (int j = 0; j < LANES; j++) sum[j] += exp_of((z[c + j] - max) * inv_t);
     double total = 0;
     for (int j = 0; j < LANES; j++) total += sum[j];
     for (; c < classes; c++) total += exp_of((z[c] - max) * inv_t);
     const double log_total = log_of(total);
-    #pragma omp simd
+#pragma omp simd
     for (int64_t i = 0; i < classes; i++) out[i] = (float)((double)((z[i] - max) * inv_t) - log_total);
 }
 
@@ -391,7 +391,7 @@ static void log_softmax(float *out, const float *z, int rows, int64_t classes, f
 
 static void exp_all(float *y, const float *x, size_t n)
 {
-    #pragma omp simd
+#pragma omp simd
     for (size_t i = 0; i < n; i++) y[i] = exp_of(x[i]);
 }
 

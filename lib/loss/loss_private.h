@@ -23,7 +23,7 @@ typedef struct kd__objective {
 extern const kd__objective kd__objective_ce; /* hard.c */
 extern const kd__objective kd__objective_kd; /* soft.c */
 
-bool kd__loss_is(const char *choice, const char *word); /* NULL is the first choice */
+bool kd__loss_is(const char *choice, const char *word);                       /* NULL is the first choice */
 double kd__soft_scale(const kd_loss_spec *s, int64_t valid, int64_t classes); /* factor of sum_b KL */
 bool kd__row_counts(const kd_loss_batch *b, int64_t row);
 
@@ -32,11 +32,11 @@ bool kd__row_counts(const kd_loss_batch *b, int64_t row);
 typedef struct kd__softmax_mix {
     int64_t classes;
     bool kd, ce;
-    float inv_t;    /* 1 / T */
-    float kl;       /* 1: KL; 0: cross-entropy with the teacher, KL without the teacher's entropy */
-    float grad_kd;  /* factor of (q - p) */
-    float grad_ce;  /* factor of (softmax - target) */
-    float smooth;   /* label smoothing of ce */
+    float inv_t;   /* 1 / T */
+    float kl;      /* 1: KL; 0: cross-entropy with the teacher, KL without the teacher's entropy */
+    float grad_kd; /* factor of (q - p) */
+    float grad_ce; /* factor of (softmax - target) */
+    float smooth;  /* label smoothing of ce */
 } kd__softmax_mix;
 
 /* Kernels, one set per instruction set (loss.simd.c). */
@@ -55,12 +55,12 @@ const kd__loss_vec *kd__loss_vec_of(kd_isa isa);
 
 /* Value of the last run: KD__LOSS_ROWS rows a block, (CE, KL) sums of each. */
 struct kd_loss {
-    kd_loss_spec spec;   /* strings copied below */
+    kd_loss_spec spec; /* strings copied below */
     kd_arena strings;
     const kd__loss_vec *vec;
-    double ce, kd;       /* weights */
+    double ce, kd; /* weights */
     int64_t max_rows, blocks, valid, classes;
-    double *partial;     /* (max blocks, 2) */
+    double *partial; /* (max blocks, 2) */
 };
 
 #endif

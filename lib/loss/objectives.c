@@ -60,11 +60,14 @@ static kd_status check(const kd_loss_spec *s, kd_err *err)
     if (!(s->kd >= 0) || !isfinite(s->kd))
         return kd_fail(err, KD_EUSAGE, "loss.kd: weight %g, expected 0 or more", s->kd);
     if (s->ce + s->kd == 0)
-        return kd_fail(err, KD_EUSAGE, "loss.ce and loss.kd are both 0: nothing to train on; set one of them");
+        return kd_fail(err, KD_EUSAGE,
+                       "loss.ce and loss.kd are both 0: nothing to train on; set one of them");
     if (s->kd > 0 && (!(s->temperature > 0) || !isfinite(s->temperature)))
-        return kd_fail(err, KD_EUSAGE, "loss.temperature: %g, expected more than 0 (usual: 1 to 8)", s->temperature);
+        return kd_fail(err, KD_EUSAGE, "loss.temperature: %g, expected more than 0 (usual: 1 to 8)",
+                       s->temperature);
     if (!(s->label_smoothing >= 0 && s->label_smoothing < 1))
-        return kd_fail(err, KD_EUSAGE, "loss.label_smoothing: %g, expected 0 or more and less than 1", s->label_smoothing);
+        return kd_fail(err, KD_EUSAGE, "loss.label_smoothing: %g, expected 0 or more and less than 1",
+                       s->label_smoothing);
     if (s->reduction && strcmp(s->reduction, "batch") && strcmp(s->reduction, "element"))
         return kd_fail(err, KD_EUSAGE, "loss.reduction: '%s', expected batch or element", s->reduction);
     if (s->kl_form && strcmp(s->kl_form, "kl") && strcmp(s->kl_form, "cross_entropy"))

@@ -42,18 +42,18 @@ void kd_loss_run(kd_loss *l, const kd_loss_batch *b)
         for (int64_t r = 0; r < b->rows; r++) valid += b->labels[r] >= 0 && b->labels[r] < C;
     }
     kd__softmax_mix m = resolve(l, C, valid);
-    #pragma omp single nowait
+#pragma omp single nowait
     {
         l->blocks = blocks;
         l->valid = valid;
         l->classes = C;
     }
-    #pragma omp for schedule(static)
+#pragma omp for schedule(static)
     for (int64_t i = 0; i < blocks; i++) {
         int64_t r = i * R;
-        l->vec->block(&m, b->logits + r * C, m.kd ? b->teacher + r * C : NULL, b->labels ? b->labels + r : NULL,
-                      (int)(b->rows - r < R ? b->rows - r : R), b->dlogits ? b->dlogits + r * C : NULL,
-                      l->partial + 2 * i);
+        l->vec->block(&m, b->logits + r * C, m.kd ? b->teacher + r * C : NULL,
+                      b->labels ? b->labels + r : NULL, (int)(b->rows - r < R ? b->rows - r : R),
+                      b->dlogits ? b->dlogits + r * C : NULL, l->partial + 2 * i);
     }
 }
 
@@ -61,7 +61,7 @@ void kd_log_softmax(float *out, const float *logits, int64_t rows, int64_t class
 {
     const int64_t R = KD__LOSS_ROWS;
     const kd__loss_vec *vec = kd__loss_vec_of(kd_cpu_isa());
-    #pragma omp for schedule(static)
+#pragma omp for schedule(static)
     for (int64_t r = 0; r < rows; r += R)
         vec->log_softmax(out + r * classes, logits + r * classes, (int)(rows - r < R ? rows - r : R), classes,
                          1.0f / temperature);

@@ -60,5 +60,7 @@ static double naive(const kd_loss_spec *s, const kd_loss_batch *b, int64_t valid
     return value;
 }
 
-const kd__objective kd__objective_kd = {
-    .teacher = true, .weight = weight, .describe = describe, .naive = naive};
+const kd__objective kd__objective_kd = {.teacher = true,
+                                        .weight = weight,
+                                        .describe = describe,
+                                        .naive = naive};

@@ -37,7 +37,10 @@ static kd_status save_weights(kd_model *m, const char *path, kd_err *err)
     json_t *meta = json_pack("{s:s, s:s}", "format", "pt", "kd_version", KD_VERSION);
     kd_status st = t && meta ? KD_OK : kd_fail(err, KD_ENOMEM, "%s: out of memory", path);
     for (size_t i = 0; i < n && !st; i++) {
-        t[i] = (kd_tensor){.name = p[i].name, .dtype = KD_F32, .ndims = p[i].ndims, .bytes = p[i].size * sizeof(float)};
+        t[i] = (kd_tensor){.name = p[i].name,
+                           .dtype = KD_F32,
+                           .ndims = p[i].ndims,
+                           .bytes = p[i].size * sizeof(float)};
         for (int d = 0; d < p[i].ndims; d++) t[i].dims[d] = p[i].dims[d];
         t[i].data = kd_graph_param_data(m->graph, &p[i]);
     }
@@ -50,9 +53,10 @@ static kd_status save_weights(kd_model *m, const char *path, kd_err *err)
 kd_status kd_model_save(kd_model *m, const char *folder, const json_t *extra, kd_err *err)
 {
     char *config = kd_path_join(folder, "config.json"), *weights = kd_path_join(folder, "model.safetensors");
-    json_t *j = json_pack("{s:[s], s:s, s:s, s:s, s:o, s:{s:f, s:f}}", "architectures", m->spec.arch, "model_type", "kd",
-                          "kd_version", KD_VERSION, "name", m->name, "model", spec_json(&m->config), "preprocess", "mean",
-                          (double)m->mean, "scale", (double)m->scale);
+    json_t *j =
+        json_pack("{s:[s], s:s, s:s, s:s, s:o, s:{s:f, s:f}}", "architectures", m->spec.arch, "model_type",
+                  "kd", "kd_version", KD_VERSION, "name", m->name, "model", spec_json(&m->config),
+                  "preprocess", "mean", (double)m->mean, "scale", (double)m->scale);
     kd_status st = KD_OK;
     if (!config || !weights || !j || (m->labels && json_object_set(j, "labels", m->labels)) ||
         (extra && json_object_update_missing(j, (json_t *)extra)))
@@ -75,17 +79,20 @@ static void shape_text(char *buf, size_t len, int ndims, const int64_t *dims)
         at += (size_t)snprintf(buf + at, len - at, "%s%lld", i ? " x " : "", (long long)dims[i]);
 }
 
-static kd_status take_tensor(kd_model *m, const kd_param *p, const kd_tensor *t, const char *path, kd_err *err)
+static kd_status take_tensor(kd_model *m, const kd_param *p, const kd_tensor *t, const char *path,
+                             kd_err *err)
 {
     char have[128], want[128];
     bool same = t && t->ndims == p->ndims;
-    if (!t) return kd_fail(err, KD_EMISMATCH, "%s: tensor %s is missing; its config.json describes another model", path,
-                           p->name);
+    if (!t)
+        return kd_fail(err, KD_EMISMATCH, "%s: tensor %s is missing; its config.json describes another model",
+                       path, p->name);
     for (int d = 0; same && d < p->ndims; d++) same = t->dims[d] == p->dims[d];
     if (!same) {
         shape_text(have, sizeof have, t->ndims, t->dims);
         shape_text(want, sizeof want, p->ndims, p->dims);
-        return kd_fail(err, KD_EMISMATCH, "%s: tensor %s is %s, config.json needs %s", path, p->name, have, want);
+        return kd_fail(err, KD_EMISMATCH, "%s: tensor %s is %s, config.json needs %s", path, p->name, have,
+                       want);
     }
     if (!kd_dtype_is_float(t->dtype))
         return kd_fail(err, KD_EMISMATCH, "%s: tensor %s is %s, expected a float type", path, p->name,
@@ -94,8 +101,8 @@ static kd_status take_tensor(kd_model *m, const kd_param *p, const kd_tensor *t,
     kd_to_f32(w, t->data, t->dtype, p->size);
     for (size_t i = 0; i < p->size; i++) // ReLU would hide a NaN from the logits
         if (!isfinite(w[i]))
-            return kd_fail(err, KD_ENUMERIC, "%s: tensor %s: element %zu is %g; the weights are broken", path, p->name, i,
-                           w[i]);
+            return kd_fail(err, KD_ENUMERIC, "%s: tensor %s: element %zu is %g; the weights are broken", path,
+                           p->name, i, w[i]);
     return KD_OK;
 }
 
@@ -113,14 +120,16 @@ static kd_status load_weights(kd_model *m, const char *path, kd_err *err)
     kd_tensors *t;
     kd_status st = kd_tensors_open(&t, path, err);
     if (st) return st;
-    for (size_t i = 0; i < n && !st; i++, used++) st = take_tensor(m, &p[i], kd_tensors_find(t, p[i].name), path, err);
+    for (size_t i = 0; i < n && !st; i++, used++)
+        st = take_tensor(m, &p[i], kd_tensors_find(t, p[i].name), path, err);
     for (size_t i = 0; i < kd_tensors_count(t) && !st; i++) {
         const char *name = kd_tensors_at(t, i)->name;
         bool known = ignored(name);
         for (size_t k = 0; k < n && !known; k++) known = !strcmp(p[k].name, name);
         if (!known)
-            st = kd_fail(err, KD_EMISMATCH, "%s: tensor %.200s is left over; its config.json describes another model",
-                         path, name);
+            st = kd_fail(err, KD_EMISMATCH,
+                         "%s: tensor %.200s is left over; its config.json describes another model", path,
+                         name);
     }
     kd_tensors_close(t);
     return st;
@@ -130,18 +139,21 @@ static kd_status load_preprocess(kd_model *m, const json_t *j, const char *path,
 {
     const json_t *pre = json_object_get(j, "preprocess"), *labels = json_object_get(j, "labels");
     double mean, scale;
-    if (!json_is_object(pre)) return kd_fail(err, KD_ECORRUPT, "%s: key 'preprocess' is missing or no object", path);
+    if (!json_is_object(pre))
+        return kd_fail(err, KD_ECORRUPT, "%s: key 'preprocess' is missing or no object", path);
     kd_status st = kd_json_real(pre, "mean", &mean, path, err);
     if (!st) st = kd_json_real(pre, "scale", &scale, path, err);
     if (st) return st;
     m->mean = (float)mean;
     m->scale = (float)scale;
     if (!isfinite(m->mean) || !isfinite(m->scale) || m->scale == 0)
-        return kd_fail(err, KD_ECORRUPT, "%s: preprocess: mean %g, scale %g; the scale must be finite and not 0", path,
-                       mean, scale);
+        return kd_fail(err, KD_ECORRUPT,
+                       "%s: preprocess: mean %g, scale %g; the scale must be finite and not 0", path, mean,
+                       scale);
     if (!labels || json_is_null(labels)) return KD_OK;
     if (!json_is_array(labels) || json_array_size(labels) != (size_t)m->spec.classes)
-        return kd_fail(err, KD_ECORRUPT, "%s: 'labels' is not a list of %lld names", path, (long long)m->spec.classes);
+        return kd_fail(err, KD_ECORRUPT, "%s: 'labels' is not a list of %lld names", path,
+                       (long long)m->spec.classes);
     for (size_t i = 0; i < json_array_size(labels); i++)
         if (!json_is_string(json_array_get(labels, i)))
             return kd_fail(err, KD_ECORRUPT, "%s: entry %zu of 'labels' is not a string", path, i);
@@ -155,10 +167,12 @@ static kd_status load_config(kd_model **out, const json_t *j, const char *path, 
     kd_status st = kd_json_str(j, "model_type", &type, path, err);
     if (st) return st;
     if (strcmp(type, "kd"))
-        return kd_fail(err, KD_EMISMATCH, "%s: model_type is '%.60s', this version runs 'kd' only", path, type);
+        return kd_fail(err, KD_EMISMATCH, "%s: model_type is '%.60s', this version runs 'kd' only", path,
+                       type);
     if ((st = kd_json_str(j, "name", &name, path, err))) return st;
     const json_t *spec = json_object_get(j, "model");
-    if (!json_is_object(spec)) return kd_fail(err, KD_ECORRUPT, "%s: key 'model' is missing or no object", path);
+    if (!json_is_object(spec))
+        return kd_fail(err, KD_ECORRUPT, "%s: key 'model' is missing or no object", path);
     if ((st = kd_model_create(out, name, spec, path, err))) {
         if (st != KD_EUSAGE) return st;
         if (err) err->code = KD_ECORRUPT; // nobody wrote it by hand: the file is at fault
@@ -179,7 +193,8 @@ kd_status kd_model_load(kd_model **out, const char *folder, kd_err *err)
     kd_status st = config && weights ? KD_OK : kd_fail(err, KD_ENOMEM, "%s: out of memory", folder);
     *out = NULL;
     if (!st && !kd_is_dir(folder))
-        st = kd_fail(err, KD_ENOTFOUND, "%s: no such folder; expected a model folder with config.json", folder);
+        st = kd_fail(err, KD_ENOTFOUND, "%s: no such folder; expected a model folder with config.json",
+                     folder);
     if (!st) st = kd_json_load(config, CONFIG_MAX, &j, err);
     if (!st) st = load_config(&m, j, config, err);
     if (!st) st = load_weights(m, weights, err);
@@ -212,13 +227,17 @@ static char *canonical(const kd_model *m)
     kd_config defaults = {0};
     const char *key;
     json_t *value, *spec = spec_json(&m->config), *usual = NULL, *j = json_object();
-    if (!kd_config_add(&defaults, kd_model_options, kd_model_options_n, &plain, NULL)) usual = spec_json(&defaults);
+    if (!kd_config_add(&defaults, kd_model_options, kd_model_options_n, &plain, NULL))
+        usual = spec_json(&defaults);
     kd_config_release(&defaults);
     char *text = NULL;
     if (spec && usual && j) {
         json_object_foreach(spec, key, value)
+        {
             if (!json_equal(value, json_object_get(usual, key))) json_object_set(j, key, value);
-        json_t *all = json_pack("{s:O, s:f, s:f}", "model", j, "mean", (double)m->mean, "scale", (double)m->scale);
+        }
+        json_t *all =
+            json_pack("{s:O, s:f, s:f}", "model", j, "mean", (double)m->mean, "scale", (double)m->scale);
         text = all ? json_dumps(all, JSON_COMPACT | JSON_SORT_KEYS) : NULL;
         json_decref(all);
     }

@@ -20,8 +20,8 @@ const char *kd__name(kd__node_name *b, const char *fmt, ...)
 
 int kd__at_or_1(const kd_ints *list, size_t i) { return i < list->n ? (int)list->v[i] : 1; }
 
-kd_node kd__conv_block(kd_graph *g, const kd_model_spec *s, kd_node x, kd__conv_names names, int64_t out, int k,
-                       int stride, bool depthwise)
+kd_node kd__conv_block(kd_graph *g, const kd_model_spec *s, kd_node x, kd__conv_names names, int64_t out,
+                       int k, int stride, bool depthwise)
 {
     const bool norm = names.bn && !strcmp(s->norm, "batch");
     x = depthwise ? kd_nn_dwconv2d(g, names.conv, x, k, stride, k / 2, !norm)

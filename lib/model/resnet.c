@@ -9,8 +9,8 @@
  */
 #include "model_private.h"
 
-static kd_node basic_block(kd_graph *g, const kd_model_spec *s, kd_node x, int64_t in, int64_t out, int stride,
-                           const char *prefix)
+static kd_node basic_block(kd_graph *g, const kd_model_spec *s, kd_node x, int64_t in, int64_t out,
+                           int stride, const char *prefix)
 {
     const int k = (int)s->kernel;
     kd__node_name conv, bn, relu;
@@ -20,7 +20,8 @@ static kd_node basic_block(kd_graph *g, const kd_model_spec *s, kd_node x, int64
     kd__conv_names second = {kd__name(&conv, "%s.conv1", prefix), kd__name(&bn, "%s.bn1", prefix), NULL};
     y = kd__conv_block(g, s, y, second, out, k, 1, false);
     if (stride != 1 || in != out) {
-        kd__conv_names skip = {kd__name(&conv, "%s.skip.conv", prefix), kd__name(&bn, "%s.skip.bn", prefix), NULL};
+        kd__conv_names skip = {kd__name(&conv, "%s.skip.conv", prefix), kd__name(&bn, "%s.skip.bn", prefix),
+                               NULL};
         x = kd__conv_block(g, s, x, skip, out, 1, stride, false);
     }
     y = kd_nn_add(g, kd__name(&conv, "%s.add", prefix), y, x);

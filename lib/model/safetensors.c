@@ -1,7 +1,8 @@
 /* safetensors.c - the file format of weights (huggingface/safetensors, format of 2022).
  *
  *     8 bytes     N, length of the header, little-endian
- *     N bytes     JSON: {"__metadata__": {...}, "NAME": {"dtype": "F32", "shape": [..], "data_offsets": [b, e]}, ...}
+ *     N bytes     JSON: {"__metadata__": {"k": "v"},
+ *                        "NAME": {"dtype": "F32", "shape": [..], "data_offsets": [begin, end]}, ...}
  *     the rest    the tensors' bytes, row-major, little-endian; offsets count from here
  *
  * A file comes from anywhere, so nothing in it is believed before it is checked: the header's length
@@ -33,10 +34,13 @@ struct kd_tensors {
     char *data;
 };
 
-static const struct { const char *name; kd_dtype dtype; } dtypes[] = {
-    {"F32", KD_F32}, {"F16", KD_F16}, {"BF16", KD_BF16}, {"F64", KD_F64}, {"I64", KD_I64}, {"I32", KD_I32},
-    {"I16", KD_I16}, {"I8", KD_I8},   {"U64", KD_U64},   {"U32", KD_U32}, {"U16", KD_U16}, {"U8", KD_U8},
-    {"BOOL", KD_U8},
+static const struct {
+    const char *name;
+    kd_dtype dtype;
+} dtypes[] = {
+    {"F32", KD_F32}, {"F16", KD_F16}, {"BF16", KD_BF16}, {"F64", KD_F64}, {"I64", KD_I64},
+    {"I32", KD_I32}, {"I16", KD_I16}, {"I8", KD_I8},     {"U64", KD_U64}, {"U32", KD_U32},
+    {"U16", KD_U16}, {"U8", KD_U8},   {"BOOL", KD_U8},
 };
 
 static kd_dtype dtype_of(const char *name)
@@ -55,7 +59,8 @@ static kd_status read_all(int fd, void *to, size_t len, const char *path, kd_err
         ssize_t got = read(fd, p, len < 1u << 30 ? len : 1u << 30);
         if (got < 0 && errno == EINTR) continue;
         if (got < 0) return kd_fail_errno(err, errno, "%s: cannot read", path);
-        if (got == 0) return kd_fail(err, KD_ECORRUPT, "%s: file ends early, %zu bytes are missing", path, len);
+        if (got == 0)
+            return kd_fail(err, KD_ECORRUPT, "%s: file ends early, %zu bytes are missing", path, len);
         p += got;
         len -= (size_t)got;
     }
@@ -72,8 +77,8 @@ static kd_status parse_entry(entry *x, const json_t *e, size_t room, const char 
         return kd_fail(err, KD_ECORRUPT, "%s: tensor %.200s: dtype '%.40s' is not known", path, t->name,
                        dtype ? dtype : "missing");
     if (!json_is_array(shape) || json_array_size(shape) > KD_COUNT(t->dims))
-        return kd_fail(err, KD_ECORRUPT, "%s: tensor %.200s: shape is not a list of at most %zu sizes", path, t->name,
-                       KD_COUNT(t->dims));
+        return kd_fail(err, KD_ECORRUPT, "%s: tensor %.200s: shape is not a list of at most %zu sizes", path,
+                       t->name, KD_COUNT(t->dims));
     size_t bytes = kd_dtype_size(t->dtype);
     t->ndims = (int)json_array_size(shape);
     for (int i = 0; i < t->ndims; i++) {
@@ -85,15 +90,18 @@ static kd_status parse_entry(entry *x, const json_t *e, size_t room, const char 
             return kd_fail(err, KD_ECORRUPT, "%s: tensor %.200s: its shape overflows", path, t->name);
     }
     const json_t *b = json_array_get(span, 0), *f = json_array_get(span, 1);
-    if (json_array_size(span) != 2 || !json_is_integer(b) || !json_is_integer(f) || json_integer_value(b) < 0 ||
-        json_integer_value(f) < json_integer_value(b) || (uint64_t)json_integer_value(f) > room)
-        return kd_fail(err, KD_ECORRUPT, "%s: tensor %.200s: data_offsets are not two positions in %zu bytes of data",
-                       path, t->name, room);
+    if (json_array_size(span) != 2 || !json_is_integer(b) || !json_is_integer(f) ||
+        json_integer_value(b) < 0 || json_integer_value(f) < json_integer_value(b) ||
+        (uint64_t)json_integer_value(f) > room)
+        return kd_fail(err, KD_ECORRUPT,
+                       "%s: tensor %.200s: data_offsets are not two positions in %zu bytes of data", path,
+                       t->name, room);
     x->begin = (size_t)json_integer_value(b);
     t->bytes = (size_t)json_integer_value(f) - x->begin;
     if (t->bytes != bytes)
-        return kd_fail(err, KD_ECORRUPT, "%s: tensor %.200s: shape and dtype need %zu bytes, data_offsets span %zu",
-                       path, t->name, bytes, t->bytes);
+        return kd_fail(err, KD_ECORRUPT,
+                       "%s: tensor %.200s: shape and dtype need %zu bytes, data_offsets span %zu", path,
+                       t->name, bytes, t->bytes);
     return KD_OK;
 }
 
@@ -103,8 +111,10 @@ static kd_status check_metadata(const json_t *m, const char *path, kd_err *err)
     json_t *v;
     if (m && !json_is_object(m)) return kd_fail(err, KD_ECORRUPT, "%s: __metadata__ is not an object", path);
     json_object_foreach((json_t *)m, key, v)
+    {
         if (!json_is_string(v))
             return kd_fail(err, KD_ECORRUPT, "%s: __metadata__: '%.100s' is not a string", path, key);
+    }
     return KD_OK;
 }
 
@@ -138,12 +148,14 @@ static kd_status parse_header(kd_tensors *t, size_t room, const char *path, kd_e
     kd_status st = check_metadata(json_object_get(t->header, "__metadata__"), path, err);
     if (st) return st;
     t->list = calloc(json_object_size(t->header) + 1, sizeof *t->list);
-    if (!t->list) return kd_fail(err, KD_ENOMEM, "%s: no memory for %zu tensors", path, json_object_size(t->header));
+    if (!t->list)
+        return kd_fail(err, KD_ENOMEM, "%s: no memory for %zu tensors", path, json_object_size(t->header));
     json_object_foreach(t->header, name, e)
     {
         if (!strcmp(name, "__metadata__")) continue;
         if (!*name) return kd_fail(err, KD_ECORRUPT, "%s: a tensor has no name", path);
-        if (!json_is_object(e)) return kd_fail(err, KD_ECORRUPT, "%s: tensor %.200s is not an object", path, name);
+        if (!json_is_object(e))
+            return kd_fail(err, KD_ECORRUPT, "%s: tensor %.200s is not an object", path, name);
         t->list[t->n].t.name = name;
         if ((st = parse_entry(&t->list[t->n++], e, room, path, err))) return st;
     }
@@ -152,25 +164,30 @@ static kd_status parse_header(kd_tensors *t, size_t room, const char *path, kd_e
 }
 
 /* Reads length and JSON; *room receives the bytes behind them. */
-static kd_status read_header(kd_tensors *t, int fd, uint64_t size, size_t *room, const char *path, kd_err *err)
+static kd_status read_header(kd_tensors *t, int fd, uint64_t size, size_t *room, const char *path,
+                             kd_err *err)
 {
     uint64_t n;
     if (size < 8 + 2)
-        return kd_fail(err, KD_ECORRUPT, "%s: %llu bytes are no safetensors file", path, (unsigned long long)size);
+        return kd_fail(err, KD_ECORRUPT, "%s: %llu bytes are no safetensors file", path,
+                       (unsigned long long)size);
     kd_status st = read_all(fd, &n, 8, path, err);
     if (st) return st;
     if (n > KD_SAFETENSORS_MAX_HEADER)
-        return kd_fail(err, KD_ECORRUPT, "%s: header of %llu bytes, the limit is %u", path, (unsigned long long)n,
-                       KD_SAFETENSORS_MAX_HEADER);
+        return kd_fail(err, KD_ECORRUPT, "%s: header of %llu bytes, the limit is %u", path,
+                       (unsigned long long)n, KD_SAFETENSORS_MAX_HEADER);
     if (n < 2 || n > size - 8)
-        return kd_fail(err, KD_ECORRUPT, "%s: header of %llu bytes in a file of %llu", path, (unsigned long long)n,
-                       (unsigned long long)size);
+        return kd_fail(err, KD_ECORRUPT, "%s: header of %llu bytes in a file of %llu", path,
+                       (unsigned long long)n, (unsigned long long)size);
     char *text = malloc(n);
-    if (!text) return kd_fail(err, KD_ENOMEM, "%s: no memory for a header of %llu bytes", path, (unsigned long long)n);
+    if (!text)
+        return kd_fail(err, KD_ENOMEM, "%s: no memory for a header of %llu bytes", path,
+                       (unsigned long long)n);
     json_error_t e;
     if (!(st = read_all(fd, text, n, path, err))) {
         if (text[0] != '{')
-            st = kd_fail(err, KD_ECORRUPT, "%s: the header does not begin with '{': no safetensors file", path);
+            st = kd_fail(err, KD_ECORRUPT, "%s: the header does not begin with '{': no safetensors file",
+                         path);
         else if (!(t->header = json_loadb(text, n, JSON_REJECT_DUPLICATES, &e)))
             st = kd_fail(err, json_error_code(&e) == json_error_out_of_memory ? KD_ENOMEM : KD_ECORRUPT,
                          "%s: the header is no valid JSON (byte %d)", path, e.position);
@@ -189,10 +206,14 @@ kd_status kd_tensors_open(kd_tensors **out, const char *path, kd_err *err)
     int fd = open(path, O_RDONLY | O_CLOEXEC);
     if (fd < 0) return kd_fail_errno(err, errno, "%s: cannot open", path);
     kd_tensors *t = calloc(1, sizeof *t);
-    if (!t) st = kd_fail(err, KD_ENOMEM, "%s: out of memory", path);
-    else if (fstat(fd, &sb)) st = kd_fail_errno(err, errno, "%s: cannot look at it", path);
-    else if (!S_ISREG(sb.st_mode)) st = kd_fail(err, KD_ECORRUPT, "%s: not a regular file", path);
-    else st = read_header(t, fd, (uint64_t)sb.st_size, &room, path, err);
+    if (!t)
+        st = kd_fail(err, KD_ENOMEM, "%s: out of memory", path);
+    else if (fstat(fd, &sb))
+        st = kd_fail_errno(err, errno, "%s: cannot look at it", path);
+    else if (!S_ISREG(sb.st_mode))
+        st = kd_fail(err, KD_ECORRUPT, "%s: not a regular file", path);
+    else
+        st = read_header(t, fd, (uint64_t)sb.st_size, &room, path, err);
     if (!st) st = parse_header(t, room, path, err);
     if (!st && !(t->data = kd_alloc_aligned(room + 1, 1)))
         st = kd_fail(err, KD_ENOMEM, "%s: no memory for %zu bytes of tensors", path, room);
@@ -247,8 +268,8 @@ static json_t *entry_of(const kd_tensor *t, size_t begin)
         if (dtypes[i].dtype == t->dtype) dtype = dtypes[i].name;
     json_t *shape = json_array();
     for (int i = 0; i < t->ndims; i++) json_array_append_new(shape, json_integer(t->dims[i]));
-    return json_pack("{s:s, s:o, s:[I, I]}", "dtype", dtype, "shape", shape, "data_offsets", (json_int_t)begin,
-                     (json_int_t)(begin + t->bytes));
+    return json_pack("{s:s, s:o, s:[I, I]}", "dtype", dtype, "shape", shape, "data_offsets",
+                     (json_int_t)begin, (json_int_t)(begin + t->bytes));
 }
 
 /* The header's JSON, padded so that the data begin at a multiple of 8; free() it. */
@@ -264,8 +285,8 @@ static kd_status make_header(char **text, const kd_tensor *const *order, size_t 
         for (int d = 0; d < order[i]->ndims; d++)
             if (!kd_mul_size(bytes, (size_t)order[i]->dims[d], &bytes)) bytes = 0;
         if (!bytes != !order[i]->bytes || bytes != order[i]->bytes)
-            st = kd_fail(err, KD_EUSAGE, "%s: tensor %s: %zu bytes, its shape needs %zu", path, order[i]->name,
-                         order[i]->bytes, bytes);
+            st = kd_fail(err, KD_EUSAGE, "%s: tensor %s: %zu bytes, its shape needs %zu", path,
+                         order[i]->name, order[i]->bytes, bytes);
         else if (json_object_get(h, order[i]->name))
             st = kd_fail(err, KD_EUSAGE, "%s: two tensors named %s", path, order[i]->name);
         else if (json_object_set_new(h, order[i]->name, entry_of(order[i], at)))
@@ -280,7 +301,8 @@ static kd_status make_header(char **text, const kd_tensor *const *order, size_t 
     return *text ? KD_OK : kd_fail(err, KD_ENOMEM, "%s: no memory for its header", path);
 }
 
-kd_status kd_tensors_save(const char *path, const kd_tensor *list, size_t n, const json_t *metadata, kd_err *err)
+kd_status kd_tensors_save(const char *path, const kd_tensor *list, size_t n, const json_t *metadata,
+                          kd_err *err)
 {
     char *header = NULL;
     kd_newfile *f = NULL;

@@ -12,23 +12,27 @@
 #include <string.h>
 
 const kd_option kd_model_options[] = {
-    KD_OPT_CHOICE("Model", kd_model_spec, arch, "model.arch", 0, NULL, "mlp|cnn|dscnn|resnet", "architecture"),
+    KD_OPT_CHOICE("Model", kd_model_spec, arch, "model.arch", 0, NULL, "mlp|cnn|dscnn|resnet",
+                  "architecture"),
     KD_OPT_INTS("Model", kd_model_spec, input, "model.input", "N,...", 0, NULL, 1, 1 << 20,
                 "shape of a row: height, width, channels of an image; from the store when not given"),
     KD_OPT_INT("Model", kd_model_spec, classes, "model.classes", "N", 0, "0", 0, 1 << 24,
                "logits; 0: from the store"),
     KD_OPT_INTS("Model", kd_model_spec, hidden, "model.hidden", "N,...", 0, NULL, 1, 1 << 20,
                 "widths of hidden fully connected layers"),
-    KD_OPT_INTS("Model", kd_model_spec, channels, "model.channels", "N,...", 0, NULL, 1, 1 << 16,
-                "channels of each convolution (cnn), of stem and blocks (dscnn), of stem and stages (resnet)"),
+    KD_OPT_INTS(
+        "Model", kd_model_spec, channels, "model.channels", "N,...", 0, NULL, 1, 1 << 16,
+        "channels of each convolution (cnn), of stem and blocks (dscnn), of stem and stages (resnet)"),
     KD_OPT_INTS("Model", kd_model_spec, strides, "model.strides", "N,...", 0, NULL, 1, 64,
                 "stride for each entry of channels; none: all 1"),
     KD_OPT_INTS("Model", kd_model_spec, pools, "model.pools", "N,...", 0, NULL, 1, 64,
                 "cnn: size of the max pool behind each convolution, 1 for none; none: no pools"),
-    KD_OPT_INT("Model", kd_model_spec, blocks, "model.blocks", "N", 0, "2", 1, 1000, "resnet: basic blocks a stage"),
+    KD_OPT_INT("Model", kd_model_spec, blocks, "model.blocks", "N", 0, "2", 1, 1000,
+               "resnet: basic blocks a stage"),
     KD_OPT_INT("Model", kd_model_spec, kernel, "model.kernel", "N", 0, "3", 1, 63,
                "height and width of convolutions, odd"),
-    KD_OPT_CHOICE("Model", kd_model_spec, norm, "model.norm", 0, "batch", "batch|none", "norm behind convolutions"),
+    KD_OPT_CHOICE("Model", kd_model_spec, norm, "model.norm", 0, "batch", "batch|none",
+                  "norm behind convolutions"),
     KD_OPT_CHOICE("Model", kd_model_spec, head, "model.head", 0, "gap", "gap|flatten",
                   "from the last map to a vector: mean over space, or all of it"),
     KD_OPT_REAL("Model", kd_model_spec, dropout, "model.dropout", "P", 0, "0", 0, 0.99,
@@ -51,8 +55,9 @@ static kd_status check_list(const kd_model_spec *s, const kd_ints *list, const c
                             kd_err *err)
 {
     if (list->n == 0 || list->n == s->channels.n) return KD_OK;
-    return kd_fail(err, KD_EUSAGE, "%s: %s has %zu entries, model.channels has %zu; give one for each or none", where,
-                   key, list->n, s->channels.n);
+    return kd_fail(err, KD_EUSAGE,
+                   "%s: %s has %zu entries, model.channels has %zu; give one for each or none", where, key,
+                   list->n, s->channels.n);
 }
 
 static kd_status check_image(const struct arch_row *a, const kd_model_spec *s, const char *where, kd_err *err)
@@ -68,10 +73,12 @@ static kd_status check_image(const struct arch_row *a, const kd_model_spec *s, c
     if ((st = check_list(s, &s->strides, "model.strides", where, err))) return st;
     if ((st = check_list(s, &s->pools, "model.pools", where, err))) return st;
     if (s->kernel % 2 == 0)
-        return kd_fail(err, KD_EUSAGE, "%s: model.kernel is %lld, expected an odd number (padding is kernel / 2)",
-                       where, (long long)s->kernel);
+        return kd_fail(err, KD_EUSAGE,
+                       "%s: model.kernel is %lld, expected an odd number (padding is kernel / 2)", where,
+                       (long long)s->kernel);
     if (s->pools.n && strcmp(a->name, "cnn"))
-        return kd_fail(err, KD_EUSAGE, "%s: model.pools is for cnn, not %s; use model.strides", where, a->name);
+        return kd_fail(err, KD_EUSAGE, "%s: model.pools is for cnn, not %s; use model.strides", where,
+                       a->name);
     if (s->norm && s->head) return KD_OK;
     return kd_fail(err, KD_EUSAGE, "%s: model.%s is empty", where, s->norm ? "head" : "norm");
 }
@@ -88,8 +95,11 @@ static kd_status check(const struct arch_row *a, const kd_model_spec *s, const c
             return kd_fail(err, KD_EUSAGE, "%s: model.input is over 2^30 numbers a row", where);
     if (a->image) return check_image(a, s, where, err);
     if (s->channels.n || s->strides.n || s->pools.n)
-        return kd_fail(err, KD_EUSAGE, "%s: model.%s is for convolutions, not mlp; layers of an mlp are model.hidden",
-                       where, s->channels.n ? "channels" : s->strides.n ? "strides" : "pools");
+        return kd_fail(err, KD_EUSAGE,
+                       "%s: model.%s is for convolutions, not mlp; layers of an mlp are model.hidden", where,
+                       s->channels.n  ? "channels"
+                       : s->strides.n ? "strides"
+                                      : "pools");
     return KD_OK;
 }
 
@@ -120,7 +130,8 @@ kd_status kd_model_build(kd_model *m, const char *where, kd_err *err)
     return KD_OK;
 }
 
-kd_status kd_model_create(kd_model **out, const char *name, const json_t *spec, const char *where, kd_err *err)
+kd_status kd_model_create(kd_model **out, const char *name, const json_t *spec, const char *where,
+                          kd_err *err)
 {
     *out = NULL;
     kd_model *m = calloc(1, sizeof *m);
@@ -153,7 +164,8 @@ void kd_model_free(kd_model *m)
     free(m);
 }
 
-kd_status kd_model_feed(const kd_model *m, float *out, const void *raw, kd_dtype dtype, size_t rows, kd_err *err)
+kd_status kd_model_feed(const kd_model *m, float *out, const void *raw, kd_dtype dtype, size_t rows,
+                        kd_err *err)
 {
     const size_t n = rows * kd_graph_node_size(m->graph, m->input);
     if (dtype == KD_U8) {
@@ -161,7 +173,8 @@ kd_status kd_model_feed(const kd_model *m, float *out, const void *raw, kd_dtype
         return KD_OK;
     }
     if (kd_to_f32(out, raw, dtype, n))
-        return kd_fail(err, KD_EUNSUPPORTED, "%s: input of type %s, expected numbers", m->name, kd_dtype_name(dtype));
+        return kd_fail(err, KD_EUNSUPPORTED, "%s: input of type %s, expected numbers", m->name,
+                       kd_dtype_name(dtype));
     for (size_t i = 0; i < n; i++) out[i] = (out[i] - m->mean) * m->scale;
     return KD_OK;
 }

@@ -13,30 +13,31 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define COMMIT_SECONDS 2.0 /* of a pass that a kill can cost; logits are too small to fill a commit by bytes */
+#define COMMIT_SECONDS                                                                                       \
+    2.0 /* of a pass that a kill can cost; logits are too small to fill a commit by bytes */
 
 typedef struct pass {
     kd_teacher *t;
     kd_store *s;
     kd_cursor *cursor;
     kd_store_writer *writer;
-    int input;          /* column */
-    kd_dtype dtype;     /* of the logits in the store */
-    char *raw;          /* (chunk rows, row bytes) */
-    float *logits;      /* (chunk rows, classes) */
-    void *packed;       /* the same as dtype */
-    double seconds;     /* in the teacher */
-    double committed;   /* when */
-    uint64_t rows;      /* of this run */
+    int input;        /* column */
+    kd_dtype dtype;   /* of the logits in the store */
+    char *raw;        /* (chunk rows, row bytes) */
+    float *logits;    /* (chunk rows, classes) */
+    void *packed;     /* the same as dtype */
+    double seconds;   /* in the teacher */
+    double committed; /* when */
+    uint64_t rows;    /* of this run */
 } pass;
 
 static json_t *contract_of(const pass *p)
 {
     const json_t *base = json_array_get(json_object_get(kd_store_manifest(p->s), "segments"), 0);
     const char *root = json_string_value(json_object_get(base, "root"));
-    return json_pack("{s:s, s:s, s:s, s:s, s:s, s:I, s:s}", "kind", "teacher", "teacher", p->t->fingerprint, "tap", "logits",
-                     "dtype", kd_dtype_name(p->dtype), "store", root ? root : "", "batch", (json_int_t)p->t->batch,
-                     "isa", kd_isa_name(kd_cpu_isa()));
+    return json_pack("{s:s, s:s, s:s, s:s, s:s, s:I, s:s}", "kind", "teacher", "teacher", p->t->fingerprint,
+                     "tap", "logits", "dtype", kd_dtype_name(p->dtype), "store", root ? root : "", "batch",
+                     (json_int_t)p->t->batch, "isa", kd_isa_name(kd_cpu_isa()));
 }
 
 static kd_status make_column(const pass *p, const char *name, kd_column *c, kd_err *err)
@@ -46,7 +47,8 @@ static kd_status make_column(const pass *p, const char *name, kd_column *c, kd_e
     c->dims[0] = (int64_t)p->t->classes;
     const int n = snprintf(c->name, sizeof c->name, "%s/logits", name);
     if (n < 0 || (size_t)n >= sizeof c->name)
-        return kd_fail(err, KD_EUSAGE, "the teacher's name '%.80s' is too long; give a shorter one with --name", name);
+        return kd_fail(err, KD_EUSAGE,
+                       "the teacher's name '%.80s' is too long; give a shorter one with --name", name);
     snprintf(c->teacher, sizeof c->teacher, "%s", name);
     snprintf(c->tap, sizeof c->tap, "%s", kd_graph_node_name(m->graph, m->logits));
     return KD_OK;
@@ -76,7 +78,8 @@ static kd_status make_buffers(pass *p, size_t *row_bytes, kd_err *err)
 {
     const kd_column *c = kd_store_column(p->s, (size_t)p->input);
     size_t rows = 0, raw, logits;
-    for (uint32_t i = 0; i < kd_store_chunks(p->s); i++) rows = kd_max_size(rows, kd_store_chunk(p->s, i)->rows);
+    for (uint32_t i = 0; i < kd_store_chunks(p->s); i++)
+        rows = kd_max_size(rows, kd_store_chunk(p->s, i)->rows);
     *row_bytes = p->t->input * kd_dtype_size(c->dtype);
     if (kd_mul_size(rows, *row_bytes, &raw) && kd_mul_size(rows, p->t->classes, &logits)) {
         p->raw = kd_alloc_aligned(raw + 1, 1);
@@ -94,8 +97,10 @@ static kd_status pack_logits(pass *p, const kd_chunk_info *ci, kd_err *err)
     kd_from_f32(p->packed, p->dtype, p->logits, n);
     for (size_t i = 0; p->dtype == KD_F16 && i < n; i++)
         if ((((const uint16_t *)p->packed)[i] & 0x7C00u) == 0x7C00u)
-            return kd_fail(err, KD_ENUMERIC, "%s: row %llu: a logit of %g does not fit into f16; dump with --dtype f32",
-                           kd_store_path(p->s), (unsigned long long)(ci->first + i / p->t->classes), p->logits[i]);
+            return kd_fail(err, KD_ENUMERIC,
+                           "%s: row %llu: a logit of %g does not fit into f16; dump with --dtype f32",
+                           kd_store_path(p->s), (unsigned long long)(ci->first + i / p->t->classes),
+                           p->logits[i]);
     return KD_OK;
 }
 
@@ -125,21 +130,23 @@ static kd_status seal(pass *p, const char *name, const char *command, kd_err *er
 {
     const kd_model *m = p->t->model;
     const char *text = command ? command : ""; // beside the teacher too, where every segment has it
-    json_t *extra = json_pack("{s:{s:s, s:s, s:s, s:s, s:I, s:f, s:s, s:f, s:I}, s:s}", "teacher", "name", name,
-                              "fingerprint", p->t->fingerprint, "model", m->name, "arch", m->spec.arch, "params",
-                              (json_int_t)kd_graph_param_count(m->graph), "macs", kd_graph_macs(m->graph), "command", text,
-                              "seconds", p->seconds, "seconds_rows", (json_int_t)p->rows, "command", text);
+    json_t *extra =
+        json_pack("{s:{s:s, s:s, s:s, s:s, s:I, s:f, s:s, s:f, s:I}, s:s}", "teacher", "name", name,
+                  "fingerprint", p->t->fingerprint, "model", m->name, "arch", m->spec.arch, "params",
+                  (json_int_t)kd_graph_param_count(m->graph), "macs", kd_graph_macs(m->graph), "command",
+                  text, "seconds", p->seconds, "seconds_rows", (json_int_t)p->rows, "command", text);
     kd_status st = extra ? kd_store_writer_seal(p->writer, extra, err)
-                         : kd_fail(err, KD_ENOMEM, "%s: out of memory (or a name that is not UTF-8)", kd_store_path(p->s));
+                         : kd_fail(err, KD_ENOMEM, "%s: out of memory (or a name that is not UTF-8)",
+                                   kd_store_path(p->s));
     if (extra) p->writer = NULL; // seal frees it in every case
     json_decref(extra);
     return st;
 }
 
-kd_status kd_teacher_dump(kd_teacher *t, kd_store *s, const char *name, kd_dtype dtype, const kd_writer_params *wp,
-                          const char *command, volatile const int *stop,
-                          void (*progress)(void *arg, uint64_t done, uint64_t total), void *arg, double *seconds,
-                          kd_err *err)
+kd_status kd_teacher_dump(kd_teacher *t, kd_store *s, const char *name, kd_dtype dtype,
+                          const kd_writer_params *wp, const char *command, volatile const int *stop,
+                          void (*progress)(void *arg, uint64_t done, uint64_t total), void *arg,
+                          double *seconds, kd_err *err)
 {
     pass p = {.t = t, .s = s, .dtype = dtype, .committed = kd_now()};
     kd_column column;
@@ -156,8 +163,9 @@ kd_status kd_teacher_dump(kd_teacher *t, kd_store *s, const char *name, kd_dtype
         goto out;
     for (uint32_t i = kd_store_writer_chunks(p.writer); i < kd_store_chunks(s); i++) {
         if (stop && *stop) {
-            st = kd_fail(err, KD_ESTOPPED, "%s: stopped after %llu of %llu rows; go on with --resume", kd_store_path(s),
-                         (unsigned long long)kd_store_writer_rows(p.writer), (unsigned long long)kd_store_rows(s));
+            st = kd_fail(err, KD_ESTOPPED, "%s: stopped after %llu of %llu rows; go on with --resume",
+                         kd_store_path(s), (unsigned long long)kd_store_writer_rows(p.writer),
+                         (unsigned long long)kd_store_rows(s));
             goto out;
         }
         if ((st = run_chunk(&p, i, row_bytes, err))) goto out;

@@ -79,16 +79,17 @@ static kd_status check_shape(const kd_teacher *t, const kd_store *s, const kd_co
 }
 
 /* The store's figure (in double) against the teacher's (rounded to f32 once). */
-static kd_status check_number(const kd_teacher *t, const kd_store *s, const kd_column *c, const char *key, float have,
-                              kd_err *err)
+static kd_status check_number(const kd_teacher *t, const kd_store *s, const kd_column *c, const char *key,
+                              float have, kd_err *err)
 {
     const json_t *v = json_object_get(c->params, key);
     if (!v) return KD_OK; // packed by a program that does not say
     double want = json_number_value(v);
     if (fabs(want - have) <= 1e-6 * fabs(want)) return KD_OK;
-    return kd_fail(err, KD_EMISMATCH,
-                   "%s: column %s has %s %.9g, the teacher %s was trained with %.9g (preprocess.%s in its config.json)",
-                   kd_store_path(s), c->name, key, want, t->folder, have, key);
+    return kd_fail(
+        err, KD_EMISMATCH,
+        "%s: column %s has %s %.9g, the teacher %s was trained with %.9g (preprocess.%s in its config.json)",
+        kd_store_path(s), c->name, key, want, t->folder, have, key);
 }
 
 static kd_status check_classes(const kd_teacher *t, const kd_store *s, kd_err *err)
@@ -98,13 +99,16 @@ static kd_status check_classes(const kd_teacher *t, const kd_store *s, kd_err *e
     const json_t *classes = c ? json_object_get(c->params, "classes") : NULL;
     const json_t *names = c ? json_object_get(c->params, "names") : NULL, *mine = t->model->labels;
     if (classes && json_integer_value(classes) != t->model->spec.classes)
-        return kd_fail(err, KD_EMISMATCH, "%s: column %s has %lld classes, the teacher %s has %lld (model.classes)",
+        return kd_fail(err, KD_EMISMATCH,
+                       "%s: column %s has %lld classes, the teacher %s has %lld (model.classes)",
                        kd_store_path(s), c->name, (long long)json_integer_value(classes), t->folder,
                        (long long)t->model->spec.classes);
     for (size_t i = 0; i < json_array_size(names) && i < json_array_size(mine); i++) {
-        const char *a = json_string_value(json_array_get(names, i)), *b = json_string_value(json_array_get(mine, i));
+        const char *a = json_string_value(json_array_get(names, i)),
+                   *b = json_string_value(json_array_get(mine, i));
         if (a && b && strcmp(a, b))
-            return kd_fail(err, KD_EMISMATCH, "%s: class %zu is '%.60s', the teacher %s calls it '%.60s' (labels)",
+            return kd_fail(err, KD_EMISMATCH,
+                           "%s: class %zu is '%.60s', the teacher %s calls it '%.60s' (labels)",
                            kd_store_path(s), i, a, t->folder, b);
     }
     return KD_OK;
@@ -115,7 +119,8 @@ kd_status kd_teacher_check(const kd_teacher *t, const kd_store *s, kd_err *err)
     kd_status st;
     int at = kd_store_find_role(s, KD_ROLE_INPUT, NULL);
     if (at < 0)
-        return kd_fail(err, KD_EMISMATCH, "%s: no column with role input; pack the data with kd-dump", kd_store_path(s));
+        return kd_fail(err, KD_EMISMATCH, "%s: no column with role input; pack the data with kd-dump",
+                       kd_store_path(s));
     const kd_column *c = kd_store_column(s, (size_t)at);
     if ((st = check_shape(t, s, c, err))) return st;
     if ((st = check_number(t, s, c, "mean", t->model->mean, err))) return st;
@@ -125,12 +130,12 @@ kd_status kd_teacher_check(const kd_teacher *t, const kd_store *s, kd_err *err)
 
 /* ---- running ----------------------------------------------------------------------------------- */
 
-kd_status kd__teacher_run(kd_teacher *t, const void *raw, kd_dtype dtype, int64_t rows, uint64_t row, float *logits,
-                          kd_err *err)
+kd_status kd__teacher_run(kd_teacher *t, const void *raw, kd_dtype dtype, int64_t rows, uint64_t row,
+                          float *logits, kd_err *err)
 {
     if (rows < 1 || rows > t->batch)
-        return kd_fail(err, KD_EUSAGE, "%s: %lld rows at once, planned for 1 to %lld", t->folder, (long long)rows,
-                       (long long)t->batch);
+        return kd_fail(err, KD_EUSAGE, "%s: %lld rows at once, planned for 1 to %lld", t->folder,
+                       (long long)rows, (long long)t->batch);
     float *x = kd_exec_input(t->exec, t->model->input); // (batch, input)
     kd_status st = kd_model_feed(t->model, x, raw, dtype, (size_t)rows, err);
     if (st) return st;
@@ -140,12 +145,14 @@ kd_status kd__teacher_run(kd_teacher *t, const void *raw, kd_dtype dtype, int64_
     memcpy(logits, kd_exec_value(t->exec, t->model->logits), n * sizeof *logits);
     for (size_t i = 0; i < n; i++)
         if (!isfinite(logits[i]))
-            return kd_fail(err, KD_ENUMERIC, "%s: row %llu, class %zu: the logit is %g; the teacher's weights are broken",
+            return kd_fail(err, KD_ENUMERIC,
+                           "%s: row %llu, class %zu: the logit is %g; the teacher's weights are broken",
                            t->folder, (unsigned long long)(row + i / t->classes), i % t->classes, logits[i]);
     return KD_OK;
 }
 
-kd_status kd_teacher_run(kd_teacher *t, const void *raw, kd_dtype dtype, int64_t rows, float *logits, kd_err *err)
+kd_status kd_teacher_run(kd_teacher *t, const void *raw, kd_dtype dtype, int64_t rows, float *logits,
+                         kd_err *err)
 {
     return kd__teacher_run(t, raw, dtype, rows, 0, logits, err);
 }

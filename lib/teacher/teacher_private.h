@@ -14,7 +14,7 @@ struct kd_teacher {
 };
 
 /* As kd_teacher_run; row: number of the first row, for the message about what is not finite. */
-kd_status kd__teacher_run(kd_teacher *t, const void *raw, kd_dtype dtype, int64_t rows, uint64_t row, float *logits,
-                          kd_err *err);
+kd_status kd__teacher_run(kd_teacher *t, const void *raw, kd_dtype dtype, int64_t rows, uint64_t row,
+                          float *logits, kd_err *err);
 
 #endif

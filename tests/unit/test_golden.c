@@ -51,7 +51,8 @@ static double meta(const golden *g, const char *key)
     return strcmp(s, "true") && strcmp(s, "True") ? strtod(s, NULL) : 1;
 }
 
-static void near_all(const golden *g, const char *what, const float *got, const float *want, size_t n, double tol)
+static void near_all(const golden *g, const char *what, const float *got, const float *want, size_t n,
+                     double tol)
 {
     double worst = 0, scale = 0;
     for (size_t i = 0; i < n; i++) {
@@ -60,13 +61,15 @@ static void near_all(const golden *g, const char *what, const float *got, const 
         scale = fmax(scale, fabs(want[i]));
     }
     if (!(worst <= tol * scale))
-        fail_msg("%s: %s: off by %.3g of %.3g, relative %.2g, allowed %.1g", g->arch, what, worst, scale, worst / scale, tol);
+        fail_msg("%s: %s: off by %.3g of %.3g, relative %.2g, allowed %.1g", g->arch, what, worst, scale,
+                 worst / scale, tol);
 }
 
 static void near(const golden *g, const char *what, double got, double want, double tol)
 {
     if (!(fabs(got - want) <= tol * fabs(want)))
-        fail_msg("%s: %s: %.9g, PyTorch %.9g, relative %.2g", g->arch, what, got, want, fabs(got - want) / fabs(want));
+        fail_msg("%s: %s: %.9g, PyTorch %.9g, relative %.2g", g->arch, what, got, want,
+                 fabs(got - want) / fabs(want));
 }
 
 /* Parameters and running statistics from tensors PREFIXname. */
@@ -122,21 +125,24 @@ static void close_golden(golden *g)
 static kd_loss_batch batch_of(const golden *g, float *dlogits)
 {
     size_t n = (size_t)(g->rows * g->m->spec.classes);
-    return (kd_loss_batch){.rows = g->rows, .classes = g->m->spec.classes,
-                           .logits = kd_exec_value(g->train, g->m->logits), .labels = tensor(g, "labels", "")->data,
-                           .teacher = floats(g, "teacher", "", n), .dlogits = dlogits};
+    return (kd_loss_batch){.rows = g->rows,
+                           .classes = g->m->spec.classes,
+                           .logits = kd_exec_value(g->train, g->m->logits),
+                           .labels = tensor(g, "labels", "")->data,
+                           .teacher = floats(g, "teacher", "", n),
+                           .dlogits = dlogits};
 }
 
 /* dlogits: receives a copy of the loss's gradient (backward may use its memory); may be NULL. */
 static void forward_and_backward(golden *g, int threads, float *dlogits)
 {
     size_t bytes = (size_t)(g->rows * g->m->spec.classes) * sizeof(float);
-    #pragma omp parallel num_threads(threads)
+#pragma omp parallel num_threads(threads)
     {
         kd_exec_forward(g->train);
         kd_loss_batch b = batch_of(g, kd_exec_grad(g->train, g->m->logits));
         kd_loss_run(g->loss, &b);
-        #pragma omp single
+#pragma omp single
         if (dlogits) memcpy(dlogits, b.dlogits, bytes);
         kd_exec_backward(g->train);
     }
@@ -168,12 +174,12 @@ static void check_gradients(const golden *g)
     size_t n = kd_graph_params(g->m->graph, &p), checked = 0;
     for (size_t i = 0; i < n; i++) {
         if (p[i].buffer) {
-            near_all(g, p[i].name, kd_graph_param_data(g->m->graph, &p[i]), floats(g, "after1.", p[i].name, p[i].size),
-                     p[i].size, VALUES);
+            near_all(g, p[i].name, kd_graph_param_data(g->m->graph, &p[i]),
+                     floats(g, "after1.", p[i].name, p[i].size), p[i].size, VALUES);
             continue;
         }
-        near_all(g, p[i].name, kd_exec_grads(g->train) + p[i].offset, floats(g, "grad.", p[i].name, p[i].size), p[i].size,
-                 VALUES);
+        near_all(g, p[i].name, kd_exec_grads(g->train) + p[i].offset,
+                 floats(g, "grad.", p[i].name, p[i].size), p[i].size, VALUES);
         checked++;
     }
     assert_true(checked >= 4);
@@ -191,7 +197,8 @@ static void one_pass(const char *arch, int threads, bool naive)
     near_all(&g, "dlogits", dlogits, floats(&g, "dlogits", "", n), n, VALUES);
     check_gradients(&g);
     kd_exec_run_forward(g.eval); // the running statistics are those after one step now
-    near_all(&g, "eval.logits", kd_exec_value(g.eval, g.m->logits), floats(&g, "eval.logits", "", n), n, VALUES);
+    near_all(&g, "eval.logits", kd_exec_value(g.eval, g.m->logits), floats(&g, "eval.logits", "", n), n,
+             VALUES);
     free(dlogits);
     close_golden(&g);
 }
@@ -204,12 +211,19 @@ static void step(golden *g, bool sgd, int64_t t, float *m, float *v)
     for (size_t i = 0; i < n; i++) {
         if (p[i].buffer) continue;
         float *w = kd_graph_param_data(g->m->graph, &p[i]), *grad = kd_exec_grads(g->train) + p[i].offset;
-        kd_adamw a = {.lr = (float)meta(g, "lr"), .beta1 = (float)meta(g, "beta1"), .beta2 = (float)meta(g, "beta2"),
-                      .eps = (float)meta(g, "eps"), .weight_decay = p[i].decay ? (float)meta(g, "weight_decay") : 0,
-                      .step = t, .grad_scale = 1};
+        kd_adamw a = {.lr = (float)meta(g, "lr"),
+                      .beta1 = (float)meta(g, "beta1"),
+                      .beta2 = (float)meta(g, "beta2"),
+                      .eps = (float)meta(g, "eps"),
+                      .weight_decay = p[i].decay ? (float)meta(g, "weight_decay") : 0,
+                      .step = t,
+                      .grad_scale = 1};
         if (sgd) {
-            kd_sgd s = {.lr = (float)meta(g, "sgd_lr"), .momentum = (float)meta(g, "sgd_momentum"), .step = t,
-                        .weight_decay = p[i].decay ? (float)meta(g, "sgd_weight_decay") : 0, .grad_scale = 1,
+            kd_sgd s = {.lr = (float)meta(g, "sgd_lr"),
+                        .momentum = (float)meta(g, "sgd_momentum"),
+                        .step = t,
+                        .weight_decay = p[i].decay ? (float)meta(g, "sgd_weight_decay") : 0,
+                        .grad_scale = 1,
                         .nesterov = meta(g, "sgd_nesterov") != 0};
             kd_nn_sgd(w, m + p[i].offset, grad, p[i].size, &s);
         } else {
@@ -237,11 +251,12 @@ static void ten_steps(const char *arch, int threads, bool sgd)
     const kd_param *p;
     size_t params = kd_graph_params(g.m->graph, &p);
     for (size_t i = 0; i < params; i++)
-        near_all(&g, p[i].name, kd_graph_param_data(g.m->graph, &p[i]), floats(&g, prefix, p[i].name, p[i].size), p[i].size,
-                 AFTER);
+        near_all(&g, p[i].name, kd_graph_param_data(g.m->graph, &p[i]),
+                 floats(&g, prefix, p[i].name, p[i].size), p[i].size, AFTER);
     n = (size_t)(g.rows * g.m->spec.classes);
     kd_exec_run_forward(g.eval);
-    near_all(&g, "logits after ten steps", kd_exec_value(g.eval, g.m->logits), floats(&g, prefix, "logits", n), n, AFTER);
+    near_all(&g, "logits after ten steps", kd_exec_value(g.eval, g.m->logits),
+             floats(&g, prefix, "logits", n), n, AFTER);
     free(m);
     free(v);
     close_golden(&g);
@@ -256,12 +271,36 @@ static void all(const char *arch)
     ten_steps(arch, 2, false);
 }
 
-static void mlp_equals_pytorch(void **state) { (void)state; all("mlp"); }
-static void cnn_equals_pytorch(void **state) { (void)state; all("cnn"); }
-static void cnn_without_norm_flattened_equals_pytorch(void **state) { (void)state; all("cnnflat"); }
-static void dscnn_equals_pytorch(void **state) { (void)state; all("dscnn"); }
-static void resnet_equals_pytorch(void **state) { (void)state; all("resnet"); }
-static void ten_sgd_steps_equal_pytorch(void **state) { (void)state; ten_steps("mlp", 2, true); }
+static void mlp_equals_pytorch(void **state)
+{
+    (void)state;
+    all("mlp");
+}
+static void cnn_equals_pytorch(void **state)
+{
+    (void)state;
+    all("cnn");
+}
+static void cnn_without_norm_flattened_equals_pytorch(void **state)
+{
+    (void)state;
+    all("cnnflat");
+}
+static void dscnn_equals_pytorch(void **state)
+{
+    (void)state;
+    all("dscnn");
+}
+static void resnet_equals_pytorch(void **state)
+{
+    (void)state;
+    all("resnet");
+}
+static void ten_sgd_steps_equal_pytorch(void **state)
+{
+    (void)state;
+    ten_steps("mlp", 2, true);
+}
 
 int main(void)
 {

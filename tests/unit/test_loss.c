@@ -121,13 +121,13 @@ static void log_softmax_equals_plain_c(void **state)
     for (size_t k = 0; k < KD_COUNT(sizes); k++) {
         int64_t C = sizes[k], rows = 19;
         batch x = make_batch(rows, C, 8, false, 5);
-        for (float T = 1; T <= 4; T *= 2)
-            ALL_ISAS(isa)
+        for (float T = 1; T <= 4; T *= 2) ALL_ISAS(isa)
             {
                 for (int64_t r = 0; r < rows; r += KD__LOSS_ROWS)
                     kd__loss_vec_of(isa)->log_softmax(x.grad + r * C, x.logits + r * C,
-                                                      (int)(rows - r < KD__LOSS_ROWS ? rows - r : KD__LOSS_ROWS), C,
-                                                      1 / T);
+                                                      (int)(rows - r < KD__LOSS_ROWS ? rows - r
+                                                                                     : KD__LOSS_ROWS),
+                                                      C, 1 / T);
                 for (int64_t r = 0; r < rows; r++) {
                     double max = -INFINITY, sum = 0;
                     for (int64_t c = 0; c < C; c++) max = fmax(max, x.logits[r * C + c] / T);
@@ -135,12 +135,14 @@ static void log_softmax_equals_plain_c(void **state)
                     for (int64_t c = 0; c < C; c++) {
                         double want = x.logits[r * C + c] / T - max - log(sum), got = x.grad[r * C + c];
                         if (!(fabs(got - want) <= 4e-6))
-                            fail_msg("%s, %d classes, T %g: %.9g, want %.9g", kd_isa_name(isa), (int)C, T, got, want);
+                            fail_msg("%s, %d classes, T %g: %.9g, want %.9g", kd_isa_name(isa), (int)C, T,
+                                     got, want);
                     }
                 }
             }
         kd_log_softmax(x.teacher, x.logits, rows, C, 4); // the public way, chosen ISA
-        if (kd_cpu_isa() >= KD_ISA_AVX512) assert_memory_equal(x.teacher, x.grad, (size_t)(rows * C) * sizeof(float));
+        if (kd_cpu_isa() >= KD_ISA_AVX512)
+            assert_memory_equal(x.teacher, x.grad, (size_t)(rows * C) * sizeof(float));
         free_batch(&x);
     }
 }
@@ -155,15 +157,17 @@ static void check_twin(const kd_loss_spec *s, batch *x, kd_isa isa)
     double v = kd_loss_naive(s, &x->b);
     x->b.dlogits = x->grad;
     double got = run_loss(s, &x->b, isa);
-    double scale = max_abs(want, n), off = max_diff(x->grad, want, n), t2 = s->t2 ? s->temperature * s->temperature : 1;
+    double scale = max_abs(want, n), off = max_diff(x->grad, want, n),
+           t2 = s->t2 ? s->temperature * s->temperature : 1;
     /* q and p are rounded to f32 before they are subtracted, so what is left is relative to their size. */
     double slack = 3e-7 * (s->ce + s->kd * t2), valid = 0;
     for (int64_t r = 0; r < x->b.rows; r++) valid += kd__row_counts(&x->b, r);
     double grad_slack = 2e-7 * (s->ce + s->kd * t2 / s->temperature) / valid;
     if (!(fabs(got - v) <= slack + 1e-5 * fabs(v)) || !(off <= grad_slack + 1e-6 * scale))
-        fail_msg("%s, %d x %d, T %g, t2 %d, %s, %s, smoothing %g: value %.9g, naive %.9g; gradient off by %g of %g",
-                 kd_isa_name(isa), (int)x->b.rows, (int)x->b.classes, s->temperature, s->t2, s->reduction, s->kl_form,
-                 s->label_smoothing, got, v, off, scale);
+        fail_msg("%s, %d x %d, T %g, t2 %d, %s, %s, smoothing %g: value %.9g, naive %.9g; gradient off by %g "
+                 "of %g",
+                 kd_isa_name(isa), (int)x->b.rows, (int)x->b.classes, s->temperature, s->t2, s->reduction,
+                 s->kl_form, s->label_smoothing, got, v, off, scale);
     x->b.dlogits = NULL;
     assert_true(run_loss(s, &x->b, isa) == got); // the value alone is the same value
     x->b.dlogits = x->grad;
@@ -176,7 +180,10 @@ static void every_mix_equals_its_naive_twin(void **state)
     static const int64_t classes[] = {2, 3, 10, 16, 17, 63, 64, 65, 100, 1000, 1024, 1025, 2600};
     static const int64_t rows[] = {1, 2, 15, 16, 17, 40};
     static const kd_loss_spec mixes[] = {
-        {.ce = 0.3, .kd = 0.7}, {.kd = 1}, {.ce = 1}, {.ce = 2, .label_smoothing = 0.1},
+        {.ce = 0.3, .kd = 0.7},
+        {.kd = 1},
+        {.ce = 1},
+        {.ce = 2, .label_smoothing = 0.1},
         {.ce = 0.1, .kd = 0.9, .label_smoothing = 0.2, .reduction = "element", .kl_form = "cross_entropy"},
     };
     static const double temps[] = {1, 2, 4, 0.5};
@@ -184,8 +191,7 @@ static void every_mix_equals_its_naive_twin(void **state)
         for (size_t r = 0; r < KD_COUNT(rows); r++) {
             batch x = make_batch(rows[r], classes[c], 3, rows[r] > 2, 11);
             for (size_t m = 0; m < KD_COUNT(mixes); m++)
-                for (size_t k = 0; k < 2 * KD_COUNT(temps); k++)
-                    ALL_ISAS(isa)
+                for (size_t k = 0; k < 2 * KD_COUNT(temps); k++) ALL_ISAS(isa)
                     {
                         kd_loss_spec s = mixes[m];
                         s.temperature = temps[k / 2];
@@ -216,7 +222,8 @@ static void gradients_equal_finite_differences(void **state)
             x.logits[i] = z - h;
             double down = kd_loss_naive(&s, &value_only), want = (up - down) / (2 * (double)h);
             x.logits[i] = z;
-            if (!(fabs(x.grad[i] - want) <= 1e-6)) fail_msg("element %d: %.9g, by differences %.9g", i, x.grad[i], want);
+            if (!(fabs(x.grad[i] - want) <= 1e-6))
+                fail_msg("element %d: %.9g, by differences %.9g", i, x.grad[i], want);
         }
         free_batch(&x);
     }
@@ -242,7 +249,9 @@ static double param(const json_t *p, const char *key, double otherwise)
 /* Labels from the entry; a mask becomes labels -1 where it is 0. NULL if neither is there. */
 static int32_t *read_labels(const json_t *inputs, size_t rows)
 {
-    const char *name = json_object_get(inputs, "labels") ? "labels" : json_object_get(inputs, "mask") ? "mask" : NULL;
+    const char *name = json_object_get(inputs, "labels") ? "labels"
+                       : json_object_get(inputs, "mask") ? "mask"
+                                                         : NULL;
     if (!name) return NULL;
     const json_t *data = json_object_get(json_object_get(inputs, name), "data");
     int32_t *y = calloc(rows, sizeof *y);
@@ -325,8 +334,7 @@ static void extreme_logits_give_finite_values(void **state)
             x.logits[i] = i % 3 ? 60 : -60;
             x.teacher[i] = i % 2 ? -60 : 60;
         }
-        for (double T = 1; T <= 4; T *= 2)
-            ALL_ISAS(isa)
+        for (double T = 1; T <= 4; T *= 2) ALL_ISAS(isa)
             {
                 kd_loss_spec s = {.ce = 0.5, .kd = 0.5, .temperature = T, .t2 = true};
                 check_twin(&s, &x, isa);
@@ -416,8 +424,7 @@ static void a_nan_in_the_logits_shows_in_the_value(void **state)
     (void)state;
     static const int64_t classes[] = {10, 100};
     static const float bad[] = {NAN, INFINITY};
-    for (int k = 0; k < 4; k++)
-        ALL_ISAS(isa)
+    for (int k = 0; k < 4; k++) ALL_ISAS(isa)
         {
             batch x = make_batch(18, classes[k / 2], 3, false, 2);
             kd_loss_spec s = {.ce = 0.5, .kd = 0.5, .temperature = 2, .t2 = true};
@@ -442,7 +449,7 @@ static void bits_do_not_depend_on_the_number_of_threads(void **state)
         memcpy(want, x.grad, bytes);
         for (int threads = 1; threads <= 8; threads++) {
             memset(x.grad, 0xFF, bytes);
-            #pragma omp parallel num_threads(threads)
+#pragma omp parallel num_threads(threads)
             kd_loss_run(l, &x.b);
             double got = kd_loss_value(l);
             assert_memory_equal(&got, &v, sizeof v);
@@ -492,7 +499,10 @@ static void options_set_the_mix_and_the_formula_says_it(void **state)
 static void a_wrong_mix_is_refused_by_its_key(void **state)
 {
     (void)state;
-    static const struct { kd_loss_spec s; const char *key; } wrong[] = {
+    static const struct {
+        kd_loss_spec s;
+        const char *key;
+    } wrong[] = {
         {{.ce = 0, .kd = 0, .temperature = 1}, "loss.ce and loss.kd"},
         {{.ce = -1, .kd = 2, .temperature = 1}, "loss.ce"},
         {{.ce = 1, .kd = NAN, .temperature = 1}, "loss.kd"},

@@ -50,7 +50,8 @@ static kd_model *make_model(const char *spec)
     return m;
 }
 
-static const char CNN[] = "{'arch': 'cnn', 'input': [8, 8, 1], 'classes': 3, 'channels': [4, 6], 'strides': [1, 2]}";
+static const char CNN[] =
+    "{'arch': 'cnn', 'input': [8, 8, 1], 'classes': 3, 'channels': [4, 6], 'strides': [1, 2]}";
 
 /* ---- names and shapes --------------------------------------------------------------------------- */
 
@@ -76,7 +77,8 @@ static void parameters_have_pytorchs_names_and_shapes(void **state)
             assert_memory_equal(x->dims, p[i].dims, (size_t)p[i].ndims * sizeof *p[i].dims);
             assert_int_equal(p[i].buffer, strstr(p[i].name, "running_") != NULL);
         }
-        for (size_t i = 0; i < kd_tensors_count(t); i++) golden += !strncmp(kd_tensors_at(t, i)->name, "param.", 6);
+        for (size_t i = 0; i < kd_tensors_count(t); i++)
+            golden += !strncmp(kd_tensors_at(t, i)->name, "param.", 6);
         assert_int_equal(n, golden);
         kd_model_free(m);
         kd_tensors_close(t);
@@ -86,13 +88,19 @@ static void parameters_have_pytorchs_names_and_shapes(void **state)
 static void parameter_counts_are_those_of_the_formulas(void **state)
 {
     (void)state;
-    static const struct { const char *spec; size_t params; } known[] = {
-        {"{'arch': 'mlp', 'input': [28, 28, 1], 'classes': 10, 'hidden': [128]}", 784 * 128 + 128 + 128 * 10 + 10},
+    static const struct {
+        const char *spec;
+        size_t params;
+    } known[] = {
+        {"{'arch': 'mlp', 'input': [28, 28, 1], 'classes': 10, 'hidden': [128]}",
+         784 * 128 + 128 + 128 * 10 + 10},
         {"{'arch': 'mlp', 'input': [5], 'classes': 2}", 12},
-        {"{'arch': 'cnn', 'input': [28, 28, 1], 'classes': 10, 'channels': [16, 32, 64], 'strides': [1, 2, 2]}",
+        {"{'arch': 'cnn', 'input': [28, 28, 1], 'classes': 10, 'channels': [16, 32, 64], 'strides': [1, 2, "
+         "2]}",
          9 * 16 + 32 + 9 * 16 * 32 + 64 + 9 * 32 * 64 + 128 + 650},
         {"{'arch': 'cnn', 'input': [8, 8, 3], 'classes': 10, 'channels': [4], 'norm': 'none', 'pools': [2],"
-         " 'head': 'flatten'}", 9 * 3 * 4 + 4 + 4 * 4 * 4 * 10 + 10},
+         " 'head': 'flatten'}",
+         9 * 3 * 4 + 4 + 4 * 4 * 4 * 10 + 10},
         {"{'arch': 'dscnn', 'input': [28, 28, 1], 'classes': 10, 'channels': [16, 32], 'kernel': 5}",
          25 * 16 + 32 + 25 * 16 + 32 + 16 * 32 + 64 + 330},
         {"{'arch': 'resnet', 'input': [8, 8, 1], 'classes': 2, 'channels': [4, 4], 'blocks': 1}",
@@ -121,14 +129,17 @@ static void taps_are_found_by_name(void **state)
 static void a_wrong_spec_is_refused_by_its_key(void **state)
 {
     (void)state;
-    static const struct { const char *spec, *part; } wrong[] = {
+    static const struct {
+        const char *spec, *part;
+    } wrong[] = {
         {"{}", "model.arch is not given"},
         {"{'arch': 'vgg'}", "model.arch"},
         {"{'arch': 'mlp', 'input': [4]}", "model.classes"},
         {"{'arch': 'mlp', 'classes': 2}", "model.input"},
         {"{'arch': 'mlp', 'classes': 2, 'input': [1, 1, 1, 1, 1, 1]}", "model.input has 6 axes"},
         {"{'arch': 'mlp', 'classes': 2, 'input': [65536, 65536]}", "2^30"},
-        {"{'arch': 'mlp', 'classes': 2, 'input': [4], 'channels': [4]}", "model.channels is for convolutions"},
+        {"{'arch': 'mlp', 'classes': 2, 'input': [4], 'channels': [4]}",
+         "model.channels is for convolutions"},
         {"{'arch': 'cnn', 'classes': 2, 'input': [4, 4], 'channels': [4]}", "model.input has 2 axes"},
         {"{'arch': 'cnn', 'classes': 2, 'input': [4, 4, 1]}", "model.channels has 0 entries"},
         {"{'arch': 'dscnn', 'classes': 2, 'input': [4, 4, 1], 'channels': [4]}", "the stem's"},
@@ -139,7 +150,8 @@ static void a_wrong_spec_is_refused_by_its_key(void **state)
          "model.pools has 2 entries, model.channels has 1"},
         {"{'arch': 'resnet', 'classes': 2, 'input': [4, 4, 1], 'channels': [4, 4], 'pools': [1, 2]}",
          "model.pools is for cnn"},
-        {"{'arch': 'cnn', 'classes': 2, 'input': [4, 4, 1], 'channels': [4], 'kernel': 2}", "model.kernel is 2"},
+        {"{'arch': 'cnn', 'classes': 2, 'input': [4, 4, 1], 'channels': [4], 'kernel': 2}",
+         "model.kernel is 2"},
         {"{'arch': 'cnn', 'classes': 2, 'input': [4, 4, 1], 'channels': [4], 'norm': null}", "model.norm"},
         {"{'arch': 'cnn', 'classes': 2, 'input': [4, 4, 1], 'channels': [4], 'norm': 'layer'}", "norm"},
         {"{'arch': 'cnn', 'classes': 2, 'input': [4, 4, 1], 'channels': [0]}", "channels"},
@@ -249,7 +261,8 @@ static void the_fingerprint_is_of_what_computes(void **state)
     assert_string_not_equal(a, b);
     kd_model_free(m);
     // same parameters, other strides: another function
-    m = make_model("{'arch': 'cnn', 'input': [8, 8, 1], 'classes': 3, 'channels': [4, 6], 'strides': [2, 1]}");
+    m = make_model(
+        "{'arch': 'cnn', 'input': [8, 8, 1], 'classes': 3, 'channels': [4, 6], 'strides': [2, 1]}");
     kd_model_fingerprint(m, b);
     assert_string_not_equal(a, b);
     kd_model_free(m);
@@ -261,7 +274,8 @@ static void refuses_to_load(kd_status want, const char *part)
     kd_err err = {0};
     kd_status st = kd_model_load(&m, folder, &err);
     if (st != want || m || !strstr(err.msg, part) || !strstr(err.msg, folder))
-        fail_msg("status %s: '%s'; expected %s and '%s'", kd_strstatus(st), err.msg, kd_strstatus(want), part);
+        fail_msg("status %s: '%s'; expected %s and '%s'", kd_strstatus(st), err.msg, kd_strstatus(want),
+                 part);
 }
 
 /* Replaces key in config.json by value (stolen; NULL deletes). */
@@ -298,7 +312,8 @@ static void a_wrong_config_is_refused(void **state)
     edit_config("labels", json_pack("[s]", "cat"));
     refuses_to_load(KD_ECORRUPT, "'labels' is not a list of 3");
     kd_model_free(saved(CNN));
-    edit_config("model", json_pack("{s:s, s:[i], s:i, s:i}", "arch", "mlp", "input", 4, "classes", 3, "width", 1));
+    edit_config("model",
+                json_pack("{s:s, s:[i], s:i, s:i}", "arch", "mlp", "input", 4, "classes", 3, "width", 1));
     refuses_to_load(KD_ECORRUPT, "width");
     edit_config("model", json_pack("{s:s, s:[i]}", "arch", "mlp", "input", 4));
     refuses_to_load(KD_ECORRUPT, "model.classes");
@@ -308,7 +323,8 @@ static void weights_of_another_model_are_refused(void **state)
 {
     (void)state;
     kd_model_free(saved(CNN));
-    json_t *spec = json_pack("{s:s, s:[i,i,i], s:i, s:[i,i]}", "arch", "cnn", "input", 8, 8, 1, "classes", 3, "channels", 4, 7);
+    json_t *spec = json_pack("{s:s, s:[i,i,i], s:i, s:[i,i]}", "arch", "cnn", "input", 8, 8, 1, "classes", 3,
+                             "channels", 4, 7);
     edit_config("model", json_incref(spec));
     refuses_to_load(KD_EMISMATCH, "tensor conv1.weight is 6 x 4 x 3 x 3, config.json needs 7 x 4 x 3 x 3");
     json_object_set_new(spec, "channels", json_pack("[i,i,i]", 4, 6, 6));

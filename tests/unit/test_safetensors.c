@@ -57,7 +57,8 @@ static void refused(kd_status want, const char *part)
     kd_err err = {0};
     kd_status st = kd_tensors_open(&t, path, &err);
     if (st != want || err.code != want || !strstr(err.msg, part) || !strstr(err.msg, path) || t)
-        fail_msg("status %s: '%s'; expected %s and '%s'", kd_strstatus(st), err.msg, kd_strstatus(want), part);
+        fail_msg("status %s: '%s'; expected %s and '%s'", kd_strstatus(st), err.msg, kd_strstatus(want),
+                 part);
 }
 
 static void what_is_saved_is_read_back(void **state)
@@ -68,8 +69,8 @@ static void what_is_saved_is_read_back(void **state)
     const uint8_t bytes[3] = {7, 8, 9};
     const uint16_t half[2] = {0x3C00, 0xC000};
     const kd_tensor list[] = {
-        {"bytes", KD_U8, 1, {3}, bytes, 3},         {"fc0.weight", KD_F32, 2, {2, 3}, w, sizeof w},
-        {"scalar", KD_F64, 0, {0}, d, sizeof d},    {"half", KD_BF16, 2, {1, 2}, half, sizeof half},
+        {"bytes", KD_U8, 1, {3}, bytes, 3},      {"fc0.weight", KD_F32, 2, {2, 3}, w, sizeof w},
+        {"scalar", KD_F64, 0, {0}, d, sizeof d}, {"half", KD_BF16, 2, {1, 2}, half, sizeof half},
         {"empty", KD_F32, 2, {0, 4}, NULL, 0},
     };
     kd_err err = {0};
@@ -138,13 +139,17 @@ static void writing_refuses_wrong_tensors(void **state)
 }
 
 /* Headers that must not pass, each with a word of its message. data: bytes behind the header. */
-static const struct { const char *header; size_t data; const char *part; } hostile[] = {
+static const struct {
+    const char *header;
+    size_t data;
+    const char *part;
+} hostile[] = {
     {"[]", 0, "does not begin with '{'"},
     {" {}", 0, "does not begin with '{'"},
     {"{\"a\":", 0, "no valid JSON"},
     {"{} {}", 0, "no valid JSON"},
     {"{\"a\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[0,1]},\"a\":{}}", 1, "no valid JSON"}, // twice
-    {"{\"\xC3\x28\":{}}", 0, "no valid JSON"},                                                       // no UTF-8
+    {"{\"\xC3\x28\":{}}", 0, "no valid JSON"}, // no UTF-8
     {"{\"a\\u0000b\":{}}", 0, "no valid JSON"},
     {"{\"__metadata__\":[]}", 0, "__metadata__"},
     {"{\"__metadata__\":{\"k\":1}}", 0, "'k' is not a string"},
@@ -162,12 +167,15 @@ static const struct { const char *header; size_t data; const char *part; } hosti
     {"{\"a\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[0,1,2]}}", 1, "data_offsets"},
     {"{\"a\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[-1,0]}}", 1, "data_offsets"},
     {"{\"a\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[1,0]}}", 1, "data_offsets"},
-    {"{\"a\":{\"dtype\":\"U8\",\"shape\":[2],\"data_offsets\":[0,2]}}", 1, "positions in 1 bytes"}, // beyond the end
+    {"{\"a\":{\"dtype\":\"U8\",\"shape\":[2],\"data_offsets\":[0,2]}}", 1,
+     "positions in 1 bytes"}, // beyond the end
     {"{\"a\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,2]}}", 2, "need 4 bytes"},
     {"{\"a\":{\"dtype\":\"U8\",\"shape\":[2],\"data_offsets\":[0,2]},"
-     "\"b\":{\"dtype\":\"U8\",\"shape\":[2],\"data_offsets\":[1,3]}}", 3, "overlap"},
+     "\"b\":{\"dtype\":\"U8\",\"shape\":[2],\"data_offsets\":[1,3]}}",
+     3, "overlap"},
     {"{\"a\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[0,1]},"
-     "\"b\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[2,3]}}", 3, "hole"},
+     "\"b\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[2,3]}}",
+     3, "hole"},
     {"{\"a\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[1,2]}}", 2, "hole"},
     {"{\"a\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[0,1]}}", 9, "8 bytes behind the last"},
     {"{}", 1, "1 bytes behind the last"},
@@ -245,7 +253,8 @@ static void cut_and_flipped_files_never_crash(void **state)
         kd_tensors *t = NULL;
         good[bit / 8] ^= (char)(1 << bit % 8);
         write_bytes(good, len);
-        if (kd_tensors_open(&t, path, NULL)) refusals++;
+        if (kd_tensors_open(&t, path, NULL))
+            refusals++;
         else {
             size_t sum = 0;
             for (size_t i = 0; i < kd_tensors_count(t); i++) sum += kd_tensors_at(t, i)->bytes;

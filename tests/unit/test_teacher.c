@@ -33,7 +33,10 @@ static char folder[64], store_path[96], teacher_path[96], other_path[96];
 
 /* ---- a store and two teachers ------------------------------------------------------------------ */
 
-static uint8_t pixel(uint64_t row, size_t i) { return (uint8_t)(kd_hash64(&row, sizeof row) >> i % 40 ^ i * 7); }
+static uint8_t pixel(uint64_t row, size_t i)
+{
+    return (uint8_t)(kd_hash64(&row, sizeof row) >> i % 40 ^ i * 7);
+}
 
 static void make_store(void)
 {
@@ -62,8 +65,10 @@ static void make_store(void)
                 label[i] = (int32_t)(row % CLASSES);
                 for (size_t k = 0; k < PIXELS; k++) image[i][k] = pixel(row, k);
             }
-            const kd_block b[4] = {{.data = id, .bytes = 16u * n}, {.data = split, .bytes = n},
-                                   {.data = image, .bytes = (size_t)PIXELS * n}, {.data = label, .bytes = 4u * n}};
+            const kd_block b[4] = {{.data = id, .bytes = 16u * n},
+                                   {.data = split, .bytes = n},
+                                   {.data = image, .bytes = (size_t)PIXELS * n},
+                                   {.data = label, .bytes = 4u * n}};
             OK(kd_store_writer_append(w, (kd_split)s, n, b, err));
         }
     OK(kd_store_writer_seal(w, NULL, err));
@@ -83,8 +88,8 @@ static const teacher_opts right = {teacher_path, 1, SIDE, CLASSES, 70.25, 0.0123
 
 static void make_teacher(teacher_opts o)
 {
-    json_t *spec = json_pack("{s:s, s:[i,i,i], s:i, s:[i,i]}", "arch", "cnn", "input", o.side, o.side, 1, "classes", o.classes,
-                             "channels", 4, 6);
+    json_t *spec = json_pack("{s:s, s:[i,i,i], s:i, s:[i,i]}", "arch", "cnn", "input", o.side, o.side, 1,
+                             "classes", o.classes, "channels", 4, 6);
     kd_model *m;
     OK(kd_model_create(&m, "big", spec, "test", err));
     kd_graph_init(m->graph, o.seed);
@@ -160,7 +165,10 @@ static kd_writer_params params(bool resume, bool force)
     return p;
 }
 
-typedef struct stopper { uint64_t after; volatile int stop; } stopper;
+typedef struct stopper {
+    uint64_t after;
+    volatile int stop;
+} stopper;
 static void count_progress(void *arg, uint64_t done, uint64_t total)
 {
     stopper *x = arg;
@@ -173,7 +181,8 @@ static kd_status dump(kd_teacher *t, kd_writer_params wp, kd_dtype dtype, uint64
     kd_store *s = open_store();
     stopper x = {.after = stop_after};
     double seconds = -1;
-    kd_status st = kd_teacher_dump(t, s, "big", dtype, &wp, "kd-dump test", &x.stop, count_progress, &x, &seconds, err);
+    kd_status st =
+        kd_teacher_dump(t, s, "big", dtype, &wp, "kd-dump test", &x.stop, count_progress, &x, &seconds, err);
     assert_true(seconds >= 0);
     kd_store_close(s);
     return st;
@@ -202,7 +211,8 @@ static void cached_logits_are_the_models_logits(void **state)
         const float *want = kd_exec_value(ex, m->logits);
         for (int c = 0; c < CLASSES; c++)
             if (!(fabsf(got[r * CLASSES + (uint64_t)c] - want[c]) <= 1e-5f))
-                fail_msg("row %d, class %d: %.9g, want %.9g", (int)r, c, got[r * CLASSES + (uint64_t)c], want[c]);
+                fail_msg("row %d, class %d: %.9g, want %.9g", (int)r, c, got[r * CLASSES + (uint64_t)c],
+                         want[c]);
     }
     kd_exec_free(ex);
     kd_model_free(m);
@@ -365,7 +375,8 @@ static void other_types_and_long_names_are_refused(void **state)
     char name[80];
     memset(name, 'x', sizeof name);
     name[79] = '\0';
-    FAILS(kd_teacher_dump(t, s, "big", KD_BF16, NULL, NULL, NULL, NULL, NULL, NULL, err), KD_EUNSUPPORTED, "bf16");
+    FAILS(kd_teacher_dump(t, s, "big", KD_BF16, NULL, NULL, NULL, NULL, NULL, NULL, err), KD_EUNSUPPORTED,
+          "bf16");
     FAILS(kd_teacher_dump(t, s, name, KD_F32, NULL, NULL, NULL, NULL, NULL, NULL, err), KD_EUSAGE, "--name");
     FAILS(kd_teacher_dump(t, s, "Big!", KD_F32, NULL, NULL, NULL, NULL, NULL, NULL, err), KD_EUSAGE, "Big!");
     OK(kd_teacher_dump(t, s, NULL, KD_F32, NULL, NULL, NULL, NULL, NULL, NULL, err)); // its own name
