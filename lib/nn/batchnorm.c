@@ -1,14 +1,18 @@
 /* batchnorm.c - batch normalisation over channels (Ioffe and Szegedy 2015), with a fused ReLU.
  *
- * x is (rows, C), rows = batch and space together, cut into slices that depend on the shape alone. Training
- * reads x twice: once for statistics, once to write y. A slice is walked in blocks that stay in cache: the block's
- * mean, then its squared deviations, joined by Chan's formula (Chan, Golub and LeVeque 1979), so the
- * variance does not cancel. Slices are joined in order, in double. Backward reads x, dy (and y for the
- * ReLU's mask) twice as well: two sums per channel, then
+ * x is (rows, C), rows = batch and space together, cut into slices that depend on the shape alone.
+ * These passes are bound by memory, so they are few. Training reads x twice, once for mean and squared
+ * deviations of each slice (joined in order, in double), once to write y:
  *
- *     dx = w s (dy - mean(dy) - (x - m) s^2 mean(dy (x - m)))  =  k1 dy + k2 x + k3,   s = 1 / sqrt(var + eps)
+ *     y = a x + b,   a = w s,   b = bias - a m,   s = 1 / sqrt(var + eps)
  *
- * Inference is one pass y = a x + b with the running statistics.
+ * Backward reads dy and x twice, once for two sums per channel, once to write dx (over dy where it may):
+ *
+ *     dx = w s (dy - mean(dy) - (x - m) s^2 mean(dy (x - m)))  =  k1 dy + k2 (x - m) + k3
+ *
+ * ReLU's mask is made again from x, y > 0 being a x + b > 0, which is cheaper than reading y; so y is
+ * not needed in backward and its memory is free as soon as the next layers allow. Inference is
+ * the second pass alone, with the running statistics.
  */
 #include "nn_private.h"
 
@@ -16,7 +20,7 @@
 #include <string.h>
 
 enum { WEIGHT, BIAS, MEAN, VAR };
-enum { MAX_SLICES = 32, MIN_ROWS = 128, BLOCK_FLOATS = 4096 };
+enum { MAX_SLICES = 64, SLICE_FLOATS = 1 << 14 };
 
 kd_node kd_nn_batchnorm(kd_graph *g, const char *name, kd_node x, float momentum, float eps)
 {
@@ -28,6 +32,9 @@ static kd_status shape(kd_graph *g, kd__node_info *n, kd_err *err)
 {
     const kd__node_info *x = kd__graph_in(g, n, 0);
     if (x->ndims < 1) return kd_fail(err, KD_EUSAGE, "layer %s: its input %s has no channels", n->name, x->name);
+    if (!(n->a.momentum >= 0 && n->a.momentum <= 1 && n->a.eps > 0))
+        return kd_fail(err, KD_EUSAGE, "layer %s: momentum %g, eps %g; momentum is from 0 to 1, eps above 0", n->name,
+                       (double)n->a.momentum, (double)n->a.eps);
     n->ndims = x->ndims;
     memcpy(n->dims, x->dims, sizeof n->dims);
     const int64_t c[] = {x->dims[x->ndims - 1]};
@@ -37,150 +44,134 @@ static kd_status shape(kd_graph *g, kd__node_info *n, kd_err *err)
     return st ? st : kd__graph_param(g, n, "running_var", 1, c, true, false, err);
 }
 
-/* The grid of one batch norm. */
+/* The grid of one batch norm: a power of two of slices, so that teams of 2, 4, 8, ... share evenly. */
 typedef struct grid {
     size_t rows, c, slices;
 } grid;
 
 static grid grid_of(const kd_exec *ex, const kd__node_info *n)
 {
-    grid g = {.c = (size_t)n->dims[n->ndims - 1]};
+    grid g = {.c = (size_t)n->dims[n->ndims - 1], .slices = 1};
     g.rows = (size_t)ex->p.batch * n->size / g.c;
-    g.slices = g.rows / MIN_ROWS;
-    g.slices = g.slices < 1 ? 1 : g.slices > MAX_SLICES ? MAX_SLICES : g.slices;
+    while (g.slices < MAX_SLICES && g.slices * 2 <= g.rows && g.slices * 2 * SLICE_FLOATS <= g.rows * g.c) g.slices *= 2;
     return g;
 }
 
 static size_t slice_at(const grid *g, size_t s) { return g->rows * s / g->slices; }
+static size_t slice_rows(const grid *g, size_t s) { return slice_at(g, s + 1) - slice_at(g, s); }
+
+/* What is kept from forward to backward, (C) each. */
+typedef struct kept {
+    float *mean, *inv, *a, *b, *k1, *k2, *k3;
+} kept;
+
+static kept kept_of(const kd__state *s, size_t c)
+{
+    float *p = s->keep;
+    return (kept){p, p + c, p + 2 * c, p + 3 * c, p + 4 * c, p + 5 * c, p + 6 * c};
+}
 
 static kd_status plan(kd_exec *ex, kd__state *s, kd_err *err)
 {
     const grid g = grid_of(ex, s->n);
-    (void)err;
-    s->keep_floats = 5 * g.c;                        /* mean, 1/sd, and a, b (later k1, k2, k3) */
-    s->shared_floats = 2 * (2 * g.slices * g.c) + 16; /* two doubles a slice and channel */
+    if (ex->p.training && g.rows < 2)
+        return kd_fail(err, KD_EUSAGE, "layer %s: batch norm trains on at least 2 values a channel, there is 1; "
+                       "use a larger batch", s->n->name);
+    s->keep_floats = 7 * g.c;
+    s->shared_floats = 2 * g.slices * g.c;
     return KD_OK;
 }
 
-/* Mean and sum of squared deviations of one slice into m (C), q (C); channels in groups, so that a block
- * of rows stays in the first-level cache between its two walks. */
-static void slice_statistics(const float *x, size_t rows, size_t c, double *m, double *q)
-{
-    const kd__vec *k = kd__vec_get();
-    enum { MAX_C = 512 };
-    float sum[MAX_C], dev[MAX_C], mu[MAX_C];
-    const size_t block = c < BLOCK_FLOATS / 4 ? BLOCK_FLOATS / c : 4;
-    for (size_t r = 0; r < rows; r += block) {
-        const size_t n = kd_min_size(block, rows - r);
-        const double share = (double)n / (double)(r + n), weight = (double)r * share;
-        for (size_t c0 = 0; c0 < c; c0 += MAX_C) {
-            const size_t w = kd_min_size(MAX_C, c - c0);
-            k->col_sum(sum, x + r * c + c0, n, w, c);
-            for (size_t i = 0; i < w; i++) mu[i] = sum[i] / (float)n;
-            k->col_sum_sqdev(dev, x + r * c + c0, mu, n, w, c);
-            for (size_t i = 0; i < w; i++) {
-                const double before = r ? m[c0 + i] : 0, d = (double)mu[i] - before;
-                m[c0 + i] = before + d * share;
-                q[c0 + i] = (r ? q[c0 + i] : 0) + (double)dev[i] + d * d * weight;
-            }
-        }
-    }
-}
+/* ---- forward ------------------------------------------------------------------------------ */
 
-static void joined(const grid *g, const double *m, const double *q, size_t i, double *mean, double *sq)
+/* Mean and sum of squared deviations of channel i over all slices, joined in their order. */
+static void join_slices(const grid *g, const float *m, const float *q, size_t i, double *mean, double *sq)
 {
     *mean = *sq = 0;
     for (size_t s = 0; s < g->slices; s++) {
-        const double before = (double)slice_at(g, s), n = (double)(slice_at(g, s + 1) - slice_at(g, s));
-        const double d = m[s * g->c + i] - *mean, share = n / (before + n);
+        const double before = (double)slice_at(g, s), n = (double)slice_rows(g, s);
+        const double d = (double)m[s * g->c + i] - *mean, share = n / (before + n);
         *mean += d * share;
-        *sq += q[s * g->c + i] + d * d * before * share;
+        *sq += (double)q[s * g->c + i] + d * d * before * share;
     }
 }
 
-static void normalise(const kd__state *s, const grid *g, const float *a, const float *b)
+static void batch_statistics(kd__state *s, const grid *g, const kept *k)
 {
-    const kd__vec *k = kd__vec_get();
+    float *m = s->shared, *q = m + g->slices * g->c; // (slices, C) each
 #pragma omp for schedule(static)
-    for (size_t t = 0; t < g->slices; t++) {
-        const size_t r = slice_at(g, t);
-        k->scale_shift(s->y + r * g->c, s->x[0] + r * g->c, a, b, slice_at(g, t + 1) - r, g->c, s->n->a.relu);
-    }
-}
-
-static void train_forward(kd__state *s, const grid *g)
-{
-    double *m = (double *)(void *)s->shared, *q = m + g->slices * g->c;
-    float *mean = s->keep, *inv = mean + g->c, *a = inv + g->c, *b = a + g->c;
-#pragma omp for schedule(static)
-    for (size_t t = 0; t < g->slices; t++) {
-        const size_t r = slice_at(g, t);
-        slice_statistics(s->x[0] + r * g->c, slice_at(g, t + 1) - r, g->c, m + t * g->c, q + t * g->c);
-    }
-    const double rows = (double)g->rows, unbias = rows > 1 ? rows / (rows - 1) : 1;
-    const float mo = s->n->a.momentum;
+    for (size_t t = 0; t < g->slices; t++)
+        kd__vec_get()->moments(m + t * g->c, q + t * g->c, s->x[0] + slice_at(g, t) * g->c, slice_rows(g, t), g->c);
+    const double rows = (double)g->rows, momentum = (double)s->n->a.momentum;
 #pragma omp for schedule(static)
     for (size_t i = 0; i < g->c; i++) {
-        double mu, sq;
-        joined(g, m, q, i, &mu, &sq);
-        const double var = sq / rows, is = 1 / sqrt(var + (double)s->n->a.eps);
-        mean[i] = (float)mu;
-        inv[i] = (float)is;
-        a[i] = (float)(s->w[WEIGHT][i] * is);
-        b[i] = (float)(s->w[BIAS][i] - s->w[WEIGHT][i] * is * mu);
-        s->w[MEAN][i] += mo * ((float)mu - s->w[MEAN][i]);
-        s->w[VAR][i] += mo * ((float)(var * unbias) - s->w[VAR][i]);
+        double mean, sq;
+        join_slices(g, m, q, i, &mean, &sq);
+        const double inv = 1 / sqrt(sq / rows + (double)s->n->a.eps), a = (double)s->w[WEIGHT][i] * inv;
+        k->mean[i] = (float)mean;
+        k->inv[i] = (float)inv;
+        k->a[i] = (float)a;
+        k->b[i] = (float)((double)s->w[BIAS][i] - a * mean);
+        s->w[MEAN][i] = (float)((1 - momentum) * (double)s->w[MEAN][i] + momentum * mean);
+        s->w[VAR][i] = (float)((1 - momentum) * (double)s->w[VAR][i] + momentum * sq / (rows - 1));
     }
-    normalise(s, g, a, b);
+}
+
+static void running_statistics(kd__state *s, const grid *g, const kept *k)
+{
+#pragma omp for schedule(static)
+    for (size_t i = 0; i < g->c; i++) {
+        const double a = (double)s->w[WEIGHT][i] / sqrt((double)s->w[VAR][i] + (double)s->n->a.eps);
+        k->a[i] = (float)a;
+        k->b[i] = (float)((double)s->w[BIAS][i] - a * (double)s->w[MEAN][i]);
+    }
 }
 
 static void forward(kd_exec *ex, kd__state *s)
 {
     const grid g = grid_of(ex, s->n);
-    if (ex->p.training) {
-        train_forward(s, &g);
-        return;
-    }
-    float *a = s->keep, *b = a + g.c;
+    const kept k = kept_of(s, g.c);
+    (ex->p.training ? batch_statistics : running_statistics)(s, &g, &k);
 #pragma omp for schedule(static)
-    for (size_t i = 0; i < g.c; i++) {
-        const float is = 1 / sqrtf(s->w[VAR][i] + s->n->a.eps);
-        a[i] = s->w[WEIGHT][i] * is;
-        b[i] = s->w[BIAS][i] - a[i] * s->w[MEAN][i];
+    for (size_t t = 0; t < g.slices; t++) {
+        const size_t at = slice_at(&g, t) * g.c;
+        kd__vec_get()->scale_shift(s->y + at, s->x[0] + at, k.a, k.b, slice_rows(&g, t), g.c, s->n->a.relu);
     }
-    normalise(s, &g, a, b);
 }
+
+/* ---- backward ----------------------------------------------------------------------------- */
 
 static void backward(kd_exec *ex, kd__state *s)
 {
-    const kd__vec *k = kd__vec_get();
     const grid g = grid_of(ex, s->n);
-    const float *mean = s->keep, *inv = mean + g.c, *y = s->n->a.relu ? s->y : NULL;
-    float *k1 = s->keep + 2 * g.c, *k2 = k1 + g.c, *k3 = k2 + g.c;
-    float *s1 = s->shared, *s2 = s1 + g.slices * g.c;
+    const kept k = kept_of(s, g.c);
+    const bool relu = s->n->a.relu;
+    const kd__bn_factors f = {k.mean, relu ? k.a : NULL, relu ? k.b : NULL, k.k1, k.k2, k.k3};
+    float *s1 = s->shared, *s2 = s1 + g.slices * g.c; // (slices, C) each
 #pragma omp for schedule(static)
     for (size_t t = 0; t < g.slices; t++) {
-        const size_t r = slice_at(&g, t), at = r * g.c;
-        k->bn_grad_sums(s1 + t * g.c, s2 + t * g.c, s->dy + at, s->x[0] + at, mean, y ? y + at : NULL,
-                        slice_at(&g, t + 1) - r, g.c);
+        const size_t at = slice_at(&g, t) * g.c;
+        kd__vec_get()->bn_grad_sums(s1 + t * g.c, s2 + t * g.c, s->dy + at, s->x[0] + at, slice_rows(&g, t), g.c, &f);
     }
 #pragma omp for schedule(static)
     for (size_t i = 0; i < g.c; i++) {
         double sum = 0, dot = 0;
-        for (size_t t = 0; t < g.slices; t++) sum += (double)s1[t * g.c + i], dot += (double)s2[t * g.c + i];
-        const double is = (double)inv[i], w = (double)s->w[WEIGHT][i] * is, rows = (double)g.rows;
-        s->dw[WEIGHT][i] = (float)(dot * is);
+        for (size_t t = 0; t < g.slices; t++) {
+            sum += (double)s1[t * g.c + i];
+            dot += (double)s2[t * g.c + i];
+        }
+        const double inv = (double)k.inv[i], w = (double)s->w[WEIGHT][i] * inv, rows = (double)g.rows;
+        s->dw[WEIGHT][i] = (float)(dot * inv);
         s->dw[BIAS][i] = (float)sum;
-        k1[i] = (float)w;
-        k2[i] = (float)(-w * is * is * dot / rows);
-        k3[i] = (float)(-w * sum / rows + w * is * is * dot / rows * (double)mean[i]);
+        k.k1[i] = (float)w;
+        k.k2[i] = (float)(-w * inv * inv * dot / rows);
+        k.k3[i] = (float)(-w * sum / rows);
     }
     if (!s->dx[0]) return;
 #pragma omp for schedule(static)
     for (size_t t = 0; t < g.slices; t++) {
-        const size_t r = slice_at(&g, t), at = r * g.c;
-        k->bn_dx(s->dx[0] + at, s->dy + at, s->x[0] + at, y ? y + at : NULL, k1, k2, k3, slice_at(&g, t + 1) - r, g.c,
-                 s->add[0]);
+        const size_t at = slice_at(&g, t) * g.c;
+        kd__vec_get()->bn_dx(s->dx[0] + at, s->dy + at, s->x[0] + at, slice_rows(&g, t), g.c, &f, s->add[0]);
     }
 }
 
@@ -196,6 +187,13 @@ static void naive_moments(const kd__state *s, const grid *g, size_t i, double *m
     }
 }
 
+/* The number before ReLU. */
+static double naive_value(const kd__state *s, const grid *g, size_t r, size_t i, double mean, double var)
+{
+    const double normal = ((double)s->x[0][r * g->c + i] - mean) / sqrt(var + (double)s->n->a.eps);
+    return normal * (double)s->w[WEIGHT][i] + (double)s->w[BIAS][i];
+}
+
 static void naive_forward(kd_exec *ex, kd__state *s)
 {
     const grid g = grid_of(ex, s->n);
@@ -205,13 +203,10 @@ static void naive_forward(kd_exec *ex, kd__state *s)
             naive_moments(s, &g, i, &mean, &var);
             const double mo = (double)s->n->a.momentum, n = (double)g.rows;
             s->w[MEAN][i] = (float)((1 - mo) * (double)s->w[MEAN][i] + mo * mean);
-            s->w[VAR][i] = (float)((1 - mo) * (double)s->w[VAR][i] + mo * var * (n > 1 ? n / (n - 1) : 1));
-            s->keep[i] = (float)mean;
-            s->keep[g.c + i] = (float)(1 / sqrt(var + (double)s->n->a.eps));
+            s->w[VAR][i] = (float)((1 - mo) * (double)s->w[VAR][i] + mo * var * n / (n - 1));
         }
         for (size_t r = 0; r < g.rows; r++) {
-            const double v = ((double)s->x[0][r * g.c + i] - mean) / sqrt(var + (double)s->n->a.eps) *
-                                 (double)s->w[WEIGHT][i] + (double)s->w[BIAS][i];
+            const double v = naive_value(s, &g, r, i, mean, var);
             s->y[r * g.c + i] = s->n->a.relu && v < 0 ? 0.0f : (float)v;
         }
     }
@@ -223,27 +218,34 @@ static void naive_backward(kd_exec *ex, kd__state *s)
     for (size_t i = 0; i < g.c; i++) {
         double mean, var, sum = 0, dot = 0;
         naive_moments(s, &g, i, &mean, &var);
-        const double is = 1 / sqrt(var + (double)s->n->a.eps), n = (double)g.rows;
+        const double inv = 1 / sqrt(var + (double)s->n->a.eps), n = (double)g.rows;
         for (size_t r = 0; r < g.rows; r++) {
             const size_t at = r * g.c + i;
-            const double dy = s->n->a.relu && !(s->y[at] > 0) ? 0 : (double)s->dy[at];
-            sum += dy;
-            dot += dy * ((double)s->x[0][at] - mean) * is;
+            if (s->n->a.relu && !((float)naive_value(s, &g, r, i, mean, var) > 0)) s->dy[at] = 0;
+            sum += (double)s->dy[at];
+            dot += (double)s->dy[at] * ((double)s->x[0][at] - mean) * inv;
         }
         s->dw[WEIGHT][i] = (float)dot;
         s->dw[BIAS][i] = (float)sum;
         for (size_t r = 0; s->dx[0] && r < g.rows; r++) {
             const size_t at = r * g.c + i;
-            const double dy = s->n->a.relu && !(s->y[at] > 0) ? 0 : (double)s->dy[at];
-            const double xh = ((double)s->x[0][at] - mean) * is;
-            const double d = (double)s->w[WEIGHT][i] * is * (dy - sum / n - xh * dot / n);
+            const double normal = ((double)s->x[0][at] - mean) * inv;
+            const double d = (double)s->w[WEIGHT][i] * inv * ((double)s->dy[at] - sum / n - normal * dot / n);
             s->dx[0][at] = (float)(d + (s->add[0] ? (double)s->dx[0][at] : 0));
         }
     }
 }
 
 const kd__op kd__op_batchnorm = {
-    .name = "batchnorm", .nin = 1, .shape = shape, .plan = plan, .forward = forward, .backward = backward,
-    .naive_forward = naive_forward, .naive_backward = naive_backward, .backward_reads_x = true,
-    .backward_reads_y = true, /* where ReLU was fused */
+    .name = "batchnorm",
+    .nin = 1,
+    .shape = shape,
+    .plan = plan,
+    .forward = forward,
+    .backward = backward,
+    .naive_forward = naive_forward,
+    .naive_backward = naive_backward,
+    .backward_reads_x = true,
+    .inplace = true,
+    .fuses_relu = true,
 };

@@ -212,7 +212,8 @@ const kd__op kd__op_conv2d = {
     .release = release,
     .macs = macs,
     .backward_reads_x = true,
-    .backward_reads_y = true, /* where ReLU was fused */
+    .backward_reads_y = true,
+    .fuses_relu = true,
 };
 
 const kd__op kd__op_dwconv2d = {
@@ -228,4 +229,5 @@ const kd__op kd__op_dwconv2d = {
     .macs = macs,
     .backward_reads_x = true,
     .backward_reads_y = true,
+    .fuses_relu = true,
 };

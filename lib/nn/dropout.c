@@ -51,7 +51,7 @@ static void forward(kd_exec *ex, kd__state *s)
         const size_t m = kd_min_size(BLOCK, n - i);
         if (ex->p.training)
             apply(ex, s, s->y, s->x[0], i, m, false);
-        else
+        else if (s->y != s->x[0])
             memcpy(s->y + i, s->x[0] + i, m * sizeof(float));
     }
 }
@@ -69,7 +69,7 @@ static void naive_forward(kd_exec *ex, kd__state *s)
     const size_t n = (size_t)ex->p.batch * s->n->size;
     if (ex->p.training)
         apply(ex, s, s->y, s->x[0], 0, n, false);
-    else
+    else if (s->y != s->x[0])
         memcpy(s->y, s->x[0], n * sizeof(float));
 }
 
@@ -80,5 +80,5 @@ static void naive_backward(kd_exec *ex, kd__state *s)
 
 const kd__op kd__op_dropout = {
     .name = "dropout", .nin = 1, .shape = shape, .forward = forward, .backward = backward,
-    .naive_forward = naive_forward, .naive_backward = naive_backward,
+    .naive_forward = naive_forward, .naive_backward = naive_backward, .inplace = true,
 };

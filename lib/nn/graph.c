@@ -2,8 +2,9 @@
  *
  * Builders never fail loudly: the first failure is kept in the graph and every later node fails
  * quietly, so that an architecture is a straight list of calls and kd_graph_finish reports what went
- * wrong. Fusion happens in finish: a ReLU whose input is a linear layer, a convolution or a batch norm that nobody
- * else reads becomes an attribute of that op and an alias of its value; names and taps stay.
+ * wrong. Fusion happens in finish: a ReLU whose input is an op that can apply it by itself (linear,
+ * convolution, batch norm, addition) and that nobody else reads becomes an attribute of that op and an alias
+ * of its value; names and taps stay.
  */
 #include "nn_private.h"
 
@@ -119,11 +120,6 @@ void kd_graph_output(kd_graph *g, kd_node x)
 
 /* ---- finishing ---------------------------------------------------------------------------- */
 
-static bool takes_relu(const kd__op *op)
-{
-    return op == &kd__op_linear || op == &kd__op_conv2d || op == &kd__op_dwconv2d || op == &kd__op_batchnorm;
-}
-
 static void fuse(kd_graph *g)
 {
     for (int i = 0; i < g->nodes; i++)
@@ -132,7 +128,7 @@ static void fuse(kd_graph *g)
         kd__node_info *n = &g->node[i];
         if (n->op != &kd__op_relu) continue;
         kd__node_info *x = &g->node[n->in[0]];
-        if (!takes_relu(x->op) || x->uses != 1 || x->output) continue;
+        if (!x->op->fuses_relu || x->uses != 1 || x->output) continue;
         x->a.relu = true;
         n->alias = n->in[0];
     }

@@ -184,5 +184,6 @@ const kd__op kd__op_linear = {
     .release = release,
     .macs = macs,
     .backward_reads_x = true,
-    .backward_reads_y = true, /* where ReLU was fused */
+    .backward_reads_y = true,
+    .fuses_relu = true,
 };

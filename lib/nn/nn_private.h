@@ -56,6 +56,7 @@ typedef struct kd__state {
     float *dx[KD_MAX_INPUTS];
     bool want_dx[KD_MAX_INPUTS]; /* training, and the input leads to parameters */
     bool add[KD_MAX_INPUTS];
+    bool has_backward;         /* it or a node before it has parameters */
     float *w[4], *dw[4];       /* parameters and their gradients, as n->param; dw NULL for buffers */
     void *own;                 /* what plan() made: primitives, saved statistics */
     float *keep;               /* keep_floats kept from forward to backward */
@@ -78,8 +79,9 @@ struct kd__op {
     void (*naive_backward)(kd_exec *ex, kd__state *s);
     void (*release)(kd__state *s); /* frees own; may be NULL */
     double (*macs)(const kd_graph *g, const kd__node_info *n); /* forward multiply-adds a row; may be NULL */
-    bool backward_reads_x, backward_reads_y; /* for liveness */
-    bool inplace;              /* y may be x's memory (dx may be dy's) */
+    bool backward_reads_x, backward_reads_y; /* for liveness; where fuses_relu, y only with a.relu */
+    bool inplace;              /* y may be an input's memory (a dx may be dy's) */
+    bool fuses_relu;           /* a ReLU behind it becomes a.relu */
 };
 
 struct kd_exec {
@@ -108,6 +110,8 @@ kd_node kd__graph_add(kd_graph *g, const kd__op *op, const char *name, int nin, 
 kd_status kd__graph_param(kd_graph *g, kd__node_info *n, const char *suffix, int ndims,
                           const int64_t *dims, bool buffer, bool decay, kd_err *err);
 const kd__node_info *kd__graph_in(const kd_graph *g, const kd__node_info *n, int i);
+kd_node kd__graph_root(const kd_graph *g, kd_node n); /* whose value n's is: aliases resolved */
+kd_status kd__exec_plan(kd_exec *ex, kd_err *err);    /* everything but running (exec_plan.c) */
 
 /* ---- backend: GEMM and convolution on library kernels (dnnl.c, gemm.c, conv.c) ------------- */
 
@@ -189,33 +193,57 @@ void kd__prim_free(kd__prim *p);
 
 /* ---- vector kernels by instruction set (lib/nn/vector.simd.c) ------------------------------ */
 
+typedef struct kd__adamw_factors {
+    float keep;                /* 1 - lr * decay */
+    float a1, b2, a2;          /* 1 - beta1, beta2, 1 - beta2 */
+    float step, c2;            /* lr / (1 - beta1^t), 1 / sqrt(1 - beta2^t) */
+    float eps, grad_scale;
+} kd__adamw_factors;
+
+/* Per channel (c). a, b: y = a x + b, of which ReLU's mask is made again; NULL without ReLU. */
+typedef struct kd__bn_factors {
+    const float *mean, *a, *b, *k1, *k2, *k3;
+} kd__bn_factors;
+
+/* One row of pooling windows over an image (h, w, c). */
+typedef struct kd__pool {
+    size_t c, k, stride, out_w;
+    size_t row;                /* floats from one image row to the next */
+} kd__pool;
+
 typedef struct kd__vec {
-    void (*adamw)(float *w, float *m, float *v, const float *g, size_t n, float lr, float b1, float b2,
-                  float eps, float decay, float c1, float c2, float gscale);
-    void (*sgd)(float *w, float *m, const float *g, size_t n, float lr, float mu, float decay, float gscale,
-                bool nesterov, bool first);
+    void (*adamw)(float *w, float *m, float *v, const float *g, size_t n, const kd__adamw_factors *f);
+    void (*sgd)(float *w, float *m, const float *g, size_t n, const kd_sgd *p); /* m: NULL without momentum */
     double (*sumsq)(const float *x, size_t n);
     void (*u8_to_f32)(float *y, const uint8_t *x, size_t n, float mean, float scale);
-    void (*add)(float *y, const float *a, const float *b, size_t n);         /* y = a + b */
+    void (*add)(float *y, const float *a, const float *b, size_t n, bool relu); /* y = a + b */
     void (*add_to)(float *y, const float *a, size_t n);                      /* y += a */
     void (*relu)(float *y, const float *x, size_t n);
     void (*relu_mask)(float *dx, const float *dy, const float *y, size_t n); /* dx = y > 0 ? dy : 0 */
     void (*relu_mask_add)(float *dx, const float *dy, const float *y, size_t n);
-    /* rows x C blocks of batch norm: sums per channel of one slice of rows */
-    void (*col_sum)(float *sum, const float *x, size_t rows, size_t c, size_t ld); /* sum (c); rows ld floats apart */
-    void (*col_sum_sqdev)(float *sum, const float *x, const float *mean, size_t rows, size_t c, size_t ld);
+    /* Sums per channel of x (rows, c), rows ld floats apart. */
+    void (*col_sum)(float *sum, const float *x, size_t rows, size_t c, size_t ld);
+    /* x (rows, c): mean and sum of squared deviations per channel. */
+    void (*moments)(float *mean, float *sq, const float *x, size_t rows, size_t c);
     void (*scale_shift)(float *y, const float *x, const float *a, const float *b, size_t rows, size_t c, bool relu);
-    /* s1 = sum dy, s2 = sum dy * (x - mean); with y: dy counts only where y > 0 */
-    void (*bn_grad_sums)(float *s1, float *s2, const float *dy, const float *x, const float *mean, const float *y,
-                         size_t rows, size_t c);
-    /* dx (+)= k1 * dy + k2 * x + k3 per channel, dy masked by y > 0 if y */
-    void (*bn_dx)(float *dx, const float *dy, const float *x, const float *y, const float *k1, const float *k2,
-                  const float *k3, size_t rows, size_t c, bool add);
-    /* y (c) = largest of the rows of x at tap[0..taps), which (c) the index of that tap, the first one on a tie */
-    void (*max_window)(float *y, uint8_t *which, const float *x, const size_t *tap, size_t taps, size_t c);
-    void (*max_window_back)(float *dx, const uint8_t *which, const float *dy, const size_t *tap, size_t taps, size_t c);
-    void (*axpy)(float *y, const float *x, float a, size_t n);               /* y += a x */
+    /* s1 = sum dy, s2 = sum dy * (x - mean), with dy masked where there is ReLU */
+    void (*bn_grad_sums)(float *s1, float *s2, const float *dy, const float *x, size_t rows, size_t c,
+                         const kd__bn_factors *f);
+    /* dx (+)= k1 dy + k2 (x - mean) + k3, with dy masked where there is ReLU; dx may be dy */
+    void (*bn_dx)(float *dx, const float *dy, const float *x, size_t rows, size_t c, const kd__bn_factors *f, bool add);
+    /* One row of windows (out_w, c); which: the place in the window of the largest number, the first
+     * one on a tie; a NaN wins. Backward writes every place of each window, or adds to it. */
+    void (*max_row)(float *y, uint8_t *which, const float *x, const kd__pool *g);
+    void (*max_row_back)(float *dx, const uint8_t *which, const float *dy, const kd__pool *g, bool add);
+    void (*avg_row)(float *y, const float *x, const kd__pool *g);
+    void (*avg_row_back)(float *dx, const float *dy, const kd__pool *g, bool add);
+    /* every row of y (rows, c) = or += scale * x (c) */
+    void (*spread)(float *y, const float *x, float scale, size_t rows, size_t c, bool add);
 } kd__vec;
+extern const kd__vec kd__vec_scalar, kd__vec_avx2, kd__vec_avx512;
 const kd__vec *kd__vec_get(void); /* best for kd_cpu_isa(), chosen once */
+/* One block of an optimizer step, by the given kernels. */
+void kd__adamw_range(const kd__vec *k, float *w, float *m, float *v, const float *g, size_t n, const kd_adamw *p);
+void kd__sgd_range(const kd__vec *k, float *w, float *m, const float *g, size_t n, const kd_sgd *p);
 
 #endif

@@ -10,24 +10,39 @@
 
 size_t kd_nn_blocks(size_t n) { return (n + BLOCK - 1) / BLOCK; }
 
+void kd__adamw_range(const kd__vec *k, float *w, float *m, float *v, const float *g, size_t n, const kd_adamw *p)
+{
+    const double b1 = (double)p->beta1, b2 = (double)p->beta2, lr = (double)p->lr, t = (double)p->step;
+    const kd__adamw_factors f = {
+        .keep = (float)(1 - lr * (double)p->weight_decay),
+        .a1 = (float)(1 - b1),
+        .b2 = p->beta2,
+        .a2 = (float)(1 - b2),
+        .step = (float)(lr / (1 - pow(b1, t))),
+        .c2 = (float)(1 / sqrt(1 - pow(b2, t))),
+        .eps = p->eps,
+        .grad_scale = p->grad_scale,
+    };
+    k->adamw(w, m, v, g, n, &f);
+}
+
+void kd__sgd_range(const kd__vec *k, float *w, float *m, const float *g, size_t n, const kd_sgd *p)
+{
+    k->sgd(w, m, g, n, p);
+}
+
 void kd_nn_adamw(float *w, float *m, float *v, const float *g, size_t n, const kd_adamw *p)
 {
-    const kd__vec *k = kd__vec_get();
-    const float c1 = (float)(p->lr / (1 - pow(p->beta1, (double)p->step)));
-    const float c2 = (float)(1 / sqrt(1 - pow(p->beta2, (double)p->step)));
 #pragma omp for schedule(static)
     for (size_t i = 0; i < n; i += BLOCK)
-        k->adamw(w + i, m + i, v + i, g + i, kd_min_size(BLOCK, n - i), p->lr, p->beta1, p->beta2, p->eps,
-                 p->weight_decay, c1, c2, p->grad_scale);
+        kd__adamw_range(kd__vec_get(), w + i, m + i, v + i, g + i, kd_min_size(BLOCK, n - i), p);
 }
 
 void kd_nn_sgd(float *w, float *m, const float *g, size_t n, const kd_sgd *p)
 {
-    const kd__vec *k = kd__vec_get();
 #pragma omp for schedule(static)
     for (size_t i = 0; i < n; i += BLOCK)
-        k->sgd(w + i, m ? m + i : NULL, g + i, kd_min_size(BLOCK, n - i), p->lr, p->momentum, p->weight_decay,
-               p->grad_scale, p->nesterov, p->step == 1);
+        kd__sgd_range(kd__vec_get(), w + i, m ? m + i : NULL, g + i, kd_min_size(BLOCK, n - i), p);
 }
 
 double kd_nn_sumsq(const float *x, size_t n, double *partial)

@@ -1,7 +1,8 @@
 /* simple.c - ops without parameters that look at one number at a time: input, ReLU, addition.
  *
- * A ReLU behind a linear layer, a convolution or a batch norm is fused into it (graph.c); what is
- * here serves the others, such as the one behind a residual addition. */
+ * A ReLU behind a linear layer, a convolution, a batch norm or an addition is fused into it (graph.c); the op
+ * here serves the others. All work in place where liveness allows.
+ */
 #include "nn_private.h"
 
 #include <string.h>
@@ -83,7 +84,7 @@ static void relu_backward(kd_exec *ex, kd__state *s)
 
 static void relu_naive_forward(kd_exec *ex, kd__state *s)
 {
-    for (size_t i = 0; i < floats(ex, s); i++) s->y[i] = s->x[0][i] > 0 ? s->x[0][i] : 0.0f;
+    for (size_t i = 0; i < floats(ex, s); i++) s->y[i] = s->x[0][i] < 0 ? 0.0f : s->x[0][i];
 }
 
 static void relu_naive_backward(kd_exec *ex, kd__state *s)
@@ -93,8 +94,15 @@ static void relu_naive_backward(kd_exec *ex, kd__state *s)
 }
 
 const kd__op kd__op_relu = {
-    .name = "relu", .nin = 1, .shape = same_shape, .forward = relu_forward, .backward = relu_backward,
-    .naive_forward = relu_naive_forward, .naive_backward = relu_naive_backward, .backward_reads_y = true,
+    .name = "relu",
+    .nin = 1,
+    .shape = same_shape,
+    .forward = relu_forward,
+    .backward = relu_backward,
+    .naive_forward = relu_naive_forward,
+    .naive_backward = relu_naive_backward,
+    .backward_reads_y = true,
+    .inplace = true,
 };
 
 /* ---- add ---------------------------------------------------------------------------------- */
@@ -110,20 +118,24 @@ static void add_forward(kd_exec *ex, kd__state *s)
     const size_t n = floats(ex, s);
 #pragma omp for schedule(static)
     for (size_t i = 0; i < n; i += BLOCK)
-        kd__vec_get()->add(s->y + i, s->x[0] + i, s->x[1] + i, kd_min_size(BLOCK, n - i));
+        kd__vec_get()->add(s->y + i, s->x[0] + i, s->x[1] + i, kd_min_size(BLOCK, n - i), s->n->a.relu);
 }
 
+/* Each input's gradient is dy. One of them may lie where dy does; if that is the second, it is written (that is,
+ * left alone) after the first was copied from it. */
 static void add_backward(kd_exec *ex, kd__state *s)
 {
+    const kd__vec *v = kd__vec_get();
     const size_t n = floats(ex, s);
 #pragma omp for schedule(static)
     for (size_t i = 0; i < n; i += BLOCK) {
         const size_t m = kd_min_size(BLOCK, n - i);
+        if (s->n->a.relu) v->relu_mask(s->dy + i, s->dy + i, s->y + i, m);
         for (int k = 0; k < 2; k++) {
             if (!s->dx[k]) continue;
             if (s->add[k])
-                kd__vec_get()->add_to(s->dx[k] + i, s->dy + i, m);
-            else
+                v->add_to(s->dx[k] + i, s->dy + i, m);
+            else if (s->dx[k] != s->dy)
                 memcpy(s->dx[k] + i, s->dy + i, m * sizeof(float));
         }
     }
@@ -131,17 +143,30 @@ static void add_backward(kd_exec *ex, kd__state *s)
 
 static void add_naive_forward(kd_exec *ex, kd__state *s)
 {
-    for (size_t i = 0; i < floats(ex, s); i++) s->y[i] = s->x[0][i] + s->x[1][i];
+    for (size_t i = 0; i < floats(ex, s); i++) {
+        const float v = s->x[0][i] + s->x[1][i];
+        s->y[i] = s->n->a.relu && v < 0 ? 0.0f : v;
+    }
 }
 
 static void add_naive_backward(kd_exec *ex, kd__state *s)
 {
-    for (int k = 0; k < 2; k++)
-        for (size_t i = 0; s->dx[k] && i < floats(ex, s); i++)
-            s->dx[k][i] = (s->add[k] ? s->dx[k][i] : 0.0f) + s->dy[i];
+    for (size_t i = 0; i < floats(ex, s); i++) {
+        const float dy = !s->n->a.relu || s->y[i] > 0 ? s->dy[i] : 0.0f;
+        for (int k = 0; k < 2; k++)
+            if (s->dx[k]) s->dx[k][i] = (s->add[k] ? s->dx[k][i] : 0.0f) + dy;
+    }
 }
 
 const kd__op kd__op_add = {
-    .name = "add", .nin = 2, .shape = same_shape, .forward = add_forward, .backward = add_backward,
-    .naive_forward = add_naive_forward, .naive_backward = add_naive_backward,
+    .name = "add",
+    .nin = 2,
+    .shape = same_shape,
+    .forward = add_forward,
+    .backward = add_backward,
+    .naive_forward = add_naive_forward,
+    .naive_backward = add_naive_backward,
+    .backward_reads_y = true,
+    .inplace = true,
+    .fuses_relu = true,
 };

@@ -1,8 +1,6 @@
 /* vector.c - which copy of the vector kernels this CPU runs. */
 #include "nn_private.h"
 
-extern const kd__vec kd__vec_scalar, kd__vec_avx2, kd__vec_avx512;
-
 const kd__vec *kd__vec_get(void)
 {
     static const kd__vec *best; /* every thread computes the same value */

@@ -1,11 +1,20 @@
 /* vector.simd.c - the loops over many floats, compiled once per instruction set.
  *
- * Plain C that the compiler vectorises; KD_SIMD is the suffix of this copy. Loops over channels keep 16
- * of them in a vector of the compiler's own (split into what the instruction set has) while they
- * walk down the rows, so a row of an image is read once, cache line by cache line. Four rows are summed side by
- * side to hide the latency of an addition; the order of additions depends on shapes alone.
+ * Plain C that the compiler vectorises; KD_SIMD is the suffix of this copy. Elementwise loops say `omp
+ * simd`. Sums over rows use the compiler's vector types, as wide as a register: only so do accumulators
+ * stay in registers. The order of additions depends on the instruction set and on shapes alone.
  *
- * The twins these are compared with are in the tests and in the ops' naive functions.
+ * Channels. x (rows, c) is contiguous, so u neighbouring rows are one row of c * u columns in which
+ * channel j stands at j, j + c, j + 2c, ...: a tensor of 3 channels is walked as one of 96 columns,
+ * with full vectors. Per-channel factors are repeated u times beforehand and sums folded afterwards (both a
+ * few hundred operations a call); the rows % u last rows are a shorter row. From 64 channels on u is 1.
+ *
+ * Sums are taken in chunks of 32 rows whose partial sums are then added: that keeps rounding errors small, and
+ * a chunk stays in the cache where it is walked twice. Variance is joined from chunks by
+ * Chan, Golub and LeVeque, "Updating Formulae and a Pairwise Algorithm for Computing Sample
+ * Variances" (1979), formula 2.1: no cancellation, one walk through memory.
+ *
+ * ReLU is `v < 0 ? 0 : v`, which lets a NaN through: a diverged training must not look healthy.
  */
 #include "nn_private.h"
 
@@ -15,83 +24,84 @@
 #define JOIN_(a, b) a##_##b
 #define JOIN(a, b) JOIN_(a, b)
 #define NAME(f) JOIN(f, KD_SIMD)
+#define INLINE static inline __attribute__((always_inline))
 
-#define LANES 16
+#if defined __AVX512F__
+enum { LANES = 16 };
+#elif defined __AVX2__
+enum { LANES = 8 };
+#else
+enum { LANES = 4 };
+#endif
+enum { CHUNK = 32, NARROW = 64, WIDE = 1024 };
 typedef float vec __attribute__((vector_size(LANES * sizeof(float))));
 typedef int32_t ivec __attribute__((vector_size(LANES * sizeof(int32_t))));
+typedef uint8_t bytes __attribute__((vector_size(LANES)));
 
-static inline __attribute__((always_inline)) void load(vec *v, const float *p, size_t n)
+/* n <= LANES numbers; the other lanes are 0. */
+INLINE vec load(const float *p, size_t n)
 {
-    if (n == LANES) {
-        memcpy(v, p, sizeof *v);
-    } else {
-        memset(v, 0, sizeof *v);
-        memcpy(v, p, n * sizeof *p);
-    }
+    vec v = {0};
+    memcpy(&v, p, n == LANES ? sizeof v : n * sizeof *p);
+    return v;
 }
 
-static inline __attribute__((always_inline)) void store(float *p, const vec *v, size_t n)
-{
-    memcpy(p, v, n == LANES ? sizeof *v : n * sizeof *p);
-}
+INLINE void store(float *p, vec v, size_t n) { memcpy(p, &v, n == LANES ? sizeof v : n * sizeof *p); }
 
-/* d where y > 0, else 0 */
-static inline __attribute__((always_inline)) void mask(vec *d, const vec *y)
+/* v where the mask is set, else 0 */
+INLINE vec only(ivec mask, vec v)
 {
-    const vec zero = {0};
-    const ivec keep = *y > zero;
     ivec bits;
-    memcpy(&bits, d, sizeof bits);
-    bits &= keep;
-    memcpy(d, &bits, sizeof bits);
+    memcpy(&bits, &v, sizeof bits);
+    bits &= mask;
+    memcpy(&v, &bits, sizeof bits);
+    return v;
 }
 
-/* Runs BODY once per group of 16 channels from `c0`, with n the (constant, where possible) number of
- * channels in the group. */
-#define FOR_CHANNELS(C, ...)                                                                       \
-    do {                                                                                           \
-        size_t c0 = 0;                                                                             \
-        for (; c0 + LANES <= (C); c0 += LANES) {                                                   \
-            const size_t n = LANES;                                                                \
-            __VA_ARGS__                                                                                  \
-        }                                                                                          \
-        if (c0 < (C)) {                                                                            \
-            const size_t n = (C) - c0;                                                             \
-            __VA_ARGS__                                                                                  \
-        }                                                                                          \
-    } while (0)
+INLINE vec either(ivec mask, vec yes, vec no)
+{
+    ivec y, n;
+    memcpy(&y, &yes, sizeof y);
+    memcpy(&n, &no, sizeof n);
+    n = (y & mask) | (n & ~mask);
+    memcpy(&no, &n, sizeof n);
+    return no;
+}
+
+INLINE vec all(float a) { return (vec){0} + a; }
 
 /* ---- optimizers --------------------------------------------------------------------------- */
 
-static void adamw(float *w, float *m, float *v, const float *g, size_t n, float lr, float b1, float b2, float eps,
-                  float decay, float c1, float c2, float gscale)
+static void adamw(float *w, float *m, float *v, const float *g, size_t n, const kd__adamw_factors *f)
 {
-    const float keep = 1.0f - lr * decay, a1 = 1.0f - b1, a2 = 1.0f - b2;
+    const float keep = f->keep, a1 = f->a1, b2 = f->b2, a2 = f->a2, step = f->step, c2 = f->c2, eps = f->eps;
+    const float scale = f->grad_scale;
 #pragma omp simd
     for (size_t i = 0; i < n; i++) {
-        const float d = g[i] * gscale;
+        const float d = g[i] * scale;
         const float mi = m[i] + a1 * (d - m[i]), vi = b2 * v[i] + a2 * d * d;
         m[i] = mi;
         v[i] = vi;
-        w[i] = w[i] * keep - c1 * mi / (sqrtf(vi) * c2 + eps);
+        w[i] = w[i] * keep - step * mi / (sqrtf(vi) * c2 + eps);
     }
 }
 
-static void sgd(float *w, float *m, const float *g, size_t n, float lr, float mu, float decay, float gscale,
-                bool nesterov, bool first)
+static void sgd(float *w, float *m, const float *g, size_t n, const kd_sgd *p)
 {
-    const float before = first ? 0.0f : mu, ahead = nesterov ? mu : 0.0f, direct = nesterov || mu == 0 ? 1.0f : 0.0f;
+    const float lr = p->lr, mu = p->momentum, decay = p->weight_decay, scale = p->grad_scale;
     if (mu == 0) {
 #pragma omp simd
-        for (size_t i = 0; i < n; i++) w[i] -= lr * (g[i] * gscale + decay * w[i]);
+        for (size_t i = 0; i < n; i++) w[i] -= lr * (g[i] * scale + decay * w[i]);
         return;
     }
+    const float direct = p->nesterov ? 1.0f : 0.0f, along = p->nesterov ? mu : 1.0f;
+    if (p->step == 1) memset(m, 0, n * sizeof *m);
 #pragma omp simd
     for (size_t i = 0; i < n; i++) {
-        const float d = g[i] * gscale + decay * w[i];
-        const float mi = before * m[i] + d;
+        const float d = g[i] * scale + decay * w[i];
+        const float mi = mu * m[i] + d;
         m[i] = mi;
-        w[i] -= lr * (direct * d + (nesterov ? ahead : 1.0f) * mi);
+        w[i] -= lr * (direct * d + along * mi);
     }
 }
 
@@ -111,8 +121,15 @@ static void u8_to_f32(float *y, const uint8_t *x, size_t n, float mean, float sc
     for (size_t i = 0; i < n; i++) y[i] = ((float)x[i] - mean) * scale;
 }
 
-static void add(float *y, const float *a, const float *b, size_t n)
+INLINE float positive(float v) { return v < 0 ? 0.0f : v; }
+
+static void add(float *y, const float *a, const float *b, size_t n, bool relu_too)
 {
+    if (relu_too) {
+#pragma omp simd
+        for (size_t i = 0; i < n; i++) y[i] = positive(a[i] + b[i]);
+        return;
+    }
 #pragma omp simd
     for (size_t i = 0; i < n; i++) y[i] = a[i] + b[i];
 }
@@ -126,7 +143,7 @@ static void add_to(float *y, const float *a, size_t n)
 static void relu(float *y, const float *x, size_t n)
 {
 #pragma omp simd
-    for (size_t i = 0; i < n; i++) y[i] = x[i] > 0 ? x[i] : 0.0f;
+    for (size_t i = 0; i < n; i++) y[i] = positive(x[i]);
 }
 
 static void relu_mask(float *dx, const float *dy, const float *y, size_t n)
@@ -141,148 +158,323 @@ static void relu_mask_add(float *dx, const float *dy, const float *y, size_t n)
     for (size_t i = 0; i < n; i++) dx[i] += y[i] > 0 ? dy[i] : 0.0f;
 }
 
-/* ---- channels: x (rows, c), rows ld apart ------------------------------------------------------------- */
+/* ---- channels: rows of few of them side by side ------------------------------------------- */
+
+/* How many rows make a wide one: full vectors, at least NARROW columns, at most WIDE. */
+static size_t widen(size_t c)
+{
+    if (c >= NARROW) return 1;
+    size_t u = LANES;
+    while (u > 1 && u / 2 * c % LANES == 0) u /= 2;
+    return u * ((NARROW + u * c - 1) / (u * c));
+}
+
+/* p (c) u times over, in t (WIDE); p itself where u is 1. NULL stays NULL. */
+static const float *repeat(float *t, const float *p, size_t c, size_t u)
+{
+    if (u == 1 || !p) return p;
+    for (size_t i = 0; i < u; i++) memcpy(t + i * c, p, c * sizeof *p);
+    return t;
+}
+
+/* sum (c) = the u parts of t (u, c), in order. */
+static void fold(float *sum, const float *t, size_t c, size_t u)
+{
+    memcpy(sum, t, c * sizeof *sum);
+    for (size_t i = 1; i < u; i++)
+        for (size_t j = 0; j < c; j++) sum[j] += t[i * c + j];
+}
+
+/* sum (w) += rows of x (rows, w), n columns from j on. */
+INLINE void chunk_sum(float *sum, const float *x, size_t rows, size_t w, size_t n)
+{
+    vec s0 = {0}, s1 = {0}, s2 = {0}, s3 = {0};
+    size_t r = 0;
+    for (; r + 4 <= rows; r += 4, x += 4 * w) {
+        s0 += load(x, n);
+        s1 += load(x + w, n);
+        s2 += load(x + 2 * w, n);
+        s3 += load(x + 3 * w, n);
+    }
+    for (; r < rows; r++, x += w) s0 += load(x, n);
+    store(sum, load(sum, n) + ((s0 + s1) + (s2 + s3)), n);
+}
+
+/* Calls body with n, at first LANES for all whole vectors, then the rest: n is a constant where it counts. */
+#define FOR_COLUMNS(j, w, n, body)                                                                 \
+    do {                                                                                           \
+        size_t j = 0;                                                                              \
+        for (; j + LANES <= (w); j += LANES) {                                                     \
+            const size_t n = LANES;                                                                \
+            body;                                                                                  \
+        }                                                                                          \
+        if (j < (w)) {                                                                             \
+            const size_t n = (w) - j;                                                              \
+            body;                                                                                  \
+        }                                                                                          \
+    } while (0)
 
 static void col_sum(float *sum, const float *x, size_t rows, size_t c, size_t ld)
 {
-    FOR_CHANNELS(c, {
-        vec s0 = {0}, s1 = {0}, s2 = {0}, s3 = {0}, v;
-        const float *p = x + c0;
-        size_t r = 0;
-        for (; r + 4 <= rows; r += 4, p += 4 * ld) {
-            load(&v, p, n), s0 += v;
-            load(&v, p + ld, n), s1 += v;
-            load(&v, p + 2 * ld, n), s2 += v;
-            load(&v, p + 3 * ld, n), s3 += v;
-        }
-        for (; r < rows; r++, p += ld) load(&v, p, n), s0 += v;
-        v = (s0 + s1) + (s2 + s3);
-        store(sum + c0, &v, n);
-    });
+    float t[WIDE];
+    const size_t u = ld == c ? widen(c) : 1, w = u * c, full = rows / u, rest = rows % u * c;
+    float *s = u == 1 ? sum : t;
+    memset(s, 0, w * sizeof *s);
+    for (size_t r = 0; r < full; r += CHUNK)
+        FOR_COLUMNS(j, w, n, chunk_sum(s + j, x + r * u * ld + j, kd_min_size(CHUNK, full - r), u * ld, n));
+    add_to(s, x + full * u * ld, rest);
+    if (u > 1) fold(sum, t, c, u);
 }
 
-static void col_sum_sqdev(float *sum, const float *x, const float *mean, size_t rows, size_t c, size_t ld)
+/* Joins (na, ma, qa) with (nb, mb, qb): mean and sum of squared deviations of both together. */
+#define CHAN(m, q, before, mb, qb, count)                                                          \
+    do {                                                                                           \
+        const __typeof__(m) d_ = (mb) - (m);                                                       \
+        (m) += d_ * ((count) / ((before) + (count)));                                              \
+        (q) += (qb) + d_ * d_ * ((before) * ((count) / ((before) + (count))));                     \
+    } while (0)
+
+/* A chunk of rows joins the `before` rows whose mean and squared deviations are m, q (w). */
+INLINE void chunk_moments(float *m, float *q, float before, const float *x, size_t rows, size_t w, size_t n)
 {
-    FOR_CHANNELS(c, {
-        vec s0 = {0}, s1 = {0}, s2 = {0}, s3 = {0}, v, mu;
-        const float *p = x + c0;
-        size_t r = 0;
-        load(&mu, mean + c0, n);
-        for (; r + 4 <= rows; r += 4, p += 4 * ld) {
-            load(&v, p, n), v -= mu, s0 += v * v;
-            load(&v, p + ld, n), v -= mu, s1 += v * v;
-            load(&v, p + 2 * ld, n), v -= mu, s2 += v * v;
-            load(&v, p + 3 * ld, n), v -= mu, s3 += v * v;
-        }
-        for (; r < rows; r++, p += ld) load(&v, p, n), v -= mu, s0 += v * v;
-        v = (s0 + s1) + (s2 + s3);
-        store(sum + c0, &v, n);
-    });
+    vec s0 = {0}, s1 = {0}, d0 = {0}, d1 = {0}, v;
+    size_t r = 0;
+    for (; r + 2 <= rows; r += 2) {
+        s0 += load(x + r * w, n);
+        s1 += load(x + r * w + w, n);
+    }
+    if (r < rows) s0 += load(x + r * w, n);
+    const float count = (float)rows;
+    const vec mean = (s0 + s1) / count;
+    for (r = 0; r + 2 <= rows; r += 2) {
+        v = load(x + r * w, n) - mean;
+        d0 += v * v;
+        v = load(x + r * w + w, n) - mean;
+        d1 += v * v;
+    }
+    if (r < rows) {
+        v = load(x + r * w, n) - mean;
+        d0 += v * v;
+    }
+    vec mm = load(m, n), qq = load(q, n);
+    CHAN(mm, qq, before, mean, d0 + d1, count);
+    store(m, mm, n);
+    store(q, qq, n);
 }
+
+static void moments(float *mean, float *sq, const float *x, size_t rows, size_t c)
+{
+    float tm[WIDE], tq[WIDE];
+    const size_t u = widen(c), w = u * c, full = rows / u;
+    float *m = u == 1 ? mean : tm, *q = u == 1 ? sq : tq;
+    memset(m, 0, w * sizeof *m);
+    memset(q, 0, w * sizeof *q);
+    for (size_t r = 0; r < full; r += CHUNK)
+        FOR_COLUMNS(j, w, n, chunk_moments(m + j, q + j, (float)r, x + r * w + j, kd_min_size(CHUNK, full - r), w, n));
+    if (u == 1) return;
+    const float each = (float)full;
+    for (size_t j = 0; j < c; j++) {
+        float mj = m[j], qj = q[j];
+        for (size_t i = 1; full && i < u; i++) CHAN(mj, qj, each * (float)i, m[i * c + j], q[i * c + j], each);
+        for (size_t r = full * u; r < rows; r++) CHAN(mj, qj, (float)r, x[r * c + j], 0.0f, 1.0f);
+        mean[j] = mj;
+        sq[j] = qj;
+    }
+}
+
+/* ---- batch norm --------------------------------------------------------------------------- */
 
 static void scale_shift(float *y, const float *x, const float *a, const float *b, size_t rows, size_t c, bool relu_too)
 {
-    FOR_CHANNELS(c, {
-        vec va, vb, v;
-        load(&va, a + c0, n);
-        load(&vb, b + c0, n);
-        for (size_t r = 0; r < rows; r++) {
-            load(&v, x + r * c + c0, n);
-            v = v * va + vb;
-            if (relu_too) {
-                const vec pos = v;
-                mask(&v, &pos);
-            }
-            store(y + r * c + c0, &v, n);
-        }
-    });
-}
-
-static void bn_grad_sums(float *s1, float *s2, const float *dy, const float *x, const float *mean, const float *y,
-                         size_t rows, size_t c)
-{
-    FOR_CHANNELS(c, {
-        vec a0 = {0}, a1 = {0}, b0 = {0}, b1 = {0}, d, v, mu, yy;
-        size_t r = 0, at = c0;
-        load(&mu, mean + c0, n);
-        for (; r + 2 <= rows; r += 2, at += 2 * c) {
-            load(&d, dy + at, n);
-            load(&v, x + at, n);
-            if (y) load(&yy, y + at, n), mask(&d, &yy);
-            a0 += d, b0 += d * (v - mu);
-            load(&d, dy + at + c, n);
-            load(&v, x + at + c, n);
-            if (y) load(&yy, y + at + c, n), mask(&d, &yy);
-            a1 += d, b1 += d * (v - mu);
-        }
-        if (r < rows) {
-            load(&d, dy + at, n);
-            load(&v, x + at, n);
-            if (y) load(&yy, y + at, n), mask(&d, &yy);
-            a0 += d, b0 += d * (v - mu);
-        }
-        a0 += a1, b0 += b1;
-        store(s1 + c0, &a0, n);
-        store(s2 + c0, &b0, n);
-    });
-}
-
-static void bn_dx(float *dx, const float *dy, const float *x, const float *y, const float *k1, const float *k2,
-                  const float *k3, size_t rows, size_t c, bool add_too)
-{
-    FOR_CHANNELS(c, {
-        vec v1, v2, v3, d, v, yy, old;
-        load(&v1, k1 + c0, n);
-        load(&v2, k2 + c0, n);
-        load(&v3, k3 + c0, n);
-        size_t at = c0;
-        for (size_t r = 0; r < rows; r++, at += c) {
-            load(&d, dy + at, n);
-            load(&v, x + at, n);
-            if (y) load(&yy, y + at, n), mask(&d, &yy);
-            d = v1 * d + (v2 * v + v3);
-            if (add_too) load(&old, dx + at, n), d += old;
-            store(dx + at, &d, n);
-        }
-    });
-}
-
-/* ---- pooling: one window --------------------------------------------------------------------- */
-
-static void max_window(float *y, uint8_t *which, const float *x, const size_t *tap, size_t taps, size_t c)
-{
-    memcpy(y, x + tap[0], c * sizeof *y);
-    memset(which, 0, c);
-    for (size_t t = 1; t < taps; t++) {
-        const float *p = x + tap[t];
+    float ta[WIDE], tb[WIDE];
+    const size_t u = widen(c), w = u * c, all_n = rows * c;
+    a = repeat(ta, a, c, u);
+    b = repeat(tb, b, c, u);
+    for (size_t at = 0; at < all_n; at += w, y += w, x += w) {
+        const size_t n = kd_min_size(w, all_n - at);
+        if (relu_too) {
 #pragma omp simd
-        for (size_t i = 0; i < c; i++) {
-            const bool better = p[i] > y[i];
-            y[i] = better ? p[i] : y[i];
-            which[i] = better ? (uint8_t)t : which[i];
+            for (size_t j = 0; j < n; j++) y[j] = positive(x[j] * a[j] + b[j]);
+        } else {
+#pragma omp simd
+            for (size_t j = 0; j < n; j++) y[j] = x[j] * a[j] + b[j];
         }
     }
 }
 
-static void max_window_back(float *dx, const uint8_t *which, const float *dy, const size_t *tap, size_t taps, size_t c)
+INLINE void chunk_grads(float *s1, float *s2, const float *dy, const float *x, const float *mean, const float *a,
+                        const float *b, size_t rows, size_t w, size_t n)
 {
-    for (size_t t = 0; t < taps; t++) {
-        float *p = dx + tap[t];
-#pragma omp simd
-        for (size_t i = 0; i < c; i++) p[i] += which[i] == t ? dy[i] : 0.0f;
+    const vec mu = load(mean, n), va = a ? load(a, n) : mu, vb = a ? load(b, n) : mu;
+    vec a0 = {0}, a1 = {0}, b0 = {0}, b1 = {0}, d, v;
+    size_t r = 0;
+    for (; r + 2 <= rows; r += 2, dy += 2 * w, x += 2 * w) {
+        v = load(x, n);
+        d = load(dy, n);
+        if (a) d = only(v * va + vb > 0, d);
+        a0 += d;
+        b0 += d * (v - mu);
+        v = load(x + w, n);
+        d = load(dy + w, n);
+        if (a) d = only(v * va + vb > 0, d);
+        a1 += d;
+        b1 += d * (v - mu);
+    }
+    if (r < rows) {
+        v = load(x, n);
+        d = load(dy, n);
+        if (a) d = only(v * va + vb > 0, d);
+        a0 += d;
+        b0 += d * (v - mu);
+    }
+    store(s1, load(s1, n) + (a0 + a1), n);
+    store(s2, load(s2, n) + (b0 + b1), n);
+}
+
+static void bn_grad_sums(float *s1, float *s2, const float *dy, const float *x, size_t rows, size_t c,
+                         const kd__bn_factors *f)
+{
+    float t1[WIDE], t2[WIDE], tm[WIDE], ta[WIDE], tb[WIDE];
+    const size_t u = widen(c), w = u * c, full = rows / u, rest = rows % u * c;
+    float *p1 = u == 1 ? s1 : t1, *p2 = u == 1 ? s2 : t2;
+    const float *mean = repeat(tm, f->mean, c, u), *a = repeat(ta, f->a, c, u), *b = repeat(tb, f->b, c, u);
+    memset(p1, 0, w * sizeof *p1);
+    memset(p2, 0, w * sizeof *p2);
+    for (size_t r = 0; r < full; r += CHUNK) {
+        const size_t at = r * w, n_rows = kd_min_size(CHUNK, full - r);
+        if (a)
+            FOR_COLUMNS(j, w, n, chunk_grads(p1 + j, p2 + j, dy + at + j, x + at + j, mean + j, a + j, b + j, n_rows, w, n));
+        else
+            FOR_COLUMNS(j, w, n, chunk_grads(p1 + j, p2 + j, dy + at + j, x + at + j, mean + j, NULL, NULL, n_rows, w, n));
+    }
+    if (rest) FOR_COLUMNS(j, rest, n, chunk_grads(p1 + j, p2 + j, dy + full * w + j, x + full * w + j, mean + j,
+                                                  a ? a + j : NULL, b ? b + j : NULL, 1, w, n));
+    if (u > 1) {
+        fold(s1, t1, c, u);
+        fold(s2, t2, c, u);
     }
 }
 
-static void axpy(float *y, const float *x, float a, size_t n)
+INLINE void bn_dx_row(float *dx, const float *dy, const float *x, size_t n, const kd__bn_factors *f, bool relu_too,
+                      bool add_too)
 {
+    const float *mean = f->mean, *a = f->a, *b = f->b, *k1 = f->k1, *k2 = f->k2, *k3 = f->k3;
 #pragma omp simd
-    for (size_t i = 0; i < n; i++) y[i] += a * x[i];
+    for (size_t j = 0; j < n; j++) {
+        const float v = x[j], d = !relu_too || v * a[j] + b[j] > 0 ? dy[j] : 0.0f;
+        const float g = k1[j] * d + (k2[j] * (v - mean[j]) + k3[j]);
+        dx[j] = add_too ? dx[j] + g : g;
+    }
 }
 
-extern const kd__vec NAME(kd__vec);
+static void bn_dx(float *dx, const float *dy, const float *x, size_t rows, size_t c, const kd__bn_factors *f,
+                  bool add_too)
+{
+    float t[6][WIDE];
+    const size_t u = widen(c), w = u * c, all_n = rows * c;
+    const kd__bn_factors wide = {
+        .mean = repeat(t[0], f->mean, c, u), .a = repeat(t[1], f->a, c, u), .b = repeat(t[2], f->b, c, u),
+        .k1 = repeat(t[3], f->k1, c, u), .k2 = repeat(t[4], f->k2, c, u), .k3 = repeat(t[5], f->k3, c, u),
+    };
+    for (size_t at = 0; at < all_n; at += w, dx += w, dy += w, x += w) {
+        const size_t n = kd_min_size(w, all_n - at);
+        if (f->a && !add_too)
+            bn_dx_row(dx, dy, x, n, &wide, true, false);
+        else if (f->a)
+            bn_dx_row(dx, dy, x, n, &wide, true, true);
+        else if (!add_too)
+            bn_dx_row(dx, dy, x, n, &wide, false, false);
+        else
+            bn_dx_row(dx, dy, x, n, &wide, false, true);
+    }
+}
+
+/* ---- pooling: one row of windows ---------------------------------------------------------- */
+
+INLINE void max_window(float *y, uint8_t *which, const float *x, const kd__pool *g, size_t n)
+{
+    vec best = load(x, n);
+    ivec place = {0};
+    for (size_t t = 1; t < g->k * g->k; t++) {
+        const vec v = load(x + t / g->k * g->row + t % g->k * g->c, n);
+        const ivec better = (v > best) | (v != v);
+        best = either(better, v, best);
+        place = (place & ~better) | (better & (int32_t)t);
+    }
+    const bytes b = __builtin_convertvector(place, bytes);
+    store(y, best, n);
+    memcpy(which, &b, n == LANES ? sizeof b : n);
+}
+
+static void max_row(float *y, uint8_t *which, const float *x, const kd__pool *g)
+{
+    for (size_t o = 0; o < g->out_w; o++, y += g->c, which += g->c, x += g->stride * g->c)
+        FOR_COLUMNS(j, g->c, n, max_window(y + j, which + j, x + j, g, n));
+}
+
+INLINE void max_window_back(float *dx, const uint8_t *which, const float *dy, const kd__pool *g, bool add_too, size_t n)
+{
+    bytes b = {0};
+    memcpy(&b, which, n == LANES ? sizeof b : n);
+    const ivec place = __builtin_convertvector(b, ivec);
+    const vec d = load(dy, n);
+    for (size_t t = 0; t < g->k * g->k; t++) {
+        float *p = dx + t / g->k * g->row + t % g->k * g->c;
+        const vec v = only(place == (int32_t)t, d);
+        store(p, add_too ? load(p, n) + v : v, n);
+    }
+}
+
+static void max_row_back(float *dx, const uint8_t *which, const float *dy, const kd__pool *g, bool add_too)
+{
+    for (size_t o = 0; o < g->out_w; o++, dy += g->c, which += g->c, dx += g->stride * g->c)
+        FOR_COLUMNS(j, g->c, n, max_window_back(dx + j, which + j, dy + j, g, add_too, n));
+}
+
+INLINE void avg_window(float *y, const float *x, const kd__pool *g, size_t n)
+{
+    vec sum = load(x, n);
+    for (size_t t = 1; t < g->k * g->k; t++) sum += load(x + t / g->k * g->row + t % g->k * g->c, n);
+    store(y, sum * all(1 / (float)(g->k * g->k)), n);
+}
+
+static void avg_row(float *y, const float *x, const kd__pool *g)
+{
+    for (size_t o = 0; o < g->out_w; o++, y += g->c, x += g->stride * g->c)
+        FOR_COLUMNS(j, g->c, n, avg_window(y + j, x + j, g, n));
+}
+
+INLINE void avg_window_back(float *dx, const float *dy, const kd__pool *g, bool add_too, size_t n)
+{
+    const vec d = load(dy, n) * all(1 / (float)(g->k * g->k));
+    for (size_t t = 0; t < g->k * g->k; t++) {
+        float *p = dx + t / g->k * g->row + t % g->k * g->c;
+        store(p, add_too ? load(p, n) + d : d, n);
+    }
+}
+
+static void avg_row_back(float *dx, const float *dy, const kd__pool *g, bool add_too)
+{
+    for (size_t o = 0; o < g->out_w; o++, dy += g->c, dx += g->stride * g->c)
+        FOR_COLUMNS(j, g->c, n, avg_window_back(dx + j, dy + j, g, add_too, n));
+}
+
+/* Every row of y (rows, c) becomes, or gets added, scale * x (c). */
+static void spread(float *y, const float *x, float scale, size_t rows, size_t c, bool add_too)
+{
+    for (size_t r = 0; r < rows; r++, y += c)
+        if (add_too) {
+#pragma omp simd
+            for (size_t j = 0; j < c; j++) y[j] += scale * x[j];
+        } else {
+#pragma omp simd
+            for (size_t j = 0; j < c; j++) y[j] = scale * x[j];
+        }
+}
+
 const kd__vec NAME(kd__vec) = {
     .adamw = adamw, .sgd = sgd, .sumsq = sumsq, .u8_to_f32 = u8_to_f32, .add = add, .add_to = add_to, .relu = relu,
-    .relu_mask = relu_mask, .relu_mask_add = relu_mask_add, .col_sum = col_sum, .col_sum_sqdev = col_sum_sqdev,
-    .scale_shift = scale_shift, .bn_grad_sums = bn_grad_sums, .bn_dx = bn_dx, .max_window = max_window,
-    .max_window_back = max_window_back, .axpy = axpy,
+    .relu_mask = relu_mask, .relu_mask_add = relu_mask_add, .col_sum = col_sum, .moments = moments,
+    .scale_shift = scale_shift, .bn_grad_sums = bn_grad_sums, .bn_dx = bn_dx, .max_row = max_row,
+    .max_row_back = max_row_back, .avg_row = avg_row, .avg_row_back = avg_row_back, .spread = spread,
 };

@@ -1,302 +1,411 @@
-/* tests/unit/test_ops.c - every op three ways: finite differences, its naive twin, and equal bits for any
- * thread count. Each case is a small graph that ends in the op under test; the loss is the dot
- * product of the output with fixed random numbers. */
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <cmocka.h>
+/* test_ops.c - every op against finite differences of its own forward pass, against its twin in plain C,
+ * and against itself with other numbers of threads; what each op promises besides. */
+#include "nn_fixture.h"
 
-#include "kd/nn.h"
-
-#include <math.h>
-#include <omp.h>
-#include <stdlib.h>
-#include <string.h>
+/* ---- one row per op and shape ------------------------------------------------------------- */
 
 typedef kd_node (*builder)(kd_graph *g, kd_node x);
+
+static kd_node linear(kd_graph *g, kd_node x) { return kd_nn_linear(g, "op", x, 5, true); }
+static kd_node linear_relu(kd_graph *g, kd_node x) { return kd_nn_relu(g, "relu", kd_nn_linear(g, "op", x, 7, false)); }
+static kd_node conv(kd_graph *g, kd_node x) { return kd_nn_conv2d(g, "op", x, 6, 3, 1, 1, true); }
+static kd_node conv_relu(kd_graph *g, kd_node x)
+{
+    return kd_nn_relu(g, "relu", kd_nn_conv2d(g, "op", x, 4, 3, 2, 1, true));
+}
+static kd_node conv1(kd_graph *g, kd_node x) { return kd_nn_conv2d(g, "op", x, 5, 1, 1, 0, false); }
+static kd_node depthwise(kd_graph *g, kd_node x) { return kd_nn_dwconv2d(g, "op", x, 3, 1, 1, true); }
+static kd_node depthwise_stride(kd_graph *g, kd_node x) { return kd_nn_dwconv2d(g, "op", x, 3, 2, 1, false); }
+static kd_node norm(kd_graph *g, kd_node x) { return kd_nn_batchnorm(g, "op", x, 0.1f, 1e-5f); }
+static kd_node norm_relu(kd_graph *g, kd_node x) { return kd_nn_relu(g, "relu", norm(g, x)); }
+static kd_node relu(kd_graph *g, kd_node x) { return kd_nn_relu(g, "op", x); }
+static kd_node max2(kd_graph *g, kd_node x) { return kd_nn_maxpool(g, "op", x, 2, 2); }
+static kd_node max_overlap(kd_graph *g, kd_node x) { return kd_nn_maxpool(g, "op", x, 3, 2); }
+static kd_node max_gaps(kd_graph *g, kd_node x) { return kd_nn_maxpool(g, "op", x, 2, 3); }
+static kd_node avg2(kd_graph *g, kd_node x) { return kd_nn_avgpool(g, "op", x, 2, 2); }
+static kd_node avg_overlap(kd_graph *g, kd_node x) { return kd_nn_avgpool(g, "op", x, 3, 1); }
+static kd_node avg_all(kd_graph *g, kd_node x) { return kd_nn_global_avgpool(g, "op", x); }
+static kd_node flatten(kd_graph *g, kd_node x) { return kd_nn_flatten(g, "op", x); }
+static kd_node add_self(kd_graph *g, kd_node x) { return kd_nn_add(g, "op", x, x); }
+static kd_node add_norm(kd_graph *g, kd_node x) { return kd_nn_add(g, "op", x, kd_nn_batchnorm(g, "bn", x, 0.2f, 1e-3f)); }
+static kd_node add_relu(kd_graph *g, kd_node x)
+{
+    return kd_nn_relu(g, "relu", kd_nn_add(g, "op", kd_nn_batchnorm(g, "bn", x, 0.2f, 1e-3f), x));
+}
+static kd_node softmax(kd_graph *g, kd_node x) { return kd_nn_softmax(g, "op", x); }
+static kd_node dropout(kd_graph *g, kd_node x) { return kd_nn_dropout(g, "op", x, 0.4f); }
 
 typedef struct op_case {
     const char *name;
     builder build;
     int ndims;
-    int64_t dims[3], batch;
-    bool kinked; /* max, ReLU: differences that cross a kink are left out */
+    int64_t dims[3], batch; /* a small batch, for finite differences */
+    bool apart;             /* the op has kinks in its input */
 } op_case;
 
-static kd_node b_linear(kd_graph *g, kd_node x) { return kd_nn_linear(g, "op", x, 7, true); }
-static kd_node b_linear_relu(kd_graph *g, kd_node x) { return kd_nn_relu(g, "r", kd_nn_linear(g, "op", x, 19, true)); }
-static kd_node b_linear_plain(kd_graph *g, kd_node x) { return kd_nn_linear(g, "op", x, 3, false); }
-static kd_node b_conv(kd_graph *g, kd_node x) { return kd_nn_conv2d(g, "op", x, 5, 3, 1, 1, true); }
-static kd_node b_conv_s2(kd_graph *g, kd_node x) { return kd_nn_conv2d(g, "op", x, 16, 3, 2, 1, false); }
-static kd_node b_conv_1x1(kd_graph *g, kd_node x) { return kd_nn_conv2d(g, "op", x, 18, 1, 1, 0, true); }
-static kd_node b_conv_relu(kd_graph *g, kd_node x) { return kd_nn_relu(g, "r", kd_nn_conv2d(g, "op", x, 6, 5, 1, 2, true)); }
-static kd_node b_dw(kd_graph *g, kd_node x) { return kd_nn_dwconv2d(g, "op", x, 3, 1, 1, false); }
-static kd_node b_dw_s2(kd_graph *g, kd_node x) { return kd_nn_dwconv2d(g, "op", x, 3, 2, 1, true); }
-static kd_node b_bn(kd_graph *g, kd_node x) { return kd_nn_batchnorm(g, "op", x, 0.1f, 1e-5f); }
-static kd_node b_bn_relu(kd_graph *g, kd_node x) { return kd_nn_relu(g, "r", kd_nn_batchnorm(g, "op", x, 0.1f, 1e-5f)); }
-static kd_node b_relu(kd_graph *g, kd_node x) { return kd_nn_relu(g, "op", kd_nn_add(g, "twice", x, x)); }
-static kd_node b_max(kd_graph *g, kd_node x) { return kd_nn_maxpool(g, "op", x, 2, 2); }
-static kd_node b_max_overlap(kd_graph *g, kd_node x) { return kd_nn_maxpool(g, "op", x, 3, 2); }
-static kd_node b_avg(kd_graph *g, kd_node x) { return kd_nn_avgpool(g, "op", x, 3, 2); }
-static kd_node b_gap(kd_graph *g, kd_node x) { return kd_nn_global_avgpool(g, "op", x); }
-static kd_node b_flatten(kd_graph *g, kd_node x) { return kd_nn_linear(g, "op", kd_nn_flatten(g, "flat", x), 4, true); }
-static kd_node b_softmax(kd_graph *g, kd_node x) { return kd_nn_softmax(g, "op", x); }
-static kd_node b_dropout(kd_graph *g, kd_node x) { return kd_nn_dropout(g, "op", x, 0.4f); }
-static kd_node b_residual(kd_graph *g, kd_node x)
-{
-    kd_node a = kd_nn_conv2d(g, "c1", x, 3, 3, 1, 1, false);
-    a = kd_nn_relu(g, "r1", kd_nn_batchnorm(g, "n1", a, 0.1f, 1e-5f));
-    a = kd_nn_conv2d(g, "c2", a, 3, 3, 1, 1, false);
-    kd_node s = kd_nn_add(g, "sum", a, x);
-    return kd_nn_add(g, "more", kd_nn_relu(g, "r2", s), s); /* two nodes with two consumers each */
-}
-
 static const op_case cases[] = {
-    {"linear", b_linear, 1, {13}, 5, false},
-    {"linear + ReLU", b_linear_relu, 1, {33}, 9, true},
-    {"linear over the last of two axes", b_linear_plain, 2, {4, 6}, 3, false},
-    {"conv2d", b_conv, 3, {7, 9, 3}, 3, false},
-    {"conv2d, stride 2, 16 channels", b_conv_s2, 3, {8, 7, 16}, 5, false},
-    {"conv2d 1x1", b_conv_1x1, 3, {5, 4, 8}, 3, false},
-    {"conv2d 5x5 + ReLU on one channel", b_conv_relu, 3, {9, 9, 1}, 4, true},
-    {"dwconv2d", b_dw, 3, {6, 5, 7}, 3, false},
-    {"dwconv2d, stride 2, 16 channels", b_dw_s2, 3, {7, 8, 16}, 4, false},
-    {"batchnorm", b_bn, 3, {3, 5, 6}, 4, false},
-    {"batchnorm of 20 channels + ReLU", b_bn_relu, 3, {4, 4, 20}, 5, true},
-    {"batchnorm of features", b_bn, 1, {17}, 8, false},
-    {"relu of a sum", b_relu, 1, {31}, 4, true},
-    {"maxpool", b_max, 3, {6, 7, 5}, 3, true},
-    {"overlapping maxpool", b_max_overlap, 3, {7, 7, 4}, 3, true},
-    {"avgpool", b_avg, 3, {7, 8, 5}, 3, false},
-    {"global average pool", b_gap, 3, {5, 6, 18}, 3, false},
-    {"flatten + linear", b_flatten, 3, {3, 4, 5}, 3, false},
-    {"softmax", b_softmax, 1, {11}, 4, false},
-    {"dropout", b_dropout, 1, {50}, 6, false},
-    {"residual block", b_residual, 3, {5, 5, 3}, 4, true},
+    {"linear", linear, 1, {6}, 3, false},
+    {"linear over the last of three axes", linear, 3, {3, 2, 4}, 2, false},
+    {"linear + relu", linear_relu, 1, {6}, 4, false},
+    {"conv2d 3x3", conv, 3, {5, 6, 3}, 2, false},
+    {"conv2d 3x3 stride 2 + relu", conv_relu, 3, {6, 5, 4}, 2, false},
+    {"conv2d 1x1", conv1, 3, {4, 4, 6}, 2, false},
+    {"dwconv2d 3x3", depthwise, 3, {5, 4, 16}, 2, false},
+    {"dwconv2d stride 2", depthwise_stride, 3, {5, 5, 7}, 2, false},
+    {"batchnorm of 3 channels", norm, 3, {3, 3, 3}, 4, false},
+    {"batchnorm of 1 channel", norm, 3, {3, 3, 1}, 4, false},
+    {"batchnorm of 17 channels", norm, 3, {2, 2, 17}, 5, false},
+    {"batchnorm of 64 channels", norm, 1, {64}, 7, false},
+    {"batchnorm of 200 channels", norm, 1, {200}, 6, false},
+    {"batchnorm + relu, 5 channels", norm_relu, 3, {3, 3, 5}, 4, false},
+    {"batchnorm + relu, 32 channels", norm_relu, 3, {2, 2, 32}, 4, false},
+    {"relu", relu, 3, {3, 3, 5}, 3, true},
+    {"maxpool 2/2", max2, 3, {4, 6, 16}, 2, true},
+    {"maxpool 2/2 with a rest", max2, 3, {5, 7, 3}, 2, true},
+    {"maxpool 3/2", max_overlap, 3, {7, 6, 5}, 2, true},
+    {"maxpool 2/3", max_gaps, 3, {7, 8, 4}, 2, true},
+    {"avgpool 2/2", avg2, 3, {4, 4, 16}, 2, false},
+    {"avgpool 2/2 with a rest", avg2, 3, {5, 5, 3}, 2, false},
+    {"avgpool 3/1", avg_overlap, 3, {5, 5, 3}, 2, false},
+    {"global_avgpool", avg_all, 3, {3, 5, 18}, 3, false},
+    {"flatten", flatten, 3, {3, 4, 5}, 3, false},
+    {"flatten of one channel", flatten, 3, {3, 4, 1}, 3, false},
+    {"add of itself", add_self, 3, {2, 3, 4}, 3, false},
+    {"add behind a norm", add_norm, 3, {2, 3, 4}, 3, false},
+    {"add + relu behind a norm", add_relu, 3, {2, 3, 4}, 3, false},
+    {"softmax", softmax, 1, {9}, 4, false},
+    {"softmax over the last axis", softmax, 3, {2, 3, 5}, 2, false},
+    {"dropout", dropout, 3, {3, 3, 5}, 3, false},
 };
+enum { CASES = sizeof cases / sizeof *cases };
 
-typedef struct run_state {
-    kd_graph *g;
-    kd_exec *ex;
-    kd_node in, out;
-    size_t in_floats, out_floats;
-    float *direction; /* dLoss/dout */
-} run_state;
+/* Who else reads the op's input, and when: then one of them writes its gradient, the other one adds. */
+typedef enum company { ALONE, EARLIER, LATER, COMPANIES } company;
 
-static void noise(float *x, size_t n, uint32_t salt, float scale)
+static fx_net build(const op_case *c, company who)
 {
-    kd_rng r;
-    kd_rng_init(&r, 11, KD_RNG_TEST, salt, 0);
-    for (size_t i = 0; i < n; i++) x[i] = scale * kd_rng_normal(&r);
+    fx_net n = {.g = kd_graph_create()};
+    assert_non_null(n.g);
+    n.g->input_grads = true;
+    n.in = kd_nn_input(n.g, "x", c->ndims, c->dims);
+    if (who == EARLIER) n.out[n.outs++] = kd_nn_dropout(n.g, "other", n.in, 0.25f);
+    n.out[n.outs++] = c->build(n.g, n.in);
+    if (who == LATER) n.out[n.outs++] = kd_nn_dropout(n.g, "other", n.in, 0.25f);
+    fx_finish(&n);
+    return n;
 }
 
-/* The input goes through a trainable scale-free layer first, so that the op's dx is wanted: an extra
- * batch-free linear would mix rows; a depthwise-like batch norm would normalise. A 1x1 identity does neither. */
-static void set_up(run_state *s, const op_case *c, int threads, bool naive, bool training)
+static float *input_of(const op_case *c, const fx_net *n, int64_t batch)
 {
-    kd_err err = {0};
-    s->g = kd_graph_create();
-    s->in = kd_nn_input(s->g, "x", c->ndims, c->dims);
-    kd_node pre = kd_nn_linear(s->g, "pre", s->in, c->dims[c->ndims - 1], false);
-    s->out = c->build(s->g, pre);
-    kd_graph_output(s->g, s->out);
-    if (kd_graph_finish(s->g, &err)) fail_msg("%s: %s", c->name, err.msg);
-    kd_graph_init(s->g, 5);
-    size_t floats;
-    float *slab = kd_graph_slab(s->g, &floats);
-    const kd_param *list;
-    size_t n = kd_graph_params(s->g, &list);
-    for (size_t i = 0; i < n; i++)
-        if (!list[i].buffer && list[i].ndims == 1) noise(slab + list[i].offset, list[i].size, 100 + (uint32_t)i, 0.5f);
-    kd_exec_params p = {.batch = c->batch, .threads = threads, .naive = naive, .training = training};
-    if (kd_exec_create(&s->ex, s->g, &p, &err)) fail_msg("%s: %s", c->name, err.msg);
-    s->in_floats = (size_t)c->batch * kd_graph_node_size(s->g, s->in);
-    s->out_floats = (size_t)c->batch * kd_graph_node_size(s->g, s->out);
-    s->direction = calloc(s->out_floats, sizeof(float));
-    noise(s->direction, s->out_floats, 3, 1);
-    noise(kd_exec_input(s->ex, s->in), s->in_floats, 4, 1);
-    kd_exec_seed(s->ex, 9, 2);
+    const size_t floats = (size_t)batch * kd_graph_node_size(n->g, n->in);
+    return c->apart ? fx_apart(floats, 50, 0.05f) : fx_normal(floats, 50);
 }
 
-static void tear_down(run_state *s)
-{
-    kd_exec_free(s->ex);
-    kd_graph_free(s->g);
-    free(s->direction);
-}
+/* ---- finite differences ------------------------------------------------------------------- */
 
-static void step(run_state *s, int threads)
-{
-    if (threads == 1) {
-        kd_exec_forward(s->ex);
-        memcpy(kd_exec_grad(s->ex, s->out), s->direction, s->out_floats * sizeof(float));
-        kd_exec_backward(s->ex);
-        return;
-    }
-#pragma omp parallel num_threads(threads)
-    {
-        kd_exec_forward(s->ex);
-#pragma omp single
-        memcpy(kd_exec_grad(s->ex, s->out), s->direction, s->out_floats * sizeof(float));
-        kd_exec_backward(s->ex);
-    }
-}
-
-static double loss_of(run_state *s)
+/* sum of dy * y over the outputs; which: for each number whether it is positive, to see a ReLU switch. */
+static double value(kd_exec *ex, const fx_net *n, float *const *dy, const kd_exec_params *how, uint64_t *which)
 {
     double sum = 0;
-    kd_exec_forward(s->ex);
-    const float *y = kd_exec_value(s->ex, s->out);
-    for (size_t i = 0; i < s->out_floats; i++) sum += (double)y[i] * (double)s->direction[i];
+    kd_exec_run_forward(ex);
+    *which = 0;
+    for (int o = 0; o < n->outs; o++) {
+        const float *y = kd_exec_value(ex, n->out[o]);
+        const size_t floats = (size_t)how->batch * kd_graph_node_size(n->g, n->out[o]);
+        for (size_t i = 0; i < floats; i++) {
+            sum += (double)dy[o][i] * (double)y[i];
+            *which = *which * 31 + (y[i] > 0);
+        }
+    }
     return sum;
 }
 
-static double distance(const float *a, const float *b, size_t n)
+typedef struct differences {
+    const char *name;
+    kd_exec *ex;
+    const fx_net *n;
+    float **dy;
+    const kd_exec_params *how;
+    int tried, skipped;
+} differences;
+
+/* The slope at w[i] by central differences against what backward said; about 60 places of w. */
+static void check_slopes(differences *d, const char *what, float *w, const float *grad, size_t n)
 {
-    double d = 0, m = 0;
-    for (size_t i = 0; i < n; i++) {
-        d = fmax(d, fabs((double)a[i] - (double)b[i]));
-        m = fmax(m, fabs((double)b[i]));
+    const float eps = 1.0f / 128;
+    const bool kinked = strstr(d->name, "+ relu");
+    double top = 0;
+    for (size_t i = 0; i < n; i++) top = fmax(top, fabs((double)grad[i]));
+    for (size_t i = 0; i < n; i += 1 + n / 60) {
+        const float was = w[i];
+        uint64_t up, down;
+        w[i] = was + eps;
+        double slope = value(d->ex, d->n, d->dy, d->how, &up);
+        w[i] = was - eps;
+        slope = (slope - value(d->ex, d->n, d->dy, d->how, &down)) / (2 * (double)eps);
+        w[i] = was;
+        d->tried++;
+        if (kinked && up != down) {
+            d->skipped++;
+            continue;
+        }
+        if (!(fabs(slope - (double)grad[i]) <= 3e-3 * (top + 0.02)))
+            fail_msg("%s, %s: slope at %s[%zu] is %.6g, backward says %.6g (at most %.3g)", d->name,
+                     d->how->naive ? "twin" : "fast", what, i, slope, (double)grad[i], top);
     }
-    return d / (m > 1e-20 ? m : 1);
 }
 
-/* Checks the gradient of the naive twin, whose forward pass sums in double, by central differences. */
-static void gradients_agree_with_finite_differences(void **state)
+static void differences_of(const op_case *c, company who, bool naive)
+{
+    const kd_exec_params how = {.batch = c->batch, .threads = 1, .training = true, .naive = naive};
+    fx_net n = build(c, who);
+    float *x = input_of(c, &n, c->batch), *dy[FX_OUTPUTS] = {0};
+    fx_pass r = fx_train(&n, &how, x);
+    kd_exec *ex = NULL;
+    OK(kd_exec_create(&ex, n.g, &how, err));
+    kd_exec_seed(ex, 3, 4);
+    memcpy(kd_exec_input(ex, n.in), x, r.xs * sizeof *x);
+    for (int o = 0; o < n.outs; o++) dy[o] = fx_normal(r.ys[o], 100 + (uint32_t)o);
+    differences d = {c->name, ex, &n, dy, &how, 0, 0};
+    check_slopes(&d, "x", kd_exec_input(ex, n.in), r.dx, r.xs);
+    const kd_param *p;
+    const size_t params = kd_graph_params(n.g, &p);
+    for (size_t i = 0; i < params; i++)
+        if (!p[i].buffer) check_slopes(&d, p[i].name, kd_graph_param_data(n.g, &p[i]), r.grads + p[i].offset, p[i].size);
+    if (d.skipped > d.tried / 2) fail_msg("%s: %d of %d places are near a kink", c->name, d.skipped, d.tried);
+    for (int o = 0; o < n.outs; o++) free(dy[o]);
+    kd_exec_free(ex);
+    fx_free(&r);
+    free(x);
+    kd_graph_free(n.g);
+}
+
+static void backward_is_the_slope_of_forward(void **state)
 {
     (void)state;
-    for (size_t k = 0; k < sizeof cases / sizeof cases[0]; k++) {
-        run_state s;
-        set_up(&s, &cases[k], 1, true, true);
-        step(&s, 1);
-        size_t floats, wrong = 0, tried = 0;
-        float *slab = kd_graph_slab(s.g, &floats), *grads = kd_exec_grads(s.ex);
-        double top = 0;
-        for (size_t i = 0; i < floats; i++) top = fmax(top, fabs((double)grads[i]));
-        const kd_param *list;
-        size_t n = kd_graph_params(s.g, &list);
-        for (size_t q = 0; q < n; q++) {
-            for (size_t i = 0; !list[q].buffer && i < list[q].size; i += 1 + list[q].size / 40) {
-                const size_t at = list[q].offset + i;
-                const float w = slab[at], h = cases[k].kinked ? 5e-4f : 1e-2f;
-                const float got = grads[at];
-                slab[at] = w + h;
-                const double up = loss_of(&s), wide = (double)(w + h) - (double)w;
-                slab[at] = w - h;
-                const double down = loss_of(&s), narrow = (double)w - (double)(w - h);
-                slab[at] = w;
-                tried++;
-                wrong += fabs((up - down) / (wide + narrow) - (double)got) > 4e-3 * (top + fabs((double)got));
-            }
-        }
-        const size_t allowed = cases[k].kinked ? tried / 8 : 0;
-        if (tried == 0 || wrong > allowed) fail_msg("%s: %zu of %zu differences disagree", cases[k].name, wrong, tried);
-        tear_down(&s);
-    }
+    for (int i = 0; i < CASES; i++)
+        for (int who = 0; who < COMPANIES; who++) differences_of(&cases[i], (company)who, false);
+}
+
+static void backward_of_the_twins_is_the_slope_of_forward(void **state)
+{
+    (void)state;
+    for (int i = 0; i < CASES; i++)
+        for (int who = 0; who < COMPANIES; who++) differences_of(&cases[i], (company)who, true);
+}
+
+/* ---- twins and threads -------------------------------------------------------------------- */
+
+static void compare_with_twin(const op_case *c, int64_t batch, company who, bool training)
+{
+    fx_net n = build(c, who);
+    float *x = input_of(c, &n, batch);
+    const kd_exec_params fast = {.batch = batch, .threads = 2, .training = training};
+    const kd_exec_params naive = {.batch = batch, .threads = 1, .training = training, .naive = true};
+    fx_pass got = fx_train(&n, &fast, x), want = fx_train(&n, &naive, x);
+    fx_passes_close(c->name, &got, &want, 1e-5);
+    fx_free(&got);
+    fx_free(&want);
+    free(x);
+    kd_graph_free(n.g);
 }
 
 static void fast_ops_equal_their_twins(void **state)
 {
     (void)state;
-    for (size_t k = 0; k < sizeof cases / sizeof cases[0]; k++)
-        for (int training = 0; training < 2; training++) {
-            run_state f, n;
-            set_up(&f, &cases[k], 1, false, training);
-            set_up(&n, &cases[k], 1, true, training);
-            if (training) {
-                step(&f, 1), step(&n, 1);
-            } else {
-                kd_exec_forward(f.ex), kd_exec_forward(n.ex);
+    for (int i = 0; i < CASES; i++)
+        for (int who = 0; who < COMPANIES; who++)
+            for (int training = 0; training < 2; training++) {
+                compare_with_twin(&cases[i], cases[i].batch, (company)who, training);
+                compare_with_twin(&cases[i], 67, (company)who, training); // several slices, not of equal size
             }
-            double d = distance(kd_exec_value(f.ex, f.out), kd_exec_value(n.ex, n.out), f.out_floats);
-            if (!(d < 1e-5)) fail_msg("%s: values differ by %g", cases[k].name, d);
-            size_t floats;
-            kd_graph_slab(f.g, &floats);
-            d = training ? distance(kd_exec_grads(f.ex), kd_exec_grads(n.ex), floats) : 0;
-            if (!(d < 1e-5)) fail_msg("%s: gradients differ by %g", cases[k].name, d);
-            float *a = kd_graph_buffers(f.g, &floats), *b = kd_graph_buffers(n.g, NULL);
-            d = distance(a, b, floats);
-            if (!(d < 1e-5)) fail_msg("%s: running statistics differ by %g", cases[k].name, d);
-            tear_down(&f), tear_down(&n);
-        }
 }
 
-static void bits_do_not_depend_on_threads(void **state)
+static void norms_of_any_width_equal_their_twin(void **state)
 {
     (void)state;
-    static const int threads[] = {2, 3, 8};
-    for (size_t k = 0; k < sizeof cases / sizeof cases[0]; k++) {
-        op_case c = cases[k];
-        c.batch = 37; /* more work than one slice, and no multiple of anything */
-        run_state one;
-        size_t floats;
-        set_up(&one, &c, 1, false, true);
-        step(&one, 1);
-        kd_graph_slab(one.g, &floats);
-        for (size_t t = 0; t < sizeof threads / sizeof threads[0]; t++) {
-            run_state s;
-            set_up(&s, &c, threads[t], false, true);
-            step(&s, threads[t]);
-            if (memcmp(kd_exec_value(one.ex, one.out), kd_exec_value(s.ex, s.out), s.out_floats * sizeof(float)))
-                fail_msg("%s: another value with %d threads", c.name, threads[t]);
-            if (memcmp(kd_exec_grads(one.ex), kd_exec_grads(s.ex), floats * sizeof(float)))
-                fail_msg("%s: another gradient with %d threads", c.name, threads[t]);
-            tear_down(&s);
-        }
-        tear_down(&one);
+    for (int64_t c = 1; c <= 300; c += c < 20 ? 1 : c < 140 ? 13 : 53) {
+        const op_case wide = {"batchnorm + relu of many widths", norm_relu, 3, {3, 7, c}, 0, false};
+        compare_with_twin(&wide, 13, LATER, true);
+        compare_with_twin(&wide, 13, ALONE, false);
     }
 }
 
-static void an_exec_of_one_thread_runs_inside_a_region(void **state)
+static void the_bits_do_not_depend_on_the_threads(void **state)
 {
     (void)state;
-    enum { TEAM = 3 };
-    run_state s[TEAM], ref;
-    size_t floats;
-    const op_case *c = &cases[sizeof cases / sizeof cases[0] - 1];
-    set_up(&ref, c, 1, false, true);
-    step(&ref, 1);
-    kd_graph_slab(ref.g, &floats);
-    for (int i = 0; i < TEAM; i++) set_up(&s[i], c, 1, false, true);
-#pragma omp parallel for schedule(dynamic) num_threads(TEAM)
-    for (int i = 0; i < TEAM; i++) step(&s[i], 1);
-    for (int i = 0; i < TEAM; i++) {
-        assert_memory_equal(kd_exec_grads(s[i].ex), kd_exec_grads(ref.ex), floats * sizeof(float));
-        tear_down(&s[i]);
+    static const int teams[] = {2, 3, 8};
+    for (int i = 0; i < CASES; i++) {
+        fx_net n = build(&cases[i], LATER);
+        float *x = input_of(&cases[i], &n, 45);
+        kd_exec_params how = {.batch = 45, .threads = 1, .training = true};
+        fx_pass want = fx_train(&n, &how, x);
+        for (size_t t = 0; t < sizeof teams / sizeof *teams; t++) {
+            how.threads = teams[t];
+            fx_pass got = fx_train(&n, &how, x);
+            fx_passes_same(cases[i].name, &got, &want);
+            fx_free(&got);
+        }
+        fx_free(&want);
+        free(x);
+        kd_graph_free(n.g);
     }
-    tear_down(&ref);
 }
 
-static void dropout_keeps_its_share_and_scale(void **state)
+/* ---- what single ops promise -------------------------------------------------------------- */
+
+/* y of one op in a graph of its own; the caller frees it. */
+static float *forward_of(builder b, const int64_t dims[3], const kd_exec_params *how, uint64_t step, const float *x,
+                         size_t *floats)
+{
+    fx_net n = {.g = kd_graph_create(), .outs = 1};
+    assert_non_null(n.g);
+    n.in = kd_nn_input(n.g, "x", 3, dims);
+    n.out[0] = b(n.g, n.in);
+    kd_graph_output(n.g, n.out[0]);
+    OK(kd_graph_finish(n.g, err));
+    kd_graph_init(n.g, 1);
+    kd_exec *ex = NULL;
+    OK(kd_exec_create(&ex, n.g, how, err));
+    memcpy(kd_exec_input(ex, n.in), x, (size_t)how->batch * kd_graph_node_size(n.g, n.in) * sizeof *x);
+    kd_exec_seed(ex, 7, step);
+    kd_exec_run_forward(ex);
+    *floats = (size_t)how->batch * kd_graph_node_size(n.g, n.out[0]);
+    float *y = kd_alloc_aligned(*floats, sizeof *y);
+    memcpy(y, kd_exec_value(ex, n.out[0]), *floats * sizeof *y);
+    kd_exec_free(ex);
+    kd_graph_free(n.g);
+    return y;
+}
+
+static void dropout_keeps_its_share_and_the_mean(void **state)
 {
     (void)state;
-    op_case c = {"dropout", b_dropout, 1, {1000}, 20, false};
-    run_state s;
-    set_up(&s, &c, 1, false, true);
-    const size_t n = s.out_floats;
-    kd_exec_forward(s.ex);
-    const float *y = kd_exec_value(s.ex, s.out);
-    size_t zeros = 0;
-    for (size_t i = 0; i < n; i++) zeros += y[i] == 0;
-    if (fabs((double)zeros / (double)n - 0.4) > 0.02) fail_msg("%zu of %zu are zero", zeros, n);
-    float *before = malloc(n * sizeof *before);
-    memcpy(before, y, n * sizeof *before);
-    kd_exec_forward(s.ex);
-    assert_memory_equal(before, kd_exec_value(s.ex, s.out), n * sizeof *before);
-    kd_exec_seed(s.ex, 9, 3);
-    kd_exec_forward(s.ex);
-    assert_memory_not_equal(before, kd_exec_value(s.ex, s.out), n * sizeof *before);
-    free(before);
-    tear_down(&s);
+    const int64_t dims[3] = {16, 16, 13};
+    const kd_exec_params how = {.batch = 50, .threads = 2, .training = true};
+    size_t n, kept = 0, same = 0;
+    float *x = kd_alloc_aligned((size_t)50 * 16 * 16 * 13, sizeof *x);
+    for (size_t i = 0; i < (size_t)50 * 16 * 16 * 13; i++) x[i] = 3;
+    float *y = forward_of(dropout, dims, &how, 1, x, &n), *later = forward_of(dropout, dims, &how, 2, x, &n);
+    for (size_t i = 0; i < n; i++) {
+        kept += y[i] != 0;
+        same += (y[i] != 0) == (later[i] != 0);
+        if (y[i] != 0) assert_float_equal(y[i], 3 / 0.6f, 1e-5f);
+    }
+    // of 166,400 numbers: five standard deviations are 0.006 and 0.0062
+    assert_float_equal((float)kept / (float)n, 0.6f, 0.006f);
+    assert_float_equal((float)same / (float)n, 0.6f * 0.6f + 0.4f * 0.4f, 0.0062f); // another step, another mask
+    free(x);
+    free(y);
+    free(later);
+}
+
+static void dropout_is_the_identity_in_inference(void **state)
+{
+    (void)state;
+    const kd_exec_params how = {.batch = 50, .threads = 1};
+    size_t n;
+    float *x = fx_normal((size_t)50 * 13, 1), *y = forward_of(dropout, (int64_t[]){1, 1, 13}, &how, 1, x, &n);
+    assert_memory_equal(x, y, n * sizeof *x);
+    free(x);
+    free(y);
+}
+
+static void max_pooling_takes_the_first_of_equals_and_passes_nan_on(void **state)
+{
+    (void)state;
+    const op_case c = {"ties", max2, 3, {2, 2, 2}, 2, false};
+    const kd_exec_params how = {.batch = 2, .threads = 1, .training = true};
+    fx_net n = build(&c, ALONE);
+    // two images of 2 x 2 pixels, two channels
+    const float x[16] = {1, 5, 7, 5, 7, 2, 0, 5, /**/ NAN, 1, 3, 1, 4, NAN, 5, 1};
+    fx_pass r = fx_train(&n, &how, x);
+    assert_float_equal(r.y[0][0], 7, 0);
+    assert_float_equal(r.y[0][1], 5, 0);
+    assert_true(isnan(r.y[0][2]));
+    assert_true(isnan(r.y[0][3]));
+    float *dy = fx_normal(4, 100);
+    const float want[8] = {0, dy[1], dy[0], 0, 0, 0, 0, 0};
+    assert_memory_equal(r.dx, want, sizeof want);
+    free(dy);
+    fx_free(&r);
+    kd_graph_free(n.g);
+}
+
+/* PyTorch: the batch's mean, and its variance over n - 1, enter with the weight `momentum`. */
+static void running_statistics_follow_pytorch(void **state)
+{
+    (void)state;
+    fx_net n = {.g = kd_graph_create(), .outs = 1};
+    n.in = kd_nn_input(n.g, "x", 1, (int64_t[]){1});
+    n.out[0] = kd_nn_batchnorm(n.g, "bn", n.in, 0.1f, 1e-5f);
+    kd_graph_output(n.g, n.out[0]);
+    OK(kd_graph_finish(n.g, err));
+    kd_graph_init(n.g, 1);
+    const kd_exec_params train = {.batch = 4, .threads = 1, .training = true}, infer = {.batch = 4, .threads = 1};
+    kd_exec *ex = NULL;
+    OK(kd_exec_create(&ex, n.g, &train, err));
+    memcpy(kd_exec_input(ex, n.in), (float[]){1, 2, 3, 6}, 4 * sizeof(float)); // mean 3, variance 14/3
+    kd_exec_run_forward(ex);
+    assert_float_equal(kd_exec_value(ex, n.out[0])[3], 3 / sqrt(3.5 + 1e-5), 1e-6);
+    kd_exec_free(ex);
+    const float *running = kd_graph_buffers(n.g, NULL); // each piece is padded to 16 floats
+    assert_float_equal(running[0], 0.3, 1e-6);
+    assert_float_equal(running[16], 0.9 + 0.1 * 14 / 3, 1e-6);
+    OK(kd_exec_create(&ex, n.g, &infer, err));
+    memcpy(kd_exec_input(ex, n.in), (float[]){0, 0, 0, 1}, 4 * sizeof(float));
+    kd_exec_run_forward(ex);
+    assert_float_equal(kd_exec_value(ex, n.out[0])[3], 0.7 / sqrt(0.9 + 1.4 / 3 + 1e-5), 1e-6);
+    kd_exec_free(ex);
+    kd_graph_free(n.g);
+}
+
+/* Channels whose mean is a thousand deviations away, where sum(x^2) - n mean^2 has no digit left. */
+static void variance_survives_a_large_mean(void **state)
+{
+    (void)state;
+    const op_case c = {"a large mean", norm, 3, {14, 14, 6}, 0, false};
+    fx_net n = build(&c, ALONE);
+    const size_t floats = (size_t)32 * 14 * 14 * 6;
+    float *x = fx_normal(floats, 50);
+    for (size_t i = 0; i < floats; i++) x[i] += 1000.0f * (float)(i % 6);
+    const kd_exec_params fast = {.batch = 32, .threads = 2, .training = true};
+    const kd_exec_params naive = {.batch = 32, .threads = 1, .training = true, .naive = true};
+    fx_pass got = fx_train(&n, &fast, x), want = fx_train(&n, &naive, x);
+    fx_close("variance", "buffers", got.buffers, want.buffers, got.buffer_floats, 1e-6);
+    fx_close("a large mean", "y", got.y[0], want.y[0], got.ys[0], 3e-4); // x itself has 24 bits
+    fx_free(&got);
+    fx_free(&want);
+    free(x);
+    kd_graph_free(n.g);
+}
+
+static void softmax_of_large_numbers_is_finite(void **state)
+{
+    (void)state;
+    const kd_exec_params how = {.batch = 1, .threads = 1};
+    size_t n;
+    float *y = forward_of(softmax, (int64_t[]){1, 1, 3}, &how, 0, (float[]){1000, 1000, -1000}, &n);
+    assert_float_equal(y[0], 0.5, 1e-7);
+    assert_float_equal(y[1], 0.5, 1e-7);
+    assert_float_equal(y[2], 0, 0);
+    free(y);
 }
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(gradients_agree_with_finite_differences), cmocka_unit_test(fast_ops_equal_their_twins),
-        cmocka_unit_test(bits_do_not_depend_on_threads), cmocka_unit_test(an_exec_of_one_thread_runs_inside_a_region),
-        cmocka_unit_test(dropout_keeps_its_share_and_scale),
+        cmocka_unit_test(backward_is_the_slope_of_forward),
+        cmocka_unit_test(backward_of_the_twins_is_the_slope_of_forward),
+        cmocka_unit_test(fast_ops_equal_their_twins),
+        cmocka_unit_test(norms_of_any_width_equal_their_twin),
+        cmocka_unit_test(the_bits_do_not_depend_on_the_threads),
+        cmocka_unit_test(dropout_keeps_its_share_and_the_mean),
+        cmocka_unit_test(dropout_is_the_identity_in_inference),
+        cmocka_unit_test(max_pooling_takes_the_first_of_equals_and_passes_nan_on),
+        cmocka_unit_test(running_statistics_follow_pytorch),
+        cmocka_unit_test(variance_survives_a_large_mean),
+        cmocka_unit_test(softmax_of_large_numbers_is_finite),
     };
     return cmocka_run_group_tests_name("ops", tests, NULL, NULL);
 }

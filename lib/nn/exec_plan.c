@@ -1,0 +1,316 @@
+/* exec_plan.c - what a graph needs to run: which nodes, whose gradients, and where everything lies.
+ *
+ * Time is counted in steps: S nodes run forward at 0 .. S-1, the loss looks at the outputs at S, and node
+ * number i runs backward at 2S - i. A buffer lives from its first write to its last read:
+ *
+ *     value of node i      [i, last of: forward of its readers, backward of readers that read x, its own
+ *                          backward if that reads y]
+ *     gradient of node i   [first backward of a reader (the loss, for an output), backward of i]
+ *     what an op keeps     [i, backward of i]
+ *
+ * Values of inputs and outputs are the caller's and live from before the first step to behind the last
+ * one. Without training there is no backward, so a value lives until its last reader and a deep network
+ * needs little more than its two largest neighbours.
+ *
+ * An op that may work in place gets its input's memory for its value when nobody reads the input
+ * later, and passes on its gradient's memory when it is the first to write its input's gradient: a ReLU or
+ * the shortcut of a residual block then costs no memory and no copy.
+ *
+ * Buffers whose lives do not meet share memory: the largest is placed first, each at the lowest address
+ * where nothing of its time is (greedy by size; Pisarchyk and Lee, "Efficient Memory Management for Deep
+ * Neural Net Inference", 2020, section 5.2). One more piece of scratch is common to all ops.
+ */
+#include "nn_private.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+enum { ALIGN = 16 }; /* floats: a cache line */
+
+typedef struct buffer {
+    size_t floats, offset;
+    int from, to;  /* steps, inclusive */
+} buffer;
+
+/* Indices of a node's buffers; -1: none. */
+typedef struct places {
+    int y, dy, keep;
+} places;
+
+typedef struct planning {
+    kd_exec *ex;
+    int *step;         /* per node: its number in the order, -1: does not run */
+    bool *grad;        /* per node: its gradient is wanted */
+    bool *written;     /* per node: somebody has written its gradient */
+    bool *output;      /* per node, aliases resolved */
+    places *at;        /* per node */
+    buffer *buf;
+    int bufs;
+} planning;
+
+kd_node kd__graph_root(const kd_graph *g, kd_node n)
+{
+    while (g->node[n].alias >= 0) n = g->node[n].alias;
+    return n;
+}
+
+static kd_node input_of(const kd_graph *g, kd_node n, int k) { return kd__graph_root(g, g->node[n].in[k]); }
+
+/* ---- who runs, whose gradients ------------------------------------------------------------ */
+
+/* The nodes that outputs need, in order. */
+static void find_order(planning *p)
+{
+    kd_exec *ex = p->ex;
+    const kd_graph *g = ex->g;
+    for (int i = g->nodes - 1; i >= 0; i--) { // step serves as a mark
+        if (g->node[i].output) {
+            p->output[kd__graph_root(g, i)] = true;
+            p->step[kd__graph_root(g, i)] = 0;
+        }
+        for (int k = 0; p->step[i] >= 0 && k < g->node[i].nin; k++) p->step[input_of(g, i, k)] = 0;
+    }
+    for (int i = 0; i < g->nodes; i++)
+        if (p->step[i] >= 0) {
+            p->step[i] = ex->steps;
+            ex->order[ex->steps++] = i;
+        }
+}
+
+/* A gradient is wanted where it leads to parameters. In backward the first reader writes, later ones
+ * add; the loss counts as the first one of an output. */
+static void find_gradients(planning *p)
+{
+    kd_exec *ex = p->ex;
+    const kd_graph *g = ex->g;
+    if (!ex->p.training) return;
+    for (int s = 0; s < ex->steps; s++) {
+        const kd_node n = ex->order[s];
+        p->grad[n] = g->node[n].nparam > 0 || (g->input_grads && g->node[n].op == &kd__op_input);
+        for (int k = 0; k < g->node[n].nin; k++) {
+            ex->state[n].want_dx[k] = p->grad[input_of(g, n, k)];
+            p->grad[n] |= ex->state[n].want_dx[k];
+        }
+        ex->state[n].has_backward = p->grad[n];
+    }
+    for (int s = ex->steps - 1; s >= 0; s--) {
+        kd__state *st = &ex->state[ex->order[s]];
+        for (int k = 0; k < st->n->nin; k++) {
+            const kd_node x = input_of(g, ex->order[s], k);
+            st->add[k] = st->want_dx[k] && (p->written[x] || p->output[x]);
+            p->written[x] |= st->want_dx[k];
+        }
+    }
+}
+
+/* ---- lives -------------------------------------------------------------------------------- */
+
+static int backward_of(const planning *p, kd_node n) { return 2 * p->ex->steps - p->step[n]; }
+static int the_end(const planning *p) { return 2 * p->ex->steps + 1; }
+
+static int new_buffer(planning *p, size_t floats, int from, int to)
+{
+    p->buf[p->bufs] = (buffer){.floats = (floats + ALIGN - 1) / ALIGN * ALIGN, .from = from, .to = to};
+    return p->bufs++;
+}
+
+static bool reads_y(const kd__node_info *n)
+{
+    return n->op->backward_reads_y && (n->a.relu || !n->op->fuses_relu);
+}
+
+/* Makes the buffers of node n, and prolongs the lives of what it reads. */
+static void add_node(planning *p, kd_node n)
+{
+    kd_exec *ex = p->ex;
+    const kd__state *s = &ex->state[n];
+    const kd__node_info *info = s->n;
+    const size_t floats = (size_t)ex->p.batch * info->size;
+    const bool input = info->op == &kd__op_input, output = p->output[n], back = p->grad[n];
+    const int now = p->step[n], later = backward_of(p, n), end = the_end(p);
+    p->at[n] = (places){-1, -1, -1};
+    p->at[n].y = new_buffer(p, floats, input ? -1 : now, input || output ? end : back && reads_y(info) ? later : now);
+    if (s->keep_floats) p->at[n].keep = new_buffer(p, s->keep_floats, now, back ? later : now);
+    if (back || (output && ex->p.training)) // its first writer will come to light below
+        p->at[n].dy = new_buffer(p, floats, output ? ex->steps : later, input ? end : later);
+    for (int k = 0; k < info->nin; k++) {
+        const places *x = &p->at[input_of(ex->g, n, k)];
+        buffer *y = &p->buf[x->y];
+        const int read = back && info->op->backward_reads_x ? later : now;
+        y->to = y->to > read ? y->to : read;
+        if (s->want_dx[k] && later < p->buf[x->dy].from) p->buf[x->dy].from = later;
+    }
+}
+
+/* ---- in place ----------------------------------------------------------------------------- */
+
+/* a takes over b's part of the memory; b is left empty. */
+static void merge(planning *p, int a, int *b)
+{
+    buffer *keep = &p->buf[a], *gone = &p->buf[*b];
+    keep->from = keep->from < gone->from ? keep->from : gone->from;
+    keep->to = keep->to > gone->to ? keep->to : gone->to;
+    gone->floats = 0;
+    *b = a;
+}
+
+static void share_values(planning *p)
+{
+    kd_exec *ex = p->ex;
+    for (int s = 0; s < ex->steps; s++) {
+        const kd_node n = ex->order[s];
+        for (int k = 0; ex->g->node[n].op->inplace && k < ex->g->node[n].nin; k++) {
+            const int x = p->at[input_of(ex->g, n, k)].y;
+            if (p->buf[x].to != s || p->buf[x].floats != p->buf[p->at[n].y].floats) continue;
+            merge(p, x, &p->at[n].y);
+            break;
+        }
+    }
+}
+
+/* Outputs' gradients are the caller's: neither taken nor given. */
+static void share_gradients(planning *p)
+{
+    kd_exec *ex = p->ex;
+    for (int s = ex->steps - 1; s >= 0; s--) {
+        const kd_node n = ex->order[s];
+        if (!ex->g->node[n].op->inplace || p->output[n]) continue;
+        for (int k = 0; k < ex->g->node[n].nin; k++) {
+            const kd_node x = input_of(ex->g, n, k);
+            if (!ex->state[n].want_dx[k] || ex->state[n].add[k]) continue;
+            if (p->buf[p->at[x].dy].floats != p->buf[p->at[n].dy].floats) continue;
+            merge(p, p->at[n].dy, &p->at[x].dy);
+            break;
+        }
+    }
+}
+
+/* ---- places ------------------------------------------------------------------------------- */
+
+static int larger_first(const void *a, const void *b)
+{
+    const buffer *x = *(const buffer *const *)a, *y = *(const buffer *const *)b;
+    if (x->floats != y->floats) return x->floats < y->floats ? 1 : -1;
+    return x < y ? -1 : x > y; // as they were made
+}
+
+static bool collide(const buffer *a, const buffer *b)
+{
+    return a->from <= b->to && b->from <= a->to && a->offset < b->offset + b->floats &&
+           b->offset < a->offset + a->floats;
+}
+
+static kd_status place(planning *p, size_t *total, kd_err *err)
+{
+    buffer **list = calloc((size_t)p->bufs + 1, sizeof *list);
+    int n = 0;
+    if (!list) return kd_fail(err, KD_ENOMEM, "out of memory for the plan of %d layers", p->ex->g->nodes);
+    for (int i = 0; i < p->bufs; i++)
+        if (p->buf[i].floats) list[n++] = &p->buf[i];
+    qsort(list, (size_t)n, sizeof *list, larger_first);
+    *total = 0;
+    for (int i = 0; i < n; i++) {
+        buffer *b = list[i];
+        for (int k = 0; k < i; k++) {
+            if (!collide(b, list[k])) continue;
+            b->offset = list[k]->offset + list[k]->floats;
+            k = -1; // look again from the start: the new place may meet an earlier one
+        }
+        *total = kd_max_size(*total, b->offset + b->floats);
+    }
+    free(list);
+    return KD_OK;
+}
+
+static kd_status allocate(planning *p, size_t total, size_t shared, kd_err *err)
+{
+    kd_exec *ex = p->ex;
+    ex->arena_floats = total + shared;
+    ex->arena = kd_alloc_aligned(ex->arena_floats, sizeof(float));
+    if (ex->p.training) ex->grads = kd_alloc_aligned(ex->g->slab_floats, sizeof(float));
+    if (ex->arena && (ex->grads || !ex->p.training)) return KD_OK;
+    return kd_fail(err, KD_ENOMEM, "out of memory: a batch of %lld rows needs %zu MiB; use a smaller batch",
+                   (long long)ex->p.batch, (ex->arena_floats + ex->g->slab_floats) * sizeof(float) >> 20);
+}
+
+static float *address(const planning *p, int buf) { return buf < 0 ? NULL : p->ex->arena + p->buf[buf].offset; }
+
+static void connect(planning *p, size_t shared_at)
+{
+    kd_exec *ex = p->ex;
+    kd_graph *g = ex->g;
+    for (int i = 0; i < ex->steps; i++) {
+        const kd_node n = ex->order[i];
+        kd__state *s = &ex->state[n];
+        s->y = address(p, p->at[n].y);
+        s->dy = address(p, p->at[n].dy);
+        s->keep = address(p, p->at[n].keep);
+        s->shared = ex->arena + shared_at;
+        for (int k = 0; k < s->n->nin; k++) {
+            const places *x = &p->at[input_of(g, n, k)];
+            s->x[k] = address(p, x->y);
+            s->dx[k] = s->want_dx[k] ? address(p, x->dy) : NULL;
+        }
+        for (int k = 0; k < s->n->nparam; k++) {
+            const kd_param *w = &g->param[s->n->param[k]];
+            s->w[k] = kd_graph_param_data(g, w);
+            s->dw[k] = w->buffer || !ex->grads ? NULL : ex->grads + w->offset;
+        }
+    }
+}
+
+/* ---- all of it ---------------------------------------------------------------------------- */
+
+static kd_status plan_memory(planning *p, kd_err *err)
+{
+    kd_exec *ex = p->ex;
+    size_t total = 0, shared = 0;
+    for (int i = 0; i < ex->steps; i++) {
+        add_node(p, ex->order[i]);
+        shared = kd_max_size(shared, ex->state[ex->order[i]].shared_floats);
+    }
+    share_values(p);
+    share_gradients(p);
+    kd_status st = place(p, &total, err);
+    if (!st) st = allocate(p, total, shared, err);
+    if (!st) connect(p, total);
+    return st;
+}
+
+/* No product of sizes may overflow later: all floats of all nodes, four times over, are countable. */
+static kd_status check_size(const kd_exec *ex, kd_err *err)
+{
+    size_t sum = 0;
+    for (int i = 0; i < ex->g->nodes; i++) sum += ex->g->node[i].size; // a node has less than SIZE_MAX / 1024
+    if (sum > SIZE_MAX / 64 || (size_t)ex->p.batch > SIZE_MAX / 64 / (sum + 1))
+        return kd_fail(err, KD_ENOMEM, "a batch of %lld rows of %zu numbers does not fit into memory; use a smaller batch",
+                       (long long)ex->p.batch, sum);
+    return KD_OK;
+}
+
+kd_status kd__exec_plan(kd_exec *ex, kd_err *err)
+{
+    const size_t n = (size_t)ex->g->nodes;
+    planning p = {.ex = ex, .step = malloc(n * sizeof *p.step), .grad = calloc(n, 1), .output = calloc(n, 1), .written = calloc(n, 1),
+                  .at = calloc(n, sizeof *p.at), .buf = calloc(3 * n, sizeof *p.buf)};
+    kd_status st = check_size(ex, err);
+    if (!p.step || !p.grad || !p.output || !p.written || !p.at || !p.buf)
+        st = kd_fail(err, KD_ENOMEM, "out of memory for the plan of %zu layers", n);
+    if (!st) {
+        memset(p.step, -1, n * sizeof *p.step);
+        find_order(&p);
+        find_gradients(&p);
+    }
+    for (int i = 0; i < ex->steps && !st; i++) {
+        kd__state *s = &ex->state[ex->order[i]];
+        if (s->n->op->plan) st = s->n->op->plan(ex, s, err);
+    }
+    if (!st) st = plan_memory(&p, err);
+    free(p.step);
+    free(p.grad);
+    free(p.output);
+    free(p.written);
+    free(p.at);
+    free(p.buf);
+    return st;
+}
