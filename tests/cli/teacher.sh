@@ -39,12 +39,12 @@ jq '.preprocess.scale = 1' teacher/config.json >broken/config.json && cp teacher
 refused 3 "preprocess.scale" "a teacher of other preprocessing is refused" "$KD_BIN/kd-dump" --teacher broken --into f.kd
 
 cp -r f.kd k.kd
-check "the whole pass" "$KD_BIN/kd-dump" --teacher teacher --into f.kd --batch 4
+check "the whole pass" "$KD_BIN/kd-dump" --teacher teacher --into f.kd --batch 1
 root=$(stat f.kd .root)
-refused 2 "already there" "a teacher is not added twice" "$KD_BIN/kd-dump" --teacher teacher --into f.kd --batch 4
+refused 2 "already there" "a teacher is not added twice" "$KD_BIN/kd-dump" --teacher teacher --into f.kd --batch 1
 # Killed again and again until it is through: the records are those of the uninterrupted pass.
-for delay in 0.05 0.1 0.2 0.4; do
-  "$KD_BIN/kd-dump" --teacher teacher --into k.kd --batch 4 --resume >/dev/null 2>&1 &
+for delay in 0.02 0.05 0.1 0.2; do
+  "$KD_BIN/kd-dump" --teacher teacher --into k.kd --batch 1 --resume >/dev/null 2>&1 &
   pid=$!
   sleep $delay
   kill -9 $pid 2>/dev/null
@@ -53,7 +53,7 @@ done
 if [ -e k.kd/teacher.mdb ]; then echo "# the pass was through before the last kill"; else
   same "an unfinished pass is not seen" "$(stat k.kd "$logits")" '[]'
 fi
-[ -e k.kd/teacher.mdb ] || check "a killed pass resumes" "$KD_BIN/kd-dump" --teacher teacher --into k.kd --batch 4 --resume
+[ -e k.kd/teacher.mdb ] || check "a killed pass resumes" "$KD_BIN/kd-dump" --teacher teacher --into k.kd --batch 1 --resume
 same "the root is that of the whole pass" "$(stat k.kd .root)" "$root"
 check "and every record is whole" "$KD_BIN/kd-store" verify k.kd
 check "a second teacher stands beside the first" "$KD_BIN/kd-dump" --teacher teacher --into k.kd --name again --dtype f16
