@@ -68,7 +68,8 @@ kd_node kd_nn_softmax(kd_graph *g, const char *name, kd_node x); /* over the las
 /* Inverted dropout by the counter generator (seed, node, step); identity in inference. */
 kd_node kd_nn_dropout(kd_graph *g, const char *name, kd_node x, float p);
 
-void kd_graph_output(kd_graph *g, kd_node x); /* keeps the value (and its gradient) readable */
+/* Keeps the value readable. In training every output's gradient is to be filled before each backward. */
+void kd_graph_output(kd_graph *g, kd_node x);
 /* Ends building: checks, fuses (linear + bias + relu, batch norm + relu), lays out the slab.
  * KD_EUSAGE, KD_ENOMEM. */
 kd_status kd_graph_finish(kd_graph *g, kd_err *err);

@@ -31,10 +31,11 @@ kd_node kd_nn_batchnorm(kd_graph *g, const char *name, kd_node x, float momentum
 static kd_status shape(kd_graph *g, kd__node_info *n, kd_err *err)
 {
     const kd__node_info *x = kd__graph_in(g, n, 0);
-    if (x->ndims < 1) return kd_fail(err, KD_EUSAGE, "layer %s: its input %s has no channels", n->name, x->name);
+    if (x->ndims < 1)
+        return kd_fail(err, KD_EUSAGE, "layer %s: its input %s has no channels", n->name, x->name);
     if (!(n->a.momentum >= 0 && n->a.momentum <= 1 && n->a.eps > 0))
-        return kd_fail(err, KD_EUSAGE, "layer %s: momentum %g, eps %g; momentum is from 0 to 1, eps above 0", n->name,
-                       (double)n->a.momentum, (double)n->a.eps);
+        return kd_fail(err, KD_EUSAGE, "layer %s: momentum %g, eps %g; momentum is from 0 to 1, eps above 0",
+                       n->name, (double)n->a.momentum, (double)n->a.eps);
     n->ndims = x->ndims;
     memcpy(n->dims, x->dims, sizeof n->dims);
     const int64_t c[] = {x->dims[x->ndims - 1]};
@@ -53,7 +54,8 @@ static grid grid_of(const kd_exec *ex, const kd__node_info *n)
 {
     grid g = {.c = (size_t)n->dims[n->ndims - 1], .slices = 1};
     g.rows = (size_t)ex->p.batch * n->size / g.c;
-    while (g.slices < MAX_SLICES && g.slices * 2 <= g.rows && g.slices * 2 * SLICE_FLOATS <= g.rows * g.c) g.slices *= 2;
+    while (g.slices < MAX_SLICES && g.slices * 2 <= g.rows && g.slices * 2 * SLICE_FLOATS <= g.rows * g.c)
+        g.slices *= 2;
     return g;
 }
 
@@ -75,8 +77,10 @@ static kd_status plan(kd_exec *ex, kd__state *s, kd_err *err)
 {
     const grid g = grid_of(ex, s->n);
     if (ex->p.training && g.rows < 2)
-        return kd_fail(err, KD_EUSAGE, "layer %s: batch norm trains on at least 2 values a channel, there is 1; "
-                       "use a larger batch", s->n->name);
+        return kd_fail(err, KD_EUSAGE,
+                       "layer %s: batch norm trains on at least 2 values a channel, there is 1; "
+                       "use a larger batch",
+                       s->n->name);
     s->keep_floats = 7 * g.c;
     s->shared_floats = 2 * g.slices * g.c;
     return KD_OK;
@@ -101,7 +105,8 @@ static void batch_statistics(kd__state *s, const grid *g, const kept *k)
     float *m = s->shared, *q = m + g->slices * g->c; // (slices, C) each
 #pragma omp for schedule(static)
     for (size_t t = 0; t < g->slices; t++)
-        kd__vec_get()->moments(m + t * g->c, q + t * g->c, s->x[0] + slice_at(g, t) * g->c, slice_rows(g, t), g->c);
+        kd__vec_get()->moments(m + t * g->c, q + t * g->c, s->x[0] + slice_at(g, t) * g->c, slice_rows(g, t),
+                               g->c);
     const double rows = (double)g->rows, momentum = (double)s->n->a.momentum;
 #pragma omp for schedule(static)
     for (size_t i = 0; i < g->c; i++) {
@@ -151,7 +156,8 @@ static void backward(kd_exec *ex, kd__state *s)
 #pragma omp for schedule(static)
     for (size_t t = 0; t < g.slices; t++) {
         const size_t at = slice_at(&g, t) * g.c;
-        kd__vec_get()->bn_grad_sums(s1 + t * g.c, s2 + t * g.c, s->dy + at, s->x[0] + at, slice_rows(&g, t), g.c, &f);
+        kd__vec_get()->bn_grad_sums(s1 + t * g.c, s2 + t * g.c, s->dy + at, s->x[0] + at, slice_rows(&g, t),
+                                    g.c, &f);
     }
 #pragma omp for schedule(static)
     for (size_t i = 0; i < g.c; i++) {

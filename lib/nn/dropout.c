@@ -1,7 +1,7 @@
 /* dropout.c - inverted dropout by the counter generator (Srivastava et al. 2014).
  *
- * Whether element i of step t survives is a pure function of (seed, node, t, i): backward makes the mask again
- * instead of keeping it, and no thread count changes it. In inference the op copies. */
+ * Whether element i of step t survives is a pure function of (seed, node, t, i): backward makes the mask
+ * again instead of keeping it, and no thread count changes it. In inference the op copies. */
 #include "nn_private.h"
 
 #include <string.h>
@@ -18,14 +18,16 @@ static kd_status shape(kd_graph *g, kd__node_info *n, kd_err *err)
 {
     const kd__node_info *x = kd__graph_in(g, n, 0);
     if (!(n->a.p >= 0 && n->a.p < 1))
-        return kd_fail(err, KD_EUSAGE, "layer %s: dropout of %g; give a share from 0 to below 1", n->name, (double)n->a.p);
+        return kd_fail(err, KD_EUSAGE, "layer %s: dropout of %g; give a share from 0 to below 1", n->name,
+                       (double)n->a.p);
     n->ndims = x->ndims;
     memcpy(n->dims, x->dims, sizeof n->dims);
     return KD_OK;
 }
 
 /* y[first, first + n) = x masked and scaled, or added to y; first is a multiple of 4. */
-static void apply(const kd_exec *ex, const kd__state *s, float *y, const float *x, size_t first, size_t n, bool add)
+static void apply(const kd_exec *ex, const kd__state *s, float *y, const float *x, size_t first, size_t n,
+                  bool add)
 {
     kd_rng key;
     kd_rng_init(&key, ex->seed, KD_RNG_DROPOUT, (uint32_t)(s->n - ex->g->node), (uint32_t)ex->step);
@@ -61,7 +63,8 @@ static void backward(kd_exec *ex, kd__state *s)
     const size_t n = (size_t)ex->p.batch * s->n->size;
     if (!s->dx[0]) return;
 #pragma omp for schedule(static)
-    for (size_t i = 0; i < n; i += BLOCK) apply(ex, s, s->dx[0], s->dy, i, kd_min_size(BLOCK, n - i), s->add[0]);
+    for (size_t i = 0; i < n; i += BLOCK)
+        apply(ex, s, s->dx[0], s->dy, i, kd_min_size(BLOCK, n - i), s->add[0]);
 }
 
 static void naive_forward(kd_exec *ex, kd__state *s)
@@ -79,6 +82,12 @@ static void naive_backward(kd_exec *ex, kd__state *s)
 }
 
 const kd__op kd__op_dropout = {
-    .name = "dropout", .nin = 1, .shape = shape, .forward = forward, .backward = backward,
-    .naive_forward = naive_forward, .naive_backward = naive_backward, .inplace = true,
+    .name = "dropout",
+    .nin = 1,
+    .shape = shape,
+    .forward = forward,
+    .backward = backward,
+    .naive_forward = naive_forward,
+    .naive_backward = naive_backward,
+    .inplace = true,
 };

@@ -16,8 +16,8 @@ kd_status kd_exec_create(kd_exec **out, kd_graph *g, const kd_exec_params *p, kd
     *out = NULL;
     if (!g->finished) return kd_fail(err, KD_EUSAGE, "the graph is not finished: call kd_graph_finish first");
     if (p->batch < 1 || p->threads < 1)
-        return kd_fail(err, KD_EUSAGE, "a batch of %lld rows on %d threads; both start at 1", (long long)p->batch,
-                       p->threads);
+        return kd_fail(err, KD_EUSAGE, "a batch of %lld rows on %d threads; both start at 1",
+                       (long long)p->batch, p->threads);
     kd_exec *ex = calloc(1, sizeof *ex);
     if (!ex) return kd_fail(err, KD_ENOMEM, "out of memory for the plan of %d layers", g->nodes);
     ex->g = g;
@@ -25,7 +25,8 @@ kd_status kd_exec_create(kd_exec **out, kd_graph *g, const kd_exec_params *p, kd
     ex->state = calloc((size_t)g->nodes, sizeof *ex->state);
     ex->order = calloc((size_t)g->nodes, sizeof *ex->order);
     kd_status st = KD_OK;
-    if (!ex->state || !ex->order) st = kd_fail(err, KD_ENOMEM, "out of memory for the plan of %d layers", g->nodes);
+    if (!ex->state || !ex->order)
+        st = kd_fail(err, KD_ENOMEM, "out of memory for the plan of %d layers", g->nodes);
     for (int i = 0; !st && i < g->nodes; i++) ex->state[i].n = &g->node[i];
     if (!st) st = kd__exec_plan(ex, err);
     if (st)

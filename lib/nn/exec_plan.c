@@ -29,7 +29,7 @@ enum { ALIGN = 16 }; /* floats: a cache line */
 
 typedef struct buffer {
     size_t floats, offset;
-    int from, to;  /* steps, inclusive */
+    int from, to; /* steps, inclusive */
 } buffer;
 
 /* Indices of a node's buffers; -1: none. */
@@ -39,11 +39,11 @@ typedef struct places {
 
 typedef struct planning {
     kd_exec *ex;
-    int *step;         /* per node: its number in the order, -1: does not run */
-    bool *grad;        /* per node: its gradient is wanted */
-    bool *written;     /* per node: somebody has written its gradient */
-    bool *output;      /* per node, aliases resolved */
-    places *at;        /* per node */
+    int *step;     /* per node: its number in the order, -1: does not run */
+    bool *grad;    /* per node: its gradient is wanted */
+    bool *written; /* per node: somebody has written its gradient */
+    bool *output;  /* per node, aliases resolved */
+    places *at;    /* per node */
     buffer *buf;
     int bufs;
 } planning;
@@ -129,7 +129,10 @@ static void add_node(planning *p, kd_node n)
     const bool input = info->op == &kd__op_input, output = p->output[n], back = p->grad[n];
     const int now = p->step[n], later = backward_of(p, n), end = the_end(p);
     p->at[n] = (places){-1, -1, -1};
-    p->at[n].y = new_buffer(p, floats, input ? -1 : now, input || output ? end : back && reads_y(info) ? later : now);
+    p->at[n].y = new_buffer(p, floats, input ? -1 : now,
+                            input || output         ? end
+                            : back && reads_y(info) ? later
+                                                    : now);
     if (s->keep_floats) p->at[n].keep = new_buffer(p, s->keep_floats, now, back ? later : now);
     if (back || (output && ex->p.training)) // its first writer will come to light below
         p->at[n].dy = new_buffer(p, floats, output ? ex->steps : later, input ? end : later);
@@ -233,7 +236,10 @@ static kd_status allocate(planning *p, size_t total, size_t shared, kd_err *err)
                    (long long)ex->p.batch, (ex->arena_floats + ex->g->slab_floats) * sizeof(float) >> 20);
 }
 
-static float *address(const planning *p, int buf) { return buf < 0 ? NULL : p->ex->arena + p->buf[buf].offset; }
+static float *address(const planning *p, int buf)
+{
+    return buf < 0 ? NULL : p->ex->arena + p->buf[buf].offset;
+}
 
 static void connect(planning *p, size_t shared_at)
 {
@@ -283,7 +289,8 @@ static kd_status check_size(const kd_exec *ex, kd_err *err)
     size_t sum = 0;
     for (int i = 0; i < ex->g->nodes; i++) sum += ex->g->node[i].size; // a node has less than SIZE_MAX / 1024
     if (sum > SIZE_MAX / 64 || (size_t)ex->p.batch > SIZE_MAX / 64 / (sum + 1))
-        return kd_fail(err, KD_ENOMEM, "a batch of %lld rows of %zu numbers does not fit into memory; use a smaller batch",
+        return kd_fail(err, KD_ENOMEM,
+                       "a batch of %lld rows of %zu numbers does not fit into memory; use a smaller batch",
                        (long long)ex->p.batch, sum);
     return KD_OK;
 }
@@ -291,8 +298,13 @@ static kd_status check_size(const kd_exec *ex, kd_err *err)
 kd_status kd__exec_plan(kd_exec *ex, kd_err *err)
 {
     const size_t n = (size_t)ex->g->nodes;
-    planning p = {.ex = ex, .step = malloc(n * sizeof *p.step), .grad = calloc(n, 1), .output = calloc(n, 1), .written = calloc(n, 1),
-                  .at = calloc(n, sizeof *p.at), .buf = calloc(3 * n, sizeof *p.buf)};
+    planning p = {.ex = ex,
+                  .step = malloc(n * sizeof *p.step),
+                  .grad = calloc(n, 1),
+                  .output = calloc(n, 1),
+                  .written = calloc(n, 1),
+                  .at = calloc(n, sizeof *p.at),
+                  .buf = calloc(3 * n, sizeof *p.buf)};
     kd_status st = check_size(ex, err);
     if (!p.step || !p.grad || !p.output || !p.written || !p.at || !p.buf)
         st = kd_fail(err, KD_ENOMEM, "out of memory for the plan of %zu layers", n);

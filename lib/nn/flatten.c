@@ -78,6 +78,11 @@ static void naive_backward(kd_exec *ex, kd__state *s)
 }
 
 const kd__op kd__op_flatten = {
-    .name = "flatten", .nin = 1, .shape = shape, .forward = forward, .backward = backward,
-    .naive_forward = naive_forward, .naive_backward = naive_backward,
+    .name = "flatten",
+    .nin = 1,
+    .shape = shape,
+    .forward = forward,
+    .backward = backward,
+    .naive_forward = naive_forward,
+    .naive_backward = naive_backward,
 };

@@ -28,7 +28,10 @@ void kd_graph_free(kd_graph *g)
     free(g);
 }
 
-const kd__node_info *kd__graph_in(const kd_graph *g, const kd__node_info *n, int i) { return &g->node[n->in[i]]; }
+const kd__node_info *kd__graph_in(const kd_graph *g, const kd__node_info *n, int i)
+{
+    return &g->node[n->in[i]];
+}
 
 /* ---- adding ------------------------------------------------------------------------------- */
 
@@ -36,7 +39,8 @@ static kd_status check_new(const kd_graph *g, const char *name, int nin, const k
 {
     if (g->finished) return kd_fail(err, KD_EUSAGE, "layer %s: the graph is finished", name);
     if (!*name) return kd_fail(err, KD_EUSAGE, "a layer without a name");
-    if (kd_graph_find(g, name) >= 0) return kd_fail(err, KD_EUSAGE, "layer %s: there is one of that name", name);
+    if (kd_graph_find(g, name) >= 0)
+        return kd_fail(err, KD_EUSAGE, "layer %s: there is one of that name", name);
     for (int i = 0; i < nin; i++)
         if (in[i] < 0 || in[i] >= g->nodes)
             return kd_fail(err, KD_EUSAGE, "layer %s: input %d is no node of this graph", name, i);
@@ -73,7 +77,9 @@ kd_node kd__graph_add(kd_graph *g, const kd__op *op, const char *name, int nin, 
     n.size = 1;
     for (int i = 0; i < n.ndims; i++)
         if (n.dims[i] < 1 || !kd_mul_size(n.size, (size_t)n.dims[i], &n.size) || n.size > SIZE_MAX / 1024) {
-            kd_fail(&g->err, KD_EUSAGE, "layer %s: axis %d has %lld places", name, i, (long long)n.dims[i]);
+            kd_fail(&g->err, KD_EUSAGE,
+                    "layer %s: axis %d has %lld places; each needs 1, together at most %zu fit", name, i,
+                    (long long)n.dims[i], SIZE_MAX / 1024);
             goto fail;
         }
     g->node[g->nodes] = n;
@@ -94,7 +100,10 @@ kd_status kd__graph_param(kd_graph *g, kd__node_info *n, const char *suffix, int
         g->param = grown;
         g->param_cap = cap;
     }
-    kd_param p = {.name = kd_sprintf("%s.%s", n->name, suffix), .ndims = ndims, .size = 1, .buffer = buffer,
+    kd_param p = {.name = kd_sprintf("%s.%s", n->name, suffix),
+                  .ndims = ndims,
+                  .size = 1,
+                  .buffer = buffer,
                   .decay = decay};
     if (!p.name) return kd_fail(err, KD_ENOMEM, "layer %s: out of memory", n->name);
     for (int i = 0; i < ndims; i++) {
@@ -181,7 +190,10 @@ float *kd_graph_buffers(kd_graph *g, size_t *floats)
     return g->buffers;
 }
 
-float *kd_graph_param_data(kd_graph *g, const kd_param *p) { return (p->buffer ? g->buffers : g->slab) + p->offset; }
+float *kd_graph_param_data(kd_graph *g, const kd_param *p)
+{
+    return (p->buffer ? g->buffers : g->slab) + p->offset;
+}
 
 size_t kd_graph_param_count(const kd_graph *g)
 {
@@ -252,17 +264,20 @@ double kd_graph_macs(const kd_graph *g)
     return sum;
 }
 
-/* Forward, dW and dX each cost the same multiply-adds; dX is not formed where the input leads to no
- * parameter. */
+static bool leads_to_parameters(const kd_graph *g, kd_node n)
+{
+    bool leads = g->node[n].nparam > 0;
+    for (int k = 0; !leads && k < g->node[n].nin; k++) leads = leads_to_parameters(g, g->node[n].in[k]);
+    return leads;
+}
+
+/* Forward, dW and dX each cost the same multiply-adds; dX is formed where the input leads to parameters. */
 double kd_graph_train_flops(const kd_graph *g)
 {
     double sum = 0;
     for (int i = 0; i < g->nodes; i++) {
         const kd__node_info *n = &g->node[i];
-        if (!n->op->macs) continue;
-        kd_node x = n->in[0];
-        while (g->node[x].nparam == 0 && g->node[x].nin > 0) x = g->node[x].in[0];
-        sum += 2 * n->op->macs(g, n) * (g->node[x].nparam ? 3 : 2);
+        if (n->op->macs) sum += 2 * n->op->macs(g, n) * (leads_to_parameters(g, n->in[0]) ? 3 : 2);
     }
     return sum;
 }

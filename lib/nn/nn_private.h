@@ -9,6 +9,8 @@ typedef struct kd__op kd__op;
 
 /* Attributes of all ops; an op reads its own. */
 typedef struct kd__attrs {
+    int ndims;             /* input */
+    int64_t dims[KD_MAX_DIMS];
     int64_t out;           /* linear, conv2d: output features */
     int k, stride, pad;    /* windows */
     float momentum, eps;   /* batch norm */

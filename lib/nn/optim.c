@@ -10,7 +10,8 @@
 
 size_t kd_nn_blocks(size_t n) { return (n + BLOCK - 1) / BLOCK; }
 
-void kd__adamw_range(const kd__vec *k, float *w, float *m, float *v, const float *g, size_t n, const kd_adamw *p)
+void kd__adamw_range(const kd__vec *k, float *w, float *m, float *v, const float *g, size_t n,
+                     const kd_adamw *p)
 {
     const double b1 = (double)p->beta1, b2 = (double)p->beta2, lr = (double)p->lr, t = (double)p->step;
     const kd__adamw_factors f = {

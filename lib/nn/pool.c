@@ -1,7 +1,7 @@
 /* pool.c - max, average and global average pooling of NHWC images.
  *
- * Each image is pooled by one thread, one row of windows after the other, vectorised over channels. Max pooling
- * keeps one byte an output number: which place of the window won (the first on a tie; a NaN wins, as
+ * Each image is pooled by one thread, one row of windows after the other, vectorised over channels. Max
+ * pooling keeps one byte an output number: which place of the window won (the first on a tie; a NaN wins, as
  * in PyTorch). Windows that would stick out of the image are left out, as PyTorch does without padding.
  *
  * Backward: windows that do not overlap (stride >= k) write their places of dx; where they do not
@@ -39,8 +39,8 @@ kd_node kd_nn_global_avgpool(kd_graph *g, const char *name, kd_node x)
 static kd_status check_image(const kd__node_info *x, const kd__node_info *n, kd_err *err)
 {
     if (x->ndims == 3) return KD_OK;
-    return kd_fail(err, KD_EUSAGE, "layer %s: its input %s has %d axes; pooling needs (H, W, C)", n->name, x->name,
-                   x->ndims);
+    return kd_fail(err, KD_EUSAGE, "layer %s: its input %s has %d axes; pooling needs (H, W, C)", n->name,
+                   x->name, x->ndims);
 }
 
 static kd_status shape(kd_graph *g, kd__node_info *n, kd_err *err)
@@ -50,11 +50,12 @@ static kd_status shape(kd_graph *g, kd__node_info *n, kd_err *err)
     kd_status st = check_image(x, n, err);
     if (st) return st;
     if (k < 1 || k > MAX_K || stride < 1)
-        return kd_fail(err, KD_EUSAGE, "layer %s: window %d, stride %d; a window is from 1 to %d, a stride starts at 1",
+        return kd_fail(err, KD_EUSAGE,
+                       "layer %s: window %d, stride %d; a window is from 1 to %d, a stride starts at 1",
                        n->name, k, stride, MAX_K);
     if (k > x->dims[0] || k > x->dims[1])
-        return kd_fail(err, KD_EUSAGE, "layer %s: a window of %d does not fit an image of %lld x %lld", n->name, k,
-                       (long long)x->dims[0], (long long)x->dims[1]);
+        return kd_fail(err, KD_EUSAGE, "layer %s: a window of %d does not fit an image of %lld x %lld",
+                       n->name, k, (long long)x->dims[0], (long long)x->dims[1]);
     n->ndims = 3;
     n->dims[0] = (x->dims[0] - k) / stride + 1;
     n->dims[1] = (x->dims[1] - k) / stride + 1;
@@ -84,9 +85,9 @@ static kd_status max_plan(kd_exec *ex, kd__state *s, kd_err *err)
 typedef struct geometry {
     kd__pool row;
     size_t h, w, out_h;
-    size_t x_image, y_image;   /* floats of one image */
-    size_t x_step, y_step;     /* floats from one row of windows to the next */
-    bool overlap, covers;      /* windows share pixels; every pixel is in a window */
+    size_t x_image, y_image; /* floats of one image */
+    size_t x_step, y_step;   /* floats from one row of windows to the next */
+    bool overlap, covers;    /* windows share pixels; every pixel is in a window */
 } geometry;
 
 static geometry geometry_of(const kd_exec *ex, const kd__state *s)
@@ -112,7 +113,8 @@ static void max_forward(kd_exec *ex, kd__state *s)
     for (size_t b = 0; b < (size_t)ex->p.batch; b++)
         for (size_t o = 0; o < g.out_h; o++) {
             const size_t at = b * g.y_image + o * g.y_step;
-            kd__vec_get()->max_row(s->y + at, (uint8_t *)s->keep + at, s->x[0] + b * g.x_image + o * g.x_step, &g.row);
+            kd__vec_get()->max_row(s->y + at, (uint8_t *)s->keep + at, s->x[0] + b * g.x_image + o * g.x_step,
+                                   &g.row);
         }
 }
 
@@ -133,7 +135,8 @@ static void max_backward(kd_exec *ex, kd__state *s)
         const bool add = begin_backward(&g, dx, s->add[0]);
         for (size_t o = 0; o < g.out_h; o++) {
             const size_t at = b * g.y_image + o * g.y_step;
-            kd__vec_get()->max_row_back(dx + o * g.x_step, (const uint8_t *)s->keep + at, s->dy + at, &g.row, add);
+            kd__vec_get()->max_row_back(dx + o * g.x_step, (const uint8_t *)s->keep + at, s->dy + at, &g.row,
+                                        add);
         }
     }
 }
@@ -144,7 +147,8 @@ static void avg_forward(kd_exec *ex, kd__state *s)
 #pragma omp for schedule(static)
     for (size_t b = 0; b < (size_t)ex->p.batch; b++)
         for (size_t o = 0; o < g.out_h; o++)
-            kd__vec_get()->avg_row(s->y + b * g.y_image + o * g.y_step, s->x[0] + b * g.x_image + o * g.x_step, &g.row);
+            kd__vec_get()->avg_row(s->y + b * g.y_image + o * g.y_step,
+                                   s->x[0] + b * g.x_image + o * g.x_step, &g.row);
 }
 
 static void avg_backward(kd_exec *ex, kd__state *s)
@@ -162,7 +166,10 @@ static void avg_backward(kd_exec *ex, kd__state *s)
 
 /* ---- global average: (H, W, C) -> (C) ------------------------------------------------------- */
 
-static size_t pixels(const kd_exec *ex, const kd__state *s) { return kd__graph_in(ex->g, s->n, 0)->size / s->n->size; }
+static size_t pixels(const kd_exec *ex, const kd__state *s)
+{
+    return kd__graph_in(ex->g, s->n, 0)->size / s->n->size;
+}
 
 static void global_forward(kd_exec *ex, kd__state *s)
 {
@@ -213,7 +220,8 @@ static void max_naive_forward(kd_exec *ex, kd__state *s)
 
 static void naive_clear(const kd_exec *ex, kd__state *s)
 {
-    if (!s->add[0]) memset(s->dx[0], 0, (size_t)ex->p.batch * kd__graph_in(ex->g, s->n, 0)->size * sizeof(float));
+    if (!s->add[0])
+        memset(s->dx[0], 0, (size_t)ex->p.batch * kd__graph_in(ex->g, s->n, 0)->size * sizeof(float));
 }
 
 static void max_naive_backward(kd_exec *ex, kd__state *s)

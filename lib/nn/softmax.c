@@ -59,7 +59,8 @@ static void backward(kd_exec *ex, kd__state *s)
     geometry(ex, s, &rows, &n);
     if (!s->dx[0]) return;
 #pragma omp for schedule(static)
-    for (size_t r = 0; r < rows; r++) row_backward(s->dx[0] + r * n, s->dy + r * n, s->y + r * n, n, s->add[0]);
+    for (size_t r = 0; r < rows; r++)
+        row_backward(s->dx[0] + r * n, s->dy + r * n, s->y + r * n, n, s->add[0]);
 }
 
 static void naive_forward(kd_exec *ex, kd__state *s)
@@ -90,6 +91,12 @@ static void naive_backward(kd_exec *ex, kd__state *s)
 }
 
 const kd__op kd__op_softmax = {
-    .name = "softmax", .nin = 1, .shape = shape, .forward = forward, .backward = backward,
-    .naive_forward = naive_forward, .naive_backward = naive_backward, .backward_reads_y = true,
+    .name = "softmax",
+    .nin = 1,
+    .shape = shape,
+    .forward = forward,
+    .backward = backward,
+    .naive_forward = naive_forward,
+    .naive_backward = naive_backward,
+    .backward_reads_y = true,
 };

@@ -9,10 +9,10 @@
  * with full vectors. Per-channel factors are repeated u times beforehand and sums folded afterwards (both a
  * few hundred operations a call); the rows % u last rows are a shorter row. From 64 channels on u is 1.
  *
- * Sums are taken in chunks of 32 rows whose partial sums are then added: that keeps rounding errors small, and
- * a chunk stays in the cache where it is walked twice. Variance is joined from chunks by
- * Chan, Golub and LeVeque, "Updating Formulae and a Pairwise Algorithm for Computing Sample
- * Variances" (1979), formula 2.1: no cancellation, one walk through memory.
+ * Sums are taken in chunks of 32 rows whose partial sums are then added: that keeps rounding errors small,
+ * and a chunk stays in the cache where it is walked twice. Variance is joined from chunks by Chan, Golub and
+ * LeVeque, "Updating Formulae and a Pairwise Algorithm for Computing Sample Variances" (1979), formula 2.1:
+ * no cancellation, one walk through memory.
  *
  * ReLU is `v < 0 ? 0 : v`, which lets a NaN through: a diverged training must not look healthy.
  */
@@ -22,9 +22,9 @@
 #include <string.h>
 
 #define JOIN_(a, b) a##_##b
-#define JOIN(a, b) JOIN_(a, b)
-#define NAME(f) JOIN(f, KD_SIMD)
-#define INLINE static inline __attribute__((always_inline))
+#define JOIN(a, b)  JOIN_(a, b)
+#define NAME(f)     JOIN(f, KD_SIMD)
+#define INLINE      static inline __attribute__((always_inline))
 
 #if defined __AVX512F__
 enum { LANES = 16 };
@@ -201,17 +201,17 @@ INLINE void chunk_sum(float *sum, const float *x, size_t rows, size_t w, size_t 
 }
 
 /* Calls body with n, at first LANES for all whole vectors, then the rest: n is a constant where it counts. */
-#define FOR_COLUMNS(j, w, n, body)                                                                 \
-    do {                                                                                           \
-        size_t j = 0;                                                                              \
-        for (; j + LANES <= (w); j += LANES) {                                                     \
-            const size_t n = LANES;                                                                \
-            body;                                                                                  \
-        }                                                                                          \
-        if (j < (w)) {                                                                             \
-            const size_t n = (w) - j;                                                              \
-            body;                                                                                  \
-        }                                                                                          \
+#define FOR_COLUMNS(j, w, n, body)                                                                           \
+    do {                                                                                                     \
+        size_t j = 0;                                                                                        \
+        for (; j + LANES <= (w); j += LANES) {                                                               \
+            const size_t n = LANES;                                                                          \
+            body;                                                                                            \
+        }                                                                                                    \
+        if (j < (w)) {                                                                                       \
+            const size_t n = (w)-j;                                                                          \
+            body;                                                                                            \
+        }                                                                                                    \
     } while (0)
 
 static void col_sum(float *sum, const float *x, size_t rows, size_t c, size_t ld)
@@ -227,11 +227,11 @@ static void col_sum(float *sum, const float *x, size_t rows, size_t c, size_t ld
 }
 
 /* Joins (na, ma, qa) with (nb, mb, qb): mean and sum of squared deviations of both together. */
-#define CHAN(m, q, before, mb, qb, count)                                                          \
-    do {                                                                                           \
-        const __typeof__(m) d_ = (mb) - (m);                                                       \
-        (m) += d_ * ((count) / ((before) + (count)));                                              \
-        (q) += (qb) + d_ * d_ * ((before) * ((count) / ((before) + (count))));                     \
+#define CHAN(m, q, before, mb, qb, count)                                                                    \
+    do {                                                                                                     \
+        const __typeof__(m) d_ = (mb) - (m);                                                                 \
+        (m) += d_ * ((count) / ((before) + (count)));                                                        \
+        (q) += (qb) + d_ * d_ * ((before) * ((count) / ((before) + (count))));                               \
     } while (0)
 
 /* A chunk of rows joins the `before` rows whose mean and squared deviations are m, q (w). */
@@ -270,12 +270,14 @@ static void moments(float *mean, float *sq, const float *x, size_t rows, size_t 
     memset(m, 0, w * sizeof *m);
     memset(q, 0, w * sizeof *q);
     for (size_t r = 0; r < full; r += CHUNK)
-        FOR_COLUMNS(j, w, n, chunk_moments(m + j, q + j, (float)r, x + r * w + j, kd_min_size(CHUNK, full - r), w, n));
+        FOR_COLUMNS(j, w, n,
+                    chunk_moments(m + j, q + j, (float)r, x + r * w + j, kd_min_size(CHUNK, full - r), w, n));
     if (u == 1) return;
     const float each = (float)full;
     for (size_t j = 0; j < c; j++) {
         float mj = m[j], qj = q[j];
-        for (size_t i = 1; full && i < u; i++) CHAN(mj, qj, each * (float)i, m[i * c + j], q[i * c + j], each);
+        for (size_t i = 1; full && i < u; i++)
+            CHAN(mj, qj, each * (float)i, m[i * c + j], q[i * c + j], each);
         for (size_t r = full * u; r < rows; r++) CHAN(mj, qj, (float)r, x[r * c + j], 0.0f, 1.0f);
         mean[j] = mj;
         sq[j] = qj;
@@ -284,7 +286,8 @@ static void moments(float *mean, float *sq, const float *x, size_t rows, size_t 
 
 /* ---- batch norm --------------------------------------------------------------------------- */
 
-static void scale_shift(float *y, const float *x, const float *a, const float *b, size_t rows, size_t c, bool relu_too)
+static void scale_shift(float *y, const float *x, const float *a, const float *b, size_t rows, size_t c,
+                        bool relu_too)
 {
     float ta[WIDE], tb[WIDE];
     const size_t u = widen(c), w = u * c, all_n = rows * c;
@@ -302,8 +305,8 @@ static void scale_shift(float *y, const float *x, const float *a, const float *b
     }
 }
 
-INLINE void chunk_grads(float *s1, float *s2, const float *dy, const float *x, const float *mean, const float *a,
-                        const float *b, size_t rows, size_t w, size_t n)
+INLINE void chunk_grads(float *s1, float *s2, const float *dy, const float *x, const float *mean,
+                        const float *a, const float *b, size_t rows, size_t w, size_t n)
 {
     const vec mu = load(mean, n), va = a ? load(a, n) : mu, vb = a ? load(b, n) : mu;
     vec a0 = {0}, a1 = {0}, b0 = {0}, b1 = {0}, d, v;
@@ -343,20 +346,26 @@ static void bn_grad_sums(float *s1, float *s2, const float *dy, const float *x, 
     for (size_t r = 0; r < full; r += CHUNK) {
         const size_t at = r * w, n_rows = kd_min_size(CHUNK, full - r);
         if (a)
-            FOR_COLUMNS(j, w, n, chunk_grads(p1 + j, p2 + j, dy + at + j, x + at + j, mean + j, a + j, b + j, n_rows, w, n));
+            FOR_COLUMNS(j, w, n,
+                        chunk_grads(p1 + j, p2 + j, dy + at + j, x + at + j, mean + j, a + j, b + j, n_rows,
+                                    w, n));
         else
-            FOR_COLUMNS(j, w, n, chunk_grads(p1 + j, p2 + j, dy + at + j, x + at + j, mean + j, NULL, NULL, n_rows, w, n));
+            FOR_COLUMNS(j, w, n,
+                        chunk_grads(p1 + j, p2 + j, dy + at + j, x + at + j, mean + j, NULL, NULL, n_rows, w,
+                                    n));
     }
-    if (rest) FOR_COLUMNS(j, rest, n, chunk_grads(p1 + j, p2 + j, dy + full * w + j, x + full * w + j, mean + j,
-                                                  a ? a + j : NULL, b ? b + j : NULL, 1, w, n));
+    if (rest)
+        FOR_COLUMNS(j, rest, n,
+                    chunk_grads(p1 + j, p2 + j, dy + full * w + j, x + full * w + j, mean + j,
+                                a ? a + j : NULL, b ? b + j : NULL, 1, w, n));
     if (u > 1) {
         fold(s1, t1, c, u);
         fold(s2, t2, c, u);
     }
 }
 
-INLINE void bn_dx_row(float *dx, const float *dy, const float *x, size_t n, const kd__bn_factors *f, bool relu_too,
-                      bool add_too)
+INLINE void bn_dx_row(float *dx, const float *dy, const float *x, size_t n, const kd__bn_factors *f,
+                      bool relu_too, bool add_too)
 {
     const float *mean = f->mean, *a = f->a, *b = f->b, *k1 = f->k1, *k2 = f->k2, *k3 = f->k3;
 #pragma omp simd
@@ -373,8 +382,12 @@ static void bn_dx(float *dx, const float *dy, const float *x, size_t rows, size_
     float t[6][WIDE];
     const size_t u = widen(c), w = u * c, all_n = rows * c;
     const kd__bn_factors wide = {
-        .mean = repeat(t[0], f->mean, c, u), .a = repeat(t[1], f->a, c, u), .b = repeat(t[2], f->b, c, u),
-        .k1 = repeat(t[3], f->k1, c, u), .k2 = repeat(t[4], f->k2, c, u), .k3 = repeat(t[5], f->k3, c, u),
+        .mean = repeat(t[0], f->mean, c, u),
+        .a = repeat(t[1], f->a, c, u),
+        .b = repeat(t[2], f->b, c, u),
+        .k1 = repeat(t[3], f->k1, c, u),
+        .k2 = repeat(t[4], f->k2, c, u),
+        .k3 = repeat(t[5], f->k3, c, u),
     };
     for (size_t at = 0; at < all_n; at += w, dx += w, dy += w, x += w) {
         const size_t n = kd_min_size(w, all_n - at);
@@ -412,7 +425,8 @@ static void max_row(float *y, uint8_t *which, const float *x, const kd__pool *g)
         FOR_COLUMNS(j, g->c, n, max_window(y + j, which + j, x + j, g, n));
 }
 
-INLINE void max_window_back(float *dx, const uint8_t *which, const float *dy, const kd__pool *g, bool add_too, size_t n)
+INLINE void max_window_back(float *dx, const uint8_t *which, const float *dy, const kd__pool *g, bool add_too,
+                            size_t n)
 {
     bytes b = {0};
     memcpy(&b, which, n == LANES ? sizeof b : n);
@@ -473,8 +487,23 @@ static void spread(float *y, const float *x, float scale, size_t rows, size_t c,
 }
 
 const kd__vec NAME(kd__vec) = {
-    .adamw = adamw, .sgd = sgd, .sumsq = sumsq, .u8_to_f32 = u8_to_f32, .add = add, .add_to = add_to, .relu = relu,
-    .relu_mask = relu_mask, .relu_mask_add = relu_mask_add, .col_sum = col_sum, .moments = moments,
-    .scale_shift = scale_shift, .bn_grad_sums = bn_grad_sums, .bn_dx = bn_dx, .max_row = max_row,
-    .max_row_back = max_row_back, .avg_row = avg_row, .avg_row_back = avg_row_back, .spread = spread,
+    .adamw = adamw,
+    .sgd = sgd,
+    .sumsq = sumsq,
+    .u8_to_f32 = u8_to_f32,
+    .add = add,
+    .add_to = add_to,
+    .relu = relu,
+    .relu_mask = relu_mask,
+    .relu_mask_add = relu_mask_add,
+    .col_sum = col_sum,
+    .moments = moments,
+    .scale_shift = scale_shift,
+    .bn_grad_sums = bn_grad_sums,
+    .bn_dx = bn_dx,
+    .max_row = max_row,
+    .max_row_back = max_row_back,
+    .avg_row = avg_row,
+    .avg_row_back = avg_row_back,
+    .spread = spread,
 };

@@ -13,18 +13,18 @@
 #include <string.h>
 #include <cmocka.h>
 
-#define OK(call)                                                                                   \
-    do {                                                                                           \
-        kd_err e_ = {0}, *err = &e_;                                                               \
-        if (call) fail_msg("%s: %s", #call, e_.msg);                                               \
+#define OK(call)                                                                                             \
+    do {                                                                                                     \
+        kd_err e_ = {0}, *err = &e_;                                                                         \
+        if (call) fail_msg("%s: %s", #call, e_.msg);                                                         \
     } while (0)
 /* The call fails with this status and its sentence holds this text. */
-#define FAILS(call, status, text)                                                                  \
-    do {                                                                                           \
-        kd_err e_ = {0}, *err = &e_;                                                               \
-        int st_ = call;                                                                            \
-        if (st_ != (status) || e_.code != (status) || !strstr(e_.msg, text))                       \
-            fail_msg("%s: status %d (%s), wanted %d and '%s'", #call, st_, e_.msg, status, text);  \
+#define FAILS(call, status, text)                                                                            \
+    do {                                                                                                     \
+        kd_err e_ = {0}, *err = &e_;                                                                         \
+        int st_ = call;                                                                                      \
+        if (st_ != (status) || e_.code != (status) || !strstr(e_.msg, text))                                 \
+            fail_msg("%s: status %d (%s), wanted %d and '%s'", #call, st_, e_.msg, status, text);            \
     } while (0)
 
 enum { FX_OUTPUTS = 2 };
@@ -79,7 +79,8 @@ static inline void fx_finish(fx_net *n)
         kd_rng r;
         kd_rng_init(&r, 6, KD_RNG_TEST, (uint32_t)i, 0);
         for (size_t k = 0; !p[i].decay && k < p[i].size; k++)
-            kd_graph_param_data(n->g, &p[i])[k] += p[i].buffer ? kd_rng_uniform(&r) : 0.3f * kd_rng_normal(&r);
+            kd_graph_param_data(n->g, &p[i])[k] +=
+                p[i].buffer ? kd_rng_uniform(&r) : 0.3f * kd_rng_normal(&r);
     }
 }
 
@@ -139,19 +140,21 @@ static inline void fx_free(fx_pass *r)
 }
 
 /* Largest difference, relative to the largest number wanted. */
-static inline void fx_close(const char *who, const char *what, const float *got, const float *want, size_t n, double tol)
+static inline void fx_close(const char *who, const char *what, const float *got, const float *want, size_t n,
+                            double tol)
 {
     double top = 1e-30;
     for (size_t i = 0; i < n; i++) top = fmax(top, fabs((double)want[i]));
     for (size_t i = 0; i < n; i++)
         if (!(fabs((double)got[i] - (double)want[i]) <= tol * top))
-            fail_msg("%s: %s[%zu] = %.9g, want %.9g (of at most %.3g)", who, what, i, (double)got[i], (double)want[i],
-                     top);
+            fail_msg("%s: %s[%zu] = %.9g, want %.9g (of at most %.3g)", who, what, i, (double)got[i],
+                     (double)want[i], top);
 }
 
 static inline void fx_passes_close(const char *who, const fx_pass *got, const fx_pass *want, double tol)
 {
-    for (int i = 0; i < FX_OUTPUTS && got->y[i]; i++) fx_close(who, "y", got->y[i], want->y[i], got->ys[i], tol);
+    for (int i = 0; i < FX_OUTPUTS && got->y[i]; i++)
+        fx_close(who, "y", got->y[i], want->y[i], got->ys[i], tol);
     if (got->dx) fx_close(who, "dx", got->dx, want->dx, got->xs, tol);
     fx_close(who, "grads", got->grads, want->grads, got->slab, tol);
     fx_close(who, "buffers", got->buffers, want->buffers, got->buffer_floats, tol);

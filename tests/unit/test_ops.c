@@ -7,7 +7,10 @@
 typedef kd_node (*builder)(kd_graph *g, kd_node x);
 
 static kd_node linear(kd_graph *g, kd_node x) { return kd_nn_linear(g, "op", x, 5, true); }
-static kd_node linear_relu(kd_graph *g, kd_node x) { return kd_nn_relu(g, "relu", kd_nn_linear(g, "op", x, 7, false)); }
+static kd_node linear_relu(kd_graph *g, kd_node x)
+{
+    return kd_nn_relu(g, "relu", kd_nn_linear(g, "op", x, 7, false));
+}
 static kd_node conv(kd_graph *g, kd_node x) { return kd_nn_conv2d(g, "op", x, 6, 3, 1, 1, true); }
 static kd_node conv_relu(kd_graph *g, kd_node x)
 {
@@ -27,7 +30,10 @@ static kd_node avg_overlap(kd_graph *g, kd_node x) { return kd_nn_avgpool(g, "op
 static kd_node avg_all(kd_graph *g, kd_node x) { return kd_nn_global_avgpool(g, "op", x); }
 static kd_node flatten(kd_graph *g, kd_node x) { return kd_nn_flatten(g, "op", x); }
 static kd_node add_self(kd_graph *g, kd_node x) { return kd_nn_add(g, "op", x, x); }
-static kd_node add_norm(kd_graph *g, kd_node x) { return kd_nn_add(g, "op", x, kd_nn_batchnorm(g, "bn", x, 0.2f, 1e-3f)); }
+static kd_node add_norm(kd_graph *g, kd_node x)
+{
+    return kd_nn_add(g, "op", x, kd_nn_batchnorm(g, "bn", x, 0.2f, 1e-3f));
+}
 static kd_node add_relu(kd_graph *g, kd_node x)
 {
     return kd_nn_relu(g, "relu", kd_nn_add(g, "op", kd_nn_batchnorm(g, "bn", x, 0.2f, 1e-3f), x));
@@ -104,7 +110,8 @@ static float *input_of(const op_case *c, const fx_net *n, int64_t batch)
 /* ---- finite differences ------------------------------------------------------------------- */
 
 /* sum of dy * y over the outputs; which: for each number whether it is positive, to see a ReLU switch. */
-static double value(kd_exec *ex, const fx_net *n, float *const *dy, const kd_exec_params *how, uint64_t *which)
+static double value(kd_exec *ex, const fx_net *n, float *const *dy, const kd_exec_params *how,
+                    uint64_t *which)
 {
     double sum = 0;
     kd_exec_run_forward(ex);
@@ -171,7 +178,8 @@ static void differences_of(const op_case *c, company who, bool naive)
     const kd_param *p;
     const size_t params = kd_graph_params(n.g, &p);
     for (size_t i = 0; i < params; i++)
-        if (!p[i].buffer) check_slopes(&d, p[i].name, kd_graph_param_data(n.g, &p[i]), r.grads + p[i].offset, p[i].size);
+        if (!p[i].buffer)
+            check_slopes(&d, p[i].name, kd_graph_param_data(n.g, &p[i]), r.grads + p[i].offset, p[i].size);
     if (d.skipped > d.tried / 2) fail_msg("%s: %d of %d places are near a kink", c->name, d.skipped, d.tried);
     for (int o = 0; o < n.outs; o++) free(dy[o]);
     kd_exec_free(ex);
@@ -255,8 +263,8 @@ static void the_bits_do_not_depend_on_the_threads(void **state)
 /* ---- what single ops promise -------------------------------------------------------------- */
 
 /* y of one op in a graph of its own; the caller frees it. */
-static float *forward_of(builder b, const int64_t dims[3], const kd_exec_params *how, uint64_t step, const float *x,
-                         size_t *floats)
+static float *forward_of(builder b, const int64_t dims[3], const kd_exec_params *how, uint64_t step,
+                         const float *x, size_t *floats)
 {
     fx_net n = {.g = kd_graph_create(), .outs = 1};
     assert_non_null(n.g);
@@ -294,7 +302,8 @@ static void dropout_keeps_its_share_and_the_mean(void **state)
     }
     // of 166,400 numbers: five standard deviations are 0.006 and 0.0062
     assert_float_equal((float)kept / (float)n, 0.6f, 0.006f);
-    assert_float_equal((float)same / (float)n, 0.6f * 0.6f + 0.4f * 0.4f, 0.0062f); // another step, another mask
+    assert_float_equal((float)same / (float)n, 0.6f * 0.6f + 0.4f * 0.4f,
+                       0.0062f); // another step, another mask
     free(x);
     free(y);
     free(later);
@@ -342,7 +351,8 @@ static void running_statistics_follow_pytorch(void **state)
     kd_graph_output(n.g, n.out[0]);
     OK(kd_graph_finish(n.g, err));
     kd_graph_init(n.g, 1);
-    const kd_exec_params train = {.batch = 4, .threads = 1, .training = true}, infer = {.batch = 4, .threads = 1};
+    const kd_exec_params train = {.batch = 4, .threads = 1, .training = true},
+                         infer = {.batch = 4, .threads = 1};
     kd_exec *ex = NULL;
     OK(kd_exec_create(&ex, n.g, &train, err));
     memcpy(kd_exec_input(ex, n.in), (float[]){1, 2, 3, 6}, 4 * sizeof(float)); // mean 3, variance 14/3

@@ -10,7 +10,9 @@ static const kd__vec *level(int i)
 }
 enum { LEVELS = 3 };
 /* Runs the body with `vec` at each level this CPU has. */
-#define FOR_LEVELS(vec) for (int l_ = 0; l_ < LEVELS; l_++) for (const kd__vec *vec = level(l_); vec; vec = NULL)
+#define FOR_LEVELS(vec)                                                                                      \
+    for (int l_ = 0; l_ < LEVELS; l_++)                                                                      \
+        for (const kd__vec *vec = level(l_); vec; vec = NULL)
 
 static float *copy(const float *x, size_t n)
 {
@@ -84,8 +86,13 @@ static void adamw_follows_pytorch(void **state)
     float *w = fx_normal(N, 1), *m = kd_alloc_aligned(N, sizeof *m), *v = kd_alloc_aligned(N, sizeof *v);
     twin t = twin_create(w, N);
     for (int64_t step = 1; step <= 20; step++) {
-        const kd_adamw p = {.lr = 1e-2f, .beta1 = 0.9f, .beta2 = 0.999f, .eps = 1e-8f, .weight_decay = 0.05f,
-                            .step = step, .grad_scale = 0.5f};
+        const kd_adamw p = {.lr = 1e-2f,
+                            .beta1 = 0.9f,
+                            .beta2 = 0.999f,
+                            .eps = 1e-8f,
+                            .weight_decay = 0.05f,
+                            .step = step,
+                            .grad_scale = 0.5f};
         float *g = fx_normal(N, 1000 + (uint32_t)step);
 #pragma omp parallel num_threads(2)
         kd_nn_adamw(w, m, v, g, N, &p);
@@ -133,9 +140,15 @@ static void sgd_follows_pytorch(void **state)
 static void zeros_stay_zero(void **state)
 {
     (void)state;
-    const kd_adamw p = {.lr = 1e-2f, .beta1 = 0.9f, .beta2 = 0.999f, .eps = 1e-8f, .weight_decay = 0.1f, .step = 1,
+    const kd_adamw p = {.lr = 1e-2f,
+                        .beta1 = 0.9f,
+                        .beta2 = 0.999f,
+                        .eps = 1e-8f,
+                        .weight_decay = 0.1f,
+                        .step = 1,
                         .grad_scale = 1};
-    const kd_sgd s = {.lr = 0.1f, .momentum = 0.9f, .weight_decay = 0.1f, .grad_scale = 1, .nesterov = true, .step = 1};
+    const kd_sgd s = {
+        .lr = 0.1f, .momentum = 0.9f, .weight_decay = 0.1f, .grad_scale = 1, .nesterov = true, .step = 1};
     float w[48] = {0}, m[48] = {0}, v[48] = {0};
     const float g[48] = {0}, zero[48] = {0};
     kd_nn_adamw(w, m, v, g, 48, &p);
@@ -152,7 +165,8 @@ static void updates_have_the_same_bits_for_any_team(void **state)
     double *partial = calloc(kd_nn_blocks(N), sizeof *partial);
     assert_int_equal(kd_nn_blocks(N), 13);
     for (int threads = 1; threads <= 8; threads = threads * 2 + (threads == 1)) { // 1, 3, 6
-        const kd_adamw p = {.lr = 1e-2f, .beta1 = 0.9f, .beta2 = 0.999f, .eps = 1e-8f, .step = 3, .grad_scale = 1};
+        const kd_adamw p = {
+            .lr = 1e-2f, .beta1 = 0.9f, .beta2 = 0.999f, .eps = 1e-8f, .step = 3, .grad_scale = 1};
         float *w = copy(w0, N), *m = fx_normal(N, 3), *v = copy(g, N);
         double sums[8] = {0};
         for (size_t i = 0; i < N; i++) v[i] *= v[i];
@@ -194,7 +208,8 @@ static void bytes_become_floats(void **state)
         x[i] = (uint8_t)i;
         want[i] = ((float)(uint8_t)i - 72.94f) * 0.0111f;
     }
-    FOR_LEVELS(vec) {
+    FOR_LEVELS(vec)
+    {
         vec->u8_to_f32(y, x, 300, 72.94f, 0.0111f);
         fx_close("u8_to_f32", "y", y, want, 300, 1e-6);
     }
@@ -207,25 +222,25 @@ static void elementwise_kernels_equal_plain_loops(void **state)
     (void)state;
     float *a = fx_normal(1031, 1), *b = fx_normal(1031, 2), *y = fx_normal(1031, 3);
     FOR_LEVELS(vec)
-        for (size_t n = 0; n <= 1031; n += n < 70 ? 1 : 137) {
-            float *got = copy(y, 1031), *want = copy(y, 1031);
-            vec->add(got, a, b, n, false);
-            for (size_t i = 0; i < n; i++) want[i] = a[i] + b[i];
-            assert_memory_equal(got, want, 1031 * sizeof *got); // also: nothing behind n is touched
-            vec->add_to(got, b, n);
-            for (size_t i = 0; i < n; i++) want[i] += b[i];
-            vec->relu_mask_add(got, b, a, n);
-            for (size_t i = 0; i < n; i++) want[i] += a[i] > 0 ? b[i] : 0;
-            assert_memory_equal(got, want, 1031 * sizeof *got);
-            vec->relu(got, a, n);
-            for (size_t i = 0; i < n; i++) want[i] = a[i] > 0 ? a[i] : 0;
-            assert_memory_equal(got, want, 1031 * sizeof *got);
-            vec->relu_mask(got, b, a, n);
-            for (size_t i = 0; i < n; i++) want[i] = a[i] > 0 ? b[i] : 0;
-            assert_memory_equal(got, want, 1031 * sizeof *got);
-            free(got);
-            free(want);
-        }
+    for (size_t n = 0; n <= 1031; n += n < 70 ? 1 : 137) {
+        float *got = copy(y, 1031), *want = copy(y, 1031);
+        vec->add(got, a, b, n, false);
+        for (size_t i = 0; i < n; i++) want[i] = a[i] + b[i];
+        assert_memory_equal(got, want, 1031 * sizeof *got); // also: nothing behind n is touched
+        vec->add_to(got, b, n);
+        for (size_t i = 0; i < n; i++) want[i] += b[i];
+        vec->relu_mask_add(got, b, a, n);
+        for (size_t i = 0; i < n; i++) want[i] += a[i] > 0 ? b[i] : 0;
+        assert_memory_equal(got, want, 1031 * sizeof *got);
+        vec->relu(got, a, n);
+        for (size_t i = 0; i < n; i++) want[i] = a[i] > 0 ? a[i] : 0;
+        assert_memory_equal(got, want, 1031 * sizeof *got);
+        vec->relu_mask(got, b, a, n);
+        for (size_t i = 0; i < n; i++) want[i] = a[i] > 0 ? b[i] : 0;
+        assert_memory_equal(got, want, 1031 * sizeof *got);
+        free(got);
+        free(want);
+    }
     free(a);
     free(b);
     free(y);
@@ -236,11 +251,18 @@ static void optimizers_agree_across_levels(void **state)
 {
     (void)state;
     enum { N = 333 };
-    const kd_adamw a = {.lr = 1e-2f, .beta1 = 0.9f, .beta2 = 0.99f, .eps = 1e-8f, .weight_decay = 0.1f, .step = 5,
+    const kd_adamw a = {.lr = 1e-2f,
+                        .beta1 = 0.9f,
+                        .beta2 = 0.99f,
+                        .eps = 1e-8f,
+                        .weight_decay = 0.1f,
+                        .step = 5,
                         .grad_scale = 0.7f};
-    const kd_sgd s = {.lr = 0.1f, .momentum = 0.9f, .weight_decay = 0.1f, .grad_scale = 0.7f, .nesterov = true, .step = 5};
+    const kd_sgd s = {
+        .lr = 0.1f, .momentum = 0.9f, .weight_decay = 0.1f, .grad_scale = 0.7f, .nesterov = true, .step = 5};
     float *g = fx_normal(N, 2), *w0 = NULL, *w1 = NULL;
-    FOR_LEVELS(vec) {
+    FOR_LEVELS(vec)
+    {
         float *w = fx_normal(N, 1), *u = fx_normal(N, 4), *m = fx_normal(N, 3), *v = copy(g, N);
         for (size_t i = 0; i < N; i++) v[i] *= v[i];
         kd__adamw_range(vec, w, m, v, g, N, &a);
@@ -351,14 +373,14 @@ static void column_kernels_equal_double_loops(void **state)
 {
     (void)state;
     FOR_LEVELS(vec)
-        for (size_t c = 1; c < 300; c += c < 36 ? 1 : 31)
-            for (size_t rows = 1; rows < 400; rows = rows * 2 + 3) {
-                block k = block_create(rows, c);
-                check_moments(vec, &k);
-                check_norm(vec, &k, false);
-                check_norm(vec, &k, true);
-                block_free(&k);
-            }
+    for (size_t c = 1; c < 300; c += c < 36 ? 1 : 31)
+        for (size_t rows = 1; rows < 400; rows = rows * 2 + 3) {
+            block k = block_create(rows, c);
+            check_moments(vec, &k);
+            check_norm(vec, &k, false);
+            check_norm(vec, &k, true);
+            block_free(&k);
+        }
 }
 
 /* 5 x 7 pixels, windows of 2 x 2 that touch and of 3 x 3 that overlap: the levels differ by rounding only. */
@@ -371,7 +393,8 @@ static void pooling_rows_agree_across_levels(void **state)
             float *x = fx_normal(35 * c, 1), *y[LEVELS] = {0}, *dx[LEVELS] = {0};
             uint8_t which[3 * 37];
             int l = 0;
-            FOR_LEVELS(vec) {
+            FOR_LEVELS(vec)
+            {
                 y[l] = fx_normal(6 * c, 2), dx[l] = fx_normal(70 * c, 3);
                 vec->max_row(y[l], which, x, &g);
                 vec->avg_row(y[l] + 3 * c, x, &g);
