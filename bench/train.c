@@ -170,6 +170,7 @@ static void train_step(bench_trainer *t)
                        .dlogits = kd_exec_grad(t->exec, t->model->logits)};
 #pragma omp parallel num_threads(t->threads)
     {
+        kd_cpu_flush_denormals();
 #pragma omp for schedule(static)
         for (int64_t i = 0; i < t->batch; i++)
             memcpy(input + (size_t)i * row, x + (size_t)i * row, row * sizeof(float));

@@ -238,6 +238,9 @@ const char *kd_isa_name(kd_isa isa);
 bool kd_isa_parse(const char *name, kd_isa *out); /* false for NULL or an unknown name */
 const char *kd_cpu_name(void);     /* as the kernel prints it; "unknown CPU" otherwise */
 int kd_cpu_count(void);            /* CPUs this process may run on, at least 1 */
+/* The calling thread treats denormal numbers as zero from now on: weights whose gradient died decay into
+ * them, and CPUs are slow there. Trainers call it in each of their threads. */
+void kd_cpu_flush_denormals(void);
 double kd_now(void);               /* monotonic seconds */
 double kd_cpu_seconds(void);       /* user + system time of this process and its children */
 size_t kd_peak_rss(void);          /* bytes */

@@ -19,6 +19,7 @@
 #include <unistd.h>
 #if defined(__x86_64__)
 #include <cpuid.h>
+#include <xmmintrin.h>
 #endif
 
 static const char *const isa_names[] = {"scalar", "avx2", "avx512", "avx512bf16", "amx"};
@@ -124,6 +125,13 @@ int kd_cpu_count(void)
         CPU_FREE(set);
     }
     return n > 0 ? n : 1;
+}
+
+void kd_cpu_flush_denormals(void)
+{
+#if defined(__x86_64__)
+    _mm_setcsr(_mm_getcsr() | 0x8040u); /* flush results to zero, read denormals as zero */
+#endif
 }
 
 double kd_now(void)

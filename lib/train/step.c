@@ -57,6 +57,7 @@ static void step(kd__run *r)
 {
     const kd__feed *f = r->feed;
     double start = kd_now();
+    kd_cpu_flush_denormals();
     feed_input(r, r->ex, f->b.column[r->input], f->b.rows);
     kd_exec_forward(r->ex);
     kd_loss_batch b = loss_batch(r, r->ex, &f->targets, 0, f->b.rows);
@@ -95,6 +96,7 @@ static uint64_t count_hits(const float *z, const int32_t *labels, size_t rows, i
 static void evaluate(kd__run *r, const kd__block *b)
 {
     double start = kd_now();
+    kd_cpu_flush_denormals();
     const int32_t *labels = b->targets.labels;
     size_t row = kd_graph_node_size(r->model->graph, r->model->input) * kd_dtype_size(r->input_dtype);
     for (uint32_t first = 0; first < b->rows; first += KD__EVAL_BATCH) {

@@ -2,7 +2,8 @@
 # and kind with the teacher and without it, several seeds each, all in one pass over the store.
 #
 # Students see the first IMAGE_ROWS training rows (a fair sample: the store keeps them shuffled);
-# SIZE=full gives them all. A stage's output is its target, its YAML files are prerequisites.
+# SIZE=full gives them all. A stage's output is its target and its YAML files are prerequisites; what a
+# tool leaves appears whole or not at all, and an interrupted stage goes on where it was (--resume).
 SIZE ?= slice
 IMAGE := runs/image$(if $(filter full,$(SIZE)),-full)
 IMAGE_ROWS := $(if $(filter full,$(SIZE)),0,4000)
@@ -25,17 +26,23 @@ $(IMAGE_STORE)/base.mdb: $(IMAGE_CONF)/data.yaml $(IMAGE)/data.ok | $B/kd-dump
 $(IMAGE)/teacher/model.safetensors: $(IMAGE_CONF)/teacher.yaml $(IMAGE_STORE)/base.mdb | $B/kd-train
 	$B/kd-train -s $(IMAGE_STORE) $< -o $(@D) --resume --force
 
-$(IMAGE_STORE)/teacher.mdb: $(IMAGE)/teacher/model.safetensors | $B/kd-dump
-	$B/kd-dump --teacher $(IMAGE)/teacher --into $(IMAGE_STORE) --resume --force
+$(IMAGE)/dump.json: $(IMAGE)/teacher/model.safetensors | $B/kd-dump
+	$B/kd-dump --teacher $(IMAGE)/teacher --into $(IMAGE_STORE) --resume --force --json > $@.part
+	@mv $@.part $@
 
-$(IMAGE)/students.json: $(IMAGE_STUDENTS) $(IMAGE_STORE)/teacher.mdb | $B/kd-train
+$(IMAGE)/students.json: $(IMAGE_STUDENTS) $(IMAGE)/dump.json | $B/kd-train
 	$B/kd-train -s $(IMAGE_STORE) $(IMAGE_STUDENTS) --seeds $(IMAGE_SEEDS) --control --rows $(IMAGE_ROWS) \
-	  -o $(IMAGE)/students --resume --force --json > $@
+	  -o $(IMAGE)/students --resume --force --json > $@.part
+	@mv $@.part $@
 
 $(IMAGE)/results.json: $(IMAGE)/students.json | $B/kd-eval
-	$B/kd-eval -s $(IMAGE_STORE) $(IMAGE)/students --pipeline image --results $@ > $(IMAGE)/table.txt
+	$B/kd-eval -s $(IMAGE_STORE) $(IMAGE)/students --pipeline image --results $@.part > $(IMAGE)/table.txt
+	@mv $@.part $@
 
-image-clean: ## remove runs/image
+image-plot: $(IMAGE)/results.json ## docs/image-results.svg from the results
+	pipelines/image/plot.sh $< docs/image-results.svg
+
+image-clean: ## remove the image pipeline's outputs
 	rm -rf $(IMAGE)
 
-.PHONY: image image-clean
+.PHONY: image image-plot image-clean

@@ -10,13 +10,13 @@ cat >conv.yaml <<'Y'
 name: conv
 model: {arch: cnn, channels: [8, 8], strides: [2, 2]}
 loss: {kd: 0.9, ce: 0.1, temperature: 2}
-train: {epochs: 2, batch: 64, lr: 0.003, optimizer: adamw}
+train: {epochs: 4, batch: 64, lr: 0.02, optimizer: adamw}
 Y
 cat >ds.yaml <<'Y'
 name: ds
 model: {arch: dscnn, channels: [8, 16], strides: [2, 2]}
 loss: {kd: 0.9, ce: 0.1, temperature: 2}
-train: {epochs: 2, batch: 64, lr: 0.01, optimizer: sgd, momentum: 0.9}
+train: {epochs: 6, batch: 64, lr: 0.1, optimizer: sgd, momentum: 0.9}
 Y
 
 check "kd-dump packs Fashion-MNIST" "$KD_BIN/kd-dump" data.yaml -o f.kd
@@ -37,7 +37,7 @@ check "evaluation runs from the store alone" "$KD_BIN/kd-eval" -s f.kd runs --re
 same "the results have four students" "$(jq '.students | length' results.json)" 4
 same "each with two seeds and both roles" \
   "$(jq -c '[.students[] | (.distilled.accuracy | length), (.plain.accuracy | length)] | unique' results.json)" "[2]"
-same "accuracies are far above chance" "$(jq '[.students[].distilled.accuracy[]] | min > 0.5' results.json)" true
+same "accuracies are far above chance" "$(jq '[.students[] | .distilled.accuracy[], .plain.accuracy[]] | min > 0.4' results.json)" true
 
 hashes() { # weight hashes of the students trained with $1 threads
   "$KD_BIN/kd-train" -s f.kd small.yaml conv.yaml ds.yaml --rows 1280 --seeds 3 --threads "$1" -o "t$1" --json 2>/dev/null |
