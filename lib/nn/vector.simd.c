@@ -5,9 +5,9 @@
  * stay in registers. The order of additions depends on the instruction set and on shapes alone.
  *
  * Channels. x (rows, c) is contiguous, so u neighbouring rows are one row of c * u columns in which
- * channel j stands at j, j + c, j + 2c, ...: a tensor of 3 channels is walked as one of 96 columns,
- * with full vectors. Per-channel factors are repeated u times beforehand and sums folded afterwards (both a
- * few hundred operations a call); the rows % u last rows are a shorter row. From 64 channels on u is 1.
+ * channel j stands at j, j + c, j + 2c, ...: a tensor of 3 channels is walked as one of 192 columns,
+ * with full vectors. Per-channel factors are repeated u times beforehand and sums folded afterwards (both at
+ * most a few thousand operations a call); the rows % u last rows are a shorter row.
  *
  * Sums are taken in chunks of 32 rows whose partial sums are then added: that keeps rounding errors small,
  * and a chunk stays in the cache where it is walked twice. Variance is joined from chunks by Chan, Golub and
@@ -160,8 +160,8 @@ static void relu_mask_add(float *dx, const float *dy, const float *y, size_t n)
 
 /* ---- channels: rows of few of them side by side ------------------------------------------- */
 
-/* The least power of two u whose wide row of u c columns consists of whole blocks (or vectors) and is not longer
- * than WIDE; 0 if there is none. */
+/* The least power of two u whose wide row of u c columns consists of whole blocks (or vectors) and is not
+ * longer than WIDE; 0 if there is none. */
 static size_t rows_for(size_t c, size_t whole)
 {
     size_t u = 1;
@@ -205,9 +205,9 @@ static void fold(float *sum, const float *t, size_t c, size_t u)
         }                                                                                                    \
     } while (0)
 
-/* Walks w columns in blocks of GROUP vectors, then as above: body sees the column j and g vectors. A block is
- * short of a row, so the CPU's own prefetching does not see that all memory is walked: the kernels ask for the
- * next chunk while they walk this one, which doubles the speed on tensors larger than the cache. */
+/* Walks w columns in blocks of GROUP vectors, then as above: body sees the column j and g vectors. Where a
+ * block is short of a row, the CPU's own prefetching does not see that all memory is walked: the kernels ask
+ * for the next chunk while they walk this one, which doubles the speed on tensors larger than the cache. */
 #define FOR_COLUMNS(j, w, g, n, body)                                                                        \
     do {                                                                                                     \
         size_t j = 0;                                                                                        \
@@ -228,7 +228,7 @@ INLINE void chunk_sum(float *sum, const float *x, size_t rows, size_t ld, int g,
     for (int i = 0; i < g; i++) s[i] = (vec){0};
     for (size_t r = 0; r < rows; r++, x += ld)
         for (int i = 0; i < g; i++) {
-            soon(x + CHUNK * ld + i * LANES);
+            if (ld > BLOCK) soon(x + CHUNK * ld + i * LANES);
             s[i] += load(x + i * LANES, n);
         }
     for (int i = 0; i < g; i++) store(sum + i * LANES, load(sum + i * LANES, n) + s[i], n);
@@ -255,15 +255,17 @@ static void col_sum(float *sum, const float *x, size_t rows, size_t c, size_t ld
         (q) += (qb) + d_ * d_ * ((before) * ((count) / ((before) + (count))));                               \
     } while (0)
 
-/* A chunk of rows (rows, w) joins the `before` rows whose mean and squared deviations are m, q (g vectors). */
-INLINE void chunk_moments(float *m, float *q, float before, const float *x, size_t rows, size_t w, int g, size_t n)
+/* A chunk of rows (rows, w) joins the `before` rows whose mean and squared deviations are m, q (g vectors).
+ */
+INLINE void chunk_moments(float *m, float *q, float before, const float *x, size_t rows, size_t w, int g,
+                          size_t n)
 {
     const float count = (float)rows;
     vec mean[GROUP], dev[GROUP];
     for (int i = 0; i < g; i++) mean[i] = dev[i] = (vec){0};
     for (size_t r = 0; r < rows; r++)
         for (int i = 0; i < g; i++) {
-            soon(x + (r + CHUNK) * w + i * LANES);
+            if (w > BLOCK) soon(x + (r + CHUNK) * w + i * LANES);
             mean[i] += load(x + r * w + i * LANES, n);
         }
     for (int i = 0; i < g; i++) mean[i] /= count;
@@ -289,7 +291,8 @@ static void moments(float *mean, float *sq, const float *x, size_t rows, size_t 
     memset(q, 0, w * sizeof *q);
     for (size_t r = 0; r < full; r += CHUNK)
         FOR_COLUMNS(j, w, g, n,
-                    chunk_moments(m + j, q + j, (float)r, x + r * w + j, kd_min_size(CHUNK, full - r), w, g, n));
+                    chunk_moments(m + j, q + j, (float)r, x + r * w + j, kd_min_size(CHUNK, full - r), w, g,
+                                  n));
     if (u == 1) return;
     const float each = (float)full;
     for (size_t j = 0; j < c; j++) {
@@ -335,8 +338,10 @@ INLINE void chunk_grads(float *s1, float *s2, const float *dy, const float *x, c
     }
     for (size_t r = 0; r < rows; r++, dy += w, x += w)
         for (int i = 0; i < g; i++) {
-            soon(x + CHUNK * w + i * LANES);
-            soon(dy + CHUNK * w + i * LANES);
+            if (w > BLOCK) {
+                soon(x + CHUNK * w + i * LANES);
+                soon(dy + CHUNK * w + i * LANES);
+            }
             const vec v = load(x + i * LANES, n);
             vec d = load(dy + i * LANES, n);
             if (a) d = only(v * va[i] + vb[i] > 0, d);
@@ -350,8 +355,8 @@ INLINE void chunk_grads(float *s1, float *s2, const float *dy, const float *x, c
 }
 
 /* Any number of rows of w columns, the sums and factors as wide. */
-INLINE void wide_grads(float *s1, float *s2, const float *dy, const float *x, const float *mean, const float *a,
-                       const float *b, size_t rows, size_t w)
+INLINE void wide_grads(float *s1, float *s2, const float *dy, const float *x, const float *mean,
+                       const float *a, const float *b, size_t rows, size_t w)
 {
     for (size_t r = 0; r < rows; r += CHUNK, dy += CHUNK * w, x += CHUNK * w)
         FOR_COLUMNS(j, w, g, n,
