@@ -1,12 +1,14 @@
 /* dropout.c - inverted dropout by the counter generator (Srivastava et al. 2014).
  *
  * Whether element i of step t survives is a pure function of (seed, node, t, i): backward makes the mask
- * again instead of keeping it, and no thread count changes it. In inference the op copies. */
+ * again instead of keeping it, and no thread count changes it. In inference the op copies, or does nothing
+ * where it works in place.
+ */
 #include "nn_private.h"
 
 #include <string.h>
 
-#define BLOCK 4096 /* floats, four to a counter */
+enum { BLOCK = 4096 }; /* floats, four to a counter */
 
 kd_node kd_nn_dropout(kd_graph *g, const char *name, kd_node x, float p)
 {
@@ -25,37 +27,45 @@ static kd_status shape(kd_graph *g, kd__node_info *n, kd_err *err)
     return KD_OK;
 }
 
-/* y[first, first + n) = x masked and scaled, or added to y; first is a multiple of 4. */
-static void apply(const kd_exec *ex, const kd__state *s, float *y, const float *x, size_t first, size_t n,
-                  bool add)
+static kd__mask mask_of(const kd_exec *ex, const kd__state *s)
 {
-    kd_rng key;
-    kd_rng_init(&key, ex->seed, KD_RNG_DROPOUT, (uint32_t)(s->n - ex->g->node), (uint32_t)ex->step);
-    const float p = s->n->a.p, scale = 1 / (1 - p);
-    const uint32_t limit = (uint32_t)((double)p * 4294967296.0);
-    for (size_t i = first; i < first + n; i += 4) {
-        uint32_t c[4], r[4];
-        memcpy(c, key.counter, sizeof c);
-        c[0] = (uint32_t)(i / 4);
-        kd_philox(c, key.key, r);
-        for (size_t k = 0; k < 4 && i + k < first + n; k++) {
-            const float v = r[k] >= limit ? x[i + k] * scale : 0.0f;
-            y[i + k] = add ? y[i + k] + v : v;
-        }
-    }
+    const float p = s->n->a.p;
+    kd_rng stream;
+    kd_rng_init(&stream, ex->seed, KD_RNG_DROPOUT, (uint32_t)(s->n - ex->g->node), (uint32_t)ex->step);
+    kd__mask m = {.limit = (uint32_t)((double)p * 4294967296.0), .scale = 1 / (1 - p)};
+    memcpy(m.counter, stream.counter, sizeof m.counter);
+    memcpy(m.key, stream.key, sizeof m.key);
+    return m;
+}
+
+/* Elements from i on, a block of them, of y = x masked, or added. The kernel does whole groups of 64; the
+ * last group may be a part of one, which goes through a copy. */
+static void mask_block(const kd_exec *ex, const kd__state *s, float *y, const float *x, size_t i, bool add)
+{
+    const size_t n = kd_min_size(BLOCK, (size_t)ex->p.batch * s->n->size - i),
+                 whole = n / KD__MASK_BLOCK * KD__MASK_BLOCK;
+    float copy[2][KD__MASK_BLOCK] = {0};
+    kd__mask m = mask_of(ex, s);
+    m.counter[0] = (uint32_t)(i / 4);
+    kd__vec_get()->dropout(y + i, x + i, whole, &m, add);
+    if (whole == n) return;
+    m.counter[0] += (uint32_t)(whole / 4);
+    memcpy(copy[0], x + i + whole, (n - whole) * sizeof *x);
+    memcpy(copy[1], y + i + whole, (n - whole) * sizeof *y);
+    kd__vec_get()->dropout(copy[1], copy[0], KD__MASK_BLOCK, &m, add);
+    memcpy(y + i + whole, copy[1], (n - whole) * sizeof *y);
 }
 
 static void forward(kd_exec *ex, kd__state *s)
 {
     const size_t n = (size_t)ex->p.batch * s->n->size;
+    if (!ex->p.training && s->y == s->x[0]) return;
 #pragma omp for schedule(static)
-    for (size_t i = 0; i < n; i += BLOCK) {
-        const size_t m = kd_min_size(BLOCK, n - i);
+    for (size_t i = 0; i < n; i += BLOCK)
         if (ex->p.training)
-            apply(ex, s, s->y, s->x[0], i, m, false);
-        else if (s->y != s->x[0])
-            memcpy(s->y + i, s->x[0] + i, m * sizeof(float));
-    }
+            mask_block(ex, s, s->y, s->x[0], i, false);
+        else
+            memcpy(s->y + i, s->x[0] + i, kd_min_size(BLOCK, n - i) * sizeof(float));
 }
 
 static void backward(kd_exec *ex, kd__state *s)
@@ -63,22 +73,36 @@ static void backward(kd_exec *ex, kd__state *s)
     const size_t n = (size_t)ex->p.batch * s->n->size;
     if (!s->dx[0]) return;
 #pragma omp for schedule(static)
-    for (size_t i = 0; i < n; i += BLOCK)
-        apply(ex, s, s->dx[0], s->dy, i, kd_min_size(BLOCK, n - i), s->add[0]);
+    for (size_t i = 0; i < n; i += BLOCK) mask_block(ex, s, s->dx[0], s->dy, i, s->add[0]);
+}
+
+/* ---- the twins in plain C ----------------------------------------------------------------- */
+
+static void naive_mask(const kd_exec *ex, const kd__state *s, float *y, const float *x, bool add)
+{
+    const kd__mask m = mask_of(ex, s);
+    for (size_t i = 0; i < (size_t)ex->p.batch * s->n->size; i++) {
+        const uint32_t counter[4] = {(uint32_t)(i / 64 * 16 + i % 16), m.counter[1], m.counter[2],
+                                     m.counter[3]};
+        uint32_t random[4];
+        kd_philox(counter, m.key, random);
+        const float v =
+            (double)random[i % 64 / 16] * 0x1p-32 >= (double)s->n->a.p ? x[i] / (1 - s->n->a.p) : 0.0f;
+        y[i] = add ? y[i] + v : v;
+    }
 }
 
 static void naive_forward(kd_exec *ex, kd__state *s)
 {
-    const size_t n = (size_t)ex->p.batch * s->n->size;
     if (ex->p.training)
-        apply(ex, s, s->y, s->x[0], 0, n, false);
+        naive_mask(ex, s, s->y, s->x[0], false);
     else if (s->y != s->x[0])
-        memcpy(s->y, s->x[0], n * sizeof(float));
+        memcpy(s->y, s->x[0], (size_t)ex->p.batch * s->n->size * sizeof(float));
 }
 
 static void naive_backward(kd_exec *ex, kd__state *s)
 {
-    if (s->dx[0]) apply(ex, s, s->dx[0], s->dy, 0, (size_t)ex->p.batch * s->n->size, s->add[0]);
+    if (s->dx[0]) naive_mask(ex, s, s->dx[0], s->dy, s->add[0]);
 }
 
 const kd__op kd__op_dropout = {

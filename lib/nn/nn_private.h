@@ -213,6 +213,14 @@ typedef struct kd__pool {
     size_t row;                /* floats from one image row to the next */
 } kd__pool;
 
+/* Element i of a stream takes word i % 64 / 16 of counter i / 64 * 16 + i % 16 (added to counter[0]) and lives
+ * where that is >= limit. */
+enum { KD__MASK_BLOCK = 64 };
+typedef struct kd__mask {
+    uint32_t counter[4], key[2], limit;
+    float scale;
+} kd__mask;
+
 typedef struct kd__vec {
     void (*adamw)(float *w, float *m, float *v, const float *g, size_t n, const kd__adamw_factors *f);
     void (*sgd)(float *w, float *m, const float *g, size_t n, const kd_sgd *p); /* m: NULL without momentum */
@@ -241,6 +249,7 @@ typedef struct kd__vec {
     void (*avg_row_back)(float *dx, const float *dy, const kd__pool *g, bool add);
     /* every row of y (rows, c) = or += scale * x (c) */
     void (*spread)(float *y, const float *x, float scale, size_t rows, size_t c, bool add);
+    void (*dropout)(float *y, const float *x, size_t n, const kd__mask *m, bool add); /* n: whole blocks */
 } kd__vec;
 extern const kd__vec kd__vec_scalar, kd__vec_avx2, kd__vec_avx512;
 const kd__vec *kd__vec_get(void); /* best for kd_cpu_isa(), chosen once */

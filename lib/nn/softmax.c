@@ -1,4 +1,4 @@
-/* softmax.c - probabilities over the last axis, and dropout, which shares nothing with it but size.
+/* softmax.c - probabilities over the last axis.
  *
  * Training goes through the fused losses (kd/loss.h), which never form probabilities; this op serves graphs
  * that want them as a value. */

@@ -158,6 +158,43 @@ static void relu_mask_add(float *dx, const float *dy, const float *y, size_t n)
     for (size_t i = 0; i < n; i++) dx[i] += y[i] > 0 ? dy[i] : 0.0f;
 }
 
+/* ---- dropout ------------------------------------------------------------------------------ */
+
+/* kd_philox (lib/base/rng.c says what it is) for 16 counters at once, each in a lane of 64 bits; word k of
+ * all of them decides about elements 16 k .. 16 k + 15 of a block of 64. */
+typedef uint64_t lanes64 __attribute__((vector_size(16 * sizeof(uint64_t))));
+typedef uint32_t lanes32 __attribute__((vector_size(16 * sizeof(uint32_t))));
+
+static void dropout(float *y, const float *x, size_t n, const kd__mask *m, bool add_too)
+{
+    const lanes64 low = (lanes64){0} + UINT32_MAX,
+                  step = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+    for (size_t at = 0; at < n; at += KD__MASK_BLOCK) {
+        const uint64_t first = m->counter[0] + at / 4;
+        lanes64 w[4] = {(first + step) & low, (lanes64){0} + m->counter[1], (lanes64){0} + m->counter[2],
+                        (lanes64){0} + m->counter[3]};
+        uint32_t k0 = m->key[0], k1 = m->key[1];
+        for (int r = 0; r < 10; r++, k0 += 0x9E3779B9u, k1 += 0xBB67AE85u) {
+            const lanes64 p = w[0] * 0xD2511F53u, q = w[2] * 0xCD9E8D57u;
+            w[0] = (q >> 32) ^ w[1] ^ k0;
+            w[1] = q & low;
+            w[2] = (p >> 32) ^ w[3] ^ k1;
+            w[3] = p & low;
+        }
+        for (size_t k = 0; k < 4; k++) {
+            const lanes32 word = __builtin_convertvector(w[k], lanes32);
+            uint32_t random[16];
+            memcpy(random, &word, sizeof random);
+            const size_t from = at + 16 * k;
+#pragma omp simd
+            for (size_t i = 0; i < 16; i++) {
+                const float v = random[i] >= m->limit ? x[from + i] * m->scale : 0.0f;
+                y[from + i] = add_too ? y[from + i] + v : v;
+            }
+        }
+    }
+}
+
 /* ---- channels: rows of few of them side by side ------------------------------------------- */
 
 /* The least power of two u whose wide row of u c columns consists of whole blocks (or vectors) and is not
@@ -536,4 +573,5 @@ const kd__vec NAME(kd__vec) = {
     .avg_row = avg_row,
     .avg_row_back = avg_row_back,
     .spread = spread,
+    .dropout = dropout,
 };
