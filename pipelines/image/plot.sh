@@ -28,7 +28,8 @@ set logscale x
 set grid ytics lc rgb "#dddddd"
 set key bottom right
 set xrange [3000:300000]
-set offsets 0, 0, 1, 0.5
+set offsets 0, 0, 0.3, 0.5
+set yrange [*:$teacher + 1]
 set arrow from graph 0, first $teacher to graph 1, first $teacher nohead dt 2 lc rgb "#555555"
 set label sprintf("teacher, %s parameters: %.2f %%", "$params", $teacher) at graph 0.02, first $teacher offset 0, 0.6 tc rgb "#555555"
 plot "$work/distilled.tsv" using 1:2:3 with yerrorbars pt 7 ps 0.9 lw 2 lc rgb "#0b5fa5" title "with the teacher's logits", \
