@@ -29,7 +29,13 @@ bench-run: $(BENCH_BIN) $(if $(findstring --no-peer,$(BENCH_ARGS)),,$(PEERS_VENV
 peak: $(BENCH_BIN) ## what this machine can do: GFLOP/s on registers, memory GB/s
 	@$(BENCH_BIN) peak | jq .
 
+bench-image: deps $(BENCH_BIN) all ## the image pipeline from nothing: time, teacher's accuracy, into bench/results/
+	@bench/pipeline.py --bench $(BENCH_BIN) --folder $(BUILD)/bench/image
+
+kernels: $(BENCH_BIN) ## matrix products and convolutions alone against the peak
+	@$(BENCH_BIN) kernels
+
 scoreboard: ## bench/results/*.json to docs/scoreboard.md; prints the figures that fall short
 	@bench/scoreboard.sh
 
-.PHONY: bench bench-run peak scoreboard deps-bench
+.PHONY: bench bench-run bench-image kernels peak scoreboard deps-bench

@@ -1,0 +1,18 @@
+#!/bin/sh
+# Runs the commands of README.md's "By hand", as they stand there, with small YAML files of the names it uses.
+. "$(dirname "$0")/common"
+readme=$(cd "$(dirname "$0")/../.." && pwd)/README.md
+cd "$work" || exit 1
+PATH=$KD_BIN:$PATH
+data_yaml >data.yaml
+student_yaml teacher 32 0 | sed 's/ce: 0.5/ce: 1/; s/epochs: 2/epochs: 1/' >teacher.yaml
+sed -n '/^    model: {arch/,/^    train:/s/^    //p' "$readme" | sed 's/epochs: 30/epochs: 1/; s/batch: 128/batch: 512/' >small.yaml
+sed 's/channels: .*strides.*\]/channels: [4, 4], strides: [4, 2]/' small.yaml >tiny.yaml
+same "the README shows a student" "$(grep -c . small.yaml)" 3
+sed -n '/^## By hand/,/^## /s/^    \(kd-[a-z]* .*\)/\1/p' "$readme" | sed 's/  *#.*//' >commands
+same "the README shows six commands" "$(grep -c '^kd-' commands)" 6
+while read -r line; do
+  case $line in kd-train*students*) line="$line --rows 2048" ;; esac # only to be quick
+  check "$line" sh -c "$line"
+done <commands
+finish
