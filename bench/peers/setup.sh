@@ -5,8 +5,7 @@
 #
 # The stamp FOLDER/ready is written last, with the requirements it stands for; a second call does
 # nothing. Everything comes from PyPI (PyTorch's wheel there brings its GPU libraries along, about 6 GB
-# unpacked); PIP_ARGS adds arguments to pip, for example
-#   PIP_ARGS='--index-url https://download.pytorch.org/whl/cpu --extra-index-url https://pypi.org/simple'
+# unpacked); PIP_ARGS adds arguments to pip, for example another index with CPU-only wheels.
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 venv=${1:-build/peers/venv}
