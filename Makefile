@@ -120,7 +120,7 @@ dep-check: ## a module includes only the modules named in its USES_ line; tools 
 	grep -nE '^ *# *include "' cmd/*.c | grep -v '"kd/' && bad=1; \
 	[ $$bad = 0 ] && echo "dep-check: every module keeps to its layer"
 
-hdr-check: ## each public header compiles alone, as C and as C++ where there is a C++ compiler
+hdr-check: ## each public header compiles alone
 	$(Q)for h in include/kd/*.h; do echo "#include \"kd/$$(basename $$h)\"" | \
 	  $(CC) -std=c11 -D_GNU_SOURCE -Iinclude $(WARN) -fsyntax-only -x c - || exit 1; done; \
 	echo "hdr-check: every public header stands alone"
