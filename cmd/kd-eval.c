@@ -15,8 +15,8 @@ typedef struct eval_opts {
 static const kd_option rows[] = {
     {"Input", NULL, "store", "STORE", 's', KD_OPTION_STRING, offsetof(eval_opts, store), NULL, 0, 0, NULL,
      "sealed store with the rows to measure on"},
-    {"Input", NULL, "split", NULL, 0, KD_OPTION_CHOICE, offsetof(eval_opts, split), "test", 0, 0, "train|valid|test",
-     "rows to measure on; choose between students on valid, report on test"},
+    {"Input", NULL, "split", NULL, 0, KD_OPTION_CHOICE, offsetof(eval_opts, split), "test", 0, 0,
+     "train|valid|test", "rows to measure on; choose between students on valid, report on test"},
     {"Input", NULL, "teacher", "NAME", 0, KD_OPTION_STRING, offsetof(eval_opts, teacher), NULL, 0, 0, NULL,
      "teacher to compare with, if the store has several"},
     {"Input", NULL, "batch", "N", 'b', KD_OPTION_INT, offsetof(eval_opts, batch), "256", 1, 65536, NULL,
@@ -30,9 +30,11 @@ static const kd_option rows[] = {
 };
 
 static const kd_example examples[] = {
-    {"kd-eval -s fashion.kd runs/image/students", "measure every finished model below a folder on the test rows"},
+    {"kd-eval -s fashion.kd runs/image/students",
+     "measure every finished model below a folder on the test rows"},
     {"kd-eval -s fashion.kd runs/image/students --results results.json", "also write the results object"},
-    {"kd-eval -s fashion.kd --split valid --json runs/a runs/b | jq .students[0]", "machine-readable, on the validation rows"},
+    {"kd-eval -s fashion.kd --split valid --json runs/a runs/b | jq .students[0]",
+     "machine-readable, on the validation rows"},
     {NULL, NULL}};
 
 static const kd_tool tool = {
@@ -40,11 +42,14 @@ static const kd_tool tool = {
     .summary = "measure students against labels and against the cached teacher",
     .synopsis = "[options] -s STORE RUN ...",
     .description =
-        "RUN is a model folder, or a folder with finished models below it. The teacher is not run: its answers "
+        "RUN is a model folder, or a folder with finished models below it. The teacher is not run: its "
+        "answers "
         "come from the store.\n"
-        "Runs of one student with and without the teacher are compared pairwise over their common seeds (paired t-test "
+        "Runs of one student with and without the teacher are compared pairwise over their common seeds "
+        "(paired t-test "
         "on accuracy, two-sided, 0.05): helped, hurt, or no difference.\n"
-        "Measures: accuracy; loss, the mean negative log-likelihood in nats; ECE, the expected calibration error "
+        "Measures: accuracy; loss, the mean negative log-likelihood in nats; ECE, the expected calibration "
+        "error "
         "with 15 equal-width bins; agreement, the share of rows with the teacher's top class; KL, the mean "
         "KL(teacher || student) in nats at temperature 1; latency, the median time of one row on one thread.",
     .examples = examples,
@@ -86,7 +91,10 @@ static void cell_spread(kd_table *t, const json_t *role, const char *key, double
 static void student_row(kd_table *t, const json_t *s)
 {
     const json_t *d = json_object_get(s, "distilled"), *p = json_object_get(s, "plain");
-    const json_t *best = d ? d : p ? p : json_object_get(s, "teacher"), *gain = json_object_get(s, "accuracy_gain");
+    const json_t *best = d   ? d
+                         : p ? p
+                             : json_object_get(s, "teacher"),
+                 *gain = json_object_get(s, "accuracy_gain");
     const json_t *pv = json_object_get(s, "p_value");
     char bytes[32];
     kd_table_cell(t, "%s", json_string_value(json_object_get(s, "name")));
@@ -103,7 +111,7 @@ static void student_row(kd_table *t, const json_t *s)
         kd_table_cell(t, "%.3f", json_number_value(pv));
     else
         kd_table_cell(t, "-");
-    kd_table_cell(t, "%s", json_string_value(json_object_get(s, "verdict")));
+    kd_table_cell(t, "%s", json_is_number(pv) ? json_string_value(json_object_get(s, "verdict")) : "-");
     cell_spread(t, best, "agreement", 100);
     cell_spread(t, best, "kl", 1);
     cell_spread(t, best, "ece", 100);
@@ -126,8 +134,8 @@ static void teacher_row(kd_table *t, const json_t *teacher)
 
 static kd_status print_table(const json_t *results, bool markdown, kd_err *err)
 {
-    static const char *const head[] = {"model", "params", "file", "us/row", "plain %", "distilled %", "gain",
-                                       "p", "verdict", "agree %", "KL", "ECE %"};
+    static const char *const head[] = {"model", "params", "file",    "us/row",  "plain %", "distilled %",
+                                       "gain",  "p",      "verdict", "agree %", "KL",      "ECE %"};
     kd_table *t = kd_table_create();
     size_t i;
     json_t *s;
@@ -157,7 +165,9 @@ static kd_status run(kd_cli *c, const eval_opts *o, kd_err *err)
         st = kd_fail(err, KD_EUSAGE, "no model folder given; name one or more behind the options");
         goto out;
     }
-    kd_eval_params p = {.split = (kd_split)kd_split_parse(o->split), .teacher = o->teacher, .batch = o->batch,
+    kd_eval_params p = {.split = (kd_split)kd_split_parse(o->split),
+                        .teacher = o->teacher,
+                        .batch = o->batch,
                         .threads = (int)c->common.threads};
     if ((st = kd_store_open(&s, o->store, err))) goto out;
     for (int i = 0; i < c->nargs; i++)
@@ -172,8 +182,10 @@ static kd_status run(kd_cli *c, const eval_opts *o, kd_err *err)
     }
     if (o->results && (st = kd_json_save(o->results, results, err))) goto out;
     if (o->results) kd_cli_note(c, "%s", o->results);
-    kd_cli_note(c, "%zu models on %llu %s rows", runs.n, (unsigned long long)kd_store_split_rows(s, p.split), o->split);
-    st = c->common.json ? kd_cli_print_json(json_incref(results), err) : print_table(results, o->markdown, err);
+    kd_cli_note(c, "%zu models on %llu %s rows", runs.n, (unsigned long long)kd_store_split_rows(s, p.split),
+                o->split);
+    st = c->common.json ? kd_cli_print_json(json_incref(results), err)
+                        : print_table(results, o->markdown, err);
 out:
     json_decref(results);
     kd_runs_release(&runs);

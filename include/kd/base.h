@@ -32,18 +32,18 @@
 /* ---- status ------------------------------------------------------------------------------- */
 
 /* name, sentence, exit code of a tool that ends with it. Append only: numbers stand in logs. */
-#define KD_STATUS_MAP(X)                                                                           \
-    X(NOMEM, "out of memory", 1)                                                                   \
-    X(IO, "input/output error", 1)                                                                 \
-    X(CORRUPT, "damaged data", 3)                                                                  \
-    X(MISMATCH, "things that do not fit together", 3)                                              \
-    X(USAGE, "bad argument or configuration", 2)                                                   \
-    X(NOTFOUND, "not found", 3)                                                                    \
-    X(FULL, "disk or map full", 4)                                                                 \
-    X(STOPPED, "stopped on request", 5)                                                            \
-    X(EXISTS, "already exists", 2)                                                                 \
-    X(UNSUPPORTED, "not supported", 2)                                                             \
-    X(NUMERIC, "not a number where one is needed", 1)                                              \
+#define KD_STATUS_MAP(X)                                                                                     \
+    X(NOMEM, "out of memory", 1)                                                                             \
+    X(IO, "input/output error", 1)                                                                           \
+    X(CORRUPT, "damaged data", 3)                                                                            \
+    X(MISMATCH, "things that do not fit together", 3)                                                        \
+    X(USAGE, "bad argument or configuration", 2)                                                             \
+    X(NOTFOUND, "not found", 3)                                                                              \
+    X(FULL, "disk or map full", 4)                                                                           \
+    X(STOPPED, "stopped on request", 5)                                                                      \
+    X(EXISTS, "already exists", 2)                                                                           \
+    X(UNSUPPORTED, "not supported", 2)                                                                       \
+    X(NUMERIC, "not a number where one is needed", 1)                                                        \
     X(LIMIT, "over a limit", 3)
 
 typedef enum kd_status {
@@ -63,35 +63,33 @@ const char *kd_strstatus(kd_status s);
 int kd_exit_code(kd_status s); /* the documented exit code of a tool: 0, 1, 2, 3, 4 or 5 */
 
 /* Sets err (if not NULL) and returns code, so that `return kd_fail(err, KD_EIO, ...)` reads well. */
-kd_status kd_fail(kd_err *err, kd_status code, const char *fmt, ...)
-    __attribute__((format(printf, 3, 4)));
+kd_status kd_fail(kd_err *err, kd_status code, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
 /* As kd_fail, for errno: ENOSPC and EDQUOT become KD_EFULL, ENOENT KD_ENOTFOUND, ENOMEM KD_ENOMEM,
  * EEXIST KD_EEXISTS, others KD_EIO. The sentence gets ": strerror" at its end. */
-kd_status kd_fail_errno(kd_err *err, int errnum, const char *fmt, ...)
-    __attribute__((format(printf, 3, 4)));
+kd_status kd_fail_errno(kd_err *err, int errnum, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
 /* Puts "prefix: " before the message that err already holds; returns err's code (or code when
  * err is NULL). */
-kd_status kd_fail_in(kd_err *err, kd_status code, const char *fmt, ...)
-    __attribute__((format(printf, 3, 4)));
+kd_status kd_fail_in(kd_err *err, kd_status code, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
 
 /* ---- element types ------------------------------------------------------------------------ */
 
 /* name, bytes. Append only: numbers stand in stores. */
-#define KD_DTYPE_MAP(X)                                                                            \
-    X(U8, u8, 1) X(I8, i8, 1) X(U16, u16, 2) X(I16, i16, 2) X(U32, u32, 4) X(I32, i32, 4)          \
-    X(U64, u64, 8) X(I64, i64, 8) X(F16, f16, 2) X(BF16, bf16, 2) X(F32, f32, 4) X(F64, f64, 8)
+#define KD_DTYPE_MAP(X)                                                                                      \
+    X(U8, u8, 1)                                                                                             \
+    X(I8, i8, 1) X(U16, u16, 2) X(I16, i16, 2) X(U32, u32, 4) X(I32, i32, 4) X(U64, u64, 8) X(I64, i64, 8)   \
+        X(F16, f16, 2) X(BF16, bf16, 2) X(F32, f32, 4) X(F64, f64, 8)
 
 typedef enum kd_dtype {
     KD_DTYPE_NONE = 0,
 #define X(NAME, name, size) KD_##NAME,
     KD_DTYPE_MAP(X)
 #undef X
-    KD__DTYPE_END
+        KD__DTYPE_END
 } kd_dtype;
 
-size_t kd_dtype_size(kd_dtype t);           /* bytes of one element; 0 for an unknown type */
-const char *kd_dtype_name(kd_dtype t);      /* "f32", ...; "none" for an unknown type */
-kd_dtype kd_dtype_parse(const char *name);  /* KD_DTYPE_NONE if unknown */
+size_t kd_dtype_size(kd_dtype t);          /* bytes of one element; 0 for an unknown type */
+const char *kd_dtype_name(kd_dtype t);     /* "f32", ...; "none" for an unknown type */
+kd_dtype kd_dtype_parse(const char *name); /* KD_DTYPE_NONE if unknown */
 bool kd_dtype_is_float(kd_dtype t);
 
 /* Any numeric type to f32 and back, n elements; f32 to f16/bf16 rounds to nearest even.
@@ -176,7 +174,7 @@ void kd_rng_permute(kd_rng *r, uint32_t *order, size_t n);
 uint64_t kd_hash64(const void *data, size_t len); /* XXH3, 64 bits, seed 0 */
 typedef struct kd_id {
     uint8_t b[16];
-} kd_id;                                     /* XXH3, 128 bits, canonical (big-endian) bytes */
+} kd_id; /* XXH3, 128 bits, canonical (big-endian) bytes */
 kd_id kd_hash128(const void *data, size_t len);
 typedef struct kd_hasher kd_hasher; /* XXH3 128 over pieces */
 kd_hasher *kd_hasher_create(void);  /* NULL when out of memory */
@@ -198,13 +196,14 @@ kd_status kd_file_read(const char *path, size_t limit, char **text, size_t *len,
  * KD_EFULL when the disk is full. */
 typedef struct kd_newfile kd_newfile;
 kd_status kd_newfile_open(kd_newfile **out, const char *path, kd_err *err);
-FILE *kd_newfile_stream(kd_newfile *f);                /* borrowed until commit or abort */
+FILE *kd_newfile_stream(kd_newfile *f);                  /* borrowed until commit or abort */
 kd_status kd_newfile_commit(kd_newfile *f, kd_err *err); /* frees f in every case */
 void kd_newfile_abort(kd_newfile *f);
-kd_status kd_file_write(const char *path, const void *data, size_t len, kd_err *err); /* the same in one call */
+kd_status kd_file_write(const char *path, const void *data, size_t len,
+                        kd_err *err); /* the same in one call */
 
-kd_status kd_mkdirs(const char *path, kd_err *err); /* like mkdir -p */
-kd_status kd_fsync_path(const char *path, kd_err *err); /* a file or a folder */
+kd_status kd_mkdirs(const char *path, kd_err *err);      /* like mkdir -p */
+kd_status kd_fsync_path(const char *path, kd_err *err);  /* a file or a folder */
 kd_status kd_remove_tree(const char *path, kd_err *err); /* like rm -rf; a missing path is fine */
 bool kd_exists(const char *path);
 bool kd_is_dir(const char *path);
@@ -233,18 +232,18 @@ kd_status kd_json_real(const json_t *obj, const char *key, double *out, const ch
 /* ---- machine ------------------------------------------------------------------------------ */
 
 typedef enum kd_isa { KD_ISA_SCALAR = 0, KD_ISA_AVX2, KD_ISA_AVX512, KD_ISA_AVX512BF16, KD_ISA_AMX } kd_isa;
-kd_isa kd_cpu_isa(void);           /* best level of this CPU, capped by KD_ISA=scalar|avx2|avx512|avx512bf16|amx */
+kd_isa kd_cpu_isa(void); /* best level of this CPU, capped by KD_ISA=scalar|avx2|avx512|avx512bf16|amx */
 const char *kd_isa_name(kd_isa isa);
 bool kd_isa_parse(const char *name, kd_isa *out); /* false for NULL or an unknown name */
-const char *kd_cpu_name(void);     /* as the kernel prints it; "unknown CPU" otherwise */
-int kd_cpu_count(void);            /* CPUs this process may run on, at least 1 */
+const char *kd_cpu_name(void);                    /* as the kernel prints it; "unknown CPU" otherwise */
+int kd_cpu_count(void);                           /* CPUs this process may run on, at least 1 */
 /* The calling thread treats denormal numbers as zero from now on: weights whose gradient died decay into
  * them, and CPUs are slow there. Trainers call it in each of their threads. */
 void kd_cpu_flush_denormals(void);
-double kd_now(void);               /* monotonic seconds */
-double kd_cpu_seconds(void);       /* user + system time of this process and its children */
-size_t kd_peak_rss(void);          /* bytes */
-const char *kd_build_info(void);   /* "gcc 12.2.0, release, ..." */
+double kd_now(void);             /* monotonic seconds */
+double kd_cpu_seconds(void);     /* user + system time of this process and its children */
+size_t kd_peak_rss(void);        /* bytes */
+const char *kd_build_info(void); /* "gcc 12.2.0, release, ..." */
 
 /* "1.5 GiB", "312 KiB"; "12.3k"; "1:02:03". buf: at least 32 bytes; returns buf. */
 char *kd_fmt_bytes(char *buf, double bytes);

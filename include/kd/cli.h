@@ -28,25 +28,28 @@
 #include "kd/config.h"
 #include <signal.h>
 
-typedef struct kd_example { const char *command, *what; } kd_example;
+typedef struct kd_example {
+    const char *command, *what;
+} kd_example;
 
 typedef struct kd_tool {
-    const char *name;          /* "kd-train" */
-    const char *summary;       /* one line */
-    const char *synopsis;      /* "[options] -s STORE STUDENT.yaml ..." */
-    const char *description;   /* paragraphs for --help's end and the man page; may be NULL */
-    const kd_example *examples;/* ends with {NULL, NULL}; the first is printed when called with no arguments */
-    const char *see_also;      /* "kd-dump(1), kd-eval(1)" */
+    const char *name;        /* "kd-train" */
+    const char *summary;     /* one line */
+    const char *synopsis;    /* "[options] -s STORE STUDENT.yaml ..." */
+    const char *description; /* paragraphs for --help's end and the man page; may be NULL */
+    const kd_example
+        *examples;        /* ends with {NULL, NULL}; the first is printed when called with no arguments */
+    const char *see_also; /* "kd-dump(1), kd-eval(1)" */
     const char *const *libraries; /* more lines for --version, NULL-terminated; may be NULL: the
                                      libraries that kd links with are listed anyway */
-    const char *const *words;  /* what the first operand may be, for completion; NULL-terminated or NULL */
-    bool no_args_ok;           /* false: no arguments prints usage on stderr, exit 2 */
+    const char *const *words;     /* what the first operand may be, for completion; NULL-terminated or NULL */
+    bool no_args_ok;              /* false: no arguments prints usage on stderr, exit 2 */
 } kd_tool;
 
-typedef struct kd_common {     /* options that every tool has */
+typedef struct kd_common { /* options that every tool has */
     bool json, quiet, verbose, progress;
-    int64_t threads;           /* after parse: at least 1 */
-    bool help, version, man;   /* answered by parse */
+    int64_t threads;         /* after parse: at least 1 */
+    bool help, version, man; /* answered by parse */
     char *completion;
 } kd_common;
 
@@ -54,14 +57,14 @@ typedef struct kd_cli {
     const kd_tool *tool;
     int argc;
     char **argv;
-    kd_config config;          /* the tables of flags */
+    kd_config config; /* the tables of flags */
     kd_common common;
-    char **args;               /* positional arguments, borrowed from argv */
+    char **args; /* positional arguments, borrowed from argv */
     int nargs;
-    bool done;                 /* --help, --version, ...: printed, nothing to do */
+    bool done; /* --help, --version, ...: printed, nothing to do */
     double start;
-    kd_buf note;               /* extra text of the closing line */
-    kd_err bug;                /* of kd_cli_table, reported by parse */
+    kd_buf note; /* extra text of the closing line */
+    kd_err bug;  /* of kd_cli_table, reported by parse */
 } kd_cli;
 
 void kd_cli_init(kd_cli *c, const kd_tool *tool, int argc, char **argv);
@@ -115,7 +118,7 @@ void kd_progress_end(kd_progress *p); /* clears the line on a terminal */
 typedef struct kd_table kd_table;
 kd_table *kd_table_create(void);
 void kd_table_cell(kd_table *t, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
-void kd_table_row(kd_table *t);                          /* ends a row; the first row is the heading */
+void kd_table_row(kd_table *t); /* ends a row; the first row is the heading */
 void kd_table_print(const kd_table *t, FILE *f, bool markdown);
 void kd_table_free(kd_table *t);
 

@@ -5,9 +5,10 @@
  *
  *     typedef struct { int64_t epochs; double lr; char *schedule; } opts;
  *     static const kd_option rows[] = {
- *         KD_OPT_INT("Training", opts, epochs, "train.epochs", "N", 'e', "10", 1, 100000, "passes over the training rows"),
- *         KD_OPT_REAL("Training", opts, lr, "train.lr", "RATE", 0, "0.001", 1e-9, 10, "peak learning rate"),
- *         KD_OPT_CHOICE("Training", opts, schedule, "train.schedule", 0, "cosine", "constant|cosine|linear", "shape of the learning rate"),
+ *         KD_OPT_INT("Training", opts, epochs, "train.epochs", "N", 'e', "10", 1, 100000, "passes over the
+ * training rows"), KD_OPT_REAL("Training", opts, lr, "train.lr", "RATE", 0, "0.001", 1e-9, 10, "peak learning
+ * rate"), KD_OPT_CHOICE("Training", opts, schedule, "train.schedule", 0, "cosine", "constant|cosine|linear",
+ * "shape of the learning rate"),
  *     };
  *     opts o; kd_config c = {0};
  *     kd_config_add(&c, rows, KD_COUNT(rows), &o, &err);     // sets the defaults
@@ -32,9 +33,9 @@
 
 #include "kd/base.h"
 
-#define KD_COUNT(rows) (sizeof(rows) / sizeof((rows)[0]))
-#define KD_YAML_MAX_BYTES (1u << 20)
-#define KD_YAML_MAX_DEPTH 32
+#define KD_COUNT(rows)     (sizeof(rows) / sizeof((rows)[0]))
+#define KD_YAML_MAX_BYTES  (1u << 20)
+#define KD_YAML_MAX_DEPTH  32
 #define KD_YAML_MAX_EVENTS 65536
 
 typedef enum kd_option_type {
@@ -43,14 +44,24 @@ typedef enum kd_option_type {
     KD_OPTION_REAL,   /* double; finite */
     KD_OPTION_STRING, /* char *; NULL when the default is NULL */
     KD_OPTION_CHOICE, /* char *; one of a|b|c */
-    KD_OPTION_INTS,   /* kd_ints; "1,2,3" on the command line, also ranges "0-4"; a sequence or a scalar in YAML */
+    KD_OPTION_INTS, /* kd_ints; "1,2,3" on the command line, also ranges "0-4"; a sequence or a scalar in YAML
+                     */
     KD_OPTION_REALS,  /* kd_reals */
     KD_OPTION_STRINGS /* kd_strings; a repeated flag appends, YAML sequence */
 } kd_option_type;
 
-typedef struct kd_ints { int64_t *v; size_t n; } kd_ints;
-typedef struct kd_reals { double *v; size_t n; } kd_reals;
-typedef struct kd_strings { char **v; size_t n; } kd_strings;
+typedef struct kd_ints {
+    int64_t *v;
+    size_t n;
+} kd_ints;
+typedef struct kd_reals {
+    double *v;
+    size_t n;
+} kd_reals;
+typedef struct kd_strings {
+    char **v;
+    size_t n;
+} kd_strings;
 
 typedef struct kd_option {
     const char *group;   /* heading in --help */
@@ -66,14 +77,38 @@ typedef struct kd_option {
     const char *help;    /* one phrase, with units */
 } kd_option;
 
-#define KD_OPT_BOOL(g, T, f, k, l, d, h) { g, k, NULL, NULL, l, KD_OPTION_BOOL, offsetof(T, f), d, 0, 0, NULL, h }
-#define KD_OPT_INT(g, T, f, k, m, l, d, lo, hi, h) { g, k, NULL, m, l, KD_OPTION_INT, offsetof(T, f), d, lo, hi, NULL, h }
-#define KD_OPT_REAL(g, T, f, k, m, l, d, lo, hi, h) { g, k, NULL, m, l, KD_OPTION_REAL, offsetof(T, f), d, lo, hi, NULL, h }
-#define KD_OPT_STRING(g, T, f, k, m, l, d, h) { g, k, NULL, m, l, KD_OPTION_STRING, offsetof(T, f), d, 0, 0, NULL, h }
-#define KD_OPT_CHOICE(g, T, f, k, l, d, c, h) { g, k, NULL, NULL, l, KD_OPTION_CHOICE, offsetof(T, f), d, 0, 0, c, h }
-#define KD_OPT_INTS(g, T, f, k, m, l, d, lo, hi, h) { g, k, NULL, m, l, KD_OPTION_INTS, offsetof(T, f), d, lo, hi, NULL, h }
-#define KD_OPT_REALS(g, T, f, k, m, l, d, lo, hi, h) { g, k, NULL, m, l, KD_OPTION_REALS, offsetof(T, f), d, lo, hi, NULL, h }
-#define KD_OPT_STRINGS(g, T, f, k, m, l, d, h) { g, k, NULL, m, l, KD_OPTION_STRINGS, offsetof(T, f), d, 0, 0, NULL, h }
+#define KD_OPT_BOOL(g, T, f, k, l, d, h)                                                                     \
+    {                                                                                                        \
+        g, k, NULL, NULL, l, KD_OPTION_BOOL, offsetof(T, f), d, 0, 0, NULL, h                                \
+    }
+#define KD_OPT_INT(g, T, f, k, m, l, d, lo, hi, h)                                                           \
+    {                                                                                                        \
+        g, k, NULL, m, l, KD_OPTION_INT, offsetof(T, f), d, lo, hi, NULL, h                                  \
+    }
+#define KD_OPT_REAL(g, T, f, k, m, l, d, lo, hi, h)                                                          \
+    {                                                                                                        \
+        g, k, NULL, m, l, KD_OPTION_REAL, offsetof(T, f), d, lo, hi, NULL, h                                 \
+    }
+#define KD_OPT_STRING(g, T, f, k, m, l, d, h)                                                                \
+    {                                                                                                        \
+        g, k, NULL, m, l, KD_OPTION_STRING, offsetof(T, f), d, 0, 0, NULL, h                                 \
+    }
+#define KD_OPT_CHOICE(g, T, f, k, l, d, c, h)                                                                \
+    {                                                                                                        \
+        g, k, NULL, NULL, l, KD_OPTION_CHOICE, offsetof(T, f), d, 0, 0, c, h                                 \
+    }
+#define KD_OPT_INTS(g, T, f, k, m, l, d, lo, hi, h)                                                          \
+    {                                                                                                        \
+        g, k, NULL, m, l, KD_OPTION_INTS, offsetof(T, f), d, lo, hi, NULL, h                                 \
+    }
+#define KD_OPT_REALS(g, T, f, k, m, l, d, lo, hi, h)                                                         \
+    {                                                                                                        \
+        g, k, NULL, m, l, KD_OPTION_REALS, offsetof(T, f), d, lo, hi, NULL, h                                \
+    }
+#define KD_OPT_STRINGS(g, T, f, k, m, l, d, h)                                                               \
+    {                                                                                                        \
+        g, k, NULL, m, l, KD_OPTION_STRINGS, offsetof(T, f), d, 0, 0, NULL, h                                \
+    }
 
 typedef struct kd_config_table {
     const kd_option *rows;

@@ -13,24 +13,34 @@
 typedef struct kd_measures {
     uint64_t rows;
     double accuracy;
-    double loss;          /* mean negative log-likelihood of the label, nats */
-    double ece;           /* 15 equal-width bins of the top probability (Guo et al. 2017, section 3) */
+    double loss; /* mean negative log-likelihood of the label, nats */
+    double ece;  /* 15 equal-width bins of the top probability (Guo et al. 2017, section 3) */
     bool has_teacher;
-    double agreement;     /* same top-1 as the teacher */
-    double kl;            /* mean KL(teacher || student) at T = 1, nats */
+    double agreement; /* same top-1 as the teacher */
+    double kl;        /* mean KL(teacher || student) at T = 1, nats */
 } kd_measures;
-/* logits, teacher (may be NULL): (rows, classes); labels (rows). Ties of the top class go to the smaller index. */
-void kd_measure(kd_measures *m, const float *logits, const int32_t *labels, const float *teacher, uint64_t rows, int64_t classes);
+/* logits, teacher (may be NULL): (rows, classes); labels (rows). Ties of the top class go to the smaller
+ * index. */
+void kd_measure(kd_measures *m, const float *logits, const int32_t *labels, const float *teacher,
+                uint64_t rows, int64_t classes);
 
-typedef struct kd_eval_params { kd_split split; const char *teacher; int64_t batch; int threads; } kd_eval_params;
-/* Inference over a split. logits: receives (rows, classes) if not NULL (caller's memory for kd_store_split_rows rows). */
-kd_status kd_eval_model(kd_measures *m, kd_model *model, kd_store *s, const kd_eval_params *p, float *logits, kd_err *err);
+typedef struct kd_eval_params {
+    kd_split split;
+    const char *teacher;
+    int64_t batch;
+    int threads;
+} kd_eval_params;
+/* Inference over a split. logits: receives (rows, classes) if not NULL (caller's memory for
+ * kd_store_split_rows rows). */
+kd_status kd_eval_model(kd_measures *m, kd_model *model, kd_store *s, const kd_eval_params *p, float *logits,
+                        kd_err *err);
 /* The cached teacher judged by the same measures. */
 kd_status kd_eval_teacher(kd_measures *m, kd_store *s, const kd_eval_params *p, kd_err *err);
 /* Median and p99 of single-row forward passes, microseconds. */
 kd_status kd_eval_latency(kd_model *model, double *p50_us, double *p99_us, kd_err *err);
 
-/* Two-sided paired t-test over seeds: a[i] and b[i] belong to the same seed. n >= 2; p = 1 when all differences are 0. */
+/* Two-sided paired t-test over seeds: a[i] and b[i] belong to the same seed. n >= 2; p = 1 when all
+ * differences are 0. */
 double kd_paired_t(const double *a, const double *b, size_t n, double *mean_diff);
 /* "helped", "hurt" or "no difference" at p < 0.05. */
 const char *kd_verdict(double p, double mean_diff);
@@ -46,7 +56,10 @@ typedef struct kd_run {
     double train_s;
     kd_measures m;
 } kd_run;
-typedef struct kd_runs { kd_run *v; size_t n; } kd_runs;
+typedef struct kd_runs {
+    kd_run *v;
+    size_t n;
+} kd_runs;
 /* Finds the runs below a folder (a folder with config.json is a run; *.part are passed over), sorted by
  * name, role and seed. KD_ENOTFOUND when there is none: names the folder. */
 kd_status kd_runs_find(kd_runs *runs, const char *folder, kd_err *err);
@@ -54,8 +67,9 @@ void kd_runs_release(kd_runs *runs);
 /* Measures all runs on p->split. progress may be NULL. */
 kd_status kd_runs_eval(kd_runs *runs, kd_store *s, const kd_eval_params *p,
                        void (*progress)(void *arg, uint64_t done, uint64_t total), void *arg, kd_err *err);
-/* The results object (schema 1) of a pipeline: store, teacher, students with their seeds side by side, cost, provenance.
- * Paired verdicts are on accuracy over the seeds that both roles have. New reference; NULL with err set. */
+/* The results object (schema 1) of a pipeline: store, teacher, students with their seeds side by side, cost,
+ * provenance. Paired verdicts are on accuracy over the seeds that both roles have. New reference; NULL with
+ * err set. */
 json_t *kd_results_json(const kd_runs *runs, kd_store *s, const kd_eval_params *p, const char *pipeline,
                         const char *command, kd_err *err);
 

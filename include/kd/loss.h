@@ -11,8 +11,8 @@
  * Conventions are explicit keys: reduction (batch: divide by rows; element: by rows * classes), t2
  * (whether KD is multiplied by T^2). kd_loss_formula gives the resolved formula for the log.
  *
- * Values are finite for all finite logits: everything goes through log-sum-exp. Rows without a label (label < 0) or masked
- * count in neither value nor gradient; with no rows left both are 0.
+ * Values are finite for all finite logits: everything goes through log-sum-exp. Rows without a label (label <
+ * 0) or masked count in neither value nor gradient; with no rows left both are 0.
  */
 #ifndef KD_LOSS_H
 #define KD_LOSS_H
@@ -44,10 +44,10 @@ typedef struct kd_loss kd_loss;
 /* One batch: student outputs and everything there is to compare them with. */
 typedef struct kd_loss_batch {
     int64_t rows, classes;
-    const float *logits;    /* (rows, classes) student */
-    const int32_t *labels;  /* (rows); may be NULL if no objective needs it */
-    const float *teacher;   /* (rows, classes) teacher logits; may be NULL likewise */
-    float *dlogits;         /* (rows, classes) receives the gradient; NULL: value only */
+    const float *logits;   /* (rows, classes) student */
+    const int32_t *labels; /* (rows); may be NULL if no objective needs it */
+    const float *teacher;  /* (rows, classes) teacher logits; may be NULL likewise */
+    float *dlogits;        /* (rows, classes) receives the gradient; NULL: value only */
 } kd_loss_batch;
 
 /* max_rows: largest batch. KD_EUSAGE names the key (weights sum to zero, temperature). */
@@ -55,7 +55,8 @@ kd_status kd_loss_create(kd_loss **out, const kd_loss_spec *spec, int64_t max_ro
 void kd_loss_free(kd_loss *l);
 bool kd_loss_needs_teacher(const kd_loss *l);
 bool kd_loss_needs_labels(const kd_loss *l);
-/* Called by all threads of the team (orphaned omp for over fixed blocks of rows, fixed tree, barrier at the end), or serially. */
+/* Called by all threads of the team (orphaned omp for over fixed blocks of rows, fixed tree, barrier at the
+ * end), or serially. */
 void kd_loss_run(kd_loss *l, const kd_loss_batch *b);
 /* After run (serial): weighted sum, and each term unweighted in the order of kd_loss_terms. */
 double kd_loss_value(const kd_loss *l);

@@ -8,10 +8,11 @@
  *     mlp     flatten, then hidden layers with ReLU:          fc0, fc1, ..., the last one to classes
  *     cnn     conv k x k [+ norm] + ReLU [+ max pool] a stage: conv0, bn0, relu0, pool0, conv1, ...;
  *             then gap or flatten, hidden layers (fc0, ...) and the last one to classes
- *     dscnn   stem (conv + norm + ReLU), then blocks of depthwise conv, norm, ReLU, pointwise conv, norm, ReLU
- *             (Howard et al., MobileNets, 2017): stem.conv, stem.bn, block0.dw, block0.dw_bn, block0.pw, block0.pw_bn, ...; gap; fc0
- *     resnet  stem, then stages of basic blocks with shortcuts (He et al. 2016, section 4.2):
- *             stem.conv, stem.bn, stage0.block0.conv0, .bn0, .conv1, .bn1, .skip.conv, .skip.bn, ...; gap; fc0
+ *     dscnn   stem (conv + norm + ReLU), then blocks of depthwise conv, norm, ReLU, pointwise conv, norm,
+ * ReLU (Howard et al., MobileNets, 2017): stem.conv, stem.bn, block0.dw, block0.dw_bn, block0.pw,
+ * block0.pw_bn, ...; gap; fc0 resnet  stem, then stages of basic blocks with shortcuts (He et al. 2016,
+ * section 4.2): stem.conv, stem.bn, stage0.block0.conv0, .bn0, .conv1, .bn1, .skip.conv, .skip.bn, ...; gap;
+ * fc0
  *
  * Convolutions followed by batch norm have no bias; padding is k / 2.
  */
@@ -22,48 +23,51 @@
 #include "kd/nn.h"
 
 typedef struct kd_model_spec {
-    char *arch;        /* mlp, cnn, dscnn, resnet */
-    kd_ints input;     /* shape of a row: 28, 28, 1 (height, width, channels) */
+    char *arch;    /* mlp, cnn, dscnn, resnet */
+    kd_ints input; /* shape of a row: 28, 28, 1 (height, width, channels) */
     int64_t classes;
-    kd_ints hidden;    /* widths of hidden fully connected layers */
-    kd_ints channels;  /* per stage (cnn, dscnn: per convolution or block; resnet: per stage); the first is the stem's in dscnn and resnet */
-    kd_ints strides;   /* per entry of channels; empty: all 1 */
-    kd_ints pools;     /* cnn: max pool size behind each convolution, 1 = none; empty: none */
-    int64_t blocks;    /* resnet: basic blocks a stage */
+    kd_ints hidden;   /* widths of hidden fully connected layers */
+    kd_ints channels; /* per stage (cnn, dscnn: per convolution or block; resnet: per stage); the first is the
+                         stem's in dscnn and resnet */
+    kd_ints strides;  /* per entry of channels; empty: all 1 */
+    kd_ints pools;    /* cnn: max pool size behind each convolution, 1 = none; empty: none */
+    int64_t blocks;   /* resnet: basic blocks a stage */
     int64_t kernel;
-    char *norm;        /* batch, none */
-    char *head;        /* gap, flatten */
-    double dropout;    /* before the last layer */
+    char *norm;     /* batch, none */
+    char *head;     /* gap, flatten */
+    double dropout; /* before the last layer */
 } kd_model_spec;
 extern const kd_option kd_model_options[]; /* keys model.arch, model.channels, ... */
 extern const size_t kd_model_options_n;
 
 typedef struct kd_model {
-    char *name;            /* "cnn-25k" */
+    char *name; /* "cnn-25k" */
     kd_model_spec spec;
-    kd_config config;      /* owns what spec points to */
+    kd_config config; /* owns what spec points to */
     kd_graph *graph;
     kd_node input, logits;
-    float mean, scale;     /* input = (raw - mean) * scale */
-    json_t *labels;        /* array of class names or NULL */
+    float mean, scale; /* input = (raw - mean) * scale */
+    json_t *labels;    /* array of class names or NULL */
 } kd_model;
 
 /* Builds the graph of m->spec (already filled in); sets graph, input, logits. KD_EUSAGE names the
  * key; where: file name for the message. */
 kd_status kd_model_build(kd_model *m, const char *where, kd_err *err);
-/* A model of the `model:` mapping spec ({"arch": "cnn", ...}), with weights yet to be set (kd_graph_init), mean 0 and
- * scale 1. KD_EUSAGE and KD_ECORRUPT name where and the key. */
-kd_status kd_model_create(kd_model **out, const char *name, const json_t *spec, const char *where, kd_err *err);
+/* A model of the `model:` mapping spec ({"arch": "cnn", ...}), with weights yet to be set (kd_graph_init),
+ * mean 0 and scale 1. KD_EUSAGE and KD_ECORRUPT name where and the key. */
+kd_status kd_model_create(kd_model **out, const char *name, const json_t *spec, const char *where,
+                          kd_err *err);
 void kd_model_free(kd_model *m);
 /* Raw rows of a store's input column to what the graph takes: out (rows, input shape) = (raw - mean) * scale.
  * Serial. KD_EUNSUPPORTED for a dtype that is no number. */
-kd_status kd_model_feed(const kd_model *m, float *out, const void *raw, kd_dtype dtype, size_t rows, kd_err *err);
+kd_status kd_model_feed(const kd_model *m, float *out, const void *raw, kd_dtype dtype, size_t rows,
+                        kd_err *err);
 
 /* Writes config.json and model.safetensors into an existing folder, each atomically; weights first.
  * extra: members added to config.json, may be NULL. */
 kd_status kd_model_save(kd_model *m, const char *folder, const json_t *extra, kd_err *err);
-/* KD_ENOTFOUND, KD_ECORRUPT, KD_EMISMATCH (tensor missing, of another shape or left over, by name), KD_ENUMERIC (a weight
- * that is not finite). */
+/* KD_ENOTFOUND, KD_ECORRUPT, KD_EMISMATCH (tensor missing, of another shape or left over, by name),
+ * KD_ENUMERIC (a weight that is not finite). */
 kd_status kd_model_load(kd_model **out, const char *folder, kd_err *err);
 /* 32 hex digits over spec, preprocessing and weights: the identity of a teacher. "" when out of memory. */
 void kd_model_fingerprint(kd_model *m, char out[33]);
@@ -90,7 +94,9 @@ const kd_tensor *kd_tensors_at(const kd_tensors *t, size_t i);
 const kd_tensor *kd_tensors_find(const kd_tensors *t, const char *name); /* NULL: none */
 const char *kd_tensors_metadata(const kd_tensors *t, const char *key);   /* NULL: none */
 void kd_tensors_close(kd_tensors *t);
-/* Atomic; sorted by element size (largest first) then name, header padded to 8 bytes. metadata: object of strings, may be NULL. */
-kd_status kd_tensors_save(const char *path, const kd_tensor *list, size_t n, const json_t *metadata, kd_err *err);
+/* Atomic; sorted by element size (largest first) then name, header padded to 8 bytes. metadata: object of
+ * strings, may be NULL. */
+kd_status kd_tensors_save(const char *path, const kd_tensor *list, size_t n, const json_t *metadata,
+                          kd_err *err);
 
 #endif

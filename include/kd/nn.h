@@ -22,8 +22,8 @@
  *
  * Threads: forward and backward are called by every thread of one parallel region of exactly
  * p.threads threads (rule: kernels are orphaned `omp for`), or serially when p.threads is 1 (also
- * inside somebody else's region: the exec then opens a nested region of one thread). All other calls are serial.
- * Same bits for any thread count: work is cut into a grid fixed by shapes alone, each piece done by
+ * inside somebody else's region: the exec then opens a nested region of one thread). All other calls are
+ * serial. Same bits for any thread count: work is cut into a grid fixed by shapes alone, each piece done by
  * one thread, sums over pieces in a fixed tree.
  */
 #ifndef KD_NN_H
@@ -31,7 +31,7 @@
 
 #include "kd/base.h"
 
-#define KD_MAX_DIMS 6
+#define KD_MAX_DIMS   6
 #define KD_MAX_INPUTS 4
 
 typedef struct kd_graph kd_graph;
@@ -49,7 +49,8 @@ kd_node kd_nn_input(kd_graph *g, const char *name, int ndims, const int64_t *dim
 /* y = x W^T + b over the last axis; weight (out, in), bias (out). */
 kd_node kd_nn_linear(kd_graph *g, const char *name, kd_node x, int64_t out, bool bias);
 /* (H, W, C) -> (H', W', out); weight (out, C, k, k), bias (out); zero padding `pad` on each side. */
-kd_node kd_nn_conv2d(kd_graph *g, const char *name, kd_node x, int64_t out, int k, int stride, int pad, bool bias);
+kd_node kd_nn_conv2d(kd_graph *g, const char *name, kd_node x, int64_t out, int k, int stride, int pad,
+                     bool bias);
 /* depthwise: weight (C, 1, k, k). */
 kd_node kd_nn_dwconv2d(kd_graph *g, const char *name, kd_node x, int k, int stride, int pad, bool bias);
 /* Over the last axis (channels), statistics over batch and space; weight, bias (C) and the buffers
@@ -77,52 +78,56 @@ kd_status kd_graph_finish(kd_graph *g, kd_err *err);
 /* ---- what a graph has --------------------------------------------------------------------- */
 
 typedef struct kd_param {
-    const char *name;   /* "fc0.weight", borrowed from the graph */
+    const char *name; /* "fc0.weight", borrowed from the graph */
     int ndims;
     int64_t dims[KD_MAX_DIMS]; /* PyTorch's shape */
-    size_t offset, size;/* in floats, in the slab of parameters or of buffers */
-    bool buffer;        /* running statistics: saved, not trained */
-    bool decay;         /* weight decay applies: weights of linear and convolution */
+    size_t offset, size;       /* in floats, in the slab of parameters or of buffers */
+    bool buffer;               /* running statistics: saved, not trained */
+    bool decay;                /* weight decay applies: weights of linear and convolution */
 } kd_param;
 
 size_t kd_graph_params(const kd_graph *g, const kd_param **list); /* count; list borrowed */
-float *kd_graph_slab(kd_graph *g, size_t *floats);   /* all trainable parameters, 64-byte aligned; pieces padded to 16 floats, padding stays 0 */
-float *kd_graph_buffers(kd_graph *g, size_t *floats);/* running statistics */
+float *kd_graph_slab(kd_graph *g, size_t *floats); /* all trainable parameters, 64-byte aligned; pieces padded
+                                                      to 16 floats, padding stays 0 */
+float *kd_graph_buffers(kd_graph *g, size_t *floats);       /* running statistics */
 float *kd_graph_param_data(kd_graph *g, const kd_param *p); /* where p lives: slab or buffers */
-size_t kd_graph_param_count(const kd_graph *g);      /* trainable numbers, without padding */
+size_t kd_graph_param_count(const kd_graph *g);             /* trainable numbers, without padding */
 /* Initial weights by the counter generator: linear and conv uniform(+-1/sqrt(fan_in)) as PyTorch's
  * defaults (He et al. 2015 with a = sqrt 5), norm weight 1, bias 0, running mean 0, variance 1. */
 void kd_graph_init(kd_graph *g, uint64_t seed);
 int kd_graph_nodes(const kd_graph *g);
 kd_node kd_graph_find(const kd_graph *g, const char *name); /* -1: no such node */
 const char *kd_graph_node_name(const kd_graph *g, kd_node n);
-int kd_graph_node_shape(const kd_graph *g, kd_node n, int64_t dims[KD_MAX_DIMS]); /* number of axes, per row */
+int kd_graph_node_shape(const kd_graph *g, kd_node n,
+                        int64_t dims[KD_MAX_DIMS]);      /* number of axes, per row */
 size_t kd_graph_node_size(const kd_graph *g, kd_node n); /* floats a row */
-double kd_graph_macs(const kd_graph *g);             /* multiply-adds of one row's forward pass */
-double kd_graph_train_flops(const kd_graph *g);      /* FLOPs a row, forward and backward, no dX for inputs */
+double kd_graph_macs(const kd_graph *g);                 /* multiply-adds of one row's forward pass */
+double kd_graph_train_flops(const kd_graph *g); /* FLOPs a row, forward and backward, no dX for inputs */
 
 /* ---- running ------------------------------------------------------------------------------ */
 
 typedef struct kd_exec_params {
-    int64_t batch;   /* rows the arena is planned for */
-    int threads;     /* of the region that will call forward and backward */
-    bool training;   /* keeps what backward needs, batch statistics, dropout */
-    bool naive;      /* every op by its naive twin in plain C: for tests */
+    int64_t batch; /* rows the arena is planned for */
+    int threads;   /* of the region that will call forward and backward */
+    bool training; /* keeps what backward needs, batch statistics, dropout */
+    bool naive;    /* every op by its naive twin in plain C: for tests */
 } kd_exec_params;
 
 /* KD_ENOMEM, KD_EUNSUPPORTED. The graph must outlive the exec. Each training exec has its own
  * gradient slab. */
 kd_status kd_exec_create(kd_exec **out, kd_graph *g, const kd_exec_params *p, kd_err *err);
 void kd_exec_free(kd_exec *ex);
-size_t kd_exec_bytes(const kd_exec *ex);             /* planned: arena, scratch, gradients */
+size_t kd_exec_bytes(const kd_exec *ex);                      /* planned: arena, scratch, gradients */
 void kd_exec_seed(kd_exec *ex, uint64_t seed, uint64_t step); /* for dropout; before forward */
-float *kd_exec_input(kd_exec *ex, kd_node input);    /* (B, ...), to be filled by the caller */
+float *kd_exec_input(kd_exec *ex, kd_node input);             /* (B, ...), to be filled by the caller */
 /* Reads the weights afresh: call after the parameters changed (packed copies are made in forward). */
 void kd_exec_forward(kd_exec *ex);
-const float *kd_exec_value(const kd_exec *ex, kd_node n); /* (B, ...): outputs and inputs; borrowed until the next forward */
-float *kd_exec_grad(kd_exec *ex, kd_node output);    /* (B, ...), dLoss/doutput: filled by the loss before backward */
-void kd_exec_backward(kd_exec *ex);                  /* overwrites the gradient slab */
-float *kd_exec_grads(kd_exec *ex);                   /* same layout as kd_graph_slab */
+const float *kd_exec_value(const kd_exec *ex,
+                           kd_node n); /* (B, ...): outputs and inputs; borrowed until the next forward */
+float *kd_exec_grad(kd_exec *ex,
+                    kd_node output); /* (B, ...), dLoss/doutput: filled by the loss before backward */
+void kd_exec_backward(kd_exec *ex);  /* overwrites the gradient slab */
+float *kd_exec_grads(kd_exec *ex);   /* same layout as kd_graph_slab */
 /* Opens the region itself: for inference. */
 void kd_exec_run_forward(kd_exec *ex);
 
@@ -131,14 +136,19 @@ void kd_exec_run_forward(kd_exec *ex);
 /* Called inside or outside a region: orphaned `omp for` over fixed blocks of 4096 elements. */
 typedef struct kd_adamw {
     float lr, beta1, beta2, eps, weight_decay;
-    int64_t step;      /* from 1 */
-    float grad_scale;  /* multiplies the gradient first: clipping, accumulation */
+    int64_t step;     /* from 1 */
+    float grad_scale; /* multiplies the gradient first: clipping, accumulation */
 } kd_adamw;
 /* w, m, v, g: n floats of one parameter range; decoupled decay (Loshchilov and Hutter 2019,
  * algorithm 2), the arithmetic of torch.optim.AdamW. */
 void kd_nn_adamw(float *w, float *m, float *v, const float *g, size_t n, const kd_adamw *p);
-typedef struct kd_sgd { float lr, momentum, weight_decay, grad_scale; bool nesterov; int64_t step; } kd_sgd;
-void kd_nn_sgd(float *w, float *m, const float *g, size_t n, const kd_sgd *p); /* as torch.optim.SGD, dampening 0 */
+typedef struct kd_sgd {
+    float lr, momentum, weight_decay, grad_scale;
+    bool nesterov;
+    int64_t step;
+} kd_sgd;
+void kd_nn_sgd(float *w, float *m, const float *g, size_t n,
+               const kd_sgd *p); /* as torch.optim.SGD, dampening 0 */
 /* Sum of squares by blocks of 4096 and a fixed tree; partial: kd_nn_blocks(n) doubles, shared by the team.
  * Every thread gets the same result. */
 size_t kd_nn_blocks(size_t n);

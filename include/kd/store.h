@@ -24,7 +24,8 @@
  *
  * Life of a segment: written as FILE.part in transactions of whole chunks; a killed writer leaves a
  * .part that kd_store_writer_* continues (resume) after the last committed chunk; sealing syncs, renames
- * the file, then writes the manifest. New stores are built in NAME.kd.part/ and the folder is renamed at the end.
+ * the file, then writes the manifest. New stores are built in NAME.kd.part/ and the folder is renamed at the
+ * end.
  *
  * Threads: one kd_store per path and process; one kd_cursor per thread; a writer belongs to one thread.
  *
@@ -35,16 +36,17 @@
 
 #include "kd/base.h"
 
-#define KD_STORE_FORMAT 1
-#define KD_STORE_MAX_COLUMNS 256
+#define KD_STORE_FORMAT         1
+#define KD_STORE_MAX_COLUMNS    256
 #define KD_STORE_MAX_CHUNK_ROWS 65536
-#define KD_STORE_MAX_RAW (1u << 30) /* bytes of one decoded block */
-#define KD_STORE_NAME_MAX 64
+#define KD_STORE_MAX_RAW        (1u << 30) /* bytes of one decoded block */
+#define KD_STORE_NAME_MAX       64
 
 /* What a column means. Append only. */
-#define KD_ROLE_MAP(X)                                                                             \
-    X(INPUT, input) X(LABEL, label) X(ID, id) X(SPLIT, split) X(SOURCE, source) X(VIEW, view) X(LOGITS, logits) \
-    X(SCORE, score) X(FEATURE, feature)
+#define KD_ROLE_MAP(X)                                                                                       \
+    X(INPUT, input)                                                                                          \
+    X(LABEL, label) X(ID, id) X(SPLIT, split) X(SOURCE, source) X(VIEW, view) X(LOGITS, logits)              \
+        X(SCORE, score) X(FEATURE, feature)
 typedef enum kd_role {
     KD_ROLE_NONE = 0,
 #define X(NAME, name) KD_ROLE_##NAME,
@@ -55,8 +57,8 @@ const char *kd_role_name(kd_role r);
 kd_role kd_role_parse(const char *name); /* KD_ROLE_NONE if unknown */
 
 typedef enum kd_split { KD_TRAIN = 0, KD_VALID = 1, KD_TEST = 2, KD_SPLITS = 3 } kd_split;
-const char *kd_split_name(kd_split s);   /* "train", "valid", "test" */
-int kd_split_parse(const char *name);    /* -1 if unknown */
+const char *kd_split_name(kd_split s); /* "train", "valid", "test" */
+int kd_split_parse(const char *name);  /* -1 if unknown */
 
 /* One column. Values are stored as `dtype`; `encoding` says how values of the meaning (logits of
  * `dims` classes) become those: "dense" is one number per element. Further encodings come with
@@ -65,15 +67,15 @@ typedef struct kd_column {
     char name[KD_STORE_NAME_MAX]; /* "image", "label", "big/logits"; [a-z0-9_.-/], unique in the store */
     kd_role role;
     kd_dtype dtype;
-    int ndims;                    /* axes per row; 0: one scalar a row */
-    int64_t dims[6];              /* the first may be -1: ragged, its length differs by row */
-    char encoding[16];            /* "dense" */
-    char filter[16];              /* "none" or "shuffle" (byte planes); "" lets the writer choose by dtype */
-    int level;                    /* zstd level, 1-19; 0: the writer's default */
+    int ndims;         /* axes per row; 0: one scalar a row */
+    int64_t dims[6];   /* the first may be -1: ragged, its length differs by row */
+    char encoding[16]; /* "dense" */
+    char filter[16];   /* "none" or "shuffle" (byte planes); "" lets the writer choose by dtype */
+    int level;         /* zstd level, 1-19; 0: the writer's default */
     char teacher[KD_STORE_NAME_MAX]; /* name of the teacher, "" for data */
-    char tap[KD_STORE_NAME_MAX];  /* node of the teacher's graph, "" if none */
-    json_t *params;               /* of the encoding, the preprocessing (mean, scale), class names; may be NULL;
-                                     owned by the store on read, borrowed on write */
+    char tap[KD_STORE_NAME_MAX];     /* node of the teacher's graph, "" if none */
+    json_t *params; /* of the encoding, the preprocessing (mean, scale), class names; may be NULL;
+                       owned by the store on read, borrowed on write */
     char segment[KD_STORE_NAME_MAX]; /* set on read */
 } kd_column;
 
@@ -83,31 +85,38 @@ typedef struct kd_store kd_store;
 typedef struct kd_cursor kd_cursor;
 
 /* Opens a sealed store: reads the manifest, checks format, sizes and LMDB meta pages of the segments.
- * KD_ENOTFOUND (also tells when only NAME.kd.part exists), KD_ECORRUPT, KD_EMISMATCH (format of another version). */
+ * KD_ENOTFOUND (also tells when only NAME.kd.part exists), KD_ECORRUPT, KD_EMISMATCH (format of another
+ * version). */
 kd_status kd_store_open(kd_store **out, const char *path, kd_err *err);
 void kd_store_close(kd_store *s);
 const char *kd_store_path(const kd_store *s);
 uint64_t kd_store_rows(const kd_store *s);
 uint32_t kd_store_chunks(const kd_store *s);
-uint64_t kd_store_bytes(const kd_store *s);            /* of all files */
-const char *kd_store_root(const kd_store *s);          /* 32 hex digits: hash over all segments' roots, in order */
-const json_t *kd_store_manifest(const kd_store *s);    /* borrowed */
+uint64_t kd_store_bytes(const kd_store *s);   /* of all files */
+const char *kd_store_root(const kd_store *s); /* 32 hex digits: hash over all segments' roots, in order */
+const json_t *kd_store_manifest(const kd_store *s); /* borrowed */
 size_t kd_store_columns(const kd_store *s);
 const kd_column *kd_store_column(const kd_store *s, size_t i);
-int kd_store_find(const kd_store *s, const char *name);/* index of a column, -1: none */
+int kd_store_find(const kd_store *s, const char *name); /* index of a column, -1: none */
 /* The first column with this role (and teacher, if not NULL); -1: none. */
 int kd_store_find_role(const kd_store *s, kd_role role, const char *teacher);
 /* Rows of a chunk and the store-wide index of its first row. */
-typedef struct kd_chunk_info { uint64_t first; uint32_t rows; kd_split split; } kd_chunk_info;
+typedef struct kd_chunk_info {
+    uint64_t first;
+    uint32_t rows;
+    kd_split split;
+} kd_chunk_info;
 const kd_chunk_info *kd_store_chunk(const kd_store *s, uint32_t chunk);
 uint64_t kd_store_split_rows(const kd_store *s, kd_split split);
-/* What a teacher's segment says of it: {"name", "fingerprint", "params", "command", "seconds", ...}; NULL: no such teacher. Borrowed. */
+/* What a teacher's segment says of it: {"name", "fingerprint", "params", "command", "seconds", ...}; NULL: no
+ * such teacher. Borrowed. */
 const json_t *kd_store_teacher(const kd_store *s, const char *name);
 
 /* Bytes of a column's decoded blocks and of its records as stored (headers included). KD_ECORRUPT. */
 kd_status kd_store_column_bytes(const kd_store *s, int column, uint64_t *raw, uint64_t *stored, kd_err *err);
 
-/* A cursor per thread: a zstd context and buffers for the largest record and block. KD_ENOMEM, KD_EIO, KD_ECORRUPT. */
+/* A cursor per thread: a zstd context and buffers for the largest record and block. KD_ENOMEM, KD_EIO,
+ * KD_ECORRUPT. */
 kd_status kd_cursor_open(kd_cursor **out, kd_store *s, kd_err *err);
 void kd_cursor_close(kd_cursor *c);
 /* Bytes of the decoded block: rows * row bytes (fixed shapes). For a ragged column a block is
@@ -124,22 +133,29 @@ uint64_t kd_store_reads(const kd_store *s, int column);
 
 typedef struct kd_store_writer kd_store_writer;
 typedef struct kd_writer_params {
-    uint32_t chunk_rows;      /* new stores; default 1024 */
-    int level;                /* default zstd level of columns, 3; part of what a resume compares */
-    size_t commit_bytes;      /* a transaction is committed after this many raw bytes; default 32 MiB */
-    bool resume;              /* continue a .part of the same contract; without it an existing .part is KD_EEXISTS (message names --resume and --force) */
-    bool force;               /* remove an existing .part, and at seal replace an existing store (create) or segment (extend) */
-    int threads;              /* for compression, default 1 */
+    uint32_t chunk_rows; /* new stores; default 1024 */
+    int level;           /* default zstd level of columns, 3; part of what a resume compares */
+    size_t commit_bytes; /* a transaction is committed after this many raw bytes; default 32 MiB */
+    bool resume; /* continue a .part of the same contract; without it an existing .part is KD_EEXISTS (message
+                    names --resume and --force) */
+    bool force;  /* remove an existing .part, and at seal replace an existing store (create) or segment
+                    (extend) */
+    int threads; /* for compression, default 1 */
 } kd_writer_params;
 kd_writer_params kd_writer_default_params(void);
 
 /* One column of one chunk, as handed to the writer. lengths: (rows) for ragged columns, else NULL. */
-typedef struct kd_block { const void *data; size_t bytes; const uint32_t *lengths; } kd_block;
+typedef struct kd_block {
+    const void *data;
+    size_t bytes;
+    const uint32_t *lengths;
+} kd_block;
 
 /* Begins (or resumes) a new store with its base segment. contract: JSON that identifies what is
  * being packed (source files' hashes, split rule, options); a resume must present an equal one
- * (KD_EMISMATCH names the first differing key). It is kept in the manifest. The columns must hold one of role ID
- * (u8, dims {16}) and one of role SPLIT (u8 scalar). KD_EEXISTS if the sealed store is there and not force. */
+ * (KD_EMISMATCH names the first differing key). It is kept in the manifest. The columns must hold one of role
+ * ID (u8, dims {16}) and one of role SPLIT (u8 scalar). KD_EEXISTS if the sealed store is there and not
+ * force. */
 kd_status kd_store_create(kd_store_writer **out, const char *path, const kd_column *columns, size_t n,
                           const json_t *contract, const kd_writer_params *p, kd_err *err);
 /* Begins (or resumes) a segment of more columns in a sealed store; chunks must follow the store's.
@@ -152,7 +168,8 @@ uint32_t kd_store_writer_chunks(const kd_store_writer *w);
 uint64_t kd_store_writer_rows(const kd_store_writer *w);
 /* Appends one chunk: block[i] belongs to column i. Sizes are checked. KD_EFULL leaves what was
  * committed in place. */
-kd_status kd_store_writer_append(kd_store_writer *w, kd_split split, uint32_t rows, const kd_block *block, kd_err *err);
+kd_status kd_store_writer_append(kd_store_writer *w, kd_split split, uint32_t rows, const kd_block *block,
+                                 kd_err *err);
 kd_status kd_store_writer_commit(kd_store_writer *w, kd_err *err); /* makes appended chunks durable now */
 /* Ends: checks that all rows are there, syncs, renames, writes the manifest. extra: members added to
  * the segment's entry of the manifest (teacher, command line, seconds); may be NULL. Frees w in
@@ -164,14 +181,17 @@ uint64_t kd_store_writer_raw_bytes(const kd_store_writer *w); /* appended in thi
 
 /* ---- checking ----------------------------------------------------------------------------- */
 
-typedef struct kd_damage { char what[512]; } kd_damage; /* "column image, chunk 3, rows 3072-4095: checksum ..." */
+typedef struct kd_damage {
+    char what[512];
+} kd_damage; /* "column image, chunk 3, rows 3072-4095: checksum ..." */
 typedef struct kd_verify_report {
     uint64_t records, bytes, raw_bytes, damaged;
     double seconds;
     kd_damage first[16]; /* the first ones */
 } kd_verify_report;
 /* Walks the LMDB files by pread (structure), then reads and checks every record against the
- * manifest's counts and roots. KD_OK with damaged == 0, else KD_ECORRUPT. threads: >= 1. progress may be NULL. */
+ * manifest's counts and roots. KD_OK with damaged == 0, else KD_ECORRUPT. threads: >= 1. progress may be
+ * NULL. */
 kd_status kd_store_verify(const char *path, int threads, kd_verify_report *report,
                           void (*progress)(void *arg, uint64_t done, uint64_t total), void *arg, kd_err *err);
 

@@ -35,8 +35,8 @@ static double row_kl(const float *t, double lse_t, const float *z, double lse_z,
     return kl;
 }
 
-void kd_measure(kd_measures *m, const float *logits, const int32_t *labels, const float *teacher, uint64_t rows,
-                int64_t classes)
+void kd_measure(kd_measures *m, const float *logits, const int32_t *labels, const float *teacher,
+                uint64_t rows, int64_t classes)
 {
     double bin_conf[ECE_BINS] = {0}, bin_hit[ECE_BINS] = {0};
     uint64_t hits = 0, same = 0;

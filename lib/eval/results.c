@@ -11,7 +11,7 @@
 #include <string.h>
 #include <time.h>
 
-#define MAX_DEPTH 8
+#define MAX_DEPTH  8
 #define JSON_LIMIT (16u << 20)
 
 /* ---- finding runs ------------------------------------------------------------------------- */
@@ -24,12 +24,16 @@ static kd_status runs_add(kd_runs *runs, const char *folder, kd_err *err)
     int64_t seed;
     kd_status st = path ? KD_OK : kd_fail(err, KD_ENOMEM, "no memory for a path");
     if (st || (st = kd_json_load(path, JSON_LIMIT, &prov, err)) ||
-        (st = kd_json_str(prov, "name", &name, path, err)) || (st = kd_json_str(prov, "role", &role, path, err)) ||
+        (st = kd_json_str(prov, "name", &name, path, err)) ||
+        (st = kd_json_str(prov, "role", &role, path, err)) ||
         (st = kd_json_int(prov, "seed", 0, INT64_MAX, &seed, path, err)))
         goto out;
     kd_run *grown = realloc(runs->v, (runs->n + 1) * sizeof *grown);
     if (grown) runs->v = grown;
-    kd_run r = {.folder = kd_strdup(folder), .name = kd_strdup(name), .role = kd_strdup(role), .seed = (uint64_t)seed};
+    kd_run r = {.folder = kd_strdup(folder),
+                .name = kd_strdup(name),
+                .role = kd_strdup(role),
+                .seed = (uint64_t)seed};
     if (!grown || !r.folder || !r.name || !r.role) {
         free(r.folder), free(r.name), free(r.role);
         st = kd_fail(err, KD_ENOMEM, "no memory for the list of runs");
@@ -92,14 +96,16 @@ kd_status kd_runs_find(kd_runs *runs, const char *folder, kd_err *err)
     if (st) return st;
     if (runs->n == before)
         return kd_fail(err, KD_ENOTFOUND,
-                       "%s: no finished model below it (a folder NAME.part is unfinished: kd-train --resume)", folder);
+                       "%s: no finished model below it (a folder NAME.part is unfinished: kd-train --resume)",
+                       folder);
     qsort(runs->v, runs->n, sizeof *runs->v, by_name_role_seed);
     return KD_OK;
 }
 
 void kd_runs_release(kd_runs *runs)
 {
-    for (size_t i = 0; i < runs->n; i++) free(runs->v[i].folder), free(runs->v[i].name), free(runs->v[i].role);
+    for (size_t i = 0; i < runs->n; i++)
+        free(runs->v[i].folder), free(runs->v[i].name), free(runs->v[i].role);
     free(runs->v);
     memset(runs, 0, sizeof *runs);
 }
@@ -158,8 +164,8 @@ static const kd_run *role_end(const kd_run *r, const kd_run *end)
 }
 
 /* Pairs the accuracies of both roles over the seeds that both have. */
-static size_t pair_seeds(const kd_run *a, const kd_run *a_end, const kd_run *b, const kd_run *b_end, double *x,
-                         double *y)
+static size_t pair_seeds(const kd_run *a, const kd_run *a_end, const kd_run *b, const kd_run *b_end,
+                         double *x, double *y)
 {
     size_t n = 0;
     while (a < a_end && b < b_end) {
@@ -175,8 +181,8 @@ static size_t pair_seeds(const kd_run *a, const kd_run *a_end, const kd_run *b, 
     return n;
 }
 
-static kd_status add_verdict(json_t *o, const kd_run *d, const kd_run *d_end, const kd_run *p, const kd_run *p_end,
-                             kd_err *err)
+static kd_status add_verdict(json_t *o, const kd_run *d, const kd_run *d_end, const kd_run *p,
+                             const kd_run *p_end, kd_err *err)
 {
     size_t cap = (size_t)(d_end - d) + 1;
     double *x = calloc(2 * cap, sizeof *x), diff = 0;
@@ -219,7 +225,8 @@ static kd_status student_json(json_t **out, const kd_run *r, const kd_run *end, 
         role[i][0] = q, role[i][1] = e;
         json_object_set_new(o, q->role, role_json(q, e));
         if (!json_array_size(seeds))
-            for (const kd_run *k = q; k < e; k++) json_array_append_new(seeds, json_integer((json_int_t)k->seed));
+            for (const kd_run *k = q; k < e; k++)
+                json_array_append_new(seeds, json_integer((json_int_t)k->seed));
         q = e;
     }
     json_object_set_new(o, "seeds", seeds);
@@ -248,9 +255,10 @@ static json_t *provenance_json(const char *command, const kd_eval_params *p)
     time_t now = time(NULL);
     struct tm tm;
     strftime(date, sizeof date, "%Y-%m-%dT%H:%M:%SZ", gmtime_r(&now, &tm));
-    return json_pack("{s:s, s:s, s:s, s:s, s:s, s:s, s:s, s:s}", "command", command ? command : "", "kd", KD_VERSION,
-                     "build", kd_build_info(), "cpu", kd_cpu_name(), "isa", kd_isa_name(kd_cpu_isa()), "backend",
-                     kd_nn_backend(), "split", kd_split_name(p->split), "date", date);
+    return json_pack("{s:s, s:s, s:s, s:s, s:s, s:s, s:s, s:s}", "command", command ? command : "", "kd",
+                     KD_VERSION, "build", kd_build_info(), "cpu", kd_cpu_name(), "isa",
+                     kd_isa_name(kd_cpu_isa()), "backend", kd_nn_backend(), "split", kd_split_name(p->split),
+                     "date", date);
 }
 
 json_t *kd_results_json(const kd_runs *runs, kd_store *s, const kd_eval_params *p, const char *pipeline,
@@ -268,11 +276,12 @@ json_t *kd_results_json(const kd_runs *runs, kd_store *s, const kd_eval_params *
         r = q;
     }
     const json_t *pass = json_object_get(teacher, "seconds");
-    return json_pack("{s:i, s:s, s:{s:I, s:I, s:s}, s:o, s:o, s:{s:o, s:f}, s:o}", "schema", 1, "pipeline", pipeline,
-                     "store", "rows", (json_int_t)kd_store_rows(s), "bytes", (json_int_t)kd_store_bytes(s), "root",
-                     kd_store_root(s), "teacher", teacher, "students", students, "cost", "teacher_pass_s",
-                     json_is_number(pass) ? json_real(json_number_value(pass)) : json_null(), "train_s", train_s,
-                     "provenance", provenance_json(command, p));
+    return json_pack("{s:i, s:s, s:{s:I, s:I, s:s}, s:o, s:o, s:{s:o, s:f}, s:o}", "schema", 1, "pipeline",
+                     pipeline, "store", "rows", (json_int_t)kd_store_rows(s), "bytes",
+                     (json_int_t)kd_store_bytes(s), "root", kd_store_root(s), "teacher", teacher, "students",
+                     students, "cost", "teacher_pass_s",
+                     json_is_number(pass) ? json_real(json_number_value(pass)) : json_null(), "train_s",
+                     train_s, "provenance", provenance_json(command, p));
 fail:
     json_decref(students);
     json_decref(teacher);

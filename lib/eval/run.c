@@ -98,7 +98,8 @@ static kd_status set_open(eval_set *e, kd_store *s, const kd_eval_params *p, int
     if ((st = set_error_columns(e, p->teacher, err))) return st;
     e->rows = kd_store_split_rows(s, p->split);
     if (!e->rows)
-        return kd_fail(err, KD_EMISMATCH, "%s: the %s split is empty", kd_store_path(s), kd_split_name(p->split));
+        return kd_fail(err, KD_EMISMATCH, "%s: the %s split is empty", kd_store_path(s),
+                       kd_split_name(p->split));
     if (e->logits >= 0) {
         const kd_column *tc = kd_store_column(s, e->logits);
         if (!classes) classes = tc->dims[0];
@@ -110,7 +111,8 @@ static kd_status set_open(eval_set *e, kd_store *s, const kd_eval_params *p, int
     e->labels = kd_alloc_aligned(e->rows, sizeof(int32_t));
     if (e->logits >= 0) e->teacher = kd_alloc_aligned(e->rows, (size_t)classes * sizeof(float));
     if (!e->labels || (e->logits >= 0 && !e->teacher))
-        st = kd_fail(err, KD_ENOMEM, "no memory for the labels and logits of %llu rows", (unsigned long long)e->rows);
+        st = kd_fail(err, KD_ENOMEM, "no memory for the labels and logits of %llu rows",
+                     (unsigned long long)e->rows);
     else if (!(st = kd_cursor_open(&e->cur, s, err)))
         st = set_collect(e, err);
     if (st) set_release(e);
@@ -131,7 +133,8 @@ static kd_status check_input(const kd_model *m, const kd_store *s, const kd_colu
 static kd_status run_split(const eval_set *e, kd_model *m, const kd_eval_params *p, float *out, kd_err *err)
 {
     const kd_column *ic = kd_store_column(e->s, e->input);
-    size_t row_floats = kd_graph_node_size(m->graph, m->input), row_bytes = row_floats * kd_dtype_size(ic->dtype);
+    size_t row_floats = kd_graph_node_size(m->graph, m->input),
+           row_bytes = row_floats * kd_dtype_size(ic->dtype);
     kd_exec *ex = NULL;
     unsigned char *raw = NULL;
     uint64_t at = 0;
@@ -150,7 +153,8 @@ static kd_status run_split(const eval_set *e, kd_model *m, const kd_eval_params 
         if ((st = kd_cursor_read(e->cur, e->input, c, raw, ci->rows * row_bytes, err))) goto out;
         for (uint64_t r = 0; r < ci->rows; r += (uint64_t)p->batch) {
             size_t n = kd_min_size((size_t)p->batch, (size_t)(ci->rows - r));
-            if ((st = kd_model_feed(m, kd_exec_input(ex, m->input), raw + r * row_bytes, ic->dtype, n, err))) goto out;
+            if ((st = kd_model_feed(m, kd_exec_input(ex, m->input), raw + r * row_bytes, ic->dtype, n, err)))
+                goto out;
             kd_exec_run_forward(ex);
             memcpy(out + (at + r) * (uint64_t)e->classes, kd_exec_value(ex, m->logits),
                    n * (size_t)e->classes * sizeof(float));
@@ -184,7 +188,8 @@ kd_status kd_eval_teacher(kd_measures *m, kd_store *s, const kd_eval_params *p, 
 {
     eval_set e;
     if (kd_store_find_role(s, KD_ROLE_LOGITS, p->teacher) < 0)
-        return kd_fail(err, KD_ENOTFOUND, "%s: no teacher's logits; add them: kd-dump --teacher FOLDER --into %s",
+        return kd_fail(err, KD_ENOTFOUND,
+                       "%s: no teacher's logits; add them: kd-dump --teacher FOLDER --into %s",
                        kd_store_path(s), kd_store_path(s));
     kd_status st = set_open(&e, s, p, 0, err);
     if (st) return st;

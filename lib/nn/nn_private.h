@@ -9,15 +9,15 @@ typedef struct kd__op kd__op;
 
 /* Attributes of all ops; an op reads its own. */
 typedef struct kd__attrs {
-    int ndims;             /* input */
+    int ndims; /* input */
     int64_t dims[KD_MAX_DIMS];
-    int64_t out;           /* linear, conv2d: output features */
-    int k, stride, pad;    /* windows */
-    float momentum, eps;   /* batch norm */
-    float p;               /* dropout */
+    int64_t out;         /* linear, conv2d: output features */
+    int k, stride, pad;  /* windows */
+    float momentum, eps; /* batch norm */
+    float p;             /* dropout */
     bool bias;
-    bool relu;             /* set by the fusion pass: the op applies ReLU to its output and, in
-                              backward, masks dy by (y > 0) */
+    bool relu; /* set by the fusion pass: the op applies ReLU to its output and, in
+                  backward, masks dy by (y > 0) */
 } kd__attrs;
 
 typedef struct kd__node_info {
@@ -32,8 +32,8 @@ typedef struct kd__node_info {
     int param[4];              /* indices into the graph's parameters, in the op's own order; -1: none */
     int nparam;
     bool output;
-    kd_node alias;             /* >= 0: this node's value is that node's (fused away, or a reshape) */
-    int uses;                  /* consumers */
+    kd_node alias; /* >= 0: this node's value is that node's (fused away, or a reshape) */
+    int uses;      /* consumers */
 } kd__node_info;
 
 struct kd_graph {
@@ -53,16 +53,16 @@ struct kd_graph {
  * Memory is laid out after plan(), so plan() sees want_dx and add but no pointers. */
 typedef struct kd__state {
     const kd__node_info *n;
-    float *y, *dy;             /* (B, ...) */
+    float *y, *dy; /* (B, ...) */
     const float *x[KD_MAX_INPUTS];
     float *dx[KD_MAX_INPUTS];
     bool want_dx[KD_MAX_INPUTS]; /* training, and the input leads to parameters */
     bool add[KD_MAX_INPUTS];
-    bool has_backward;         /* it or a node before it has parameters */
-    float *w[4], *dw[4];       /* parameters and their gradients, as n->param; dw NULL for buffers */
-    void *own;                 /* what plan() made: primitives, saved statistics */
-    float *keep;               /* keep_floats kept from forward to backward */
-    float *shared;             /* shared_floats of scratch, common to the team, valid within one call */
+    bool has_backward;   /* it or a node before it has parameters */
+    float *w[4], *dw[4]; /* parameters and their gradients, as n->param; dw NULL for buffers */
+    void *own;           /* what plan() made: primitives, saved statistics */
+    float *keep;         /* keep_floats kept from forward to backward */
+    float *shared;       /* shared_floats of scratch, common to the team, valid within one call */
     size_t keep_floats, shared_floats; /* asked for by plan() */
 } kd__state;
 
@@ -79,25 +79,25 @@ struct kd__op {
     /* The twins: plain loops, serial, called by one thread only. */
     void (*naive_forward)(kd_exec *ex, kd__state *s);
     void (*naive_backward)(kd_exec *ex, kd__state *s);
-    void (*release)(kd__state *s); /* frees own; may be NULL */
+    void (*release)(kd__state *s);                             /* frees own; may be NULL */
     double (*macs)(const kd_graph *g, const kd__node_info *n); /* forward multiply-adds a row; may be NULL */
     bool backward_reads_x, backward_reads_y; /* for liveness; where fuses_relu, y only with a.relu */
-    bool inplace;              /* y may be an input's memory (a dx may be dy's) */
-    bool fuses_relu;           /* a ReLU behind it becomes a.relu */
+    bool inplace;                            /* y may be an input's memory (a dx may be dy's) */
+    bool fuses_relu;                         /* a ReLU behind it becomes a.relu */
 };
 
 struct kd_exec {
     kd_graph *g;
     kd_exec_params p;
-    kd__state *state;          /* per node */
+    kd__state *state; /* per node */
     float *arena;
     size_t arena_floats;
-    float *grads;              /* as the graph's slab; NULL in inference */
+    float *grads; /* as the graph's slab; NULL in inference */
     uint64_t seed, step;
-    int *order;                /* nodes that run (no aliases) */
+    int *order; /* nodes that run (no aliases) */
     int steps;
-    size_t extra_bytes;        /* of packed weights, added by plan(); kd_exec_bytes adds kd__team_bytes(team) */
-    struct kd__team *team;     /* see kd__exec_team; the exec frees it after the ops' release */
+    size_t extra_bytes;    /* of packed weights, added by plan(); kd_exec_bytes adds kd__team_bytes(team) */
+    struct kd__team *team; /* see kd__exec_team; the exec frees it after the ops' release */
 };
 
 /* The op table: one row per file of ops. */
@@ -109,8 +109,8 @@ extern const kd__op kd__op_input, kd__op_linear, kd__op_conv2d, kd__op_dwconv2d,
 kd_node kd__graph_add(kd_graph *g, const kd__op *op, const char *name, int nin, const kd_node *in,
                       const kd__attrs *a);
 /* Declares parameter i of n, named "NODE.suffix". */
-kd_status kd__graph_param(kd_graph *g, kd__node_info *n, const char *suffix, int ndims,
-                          const int64_t *dims, bool buffer, bool decay, kd_err *err);
+kd_status kd__graph_param(kd_graph *g, kd__node_info *n, const char *suffix, int ndims, const int64_t *dims,
+                          bool buffer, bool decay, kd_err *err);
 const kd__node_info *kd__graph_in(const kd_graph *g, const kd__node_info *n, int i);
 kd_node kd__graph_root(const kd_graph *g, kd_node n); /* whose value n's is: aliases resolved */
 kd_status kd__exec_plan(kd_exec *ex, kd_err *err);    /* everything but running (exec_plan.c) */
@@ -128,15 +128,15 @@ kd_status kd__team_reserve(kd__team *t, size_t stage_floats, kd_err *err);
 float *kd__team_stage(const kd__team *t); /* of the calling thread */
 size_t kd__team_bytes(const kd__team *t);
 void kd__team_free(kd__team *t); /* NULL-safe */
-int kd__team_index(void); /* of the calling thread in its region: 0 when serial */
+int kd__team_index(void);        /* of the calling thread in its region: 0 when serial */
 
 typedef struct kd__gemm kd__gemm;
 typedef struct kd__gemm_desc {
-    int64_t m, n, k;           /* C (m, n) = op(A) (m, k) x op(B) (k, n), f32 */
-    int64_t lda, ldb, ldc;     /* leading dimensions of the stored matrices */
-    bool ta, tb;               /* stored transposed */
-    bool bias, relu;           /* C += bias (n); then max(0, C) */
-    bool accumulate;           /* C += instead of C = ; not with bias or relu */
+    int64_t m, n, k;       /* C (m, n) = op(A) (m, k) x op(B) (k, n), f32 */
+    int64_t lda, ldb, ldc; /* leading dimensions of the stored matrices */
+    bool ta, tb;           /* stored transposed */
+    bool bias, relu;       /* C += bias (n); then max(0, C) */
+    bool accumulate;       /* C += instead of C = ; not with bias or relu */
 } kd__gemm_desc;
 typedef struct kd__gemm_call { /* one product to be run; bias NULL unless desc.bias */
     const kd__gemm *g;
@@ -156,7 +156,7 @@ typedef struct kd__conv_desc {
     int k, stride, pad, groups;                /* groups: 1, or c (depthwise) */
     bool bias, relu;                           /* in forward; relu also masks dy in backward */
     bool training, need_dx;
-    bool accumulate_dx;                        /* dx += */
+    bool accumulate_dx; /* dx += */
 } kd__conv_desc;
 /* Forward and backward as slices of whole images, each slice by one thread; the slices' weight
  * gradients are added in a fixed tree. Weights (out, c/groups, k, k) plain. */
@@ -196,9 +196,9 @@ void kd__prim_free(kd__prim *p);
 /* ---- vector kernels by instruction set (lib/nn/vector.simd.c) ------------------------------ */
 
 typedef struct kd__adamw_factors {
-    float keep;                /* 1 - lr * decay */
-    float a1, b2, a2;          /* 1 - beta1, beta2, 1 - beta2 */
-    float step, c2;            /* lr / (1 - beta1^t), 1 / sqrt(1 - beta2^t) */
+    float keep;       /* 1 - lr * decay */
+    float a1, b2, a2; /* 1 - beta1, beta2, 1 - beta2 */
+    float step, c2;   /* lr / (1 - beta1^t), 1 / sqrt(1 - beta2^t) */
     float eps, grad_scale;
 } kd__adamw_factors;
 
@@ -210,11 +210,11 @@ typedef struct kd__bn_factors {
 /* One row of pooling windows over an image (h, w, c). */
 typedef struct kd__pool {
     size_t c, k, stride, out_w;
-    size_t row;                /* floats from one image row to the next */
+    size_t row; /* floats from one image row to the next */
 } kd__pool;
 
-/* Element i of a stream takes word i % 64 / 16 of counter i / 64 * 16 + i % 16 (added to counter[0]) and lives
- * where that is >= limit. */
+/* Element i of a stream takes word i % 64 / 16 of counter i / 64 * 16 + i % 16 (added to counter[0]) and
+ * lives where that is >= limit. */
 enum { KD__MASK_BLOCK = 64 };
 typedef struct kd__mask {
     uint32_t counter[4], key[2], limit;
@@ -227,7 +227,7 @@ typedef struct kd__vec {
     double (*sumsq)(const float *x, size_t n);
     void (*u8_to_f32)(float *y, const uint8_t *x, size_t n, float mean, float scale);
     void (*add)(float *y, const float *a, const float *b, size_t n, bool relu); /* y = a + b */
-    void (*add_to)(float *y, const float *a, size_t n);                      /* y += a */
+    void (*add_to)(float *y, const float *a, size_t n);                         /* y += a */
     void (*relu)(float *y, const float *x, size_t n);
     void (*relu_mask)(float *dx, const float *dy, const float *y, size_t n); /* dx = y > 0 ? dy : 0 */
     void (*relu_mask_add)(float *dx, const float *dy, const float *y, size_t n);
@@ -235,12 +235,14 @@ typedef struct kd__vec {
     void (*col_sum)(float *sum, const float *x, size_t rows, size_t c, size_t ld);
     /* x (rows, c): mean and sum of squared deviations per channel. */
     void (*moments)(float *mean, float *sq, const float *x, size_t rows, size_t c);
-    void (*scale_shift)(float *y, const float *x, const float *a, const float *b, size_t rows, size_t c, bool relu);
+    void (*scale_shift)(float *y, const float *x, const float *a, const float *b, size_t rows, size_t c,
+                        bool relu);
     /* s1 = sum dy, s2 = sum dy * (x - mean), with dy masked where there is ReLU */
     void (*bn_grad_sums)(float *s1, float *s2, const float *dy, const float *x, size_t rows, size_t c,
                          const kd__bn_factors *f);
     /* dx (+)= k1 dy + k2 (x - mean) + k3, with dy masked where there is ReLU; dx may be dy */
-    void (*bn_dx)(float *dx, const float *dy, const float *x, size_t rows, size_t c, const kd__bn_factors *f, bool add);
+    void (*bn_dx)(float *dx, const float *dy, const float *x, size_t rows, size_t c, const kd__bn_factors *f,
+                  bool add);
     /* One row of windows (out_w, c); which: the place in the window of the largest number, the first
      * one on a tie; a NaN wins. Backward writes every place of each window, or adds to it. */
     void (*max_row)(float *y, uint8_t *which, const float *x, const kd__pool *g);
@@ -254,7 +256,8 @@ typedef struct kd__vec {
 extern const kd__vec kd__vec_scalar, kd__vec_avx2, kd__vec_avx512;
 const kd__vec *kd__vec_get(void); /* best for kd_cpu_isa(), chosen once */
 /* One block of an optimizer step, by the given kernels. */
-void kd__adamw_range(const kd__vec *k, float *w, float *m, float *v, const float *g, size_t n, const kd_adamw *p);
+void kd__adamw_range(const kd__vec *k, float *w, float *m, float *v, const float *g, size_t n,
+                     const kd_adamw *p);
 void kd__sgd_range(const kd__vec *k, float *w, float *m, const float *g, size_t n, const kd_sgd *p);
 
 #endif

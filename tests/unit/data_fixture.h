@@ -16,10 +16,10 @@ static char fx_dir[64];
 static kd_err fx_err;
 
 /* The call succeeds, or its sentence is shown. */
-#define OK(call)                                                                                                  \
-    do {                                                                                                          \
-        fx_err = (kd_err){0};                                                                                     \
-        if (call) fail_msg("%s: %s", #call, fx_err.msg);                                                          \
+#define OK(call)                                                                                             \
+    do {                                                                                                     \
+        fx_err = (kd_err){0};                                                                                \
+        if (call) fail_msg("%s: %s", #call, fx_err.msg);                                                     \
     } while (0)
 /* The call fails with that code and a sentence that holds text. */
 #define FAILS(call, code, text) fx_fails((fx_err = (kd_err){0}, (call)), code, text, __LINE__)
@@ -92,7 +92,8 @@ static inline char *fx_write_gz(const char *name, const void *data, size_t len)
 }
 
 /* An IDX file in memory; dims: axes, rows first. Returns its length. */
-static inline size_t fx_idx(uint8_t *out, uint8_t type, int axes, const uint32_t *dims, const void *data, size_t len)
+static inline size_t fx_idx(uint8_t *out, uint8_t type, int axes, const uint32_t *dims, const void *data,
+                            size_t len)
 {
     size_t n = 0;
     out[n++] = 0, out[n++] = 0, out[n++] = type, out[n++] = (uint8_t)axes;
@@ -145,10 +146,14 @@ static inline void fx_spec(kd_config *c, kd_data_spec *s, const char *text)
 }
 
 /* A spec over fx_images: test may be NULL. more: further YAML lines, may be "". */
-static inline void fx_image_spec(kd_config *c, kd_data_spec *s, const char *train, const char *test, const char *more)
+static inline void fx_image_spec(kd_config *c, kd_data_spec *s, const char *train, const char *test,
+                                 const char *more)
 {
-    char *t = test ? kd_sprintf("  test_input: [%s/%s-x]\n  test_label: [%s/%s-y]\n", fx_dir, test, fx_dir, test) : kd_strdup("");
-    char *yaml = kd_sprintf("  train_input: [%s/%s-x]\n  train_label: [%s/%s-y]\n%s%s", fx_dir, train, fx_dir, train, t, more);
+    char *t =
+        test ? kd_sprintf("  test_input: [%s/%s-x]\n  test_label: [%s/%s-y]\n", fx_dir, test, fx_dir, test)
+             : kd_strdup("");
+    char *yaml = kd_sprintf("  train_input: [%s/%s-x]\n  train_label: [%s/%s-y]\n%s%s", fx_dir, train, fx_dir,
+                            train, t, more);
     fx_spec(c, s, yaml);
     free(yaml);
     free(t);

@@ -55,7 +55,8 @@ static kd_status pack(const kd_data_spec *s, const char *name, int threads, kd_p
 }
 
 /* Packs what YAML says; "train" and "test" are names given to fx_images. */
-static void pack_images(const char *store, const char *train, const char *test, const char *yaml, kd_pack_report *r)
+static void pack_images(const char *store, const char *train, const char *test, const char *yaml,
+                        kd_pack_report *r)
 {
     kd_config c;
     kd_data_spec s;
@@ -83,7 +84,8 @@ static void every_source_row_is_there_once_with_its_values(void **state)
     packed p;
     fx_images("tr", 500, 1, 0);
     fx_images("te", 90, 1000, 0);
-    pack_images("a.kd", "tr", "te", "  chunk_rows: 64\n  shape: [2, 3, 1]\n  class_names: [a, b, c, d, e]\n", &r);
+    pack_images("a.kd", "tr", "te", "  chunk_rows: 64\n  shape: [2, 3, 1]\n  class_names: [a, b, c, d, e]\n",
+                &r);
     OK(kd_array_read(&x[0], fx_path("tr-x"), NULL, &fx_err));
     OK(kd_array_read(&y[0], fx_path("tr-y"), NULL, &fx_err));
     OK(kd_array_read(&x[1], fx_path("te-x"), NULL, &fx_err));
@@ -95,7 +97,8 @@ static void every_source_row_is_there_once_with_its_values(void **state)
     for (uint64_t i = 0; i < p.rows; i++) {
         uint64_t from = p.source[i];
         if (from >= 590 || seen[from]) {
-            fail_msg("row %zu comes from source row %zu: past the end, or a second time", (size_t)i, (size_t)from);
+            fail_msg("row %zu comes from source row %zu: past the end, or a second time", (size_t)i,
+                     (size_t)from);
             return;
         }
         seen[from] = true;
@@ -108,7 +111,8 @@ static void every_source_row_is_there_once_with_its_values(void **state)
         memcpy(named + 15, p.input + 6 * i, 6);
         assert_memory_equal(p.id + 16 * i, kd_hash128(named, 21).b, 16);
     }
-    for (int k = 0; k < KD_SPLITS; k++) assert_int_equal(r.split_rows[k], kd_store_split_rows(p.s, (kd_split)k));
+    for (int k = 0; k < KD_SPLITS; k++)
+        assert_int_equal(r.split_rows[k], kd_store_split_rows(p.s, (kd_split)k));
     for (uint32_t i = 0; i < kd_store_chunks(p.s); i++) {
         const kd_chunk_info *info = kd_store_chunk(p.s, i);
         for (uint32_t k = 0; k < info->rows; k++) assert_int_equal(p.split[info->first + k], info->split);
@@ -164,7 +168,8 @@ static void splits_have_about_the_share_asked_for(void **state)
     OK(kd_pack_plan(&s, &r, &fx_err));
     kd_config_release(&c);
     assert_int_equal(r.split_rows[KD_TRAIN] + r.split_rows[KD_VALID] + r.split_rows[KD_TEST], 20000);
-    assert_true(fabs((double)r.split_rows[KD_VALID] - 4000) < 5 * sqrt(20000 * 0.2 * 0.8)); // five standard deviations
+    assert_true(fabs((double)r.split_rows[KD_VALID] - 4000) <
+                5 * sqrt(20000 * 0.2 * 0.8)); // five standard deviations
     assert_true(fabs((double)r.split_rows[KD_TEST] - 6000) < 5 * sqrt(20000 * 0.3 * 0.7));
     assert_false(kd_exists(fx_path("many.kd")));
 }
@@ -174,7 +179,7 @@ static void equal_rows_land_in_one_split_and_are_counted(void **state)
     (void)state;
     kd_pack_report r;
     packed p;
-    fx_images("dup", 300, 1, 10);  // 30 rows look alike
+    fx_images("dup", 300, 1, 10);    // 30 rows look alike
     fx_images("dupt", 40, 5000, 20); // 2 rows of the test files look like them
     pack_images("d.kd", "dup", "dupt", "  valid_fraction: 0.5\n", &r);
     assert_int_equal(r.duplicates, 31);
@@ -239,7 +244,8 @@ static void rows_of_a_split_are_shuffled(void **state)
     open_packed(&p, fx_path("more.kd"), 6);
     half = kd_store_split_rows(p.s, KD_TRAIN) / 2;
     for (uint64_t i = 0; i < half; i++) early += p.source[i] < 200;
-    assert_true(fabs((double)early - (double)half / 2) < 5 * sqrt((double)half / 4)); // a fair sample of both halves
+    assert_true(fabs((double)early - (double)half / 2) <
+                5 * sqrt((double)half / 4)); // a fair sample of both halves
     close_packed(&p);
 }
 
@@ -254,8 +260,10 @@ static void labels_may_be_a_column_of_the_inputs_csv(void **state)
     char yaml[300];
     fx_write("x.csv", "a,y,b\n1,0,2\n3,1,4\n5,2,6\n7,0,-8\n", 31);
     fx_write("x2.csv", "a,y,b\n1,2,2.5\n9,1,4\n", 20); // f32: the other file's i32 is widened
-    snprintf(yaml, sizeof(yaml), "  train_input: [%s/x.csv, %s/x2.csv]\n  label_column: y\n  valid_fraction: 0\n  test_fraction: 0\n",
-             fx_dir, fx_dir);
+    snprintf(
+        yaml, sizeof(yaml),
+        "  train_input: [%s/x.csv, %s/x2.csv]\n  label_column: y\n  valid_fraction: 0\n  test_fraction: 0\n",
+        fx_dir, fx_dir);
     fx_spec(&c, &s, yaml);
     OK(pack(&s, "csv.kd", 1, NULL));
     kd_config_release(&c);
@@ -283,24 +291,37 @@ static void bad_data_are_refused_before_anything_is_written(void **state)
         {"  train_input: [D/tr-x]\n  train_label: [D/tr-x]\n", KD_EUSAGE, "given for inputs and labels"},
         {"  train_input: [D/tr-x]\n  train_label: [D/te-y]\n", KD_EMISMATCH, "tr-x: 500 rows, but "},
         {"  train_input: [D/tr-x]\n  train_label: [D/none]\n", KD_ENOTFOUND, "none: cannot open"},
-        {"  train_input: [D/tr-y]\n  train_label: [D/tr-x]\n", KD_EMISMATCH, "a label is 2 x 3 of u8, expected one number a row"},
-        {"  train_input: [D/tr-x]\n  train_label: [D/tr-y]\n  classes: 4\n", KD_ECORRUPT, "tr-y: label of row"},
-        {"  train_input: [D/tr-x]\n  train_label: [D/tr-y]\n  classes: 4\n", KD_ECORRUPT, "is 4, expected 0 to 3"},
-        {"  train_input: [D/tr-x]\n  train_label: [D/tr-y]\n  classes: -1\n", KD_EUSAGE, "data.classes is -1"},
-        {"  train_input: [D/tr-x]\n  train_label: [D/tr-y]\n  classes: 5\n  class_names: [a]\n", KD_EUSAGE, "has 1 names"},
-        {"  train_input: [D/tr-x]\n  train_label: [D/tr-y]\n  shape: [7]\n", KD_EMISMATCH, "a row is 2 x 3 of u8, that is 6 values"},
-        {"  train_input: [D/tr-x, D/te-y]\n  train_label: [D/tr-y]\n", KD_EMISMATCH, "te-y: a row is one u8, in "},
-        {"  train_input: [D/tr-x]\n  train_label: [D/tr-y]\n  test_label: [D/te-y]\n", KD_EUSAGE, "data.test_input is not"},
-        {"  train_input: [D/tr-x]\n  train_label: [D/tr-y]\n  valid_fraction: 0.9\n  test_fraction: 0.1\n", KD_EUSAGE, "leave nothing"},
+        {"  train_input: [D/tr-y]\n  train_label: [D/tr-x]\n", KD_EMISMATCH,
+         "a label is 2 x 3 of u8, expected one number a row"},
+        {"  train_input: [D/tr-x]\n  train_label: [D/tr-y]\n  classes: 4\n", KD_ECORRUPT,
+         "tr-y: label of row"},
+        {"  train_input: [D/tr-x]\n  train_label: [D/tr-y]\n  classes: 4\n", KD_ECORRUPT,
+         "is 4, expected 0 to 3"},
+        {"  train_input: [D/tr-x]\n  train_label: [D/tr-y]\n  classes: -1\n", KD_EUSAGE,
+         "data.classes is -1"},
+        {"  train_input: [D/tr-x]\n  train_label: [D/tr-y]\n  classes: 5\n  class_names: [a]\n", KD_EUSAGE,
+         "has 1 names"},
+        {"  train_input: [D/tr-x]\n  train_label: [D/tr-y]\n  shape: [7]\n", KD_EMISMATCH,
+         "a row is 2 x 3 of u8, that is 6 values"},
+        {"  train_input: [D/tr-x, D/te-y]\n  train_label: [D/tr-y]\n", KD_EMISMATCH,
+         "te-y: a row is one u8, in "},
+        {"  train_input: [D/tr-x]\n  train_label: [D/tr-y]\n  test_label: [D/te-y]\n", KD_EUSAGE,
+         "data.test_input is not"},
+        {"  train_input: [D/tr-x]\n  train_label: [D/tr-y]\n  valid_fraction: 0.9\n  test_fraction: 0.1\n",
+         KD_EUSAGE, "leave nothing"},
         {"  train_input: [D/tr-x]\n  train_label: [D/tr-y]\n  mean: 3\n", KD_EUSAGE, "data.scale is 0"},
         {"  train_input: [D/tr-x]\n  train_label: [D/tr-y]\n  input_name: label\n", KD_EUSAGE, "label"},
-        {"  train_input: [D/nan.npy]\n  train_label: [D/two-y]\n", KD_ENUMERIC, "nan.npy: row 1, value 0 is NaN"},
-        {"  train_input: [D/tr-x]\n  train_label: [D/half.csv]\n  label_column: y\n", KD_ECORRUPT, "half.csv: label of row 1 is no whole number"},
-        {"  train_input: [D/half.csv]\n  input_column: y\n  label_column: y\n", KD_EUSAGE, "it cannot be the input too"},
+        {"  train_input: [D/nan.npy]\n  train_label: [D/two-y]\n", KD_ENUMERIC,
+         "nan.npy: row 1, value 0 is NaN"},
+        {"  train_input: [D/tr-x]\n  train_label: [D/half.csv]\n  label_column: y\n", KD_ECORRUPT,
+         "half.csv: label of row 1 is no whole number"},
+        {"  train_input: [D/half.csv]\n  input_column: y\n  label_column: y\n", KD_EUSAGE,
+         "it cannot be the input too"},
     };
     uint8_t file[200];
     const float bad[2] = {1, NAN};
-    fx_write("nan.npy", file, fx_npy(file, "{'descr': '<f4', 'fortran_order': False, 'shape': (2,)}", bad, 8));
+    fx_write("nan.npy", file,
+             fx_npy(file, "{'descr': '<f4', 'fortran_order': False, 'shape': (2,)}", bad, 8));
     fx_write("two-y", file, fx_idx(file, 8, 1, (uint32_t[]){2}, "\0\1", 2));
     kd_buf half = {0};
     kd_buf_puts(&half, "y\n");
@@ -312,8 +333,10 @@ static void bad_data_are_refused_before_anything_is_written(void **state)
         kd_data_spec s;
         kd_buf yaml = {0};
         for (const char *p = cases[i].yaml; *p; p++) // D/ is the folder
-            if (*p == 'D' && p[1] == '/') kd_buf_puts(&yaml, fx_dir);
-            else kd_buf_append(&yaml, p, 1);
+            if (*p == 'D' && p[1] == '/')
+                kd_buf_puts(&yaml, fx_dir);
+            else
+                kd_buf_append(&yaml, p, 1);
         fx_spec(&c, &s, yaml.text);
         FAILS(pack(&s, "bad.kd", 1, NULL), cases[i].code, cases[i].text);
         assert_false(kd_exists(fx_path("bad.kd")));
@@ -349,7 +372,8 @@ static void a_stopped_pack_goes_on_to_the_same_store(void **state)
         kd_writer_params wp = kd_writer_default_params();
         const char *path = fx_path("parts.kd");
         stop_now = stop_at == 0;
-        FAILS(kd_pack(&s, path, &wp, NULL, &stop_now, stop_when, NULL, NULL, &fx_err), KD_ESTOPPED, "go on with --resume");
+        FAILS(kd_pack(&s, path, &wp, NULL, &stop_now, stop_when, NULL, NULL, &fx_err), KD_ESTOPPED,
+              "go on with --resume");
         assert_false(kd_exists(path));
         FAILS(kd_pack(&s, path, &wp, NULL, NULL, NULL, NULL, NULL, &fx_err), KD_EEXISTS, "--resume");
         wp.resume = true;
@@ -376,10 +400,12 @@ static void a_changed_source_file_is_not_resumed(void **state)
     fx_images("ch", 400, 1, 0);
     fx_image_spec(&c, &s, "ch", NULL, "  chunk_rows: 32\n");
     stop_now = 0, stop_at = 64;
-    FAILS(kd_pack(&s, fx_path("ch.kd"), &wp, NULL, &stop_now, stop_when, NULL, NULL, &fx_err), KD_ESTOPPED, "stopped after");
+    FAILS(kd_pack(&s, fx_path("ch.kd"), &wp, NULL, &stop_now, stop_when, NULL, NULL, &fx_err), KD_ESTOPPED,
+          "stopped after");
     fx_images("ch", 400, 2, 0);
     wp.resume = true;
-    FAILS(kd_pack(&s, fx_path("ch.kd"), &wp, NULL, NULL, NULL, NULL, NULL, &fx_err), KD_EMISMATCH, "cannot go on");
+    FAILS(kd_pack(&s, fx_path("ch.kd"), &wp, NULL, NULL, NULL, NULL, NULL, &fx_err), KD_EMISMATCH,
+          "cannot go on");
     kd_config_release(&c);
 }
 
@@ -396,7 +422,8 @@ static void resume_with_force_goes_on_or_replaces(void **state)
     for (int other = 0; other < 2; other++) {
         wp.resume = wp.force = false;
         stop_now = 0, stop_at = 128;
-        FAILS(kd_pack(&s, path, &wp, NULL, &stop_now, stop_when, NULL, NULL, &fx_err), KD_ESTOPPED, "stopped after 128");
+        FAILS(kd_pack(&s, path, &wp, NULL, &stop_now, stop_when, NULL, NULL, &fx_err), KD_ESTOPPED,
+              "stopped after 128");
         wp.resume = wp.force = true;
         s.seed = other; // the second time the unfinished one does not fit
         OK(kd_pack(&s, path, &wp, NULL, NULL, NULL, NULL, &r, &fx_err));

@@ -1,4 +1,5 @@
-/* tests/unit/test_eval.c - measures and significance against scikit-learn and scipy (tests/golden/make_eval.py). */
+/* tests/unit/test_eval.c - measures and significance against scikit-learn and scipy
+ * (tests/golden/make_eval.py). */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -88,7 +89,8 @@ static void p_values_equal_scipy(void **state)
     const json_t *pairs = json_object_get(golden, "pairs");
     assert_true(json_array_size(pairs) == 3);
     for (size_t k = 0; k < json_array_size(pairs); k++) {
-        const json_t *o = json_array_get(pairs, k), *a = json_object_get(o, "a"), *b = json_object_get(o, "b");
+        const json_t *o = json_array_get(pairs, k), *a = json_object_get(o, "a"),
+                     *b = json_object_get(o, "b");
         double x[8], y[8], diff;
         size_t n = json_array_size(a);
         for (size_t i = 0; i < n; i++) {

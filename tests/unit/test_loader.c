@@ -6,8 +6,8 @@
 enum { ROWS = 1000, CHUNK = 32, MAX_STREAMS = 4 };
 
 static kd_store *store;
-static int columns[3];               // image, label, source
-static uint8_t *all_images;          // (rows, 6) of the whole store, read by a cursor
+static int columns[3];      // image, label, source
+static uint8_t *all_images; // (rows, 6) of the whole store, read by a cursor
 static uint64_t *all_sources;
 static uint64_t train_rows;
 
@@ -142,7 +142,9 @@ static kd_loader *open_loader(const kd_loader_params *p, player *players, int n)
 {
     kd_loader *l;
     OK(kd_loader_open(&l, store, columns, 3, p, &fx_err));
-    for (int i = 0; i < n; i++) OK(kd_stream_open(&players[i].s, l, players[i].seed, players[i].batch, players[i].drop_last, &fx_err));
+    for (int i = 0; i < n; i++)
+        OK(kd_stream_open(&players[i].s, l, players[i].seed, players[i].batch, players[i].drop_last,
+                          &fx_err));
     return l;
 }
 
@@ -160,7 +162,9 @@ static void as_expected(const player *p, const kd_loader_params *params, uint32_
 static void one_setting(uint64_t window, uint64_t rows, bool shuffle, int threads)
 {
     kd_loader_params lp = kd_loader_default_params();
-    player p[3] = {{.seed = 7, .batch = 10, .drop_last = true}, {.seed = 8, .batch = 33}, {.seed = 7, .batch = 128, .drop_last = true}};
+    player p[3] = {{.seed = 7, .batch = 10, .drop_last = true},
+                   {.seed = 8, .batch = 33},
+                   {.seed = 7, .batch = 128, .drop_last = true}};
     lp.window_rows = window, lp.rows = rows, lp.shuffle = shuffle, lp.threads = threads, lp.seed = 5;
     kd_loader *l = open_loader(&lp, p, 3);
     for (uint32_t epoch = 0; epoch < 3; epoch++) {
@@ -252,7 +256,9 @@ static void skipping_gives_what_an_uninterrupted_run_would(void **state)
     kd_loader_params lp = kd_loader_default_params();
     lp.window_rows = 100;
     for (uint64_t skip = 0; skip <= 20; skip++) {
-        player p[3] = {{.seed = 1, .batch = 40, .drop_last = true}, {.seed = 2, .batch = 17}, {.seed = 3, .batch = 128, .drop_last = true}};
+        player p[3] = {{.seed = 1, .batch = 40, .drop_last = true},
+                       {.seed = 2, .batch = 17},
+                       {.seed = 3, .batch = 128, .drop_last = true}};
         kd_loader *l = open_loader(&lp, p, 3);
         p[0].skip = skip < kd_stream_steps(p[0].s) ? skip : kd_stream_steps(p[0].s);
         p[1].skip = 2 * skip;
@@ -305,7 +311,10 @@ static void each_block_is_decoded_once_an_epoch_for_all_streams(void **state)
     (void)state;
     kd_loader_params lp = kd_loader_default_params();
     lp.window_rows = 128;
-    player p[4] = {{.seed = 1, .batch = 16}, {.seed = 2, .batch = 48}, {.seed = 3, .batch = 200}, {.seed = 4, .batch = 1}};
+    player p[4] = {{.seed = 1, .batch = 16},
+                   {.seed = 2, .batch = 48},
+                   {.seed = 3, .batch = 200},
+                   {.seed = 4, .batch = 1}};
     kd_loader *l = open_loader(&lp, p, 4);
     uint64_t before = kd_store_reads(store, columns[0]), chunks = (train_rows + CHUNK - 1) / CHUNK;
     assert_int_equal(kd_loader_blocks(l), chunks * 3);
@@ -381,7 +390,8 @@ static void what_cannot_be_is_refused(void **state)
     FAILS(kd_loader_open(&l, store, columns, 3, &lp, &fx_err), KD_EUSAGE, "split valid has no rows");
     assert_null(l);
     lp.split = KD_TRAIN, lp.rows = train_rows + 1;
-    FAILS(kd_loader_open(&l, store, columns, 3, &lp, &fx_err), KD_EUSAGE, "rows of split train asked for, it has");
+    FAILS(kd_loader_open(&l, store, columns, 3, &lp, &fx_err), KD_EUSAGE,
+          "rows of split train asked for, it has");
     lp.rows = 100;
     FAILS(kd_loader_open(&l, store, columns, 0, &lp, &fx_err), KD_EUSAGE, "0 columns");
     FAILS(kd_loader_open(&l, store, columns, 9, &lp, &fx_err), KD_EUSAGE, "9 columns");
@@ -389,7 +399,8 @@ static void what_cannot_be_is_refused(void **state)
     FAILS(kd_loader_open(&l, store, (int[]){99}, 1, &lp, &fx_err), KD_EUSAGE, "no column 99");
     OK(kd_loader_open(&l, store, columns, 3, &lp, &fx_err));
     FAILS(kd_stream_open(&s, l, 1, 0, true, &fx_err), KD_EUSAGE, "batch of 0");
-    FAILS(kd_stream_open(&s, l, 1, 101, true, &fx_err), KD_EUSAGE, "100 rows of split train do not fill one batch of 101");
+    FAILS(kd_stream_open(&s, l, 1, 101, true, &fx_err), KD_EUSAGE,
+          "100 rows of split train do not fill one batch of 101");
     assert_null(s);
     OK(kd_stream_open(&s, l, 1, 50, true, &fx_err));
     FAILS(kd_stream_next(s, &b, &fx_err), KD_EUSAGE, "before an epoch");
@@ -414,8 +425,8 @@ static kd_status read_through(const char *path, int threads)
     kd_status st = kd_store_open(&s, path, &fx_err);
     if (st) return st;
     lp.threads = threads;
-    if (!(st = kd_loader_open(&l, s, columns, 3, &lp, &fx_err)) && !(st = kd_stream_open(&stream, l, 1, 100, false, &fx_err)) &&
-        !(st = kd_loader_epoch(l, 0, &fx_err)))
+    if (!(st = kd_loader_open(&l, s, columns, 3, &lp, &fx_err)) &&
+        !(st = kd_stream_open(&stream, l, 1, 100, false, &fx_err)) && !(st = kd_loader_epoch(l, 0, &fx_err)))
         while (!(st = kd_stream_next(stream, &b, &fx_err)) && b.rows) check_batch(&b);
     if (st) assert_int_equal(b.rows, 0);
     kd_loader_close(l);
@@ -427,7 +438,8 @@ static void damage_is_named_or_harmless(void **state)
 {
     (void)state;
     int named = 0;
-    char *cp = kd_sprintf("cp -r %s %s && chmod u+w %s/base.mdb", fx_path("l.kd"), fx_path("bad.kd"), fx_path("bad.kd"));
+    char *cp = kd_sprintf("cp -r %s %s && chmod u+w %s/base.mdb", fx_path("l.kd"), fx_path("bad.kd"),
+                          fx_path("bad.kd"));
     assert_int_equal(system(cp), 0);
     free(cp);
     int fd = open(fx_path("bad.kd/base.mdb"), O_RDWR);

@@ -5,7 +5,10 @@
 
 static const uint8_t image[2 * 6] = {1, 2, 3, 4, 5, 6, 250, 251, 252, 253, 254, 255};
 
-static size_t small_idx(uint8_t *out) { return fx_idx(out, 0x08, 3, (uint32_t[]){2, 2, 3}, image, sizeof(image)); }
+static size_t small_idx(uint8_t *out)
+{
+    return fx_idx(out, 0x08, 3, (uint32_t[]){2, 2, 3}, image, sizeof(image));
+}
 
 static void is_the_image(kd_array *a)
 {
@@ -39,22 +42,28 @@ static void idx_values_come_in_host_order(void **state)
     static const uint8_t be[] = {0x01, 0x02, 0xFF, 0xFE, 0x40, 0x49, 0x0F, 0xDB};
     uint8_t file[64];
     kd_array a;
-    OK(kd_array_read(&a, fx_write("i8", file, fx_idx(file, 0x09, 1, (uint32_t[]){2}, "\xFF\x7F", 2)), NULL, &fx_err));
+    OK(kd_array_read(&a, fx_write("i8", file, fx_idx(file, 0x09, 1, (uint32_t[]){2}, "\xFF\x7F", 2)), NULL,
+                     &fx_err));
     assert_int_equal(a.dtype, KD_I8);
     assert_int_equal(a.ndims, 0);
     assert_int_equal(((int8_t *)a.data)[0], -1);
     kd_array_release(&a);
-    OK(kd_array_read(&a, fx_write("i16", file, fx_idx(file, 0x0B, 1, (uint32_t[]){2}, be, 4)), NULL, &fx_err));
+    OK(kd_array_read(&a, fx_write("i16", file, fx_idx(file, 0x0B, 1, (uint32_t[]){2}, be, 4)), NULL,
+                     &fx_err));
     assert_int_equal(((int16_t *)a.data)[0], 0x0102);
     assert_int_equal(((int16_t *)a.data)[1], -2);
     kd_array_release(&a);
-    OK(kd_array_read(&a, fx_write("i32", file, fx_idx(file, 0x0C, 1, (uint32_t[]){1}, be, 4)), NULL, &fx_err));
+    OK(kd_array_read(&a, fx_write("i32", file, fx_idx(file, 0x0C, 1, (uint32_t[]){1}, be, 4)), NULL,
+                     &fx_err));
     assert_int_equal(((int32_t *)a.data)[0], 0x0102FFFE);
     kd_array_release(&a);
-    OK(kd_array_read(&a, fx_write("f32", file, fx_idx(file, 0x0D, 1, (uint32_t[]){1}, be + 4, 4)), NULL, &fx_err));
+    OK(kd_array_read(&a, fx_write("f32", file, fx_idx(file, 0x0D, 1, (uint32_t[]){1}, be + 4, 4)), NULL,
+                     &fx_err));
     assert_true(((float *)a.data)[0] == 3.14159274f);
     kd_array_release(&a);
-    OK(kd_array_read(&a, fx_write("f64", file, fx_idx(file, 0x0E, 1, (uint32_t[]){1}, "\x3F\xF8\0\0\0\0\0\0", 8)), NULL, &fx_err));
+    OK(kd_array_read(&a,
+                     fx_write("f64", file, fx_idx(file, 0x0E, 1, (uint32_t[]){1}, "\x3F\xF8\0\0\0\0\0\0", 8)),
+                     NULL, &fx_err));
     assert_true(((double *)a.data)[0] == 1.5);
     kd_array_release(&a);
 }
@@ -103,7 +112,8 @@ static void trailing_bytes_are_refused(void **state)
     FAILS(kd_array_read(&a, fx_write_gz("more", file, n + 1), NULL, &fx_err), KD_ECORRUPT, "trailing bytes");
     gz = fx_gzip(file, n, &size);
     gz[size] = 'x';
-    FAILS(kd_array_read(&a, fx_write("more", gz, size + 1), NULL, &fx_err), KD_ECORRUPT, "behind the end of the gzip data");
+    FAILS(kd_array_read(&a, fx_write("more", gz, size + 1), NULL, &fx_err), KD_ECORRUPT,
+          "behind the end of the gzip data");
     free(gz);
 }
 
@@ -136,7 +146,8 @@ static void wrong_magic_and_types_are_refused_by_name(void **state)
     file[3] = 8;
     FAILS(kd_array_read(&a, fx_write("t", file, n), NULL, &fx_err), KD_ECORRUPT, "8 axes");
     file[0] = 'P';
-    FAILS(kd_array_read(&a, fx_write("t", file, n), NULL, &fx_err), KD_ECORRUPT, "begins with 50 00, expected IDX");
+    FAILS(kd_array_read(&a, fx_write("t", file, n), NULL, &fx_err), KD_ECORRUPT,
+          "begins with 50 00, expected IDX");
     FAILS(kd_array_read(&a, fx_write("t", file, 0), NULL, &fx_err), KD_ECORRUPT, "/t: empty");
     FAILS(kd_array_read(&a, fx_path("none"), NULL, &fx_err), KD_ENOTFOUND, "/none: cannot open");
     FAILS(kd_array_read(&a, fx_dir, NULL, &fx_err), KD_EIO, "folder");
@@ -146,7 +157,8 @@ static void wrong_magic_and_types_are_refused_by_name(void **state)
     FAILS(kd_array_read(&a, fx_write("t", file, n), NULL, &fx_err), KD_ECORRUPT, "0 rows");
     small_idx(file);
     memset(file + 8, 0, 4);
-    FAILS(kd_array_read(&a, fx_write("t", file, n), NULL, &fx_err), KD_ECORRUPT, "axis 1 of its header has length 0");
+    FAILS(kd_array_read(&a, fx_write("t", file, n), NULL, &fx_err), KD_ECORRUPT,
+          "axis 1 of its header has length 0");
 }
 
 static void sizes_are_not_believed(void **state)
@@ -159,8 +171,10 @@ static void sizes_are_not_believed(void **state)
     FAILS(kd_array_read(&a, fx_write("t", file, n), NULL, &fx_err), KD_ECORRUPT, "more than 2^64 bytes");
     FAILS(kd_array_read(&a, fx_write_gz("t", file, n), NULL, &fx_err), KD_ECORRUPT, "more than 2^64 bytes");
     n = fx_idx(file, 0x08, 2, (uint32_t[]){huge, 1u << 20}, image, 4);
-    FAILS(kd_array_read(&a, fx_write("t", file, n), NULL, &fx_err), KD_ECORRUPT, "truncated: header says 4294967295 rows of 1048576 bytes, file holds 0");
-    FAILS(kd_array_read(&a, fx_write_gz("t", file, n), NULL, &fx_err), KD_ELIMIT, "the limit is 17179869184 bytes");
+    FAILS(kd_array_read(&a, fx_write("t", file, n), NULL, &fx_err), KD_ECORRUPT,
+          "truncated: header says 4294967295 rows of 1048576 bytes, file holds 0");
+    FAILS(kd_array_read(&a, fx_write_gz("t", file, n), NULL, &fx_err), KD_ELIMIT,
+          "the limit is 17179869184 bytes");
     n = fx_idx(file, 0x08, 2, (uint32_t[]){8192, 1u << 20}, image, 4); // 8 GiB, under the limit
     size_t before = kd_peak_rss();
     FAILS(kd_array_read(&a, fx_write_gz("t", file, n), NULL, &fx_err), KD_ECORRUPT, "truncated");
@@ -181,8 +195,10 @@ static void a_pipe_is_read_like_a_file(void **state)
             for (size_t i = 0; i < len; i++) fwrite(file + i, 1, 1, f), fflush(f);
             _exit(fclose(f));
         }
-        if (len < n) FAILS(kd_array_read(&a, fifo, NULL, &fx_err), KD_ECORRUPT, "truncated");
-        else OK(kd_array_read(&a, fifo, NULL, &fx_err));
+        if (len < n)
+            FAILS(kd_array_read(&a, fifo, NULL, &fx_err), KD_ECORRUPT, "truncated");
+        else
+            OK(kd_array_read(&a, fifo, NULL, &fx_err));
     }
     is_the_image(&a);
 }
@@ -203,20 +219,24 @@ static void npy_of_each_dtype_is_read(void **state)
         kd_dtype dtype;
         int size;
         bool swapped;
-    } cases[] = {{"|u1", KD_U8, 1, 0},  {"|b1", KD_U8, 1, 0},  {"|i1", KD_I8, 1, 0},  {"<u2", KD_U16, 2, 0}, {"<i2", KD_I16, 2, 0},
-                 {"<u4", KD_U32, 4, 0}, {"<i4", KD_I32, 4, 0}, {"<u8", KD_U64, 8, 0}, {"<i8", KD_I64, 8, 0}, {"<f2", KD_F16, 2, 0},
-                 {"<f4", KD_F32, 4, 0}, {"<f8", KD_F64, 8, 0}, {">i2", KD_I16, 2, 1}, {">f4", KD_F32, 4, 1}, {">f8", KD_F64, 8, 1}};
+    } cases[] = {{"|u1", KD_U8, 1, 0},  {"|b1", KD_U8, 1, 0},  {"|i1", KD_I8, 1, 0},  {"<u2", KD_U16, 2, 0},
+                 {"<i2", KD_I16, 2, 0}, {"<u4", KD_U32, 4, 0}, {"<i4", KD_I32, 4, 0}, {"<u8", KD_U64, 8, 0},
+                 {"<i8", KD_I64, 8, 0}, {"<f2", KD_F16, 2, 0}, {"<f4", KD_F32, 4, 0}, {"<f8", KD_F64, 8, 0},
+                 {">i2", KD_I16, 2, 1}, {">f4", KD_F32, 4, 1}, {">f8", KD_F64, 8, 1}};
     const uint8_t data[32] = {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16};
     for (size_t i = 0; i < KD_COUNT(cases); i++) {
         char header[128];
         kd_array a;
-        snprintf(header, sizeof(header), "{'descr': '%s', 'fortran_order': False, 'shape': (2, 1), }   \n", cases[i].descr);
+        snprintf(header, sizeof(header), "{'descr': '%s', 'fortran_order': False, 'shape': (2, 1), }   \n",
+                 cases[i].descr);
         OK(npy(&a, header, data, 2u * (unsigned)cases[i].size));
         assert_int_equal(a.dtype, cases[i].dtype);
         assert_int_equal(a.rows, 2);
         assert_int_equal(a.ndims, 1);
         for (int b = 0; b < 2 * cases[i].size; b++) {
-            int from = cases[i].swapped ? b / cases[i].size * cases[i].size + cases[i].size - 1 - b % cases[i].size : b;
+            int from = cases[i].swapped
+                           ? b / cases[i].size * cases[i].size + cases[i].size - 1 - b % cases[i].size
+                           : b;
             assert_int_equal(((uint8_t *)a.data)[b], data[from]);
         }
         kd_array_release(&a);
@@ -241,7 +261,8 @@ static void npy_header_may_be_written_differently(void **state)
         memcpy(file + 12 + strlen(header), image, sizeof(image));
         OK(kd_array_read(&a, fx_write("v.npy", file, 12 + strlen(header) + sizeof(image)), NULL, &fx_err));
         is_the_image(&a);
-        OK(kd_array_read(&a, fx_write_gz("v.npy.gz", file, 12 + strlen(header) + sizeof(image)), NULL, &fx_err));
+        OK(kd_array_read(&a, fx_write_gz("v.npy.gz", file, 12 + strlen(header) + sizeof(image)), NULL,
+                         &fx_err));
         is_the_image(&a);
     }
 }
@@ -256,7 +277,8 @@ static void npy_outside_the_grammar_is_refused(void **state)
     } cases[] = {
         {"{'descr': '|O', 'fortran_order': False, 'shape': (2,)}", KD_EUNSUPPORTED, "pickle"},
         {"{'descr': [('x', '<f4')], 'fortran_order': False, 'shape': (2,)}", KD_EUNSUPPORTED, "structured"},
-        {"{'descr': '<U4', 'fortran_order': False, 'shape': (2,)}", KD_EUNSUPPORTED, "dtype '<U4' is not supported"},
+        {"{'descr': '<U4', 'fortran_order': False, 'shape': (2,)}", KD_EUNSUPPORTED,
+         "dtype '<U4' is not supported"},
         {"{'descr': '<c8', 'fortran_order': False, 'shape': (2,)}", KD_EUNSUPPORTED, "'<c8'"},
         {"{'descr': '|i4', 'fortran_order': False, 'shape': (2,)}", KD_EUNSUPPORTED, "'|i4'"},
         {"{'descr': '', 'fortran_order': False, 'shape': (2,)}", KD_EUNSUPPORTED, "dtype ''"},
@@ -268,15 +290,21 @@ static void npy_outside_the_grammar_is_refused(void **state)
         {"{'descr': '|u1', 'fortran_order': False, 'shape': (2,,)}", KD_ECORRUPT, "a length"},
         {"{'descr': '|u1', 'fortran_order': False, 'shape': 2}", KD_ECORRUPT, "'('"},
         {"{'descr': '|u1', 'fortran_order': False, 'shape': (2 3)}", KD_ECORRUPT, "',' or ')'"},
-        {"{'descr': '|u1', 'fortran_order': False, 'shape': (1,1,1,1,1,1,1,1)}", KD_EUNSUPPORTED, "more than 7 axes"},
-        {"{'descr': '|u1', 'fortran_order': False, 'shape': (18446744073709551616,)}", KD_ECORRUPT, "longer than 2^64"},
-        {"{'descr': '|u1', 'fortran_order': False, 'shape': (2, 9223372036854775808)}", KD_ECORRUPT, "longer than 2^63"},
-        {"{'descr': '<f8', 'fortran_order': False, 'shape': (4294967296,4294967296)}", KD_ECORRUPT, "2^64 bytes"},
-        {"{'descr': '|u1', 'fortran_order': False, 'shape': (3,)}", KD_ECORRUPT, "header says 3 rows of 1 bytes, file holds 2"},
+        {"{'descr': '|u1', 'fortran_order': False, 'shape': (1,1,1,1,1,1,1,1)}", KD_EUNSUPPORTED,
+         "more than 7 axes"},
+        {"{'descr': '|u1', 'fortran_order': False, 'shape': (18446744073709551616,)}", KD_ECORRUPT,
+         "longer than 2^64"},
+        {"{'descr': '|u1', 'fortran_order': False, 'shape': (2, 9223372036854775808)}", KD_ECORRUPT,
+         "longer than 2^63"},
+        {"{'descr': '<f8', 'fortran_order': False, 'shape': (4294967296,4294967296)}", KD_ECORRUPT,
+         "2^64 bytes"},
+        {"{'descr': '|u1', 'fortran_order': False, 'shape': (3,)}", KD_ECORRUPT,
+         "header says 3 rows of 1 bytes, file holds 2"},
         {"{'descr': '|u1', 'fortran_order': False, 'shape': (1,)}", KD_ECORRUPT, "1 trailing bytes"},
         {"{'descr': '|u1', 'fortran_order': 0, 'shape': (2,)}", KD_ECORRUPT, "True or False"},
         {"{'descr': '|u1', 'shape': (2,)}", KD_ECORRUPT, "no 'fortran_order'"},
-        {"{'descr': '|u1', 'descr': '|u1', 'fortran_order': False, 'shape': (2,)}", KD_ECORRUPT, "key 'descr' twice"},
+        {"{'descr': '|u1', 'descr': '|u1', 'fortran_order': False, 'shape': (2,)}", KD_ECORRUPT,
+         "key 'descr' twice"},
         {"{'descr': '|u1', 'fortran_order': False, 'shape': (2,), 'x': 1}", KD_ECORRUPT, "unknown key 'x'"},
         {"{'descr': '|u1', 'fortran_order': False, 'shape': (2,)} x", KD_ECORRUPT, "its end is expected"},
         {"{'descr': '|u1' 'fortran_order': False}", KD_ECORRUPT, "',' or '}'"},
@@ -287,7 +315,8 @@ static void npy_outside_the_grammar_is_refused(void **state)
         {"\x1b[2J", KD_ECORRUPT, "byte 0x1b"},
     };
     kd_array a;
-    for (size_t i = 0; i < KD_COUNT(cases); i++) FAILS(npy(&a, cases[i].header, image, 2), cases[i].code, cases[i].text);
+    for (size_t i = 0; i < KD_COUNT(cases); i++)
+        FAILS(npy(&a, cases[i].header, image, 2), cases[i].code, cases[i].text);
 }
 
 static void npy_cut_at_any_byte_is_refused(void **state)
@@ -295,13 +324,15 @@ static void npy_cut_at_any_byte_is_refused(void **state)
     (void)state;
     uint8_t file[200];
     kd_array a;
-    size_t n = fx_npy(file, "{'descr': '|u1', 'fortran_order': False, 'shape': (2,2,3)}\n", image, sizeof(image));
+    size_t n =
+        fx_npy(file, "{'descr': '|u1', 'fortran_order': False, 'shape': (2,2,3)}\n", image, sizeof(image));
     for (size_t cut = 0; cut < n; cut++)
         FAILS(kd_array_read(&a, fx_write("cut.npy", file, cut), NULL, &fx_err), KD_ECORRUPT, "/cut.npy: ");
     file[6] = 4;
     FAILS(kd_array_read(&a, fx_write("v4.npy", file, n), NULL, &fx_err), KD_EUNSUPPORTED, "version 4.0");
     memcpy(file + 6, "\x02\x00\x01\x00\x01\x00", 6); // 65,537 bytes of header
-    FAILS(kd_array_read(&a, fx_write("long.npy", file, n), NULL, &fx_err), KD_ELIMIT, "header of 65537 bytes, the limit is 65536");
+    FAILS(kd_array_read(&a, fx_write("long.npy", file, n), NULL, &fx_err), KD_ELIMIT,
+          "header of 65537 bytes, the limit is 65536");
 }
 
 /* ---- csv ---------------------------------------------------------------------------------- */
@@ -354,7 +385,10 @@ static void csv_line_ends_marks_and_blanks_do_not_matter(void **state)
 {
     (void)state;
     kd_array a;
-    OK(csv(&a, "\xEF\xBB\xBF" "a,b\r\n1 , 2\r\n\r\n\"3\",\"4\"\r\n\n", NULL));
+    OK(csv(&a,
+           "\xEF\xBB\xBF"
+           "a,b\r\n1 , 2\r\n\r\n\"3\",\"4\"\r\n\n",
+           NULL));
     holds(&a, KD_U8, 2, 1, V(1, 2, 3, 4));
 }
 
@@ -416,8 +450,10 @@ static void csv_faults_are_named_by_line_and_column(void **state)
     kd_array a;
     for (size_t i = 0; i < KD_COUNT(cases); i++)
         FAILS(csv(&a, cases[i].text, cases[i].column), cases[i].code, cases[i].sentence);
-    FAILS(kd_array_read(&a, fx_write("z.csv", "a\n1\n\0\n", 6), NULL, &fx_err), KD_ECORRUPT, "z.csv:3:1: a zero byte");
-    FAILS(kd_array_read(&a, fx_write("z.csv", "a\n1\n\"\0\"\n", 8), NULL, &fx_err), KD_ECORRUPT, "a zero byte");
+    FAILS(kd_array_read(&a, fx_write("z.csv", "a\n1\n\0\n", 6), NULL, &fx_err), KD_ECORRUPT,
+          "z.csv:3:1: a zero byte");
+    FAILS(kd_array_read(&a, fx_write("z.csv", "a\n1\n\"\0\"\n", 8), NULL, &fx_err), KD_ECORRUPT,
+          "a zero byte");
     size_t n;
     uint8_t *gz = fx_gzip("a\n1\n2\n", 6, &n);
     FAILS(kd_array_read(&a, fx_write("cut.csv.gz", gz, n - 3), NULL, &fx_err), KD_ECORRUPT, "cut off");
@@ -450,7 +486,8 @@ static void mutants_are_read_or_refused(void **state)
     kd_rng rng;
     kd_rng_init(&rng, 1, KD_RNG_TEST, 0, 0);
     len[0] = small_idx(seed[0]);
-    len[1] = fx_npy(seed[1], "{'descr': '|u1', 'fortran_order': False, 'shape': (2,2,3)}\n", image, sizeof(image));
+    len[1] =
+        fx_npy(seed[1], "{'descr': '|u1', 'fortran_order': False, 'shape': (2,2,3)}\n", image, sizeof(image));
     memcpy(seed[2], text, len[2] = strlen(text));
     gz = fx_gzip(seed[0], len[0], &n);
     memcpy(seed[3], gz, len[3] = n);
@@ -461,15 +498,18 @@ static void mutants_are_read_or_refused(void **state)
         memcpy(file, seed[k], len[k]);
         for (uint64_t flips = 1 + kd_rng_below(&rng, 3); flips; flips--) {
             uint8_t *b = &file[kd_rng_below(&rng, len[k])];
-            *b = kd_rng_below(&rng, 2) ? (uint8_t)kd_rng_u32(&rng) : *b ^ (uint8_t)(1u << kd_rng_below(&rng, 8));
+            *b = kd_rng_below(&rng, 2) ? (uint8_t)kd_rng_u32(&rng)
+                                       : *b ^ (uint8_t)(1u << kd_rng_below(&rng, 8));
         }
         kd_array a;
         fx_err = (kd_err){0};
         kd_status st = kd_array_read(&a, fx_write(name[k], file, len[k]), NULL, &fx_err);
         assert_int_equal(st, fx_err.code);
         if (st) assert_non_null(strstr(fx_err.msg, name[k]));
-        if (st) assert_null(a.data);
-        else assert_true(a.rows > 0 && kd_array_row_bytes(&a) > 0);
+        if (st)
+            assert_null(a.data);
+        else
+            assert_true(a.rows > 0 && kd_array_row_bytes(&a) > 0);
         kd_array_release(&a);
     }
 }
