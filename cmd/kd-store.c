@@ -1,4 +1,4 @@
-/* kd-store - looks into a store and verifies it. */
+/* kd-store - looks into a store, verifies it, drops a segment. */
 #include "kd/cli.h"
 #include "kd/store.h"
 
@@ -9,20 +9,25 @@ static const kd_example examples[] = {{"kd-store stat fashion.kd", "rows, column
                                       {"kd-store stat fashion.kd --json | jq .root", "the same for programs"},
                                       {"kd-store verify fashion.kd",
                                        "read and check every byte; exit code 3 names what is damaged"},
+                                      {"kd-store drop fashion.kd big", "remove what the teacher 'big' added"},
                                       {NULL, NULL}};
 
 static const kd_tool tool = {
     .name = "kd-store",
-    .summary = "look into a store and verify it",
-    .synopsis = "[options] stat|verify STORE",
-    .description = "stat prints what a store holds: rows per split; per column its role, type, shape, "
-                   "encoding and size; teachers with "
-                   "their fingerprints; the root hash. It opens the store as every tool does, which checks "
-                   "the manifest, file sizes "
-                   "and the page tree.\n"
-                   "verify walks the pages of every file, then reads and decodes every record and compares "
-                   "the hashes with the "
-                   "manifest. What is damaged is named by column, chunk and rows.",
+    .summary = "look into a store, verify it, drop a teacher",
+    .synopsis = "[options] stat|verify STORE | drop STORE SEGMENT",
+    .description =
+        "stat prints what a store holds: rows per split; per column its role, type, shape, "
+        "encoding and size; teachers with "
+        "their fingerprints; the root hash. It opens the store as every tool does, which checks "
+        "the manifest, file sizes "
+        "and the page tree.\n"
+        "verify walks the pages of every file, then reads and decodes every record and compares "
+        "the hashes with the "
+        "manifest. What is damaged is named by column, chunk and rows.\n"
+        "drop takes a segment (the columns that one teacher's pass added) out of the store; the rows "
+        "and other teachers "
+        "are not touched.",
     .examples = examples,
     .see_also = "kd-dump(1), kd-train(1), kd-eval(1)",
 };
@@ -210,15 +215,32 @@ static kd_status run_verify(kd_cli *c, const char *path, kd_err *err)
     return st ? st : printed ? kd_fail(err, printed, "%s", print.msg) : KD_OK;
 }
 
+static kd_status run_drop(const kd_cli *c, const char *path, const char *name, kd_err *err)
+{
+    uint64_t bytes = 0;
+    char text[32];
+    kd_status st = kd_store_drop(path, name, &bytes, err);
+    if (!st && c->common.json)
+        return kd_cli_print_json(json_pack("{s:i, s:s, s:s, s:I}", "schema", 1, "store", path, "dropped",
+                                           name, "bytes", (json_int_t)bytes),
+                                 err);
+    if (!st) printf("%s: dropped '%s', %s\n", path, name, kd_fmt_bytes(text, (double)bytes));
+    return st;
+}
+
 int main(int argc, char **argv)
 {
     kd_cli c;
     kd_err err = {0};
     kd_cli_init(&c, &tool, argc, argv);
     if (!kd_cli_parse(&c, &err)) {
-        static const char *const verbs[] = {"stat", "verify"};
+        static const char *const verbs[] = {"stat", "verify", "drop"};
         const char *verb = c.nargs ? c.args[0] : "", *near = kd_nearest(verb, verbs, KD_COUNT(verbs));
-        if (c.nargs != 2)
+        if (!strcmp(verb, "drop") && c.nargs == 3)
+            run_drop(&c, c.args[1], c.args[2], &err);
+        else if (!strcmp(verb, "drop"))
+            kd_fail(&err, KD_EUSAGE, "a store and a segment are needed: kd-store drop STORE SEGMENT");
+        else if (c.nargs != 2)
             kd_fail(&err, KD_EUSAGE,
                     "one command and one store are needed: kd-store stat STORE, or kd-store verify STORE");
         else if (!strcmp(verb, "stat"))
@@ -228,7 +250,7 @@ int main(int argc, char **argv)
         else if (near)
             kd_fail(&err, KD_EUSAGE, "unknown command '%.80s' (did you mean '%s'?)", verb, near);
         else
-            kd_fail(&err, KD_EUSAGE, "unknown command '%.80s': there are stat and verify", verb);
+            kd_fail(&err, KD_EUSAGE, "unknown command '%.80s': there are stat, verify and drop", verb);
     }
     return kd_cli_finish(&c, &err);
 }

@@ -45,8 +45,9 @@
 /* What a column means. Append only. */
 #define KD_ROLE_MAP(X)                                                                                       \
     X(INPUT, input)                                                                                          \
-    X(LABEL, label) X(ID, id) X(SPLIT, split) X(SOURCE, source) X(VIEW, view) X(LOGITS, logits)              \
-        X(SCORE, score) X(FEATURE, feature)
+    X(LABEL, label)                                                                                          \
+    X(ID, id) X(SPLIT, split) X(SOURCE, source) X(VIEW, view) X(LOGITS, logits) X(SCORE, score)              \
+        X(FEATURE, feature)
 typedef enum kd_role {
     KD_ROLE_NONE = 0,
 #define X(NAME, name) KD_ROLE_##NAME,
@@ -178,6 +179,11 @@ kd_status kd_store_writer_seal(kd_store_writer *w, const json_t *extra, kd_err *
 /* Commits what is whole and frees; the .part stays for a resume. NULL-safe. */
 void kd_store_writer_close(kd_store_writer *w);
 uint64_t kd_store_writer_raw_bytes(const kd_store_writer *w); /* appended in this run */
+
+/* Takes a segment out of a sealed store: the manifest without it replaces the old one, then its file is
+ * removed; bytes receives the file's size. Readers that are open keep what they have. KD_ENOTFOUND (no such
+ * segment: names the nearest), KD_EUSAGE (the base segment), KD_ECORRUPT, KD_EIO. */
+kd_status kd_store_drop(const char *path, const char *name, uint64_t *bytes, kd_err *err);
 
 /* ---- checking ----------------------------------------------------------------------------- */
 

@@ -8,6 +8,7 @@
 #include "cli_private.h"
 
 #include <errno.h>
+#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -39,8 +40,11 @@ static const kd_option common_rows[] = {
  * starts itself once more, unless the user has set a policy of their own. */
 static void spin_briefly(char **argv)
 {
-    if (getenv("OMP_WAIT_POLICY") || getenv("GOMP_SPINCOUNT")) return;
-    if (!setenv("GOMP_SPINCOUNT", "20000", 1)) execv("/proc/self/exe", argv);
+    char self[PATH_MAX]; /* by its own path, so that ps shows the tool's name */
+    ssize_t n = readlink("/proc/self/exe", self, sizeof(self) - 1);
+    if (n < 0 || getenv("OMP_WAIT_POLICY") || getenv("GOMP_SPINCOUNT")) return;
+    self[n] = '\0';
+    if (!setenv("GOMP_SPINCOUNT", "20000", 1)) execv(self, argv);
 }
 
 void kd_cli_init(kd_cli *c, const kd_tool *tool, int argc, char **argv)

@@ -131,17 +131,23 @@ static kd_status add_segment(json_t *manifest, json_t *entry, const char *name, 
     return json_array_append(list, entry) ? kd_fail(err, KD_ENOMEM, "out of memory") : KD_OK;
 }
 
+/* Locks the store's folder (close *folder to unlock) and reads the manifest, which others may have
+ * replaced since. */
+static kd_status lock_manifest(int *folder, kd_store **now, const char *path, kd_err *err)
+{
+    *folder = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (*folder < 0 || flock(*folder, LOCK_EX))
+        return kd_fail_errno(err, errno, "%s: cannot be locked", path);
+    return kd__manifest_load(now, path, err);
+}
+
 static kd_status publish_extension(kd_store_writer *w, json_t *entry, kd_err *err)
 {
     kd_store *now = NULL;
     char *old = NULL, *old_path = NULL, root[33];
-    kd_status st;
-    int folder = open(w->folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (folder < 0 || flock(folder, LOCK_EX)) {
-        st = kd_fail_errno(err, errno, "%s: cannot be locked", w->folder);
-        goto out;
-    }
-    if ((st = kd__manifest_load(&now, w->path, err))) goto out; // others may have added segments meanwhile
+    int folder;
+    kd_status st = lock_manifest(&folder, &now, w->folder, err);
+    if (st) goto out;
     kd_id_hex(now->segments[0].root, root);
     if (strcmp(root, w->base_root)) {
         st = kd_fail(err, KD_EMISMATCH, "%s: the store was replaced while '%s' was being written", w->path,
@@ -193,5 +199,54 @@ out:
     json_decref(manifest);
     json_decref(entry);
     kd__writer_free(w);
+    return st;
+}
+
+/* The position of a segment that may be dropped. */
+static kd_status find_dropped(const json_t *list, const char *path, const char *name, size_t *at, kd_err *err)
+{
+    const char *names[KD_STORE_MAX_COLUMNS];
+    size_t n = 0, i;
+    json_t *item;
+    json_array_foreach(list, i, item)
+    {
+        const char *found = json_string_value(json_object_get(item, "name"));
+        if (found && !strcmp(found, name)) {
+            *at = i;
+            if (i > 0) return KD_OK;
+            return kd_fail(err, KD_EUSAGE, "%s: '%s' holds the rows themselves and cannot be dropped", path,
+                           name);
+        }
+        if (found && i > 0 && n < sizeof(names) / sizeof(*names)) names[n++] = found;
+    }
+    const char *near = kd_nearest(name, names, n);
+    return near ? kd_fail(err, KD_ENOTFOUND, "%s: no segment '%s' (did you mean '%s'?)", path, name, near)
+                : kd_fail(err, KD_ENOTFOUND, "%s: no segment '%s'; kd-store stat %s lists them", path, name,
+                          path);
+}
+
+kd_status kd_store_drop(const char *path, const char *name, uint64_t *bytes, kd_err *err)
+{
+    kd_store *now = NULL;
+    char *file = NULL;
+    struct stat sb;
+    size_t at;
+    int folder;
+    kd_status st = lock_manifest(&folder, &now, path, err);
+    if (st) goto out;
+    json_t *list = json_object_get(now->manifest, "segments");
+    if ((st = find_dropped(list, path, name, &at, err))) goto out;
+    file = kd_path_join(path, json_string_value(json_object_get(json_array_get(list, at), "file")));
+    if (!file || json_array_remove(list, at)) {
+        st = kd_fail(err, KD_ENOMEM, "%s: out of memory", path);
+        goto out;
+    }
+    *bytes = stat(file, &sb) ? 0 : (uint64_t)sb.st_size;
+    if ((st = kd__manifest_save(now->manifest, path, err))) goto out;
+    if (unlink(file)) st = kd_fail_errno(err, errno, "%s: is dropped, but its file cannot be removed", file);
+out:
+    if (folder >= 0) close(folder);
+    kd__store_free(now);
+    free(file);
     return st;
 }

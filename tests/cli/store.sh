@@ -58,4 +58,18 @@ echo "# $kills kills"
 same "its root is that of the uninterrupted one" "$("$KD_BIN/kd-store" stat k.kd --json 2>/dev/null | jq -r .root)" "$root"
 check "it verifies" "$KD_BIN/kd-store" verify k.kd
 same "nothing unfinished is left" "$(ls -d k.kd.part 2>/dev/null)" ""
+
+# Dropping a teacher: the rows stay as they were.
+before=$root
+student_yaml teacher 8 0 | sed 's/ce: 0.5/ce: 1/; s/epochs: 2/epochs: 1/' >teacher.yaml
+check "a teacher is trained" "$KD_BIN/kd-train" -s f.kd teacher.yaml -o teacher --rows 640
+check "it is dumped" "$KD_BIN/kd-dump" --teacher teacher --into f.kd --name big
+refused 2 "cannot be dropped" "the rows themselves are not dropped" "$KD_BIN/kd-store" drop f.kd base
+refused 3 "did you mean 'big'" "a mistyped segment gets the nearest" "$KD_BIN/kd-store" drop f.kd bgi
+refused 2 "a store and a segment" "drop needs a segment" "$KD_BIN/kd-store" drop f.kd
+check "a teacher is dropped" "$KD_BIN/kd-store" drop f.kd big
+same "the store is what it was before" "$("$KD_BIN/kd-store" stat f.kd --json 2>/dev/null | jq -r .root)" "$before"
+same "and has its file no more" "$(ls f.kd)" "base.mdb
+manifest.json"
+check "it verifies again" "$KD_BIN/kd-store" verify f.kd
 finish
