@@ -46,8 +46,8 @@
 #define KD_ROLE_MAP(X)                                                                                       \
     X(INPUT, input)                                                                                          \
     X(LABEL, label)                                                                                          \
-    X(ID, id) X(SPLIT, split) X(SOURCE, source) X(VIEW, view) X(LOGITS, logits) X(SCORE, score)              \
-        X(FEATURE, feature)
+    X(ID, id)                                                                                                \
+    X(SPLIT, split) X(SOURCE, source) X(VIEW, view) X(LOGITS, logits) X(SCORE, score) X(FEATURE, feature)
 typedef enum kd_role {
     KD_ROLE_NONE = 0,
 #define X(NAME, name) KD_ROLE_##NAME,
@@ -140,7 +140,7 @@ typedef struct kd_writer_params {
     bool resume; /* continue a .part of the same contract; without it an existing .part is KD_EEXISTS (message
                     names --resume and --force) */
     bool force;  /* remove an existing .part, and at seal replace an existing store (create) or segment
-                    (extend) */
+                    (extend); with resume only what does not fit: a .part that fits is continued */
     int threads; /* for compression, default 1 */
 } kd_writer_params;
 kd_writer_params kd_writer_default_params(void);

@@ -184,20 +184,6 @@ kd_status kd_pack_plan(const kd_data_spec *spec, kd_pack_report *report, kd_err 
     return st;
 }
 
-/* With both resume and force: goes on with an unfinished pack that fits, otherwise replaces. */
-static kd_status begin(run *r, const kd_column *columns, const json_t *contract, kd_writer_params p,
-                       kd_err *err)
-{
-    const bool both = p.resume && p.force;
-    if (both) p.force = false;
-    kd_status st = kd_store_create(&r->w, r->store, columns, COLUMNS, contract, &p, err);
-    if (!both || (st != KD_EEXISTS && st != KD_EMISMATCH && st != KD_ECORRUPT)) return st;
-    p.force = true;
-    p.resume = false;
-    if (err) *err = (kd_err){0};
-    return kd_store_create(&r->w, r->store, columns, COLUMNS, contract, &p, err);
-}
-
 kd_status kd_pack(const kd_data_spec *spec, const char *store, const kd_writer_params *wp,
                   const char *command, volatile const int *stop,
                   void (*progress)(void *arg, uint64_t done, uint64_t total), void *arg,
@@ -219,7 +205,9 @@ kd_status kd_pack(const kd_data_spec *spec, const char *store, const kd_writer_p
         st = kd_fail(err, KD_ENOMEM, "%s: out of memory (or names that are not UTF-8)", store);
         goto out;
     }
-    if ((st = begin(&r, columns, contract, params, err)) || (st = write_all(&r, err))) goto out;
+    if ((st = kd_store_create(&r.w, r.store, columns, COLUMNS, contract, &params, err)) ||
+        (st = write_all(&r, err)))
+        goto out;
     st = kd_store_writer_seal(r.w, extra, err);
     r.w = NULL;
 out:

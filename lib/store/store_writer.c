@@ -368,15 +368,26 @@ out:
     return st;
 }
 
-kd_status kd_store_create(kd_store_writer **out, const char *path, const kd_column *columns, size_t n,
-                          const json_t *contract, const kd_writer_params *p, kd_err *err)
+/* Resume with force takes two tries: the first goes on with an unfinished file that fits; where something
+ * else is in the way, which is then no failure, the second starts anew. True: try again with *p. */
+static bool start_anew(kd_writer_params *p, bool both, kd_status st, kd_err *err)
+{
+    if (!both || (st != KD_EEXISTS && st != KD_EMISMATCH && st != KD_ECORRUPT)) return false;
+    p->resume = false;
+    p->force = true;
+    if (err) *err = (kd_err){0};
+    return true;
+}
+
+static kd_status create(kd_store_writer **out, const char *path, const kd_column *columns, size_t n,
+                        const json_t *contract, const kd_writer_params *p, kd_err *err)
 {
     kd_store_writer *w = calloc(1, sizeof(*w));
     kd_status st;
     *out = NULL;
     if (!w) return kd_fail(err, KD_ENOMEM, "out of memory");
     w->lock = -1;
-    w->params = p ? *p : kd_writer_default_params();
+    w->params = *p;
     memcpy(w->name, "base", 5);
     if (!(w->path = kd__store_path(path)) || !(w->folder = kd_sprintf("%s.part", w->path))) {
         st = kd_fail(err, KD_ENOMEM, "out of memory");
@@ -396,6 +407,16 @@ kd_status kd_store_create(kd_store_writer **out, const char *path, const kd_colu
     return st;
 }
 
+kd_status kd_store_create(kd_store_writer **out, const char *path, const kd_column *columns, size_t n,
+                          const json_t *contract, const kd_writer_params *p, kd_err *err)
+{
+    kd_writer_params params = p ? *p : kd_writer_default_params();
+    const bool both = params.resume && params.force;
+    if (both) params.force = false;
+    kd_status st = create(out, path, columns, n, contract, &params, err);
+    return start_anew(&params, both, st, err) ? create(out, path, columns, n, contract, &params, err) : st;
+}
+
 /* A segment's file: NAME.mdb, or with a number when a sealed segment of that name is replaced. */
 static char *segment_file(const kd_store *s, const char *name)
 {
@@ -408,8 +429,8 @@ static char *segment_file(const kd_store *s, const char *name)
     }
 }
 
-kd_status kd_store_extend(kd_store_writer **out, kd_store *s, const char *name, const kd_column *columns,
-                          size_t n, const json_t *contract, const kd_writer_params *p, kd_err *err)
+static kd_status extend(kd_store_writer **out, kd_store *s, const char *name, const kd_column *columns,
+                        size_t n, const json_t *contract, const kd_writer_params *p, kd_err *err)
 {
     kd_store_writer *w;
     kd_status st = KD_OK;
@@ -420,14 +441,14 @@ kd_status kd_store_extend(kd_store_writer **out, kd_store *s, const char *name, 
                        "%s: segment name '%.64s': allowed are a-z, 0-9, '_', '.', '-', at most %d", s->path,
                        name, KD_STORE_NAME_MAX - 16);
     for (uint32_t i = 0; i < s->nsegments; i++) there = there || !strcmp(s->segments[i].name, name);
-    if (!strcmp(name, s->segments[0].name) || (there && !(p && p->force)))
+    if (!strcmp(name, s->segments[0].name) || (there && !p->force))
         return kd_fail(err, KD_EEXISTS, "%s: segment '%s' is already there%s", s->path, name,
                        strcmp(name, s->segments[0].name) ? "; --force replaces it"
                                                          : " and holds the data itself");
     if (!(w = calloc(1, sizeof(*w)))) return kd_fail(err, KD_ENOMEM, "out of memory");
     w->lock = -1;
     w->store = s;
-    w->params = p ? *p : kd_writer_default_params();
+    w->params = *p;
     w->params.chunk_rows = s->chunk_rows;
     memcpy(w->name, name, strlen(name) + 1);
     kd_id_hex(s->segments[0].root, w->base_root);
@@ -443,6 +464,16 @@ kd_status kd_store_extend(kd_store_writer **out, kd_store *s, const char *name, 
     else
         *out = w;
     return st;
+}
+
+kd_status kd_store_extend(kd_store_writer **out, kd_store *s, const char *name, const kd_column *columns,
+                          size_t n, const json_t *contract, const kd_writer_params *p, kd_err *err)
+{
+    kd_writer_params params = p ? *p : kd_writer_default_params();
+    const bool both = params.resume && params.force;
+    if (both) params.force = false;
+    kd_status st = extend(out, s, name, columns, n, contract, &params, err);
+    return start_anew(&params, both, st, err) ? extend(out, s, name, columns, n, contract, &params, err) : st;
 }
 
 /* ---- filling ------------------------------------------------------------------------------ */

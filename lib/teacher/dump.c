@@ -54,22 +54,11 @@ static kd_status make_column(const pass *p, const char *name, kd_column *c, kd_e
     return KD_OK;
 }
 
-/* With both resume and force: goes on with an unfinished pass that fits, otherwise replaces. */
 static kd_status begin(pass *p, const char *name, const kd_column *c, const kd_writer_params *wp, kd_err *err)
 {
-    kd_writer_params params = wp ? *wp : kd_writer_default_params();
     json_t *contract = contract_of(p);
-    kd_status st;
     if (!contract) return kd_fail(err, KD_ENOMEM, "%s: out of memory", kd_store_path(p->s));
-    const bool both = params.resume && params.force;
-    if (both) params.force = false;
-    st = kd_store_extend(&p->writer, p->s, name, c, 1, contract, &params, err);
-    if (both && (st == KD_EEXISTS || st == KD_EMISMATCH || st == KD_ECORRUPT)) {
-        params = *wp;
-        params.resume = false;
-        if (err) *err = (kd_err){0}; // what was in the way is no failure
-        st = kd_store_extend(&p->writer, p->s, name, c, 1, contract, &params, err);
-    }
+    kd_status st = kd_store_extend(&p->writer, p->s, name, c, 1, contract, wp, err);
     json_decref(contract);
     return st;
 }
