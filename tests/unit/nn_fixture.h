@@ -3,6 +3,7 @@
 #ifndef NN_FIXTURE_H
 #define NN_FIXTURE_H
 
+#include "check.h"
 #include "../../lib/nn/nn_private.h"
 
 #include <math.h>
@@ -12,20 +13,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <cmocka.h>
-
-#define OK(call)                                                                                             \
-    do {                                                                                                     \
-        kd_err e_ = {0}, *err = &e_;                                                                         \
-        if (call) fail_msg("%s: %s", #call, e_.msg);                                                         \
-    } while (0)
-/* The call fails with this status and its sentence holds this text. */
-#define FAILS(call, status, text)                                                                            \
-    do {                                                                                                     \
-        kd_err e_ = {0}, *err = &e_;                                                                         \
-        int st_ = call;                                                                                      \
-        if (st_ != (status) || e_.code != (status) || !strstr(e_.msg, text))                                 \
-            fail_msg("%s: status %d (%s), wanted %d and '%s'", #call, st_, e_.msg, status, text);            \
-    } while (0)
 
 enum { FX_OUTPUTS = 2 };
 

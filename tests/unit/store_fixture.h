@@ -3,6 +3,7 @@
 #ifndef STORE_FIXTURE_H
 #define STORE_FIXTURE_H
 
+#include "check.h"
 #include "kd/store.h"
 
 #include <setjmp.h>
@@ -12,20 +13,6 @@
 #include <unistd.h>
 
 #include <cmocka.h>
-
-#define OK(call)                                                                                             \
-    do {                                                                                                     \
-        kd_err e_ = {0}, *err = &e_;                                                                         \
-        if (call) fail_msg("%s: %s", #call, e_.msg);                                                         \
-    } while (0)
-/* The call fails with this status and its sentence holds this text. */
-#define FAILS(call, status, text)                                                                            \
-    do {                                                                                                     \
-        kd_err e_ = {0}, *err = &e_;                                                                         \
-        int st_ = call;                                                                                      \
-        if (st_ != (status) || e_.code != (status) || !strstr(e_.msg, text))                                 \
-            fail_msg("%s: status %d (%s), wanted %d and '%s'", #call, st_, e_.msg, status, text);            \
-    } while (0)
 
 enum { FX_COLUMNS = 18, FX_CHUNK_ROWS = 32 };
 static const uint32_t fx_rows[KD_SPLITS] = {100, 40, 33}; // short last chunks of 4, 8 and 1 rows

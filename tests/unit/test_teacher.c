@@ -5,6 +5,7 @@
 #include <stdint.h>
 #include <cmocka.h>
 
+#include "check.h"
 #include "kd/teacher.h"
 
 #include <math.h>
@@ -16,20 +17,6 @@ static const uint32_t split_rows[KD_SPLITS] = {100, 33, 17};
 static const double MEAN = 70.25, SCALE = 0.0123;
 
 static char folder[64], store_path[96], teacher_path[96], other_path[96];
-
-#define OK(call)                                                                                             \
-    do {                                                                                                     \
-        kd_err e_ = {0}, *err = &e_;                                                                         \
-        if (call || e_.code) fail_msg("%s: %s", #call, e_.msg);                                              \
-    } while (0)
-#define FAILS(call, status, text)                                                                            \
-    do {                                                                                                     \
-        kd_err e_ = {0}, *err = &e_;                                                                         \
-        kd_status st_ = call;                                                                                \
-        if (st_ != (status) || !strstr(e_.msg, text))                                                        \
-            fail_msg("%s: status %s (%s), expected %s and '%s'", #call, kd_strstatus(st_), e_.msg,           \
-                     kd_strstatus(status), text);                                                            \
-    } while (0)
 
 /* ---- a store and two teachers ------------------------------------------------------------------ */
 

@@ -3,6 +3,7 @@
  *
  * The store is small and made here: 8 x 8 images of four classes, each a bright quadrant under noise, and
  * a teacher whose logits know the class but not perfectly. */
+#include "check.h"
 #include "kd/train.h"
 
 #include <dirent.h>
@@ -15,19 +16,6 @@
 #include <unistd.h>
 
 #include <cmocka.h>
-
-#define OK(call)                                                                                             \
-    do {                                                                                                     \
-        kd_err e_ = {0}, *err = &e_;                                                                         \
-        if (call) fail_msg("%s: %s", #call, e_.msg);                                                         \
-    } while (0)
-#define FAILS(call, status, text)                                                                            \
-    do {                                                                                                     \
-        kd_err e_ = {0}, *err = &e_;                                                                         \
-        int st_ = call;                                                                                      \
-        if (st_ != (status) || !strstr(e_.msg, text))                                                        \
-            fail_msg("%s: status %d (%s), wanted %d and '%s'", #call, st_, e_.msg, (int)(status), text);     \
-    } while (0)
 
 enum {
     SIDE = 8,
