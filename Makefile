@@ -13,18 +13,19 @@ CC := gcc
 endif
 
 # The ladder: a module includes only itself and the modules named here (make dep-check).
-MODULES ?= base config store nn data loss model teacher train eval cli
+MODULES ?= base config codec store nn data loss model teacher train eval cli
 USES_base := none
 USES_config := base
 USES_cli := base config
-USES_store := base config
+USES_codec := base config
+USES_store := base config codec
 USES_nn := base config
-USES_data := base config store
+USES_data := base config codec store
 USES_loss := base config nn
 USES_model := base config nn loss
-USES_teacher := base config nn model store data
-USES_train := base config nn loss model store data
-USES_eval := base config nn loss model store data train
+USES_teacher := base config codec nn model store data
+USES_train := base config codec nn loss model store data
+USES_eval := base config codec nn loss model store data train
 
 TOOLS := kd kd-dump kd-train kd-eval kd-store
 LIBS := -ldnnl -llmdb -lzstd -lyaml -ljansson -lxxhash -lz -lm
@@ -79,7 +80,9 @@ $B/tests/unit/%: $B/tests/unit/%.o $B/libkd.a
 	@echo "  LD   $@"
 	$(Q)$(CC) $(ALL_CFLAGS) $(LDFLAGS) -o $@ $^ $(LIBS) -lcmocka
 
-$(TOOL_BIN): $B/%: $B/cmd/%.o $B/libkd.a
+# A tool of several files keeps the others in a folder of its name.
+.SECONDEXPANSION:
+$(TOOL_BIN): $B/%: $B/cmd/%.o $$(patsubst %.c,$B/%.o,$$(wildcard cmd/$$*/*.c)) $B/libkd.a
 	@echo "  LD   $@"
 	$(Q)$(CC) $(ALL_CFLAGS) $(LDFLAGS) -o $@ $^ $(LIBS)
 
@@ -117,7 +120,7 @@ dep-check: ## a module includes only the modules named in its USES_ line; tools 
 	  grep -nE '^ *# *include "kd/[a-z]+' $$f | grep -vE '"kd/($m|$(subst $(sp),|,$(strip $(USES_$m))))\.h"' | \
 	  sed "s|^|$$f:|;s|$$| (lib/$m may use: $(USES_$m))|" | grep . && bad=1; \
 	  grep -nE '^ *# *include "(\.\.|lib/)' $$f | sed "s|^|$$f:|" | grep . && bad=1; done;) \
-	grep -nE '^ *# *include "' cmd/*.c | grep -v '"kd/' && bad=1; \
+	grep -nE '^ *# *include "(\.\.|lib/)' cmd/*.c cmd/*/*.[ch] && bad=1; \
 	[ $$bad = 0 ] && echo "dep-check: every module keeps to its layer"
 
 hdr-check: ## each public header compiles alone

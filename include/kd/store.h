@@ -10,8 +10,8 @@
  * cannot harm what was there, readers of the old manifest go on undisturbed, dropping a teacher is
  * removing a file. All segments have the same rows in the same chunks.
  *
- * A row is a sample. Rows are cut into chunks (chunk_rows, the last chunk of each split may be
- * shorter: a chunk never holds two splits). One column of one chunk is one record: a fixed header
+ * A row is a sample. Rows are cut into chunks (at most chunk_rows; merged stores have shorter ones in
+ * between; a chunk never holds two splits). One column of one chunk is one record: a fixed header
  * with a checksum over header and payload, then one zstd frame of a filtered block. A reader checks
  * the header and the checksum before zstd sees a byte, and asks only for the columns it wants.
  *
@@ -35,6 +35,7 @@
 #define KD_STORE_H
 
 #include "kd/base.h"
+#include "kd/codec.h"
 
 #define KD_STORE_FORMAT         1
 #define KD_STORE_MAX_COLUMNS    256
@@ -61,24 +62,34 @@ typedef enum kd_split { KD_TRAIN = 0, KD_VALID = 1, KD_TEST = 2, KD_SPLITS = 3 }
 const char *kd_split_name(kd_split s); /* "train", "valid", "test" */
 int kd_split_parse(const char *name);  /* -1 if unknown */
 
-/* One column. Values are stored as `dtype`; `encoding` says how values of the meaning (logits of
- * `dims` classes) become those: "dense" is one number per element. Further encodings come with
- * codecs of their own and keep their parameters in `params`. */
+/* One column. Encoding "dense": one number of `dtype` per element. Other encodings are codecs (kd/codec.h) of
+ * the vectors along the last axis: dtype is f32, that of the values they give back, and params holds the
+ * codec's parameters under "codec". A codec's codebook is one more record of the segment. */
 typedef struct kd_column {
     char name[KD_STORE_NAME_MAX]; /* "image", "label", "big/logits"; [a-z0-9_.-/], unique in the store */
     kd_role role;
     kd_dtype dtype;
     int ndims;         /* axes per row; 0: one scalar a row */
     int64_t dims[6];   /* the first may be -1: ragged, its length differs by row */
-    char encoding[16]; /* "dense" */
-    char filter[16];   /* "none" or "shuffle" (byte planes); "" lets the writer choose by dtype */
+    char encoding[16]; /* "dense", or a codec's name */
+    char filter[16];   /* "none", "shuffle" (byte planes) or "exponent" (bf16: exponents, then the rest); ""
+                          lets the writer choose by dtype; encoded columns have "none" */
     int level;         /* zstd level, 1-19; 0: the writer's default */
     char teacher[KD_STORE_NAME_MAX]; /* name of the teacher, "" for data */
     char tap[KD_STORE_NAME_MAX];     /* node of the teacher's graph, "" if none */
     json_t *params; /* of the encoding, the preprocessing (mean, scale), class names; may be NULL;
                        owned by the store on read, borrowed on write */
     char segment[KD_STORE_NAME_MAX]; /* set on read */
+    const void *book;                /* codebook; borrowed on write, the store's on read; NULL: none */
+    size_t book_bytes;
 } kd_column;
+
+/* Opens the codec of an encoded column. KD_EUSAGE (a dense one), and kd_codec_open's. */
+kd_status kd_column_codec(kd_codec **out, const kd_column *c, kd_err *err);
+/* Numbers of one position (length of the last axis; 1 for a scalar), and positions a row (product of the axes
+ * before it, the ragged one left out). */
+size_t kd_column_width(const kd_column *c);
+size_t kd_column_each(const kd_column *c);
 
 /* ---- reading ------------------------------------------------------------------------------ */
 
@@ -126,6 +137,16 @@ kd_status kd_cursor_size(kd_cursor *c, int column, uint32_t chunk, size_t *size,
 /* Decodes one block into out (size bytes, as kd_cursor_size says). Checks everything about the
  * record first. KD_ECORRUPT names store, column, chunk and rows. */
 kd_status kd_cursor_read(kd_cursor *c, int column, uint32_t chunk, void *out, size_t size, kd_err *err);
+/* Positions of a column's chunk: rows * each, or the sum of the ragged lengths. lengths: (rows), may be NULL;
+ * receives the lengths of a ragged column, 1 for others. */
+kd_status kd_cursor_lengths(kd_cursor *c, int column, uint32_t chunk, uint32_t *lengths, size_t *positions,
+                            kd_err *err);
+/* Values of any dense column or of a dense codec as f32, out: (positions, width). KD_EUNSUPPORTED: a sparse
+ * codec. */
+kd_status kd_cursor_read_f32(kd_cursor *c, int column, uint32_t chunk, float *out, size_t positions,
+                             kd_err *err);
+/* The sparse form of a sparse codec's chunk. KD_EUNSUPPORTED: any other column. */
+kd_status kd_cursor_read_sparse(kd_cursor *c, int column, uint32_t chunk, kd_sparse *out, kd_err *err);
 /* Blocks decoded so far by all cursors of the store, per column: to show that each chunk is decoded
  * once an epoch. */
 uint64_t kd_store_reads(const kd_store *s, int column);
@@ -145,7 +166,8 @@ typedef struct kd_writer_params {
 } kd_writer_params;
 kd_writer_params kd_writer_default_params(void);
 
-/* One column of one chunk, as handed to the writer. lengths: (rows) for ragged columns, else NULL. */
+/* One column of one chunk, as handed to the writer. lengths: (rows) for ragged columns, else NULL. For an
+ * encoded column data is what kd_codec_encode gave. */
 typedef struct kd_block {
     const void *data;
     size_t bytes;
@@ -184,6 +206,40 @@ uint64_t kd_store_writer_raw_bytes(const kd_store_writer *w); /* appended in thi
  * removed; bytes receives the file's size. Readers that are open keep what they have. KD_ENOTFOUND (no such
  * segment: names the nearest), KD_EUSAGE (the base segment), KD_ECORRUPT, KD_EIO. */
 kd_status kd_store_drop(const char *path, const char *name, uint64_t *bytes, kd_err *err);
+
+/* ---- many stores, fewer bytes ------------------------------------------------------------- */
+
+/* Both write a new store beside the old ones, in memory that does not grow with rows, resumable like any
+ * writer; out may exist only with wp->force. */
+
+typedef struct kd_merge_report {
+    uint64_t rows, duplicates; /* written; left out */
+    uint32_t chunks;
+} kd_merge_report;
+/* One store of the rows of n: split by split, in the order given, each chunk copied as it is (chunks are not
+ * filled up). Compared by name before anything is written: columns, codecs and codebooks, teachers'
+ * fingerprints, contracts but for what says which part a store is ("shard", the data's root); KD_EMISMATCH
+ * names store and field. Shards of one dump in their order give the store that one machine would have
+ * written, root for root. A row whose id came before: KD_EEXISTS names both places, or with skip_duplicates
+ * it is left out. */
+kd_status kd_store_merge(const char *out, const char *const *stores, size_t n, bool skip_duplicates,
+                         const kd_writer_params *wp, const char *command, volatile const int *stop,
+                         void (*progress)(void *arg, uint64_t done, uint64_t total), void *arg,
+                         kd_merge_report *report, kd_err *err);
+/* The chunks of part i of n (counted from 1), every split cut evenly, of all columns (or of the base segment
+ * alone) as a store of its own: what one of n machines works on. */
+kd_status kd_store_slice(const char *out, const char *store, uint32_t part, uint32_t parts, bool base_only,
+                         const kd_writer_params *wp, const char *command, kd_err *err);
+/* Rewrites every segment with another zstd level (0: as it is) into a new folder that takes the old one's
+ * place, and removes files that no manifest names. Values, ids and contracts stay; before and after receive
+ * bytes. KD_EEXISTS: a writer is at work in it. */
+kd_status kd_store_compact(const char *store, int level, int threads, volatile const int *stop,
+                           void (*progress)(void *arg, uint64_t done, uint64_t total), void *arg,
+                           uint64_t *before, uint64_t *after, kd_err *err);
+/* Bytes that a block of a column would take in a store: record header and payload as packed now. For
+ * planning. */
+kd_status kd_block_packed_bytes(const kd_column *c, uint32_t rows, const kd_block *b, int level,
+                                size_t *bytes, kd_err *err);
 
 /* ---- checking ----------------------------------------------------------------------------- */
 

@@ -66,7 +66,7 @@ check "a teacher is trained" "$KD_BIN/kd-train" -s f.kd teacher.yaml -o teacher 
 check "it is dumped" "$KD_BIN/kd-dump" --teacher teacher --into f.kd --name big
 refused 2 "cannot be dropped" "the rows themselves are not dropped" "$KD_BIN/kd-store" drop f.kd base
 refused 3 "did you mean 'big'" "a mistyped segment gets the nearest" "$KD_BIN/kd-store" drop f.kd bgi
-refused 2 "a store and a segment" "drop needs a segment" "$KD_BIN/kd-store" drop f.kd
+refused 2 "kd-store drop STORE SEGMENT" "drop needs a segment" "$KD_BIN/kd-store" drop f.kd
 check "a teacher is dropped" "$KD_BIN/kd-store" drop f.kd big
 same "the store is what it was before" "$("$KD_BIN/kd-store" stat f.kd --json 2>/dev/null | jq -r .root)" "$before"
 same "and has its file no more" "$(ls f.kd)" "base.mdb
