@@ -33,6 +33,11 @@ void kd_array_release(kd_array *a);
  * all numeric columns. */
 kd_status kd_array_read(kd_array *a, const char *path, const char *column, kd_err *err);
 
+/* The header of a plain .npy file that is read in place: everything of a but its data; *swap: its byte order
+ * is not the host's; *at: where in the file the values begin. The file is as long as the header says. Errors
+ * as kd_array_read; KD_EUNSUPPORTED (gzip). */
+kd_status kd_npy_head(kd_array *a, const char *path, bool *swap, uint64_t *at, kd_err *err);
+
 /* ---- packing ------------------------------------------------------------------------------ */
 
 /* What data.yaml says; a row of options each (see kd_data_options). */

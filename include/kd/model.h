@@ -89,6 +89,9 @@ typedef struct kd_tensors kd_tensors; /* an open file */
 /* Checks everything before it allocates by it: header size, first byte, known dtypes, offsets sorted and
  * contiguous to the end of the file, shape product equal to the span, unique names. KD_ECORRUPT. */
 kd_status kd_tensors_open(kd_tensors **out, const char *path, kd_err *err);
+/* The same for the header alone: data stays NULL, the caller reads what it wants from where it is. */
+kd_status kd_tensors_scan(kd_tensors **out, const char *path, kd_err *err);
+uint64_t kd_tensors_where(const kd_tensors *t, size_t i); /* where in the file tensor i begins */
 size_t kd_tensors_count(const kd_tensors *t);
 const kd_tensor *kd_tensors_at(const kd_tensors *t, size_t i);
 const kd_tensor *kd_tensors_find(const kd_tensors *t, const char *name); /* NULL: none */

@@ -212,15 +212,15 @@ static kd_status read_header(kd__rawfile *r, char **text, size_t *len, kd_err *e
     return KD_OK;
 }
 
-kd_status kd__npy_read(kd_array *a, kd__rawfile *r, kd_err *err)
+/* Everything of a but its data. */
+static kd_status take_head(kd_array *a, kd__rawfile *r, bool *swap, kd_err *err)
 {
     char *text = NULL;
     size_t len = 0;
-    bool swap = false;
     kd_status st = read_header(r, &text, &len, err);
     if (st) goto out;
     parser s = {.start = text, .p = text, .end = text + len, .path = kd__raw_path(r), .err = err};
-    if ((st = parse(&s)) || (st = parse_descr(&s, &a->dtype, &swap))) goto out;
+    if ((st = parse(&s)) || (st = parse_descr(&s, &a->dtype, swap))) goto out;
     if (s.fortran) {
         st = kd_fail(err, KD_EUNSUPPORTED,
                      "%s: in Fortran order, its rows are not contiguous; save numpy.ascontiguousarray of it",
@@ -240,8 +240,43 @@ kd_status kd__npy_read(kd_array *a, kd__rawfile *r, kd_err *err)
         }
         a->dims[i] = (int64_t)s.axis[i + 1];
     }
-    st = kd__payload_read(a, r, swap, err);
 out:
     free(text);
+    return st;
+}
+
+kd_status kd__npy_read(kd_array *a, kd__rawfile *r, kd_err *err)
+{
+    bool swap = false;
+    kd_status st = take_head(a, r, &swap, err);
+    return st ? st : kd__payload_read(a, r, swap, err);
+}
+
+kd_status kd_npy_head(kd_array *a, const char *path, bool *swap, uint64_t *at, kd_err *err)
+{
+    kd__rawfile *r;
+    const uint8_t *p;
+    size_t n;
+    uint64_t left = 0, size, row;
+    *a = (kd_array){0};
+    *swap = false;
+    kd_status st = kd__raw_open(&r, path, err);
+    if (st) return st;
+    if (!kd__raw_left(r, &size))
+        st = kd_fail(err, KD_EUNSUPPORTED,
+                     "%s: read in place, so it must be a plain file; gunzip or copy it first", path);
+    else if (!(st = kd__raw_peek(r, &p, 8, &n, err)) && (n < 6 || memcmp(p, "\x93NUMPY", 6)))
+        st = kd_fail(err, KD_ECORRUPT, "%s: does not begin as an .npy file", path);
+    if (!st) st = take_head(a, r, swap, err);
+    if (!st) {
+        kd__raw_left(r, &left);
+        *at = size - left;
+        row = kd_array_row_bytes(a);
+        if (!a->rows || !row || left / row != a->rows || left % row)
+            st =
+                kd_fail(err, KD_ECORRUPT, "%s: header says %llu rows of %llu bytes, file holds %llu bytes",
+                        path, (unsigned long long)a->rows, (unsigned long long)row, (unsigned long long)left);
+    }
+    kd__raw_close(r);
     return st;
 }

@@ -31,6 +31,7 @@ struct kd_tensors {
     json_t *header; /* owns the names */
     entry *list;    /* by position */
     size_t n;
+    uint64_t before; // bytes of the file before the data
     char *data;
 };
 
@@ -197,7 +198,7 @@ static kd_status read_header(kd_tensors *t, int fd, uint64_t size, size_t *room,
     return st;
 }
 
-kd_status kd_tensors_open(kd_tensors **out, const char *path, kd_err *err)
+static kd_status open_file(kd_tensors **out, const char *path, bool data, kd_err *err)
 {
     struct stat sb;
     size_t room = 0;
@@ -215,10 +216,11 @@ kd_status kd_tensors_open(kd_tensors **out, const char *path, kd_err *err)
     else
         st = read_header(t, fd, (uint64_t)sb.st_size, &room, path, err);
     if (!st) st = parse_header(t, room, path, err);
-    if (!st && !(t->data = kd_alloc_aligned(room + 1, 1)))
+    if (!st) t->before = (uint64_t)sb.st_size - room;
+    if (!st && data && !(t->data = kd_alloc_aligned(room + 1, 1)))
         st = kd_fail(err, KD_ENOMEM, "%s: no memory for %zu bytes of tensors", path, room);
-    if (!st) st = read_all(fd, t->data, room, path, err);
-    for (size_t i = 0; !st && i < t->n; i++) t->list[i].t.data = t->data + t->list[i].begin;
+    if (!st && data) st = read_all(fd, t->data, room, path, err);
+    for (size_t i = 0; !st && data && i < t->n; i++) t->list[i].t.data = t->data + t->list[i].begin;
     close(fd);
     if (st) {
         kd_tensors_close(t);
@@ -228,6 +230,17 @@ kd_status kd_tensors_open(kd_tensors **out, const char *path, kd_err *err)
     return KD_OK;
 }
 
+kd_status kd_tensors_open(kd_tensors **out, const char *path, kd_err *err)
+{
+    return open_file(out, path, true, err);
+}
+
+kd_status kd_tensors_scan(kd_tensors **out, const char *path, kd_err *err)
+{
+    return open_file(out, path, false, err);
+}
+
+uint64_t kd_tensors_where(const kd_tensors *t, size_t i) { return t->before + t->list[i].begin; }
 size_t kd_tensors_count(const kd_tensors *t) { return t->n; }
 const kd_tensor *kd_tensors_at(const kd_tensors *t, size_t i) { return &t->list[i].t; }
 
