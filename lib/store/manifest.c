@@ -30,10 +30,14 @@ void kd__store_free(kd_store *s)
 {
     if (!s) return;
     for (uint32_t i = 0; i < s->nsegments; i++) kd__segment_close(&s->segments[i]);
-    for (uint32_t i = 0; i < s->ncolumns; i++) json_decref(s->columns[i].params);
+    for (uint32_t i = 0; i < s->ncolumns; i++) {
+        json_decref(s->columns[i].params);
+        free((void *)(uintptr_t)s->columns[i].book);
+    }
     free(s->segments);
     free(s->columns);
     free(s->column_segment);
+    free(s->book_sums);
     free(s->chunks);
     free(s->reads);
     json_decref(s->manifest);
@@ -122,17 +126,20 @@ static kd_status load_chunks(kd_store *s, const char *path, kd_err *err)
 static kd_status load_columns(kd_store *s, kd__segment *g, const char *path, kd_err *err)
 {
     const json_t *list = json_object_get(g->entry, "columns"), *item;
-    size_t i;
+    size_t i, books = 0;
     kd_status st;
     g->first_column = s->ncolumns;
     json_array_foreach(list, i, item)
     {
         kd_column *c = &s->columns[s->ncolumns];
-        if ((st = kd__column_from_json(c, item, path, err))) return st;
+        if ((st = kd__column_from_json(c, &s->book_sums[s->ncolumns], item, path, err))) return st;
         s->column_segment[s->ncolumns++] = (uint32_t)(g - s->segments);
         memcpy(c->segment, g->name, sizeof(c->segment));
         if (kd_store_find(s, c->name) != (int)s->ncolumns - 1)
             return kd_fail(err, KD_ECORRUPT, "%s: two columns are called '%s'", path, c->name);
+        if ((books += c->book_bytes) > KD__BOOKS_MAX)
+            return kd_fail(err, KD_ECORRUPT, "%s: segment %s has codebooks of more than %u bytes", path,
+                           g->name, KD__BOOKS_MAX);
     }
     g->columns = s->ncolumns - g->first_column;
     return KD_OK;
@@ -189,8 +196,9 @@ static kd_status load_segments(kd_store *s, const char *path, kd_err *err)
     s->segments = calloc(n, sizeof(*s->segments));
     s->columns = calloc(columns, sizeof(*s->columns));
     s->column_segment = calloc(columns, sizeof(*s->column_segment));
+    s->book_sums = calloc(columns, sizeof(*s->book_sums));
     s->reads = calloc(columns, sizeof(*s->reads));
-    if (!s->segments || !s->columns || !s->column_segment || !s->reads)
+    if (!s->segments || !s->columns || !s->column_segment || !s->book_sums || !s->reads)
         return kd_fail(err, KD_ENOMEM, "out of memory");
     json_array_foreach(list, i, entry)
     {
@@ -254,8 +262,8 @@ kd_status kd__manifest_load(kd_store **out, const char *path, kd_err *err)
     } else if (!kd_exists(s->path)) {
         if (kd_is_dir(part))
             st = kd_fail(err, KD_ENOTFOUND,
-                         "%s: not there, but %s is: it was never finished; go on with kd-dump --resume",
-                         s->path, part);
+                         "%s: not there, but %s is: it was never finished; go on with --resume", s->path,
+                         part);
         else
             st = kd_fail(err, KD_ENOTFOUND, "%s: no such store", s->path);
     } else if (!kd_exists(file)) {

@@ -137,9 +137,11 @@ kd_status kd__record_check(kd__record *r, const uint8_t *record, size_t size, co
                        "dtype %u, encoding %u, filter %u do not fit %s, %s, %s of the manifest", r->dtype,
                        r->encoding, r->filter, kd_dtype_name(c->dtype), c->encoding, c->filter);
     if (!kd__column_unit(c, &unit)) return kd_fail(err, KD_ECORRUPT, "row size overflows");
-    // A ragged block is lengths, then whole units; a fixed one has exactly rows * unit bytes.
-    size_t fixed = kd__column_ragged(c) ? 4u * (size_t)r->rows : (size_t)r->rows * unit;
-    if (r->raw < fixed || (kd__column_ragged(c) ? (r->raw - fixed) % unit : r->raw - fixed) != 0)
+    // A ragged block is lengths, then whole units; a fixed one has exactly rows * unit bytes; what a codec
+    // wrote has any size.
+    const bool ragged = kd__column_ragged(c), dense = kd__column_dense(c);
+    size_t fixed = ragged ? 4u * (size_t)r->rows : dense ? (size_t)r->rows * unit : 0;
+    if (r->raw < fixed || (dense && (ragged ? (r->raw - fixed) % unit : r->raw - fixed) != 0))
         return kd_fail(err, KD_ECORRUPT, "decoded size %llu does not fit %u rows of column %s",
                        (unsigned long long)r->raw, r->rows, c->name);
     return KD_OK;
@@ -162,37 +164,62 @@ static kd_status unzip(const kd__record *r, const uint8_t *payload, uint8_t *out
     return KD_OK;
 }
 
+/* The content of a record without a filter; out: r->raw bytes. */
+static kd_status open_plain(const kd__record *r, const uint8_t *payload, uint8_t *out, kd_err *err)
+{
+    kd__decoder d = {0};
+    kd_status st;
+    if (r->codec == KD__CODEC_RAW) {
+        memcpy(out, payload, (size_t)r->raw);
+        return KD_OK;
+    }
+    if (!(st = kd__decoder_init(&d, true, err))) st = unzip(r, payload, out, d.zstd, err);
+    kd__decoder_release(&d);
+    return st;
+}
+
 kd_status kd__record_open_header(const uint8_t *record, size_t size, char **text, size_t *len,
                                  uint64_t *checksum, kd_err *err)
 {
     kd__record r;
-    kd__decoder d = {0};
-    char *out = NULL;
     kd_status st = check_whole(&r, record, size, err);
     if (st) return st;
     if (r.chunk != KD__NO_CHUNK || r.column != KD__NO_CHUNK || r.rows || r.filter || r.raw > KD__HEADER_MAX)
         return kd_fail(err, KD_ECORRUPT, "the first record is not a segment header");
-    if (!(out = malloc((size_t)r.raw + 1))) return kd_fail(err, KD_ENOMEM, "out of memory");
-    if (r.codec == KD__CODEC_RAW) {
-        memcpy(out, record + KD__RECORD_HEAD, (size_t)r.raw);
-    } else {
-        if ((st = kd__decoder_init(&d, true, err))) goto out;
-        if ((st = unzip(&r, record + KD__RECORD_HEAD, (uint8_t *)out, d.zstd, err))) goto out;
+    char *out = malloc((size_t)r.raw + 1);
+    if (!out) return kd_fail(err, KD_ENOMEM, "out of memory");
+    if ((st = open_plain(&r, record + KD__RECORD_HEAD, (uint8_t *)out, err))) {
+        free(out);
+        return st;
     }
     out[r.raw] = '\0';
     *text = out;
     *len = (size_t)r.raw;
     *checksum = r.checksum;
-    out = NULL;
-out:
-    free(out);
-    kd__decoder_release(&d);
-    return st;
+    return KD_OK;
+}
+
+kd_status kd__record_open_book(const uint8_t *record, size_t size, const kd_column *c, uint32_t index,
+                               uint64_t sum, uint8_t *out, kd_err *err)
+{
+    kd__record r;
+    kd_status st = check_whole(&r, record, size, err);
+    if (st) return st;
+    if (r.checksum != sum || r.chunk != KD__NO_CHUNK || r.column != index || r.rows || r.filter ||
+        r.raw != c->book_bytes)
+        return kd_fail(
+            err, KD_ECORRUPT,
+            "the record is of %llu bytes with checksum %016llx, expected the codebook of %zu bytes "
+            "with %016llx",
+            (unsigned long long)r.raw, (unsigned long long)r.checksum, c->book_bytes,
+            (unsigned long long)sum);
+    return open_plain(&r, record + KD__RECORD_HEAD, out, err);
 }
 
 kd_status kd__block_size(const kd_column *c, uint32_t rows, const kd_block *b, size_t *raw, kd_err *err)
 {
-    size_t unit = 0, units = rows, bytes, total;
+    const bool dense = kd__column_dense(c);
+    size_t unit = 0, units = rows, bytes, total, positions;
     if (!kd__column_unit(c, &unit)) return kd_fail(err, KD_EUSAGE, "column %s: row size overflows", c->name);
     if (kd__column_ragged(c)) {
         if (!b->lengths)
@@ -202,8 +229,10 @@ kd_status kd__block_size(const kd_column *c, uint32_t rows, const kd_block *b, s
     } else if (b->lengths) {
         return kd_fail(err, KD_EUSAGE, "column %s has a fixed shape: its blocks take no lengths", c->name);
     }
+    if (!dense) unit = 1, units = b->bytes;
     if (!kd_mul_size(units, unit, &bytes) ||
-        !kd_add_size(bytes, b->lengths ? 4u * (size_t)rows : 0, &total) || total > KD_STORE_MAX_RAW)
+        !kd_add_size(bytes, b->lengths ? 4u * (size_t)rows : 0, &total) || total > KD_STORE_MAX_RAW ||
+        !kd__column_positions(c, rows, (const uint8_t *)b->lengths, &positions))
         return kd_fail(err, KD_ELIMIT,
                        "column %s: a block of %zu x %zu bytes is over the limit of 1 GiB, use smaller chunks",
                        c->name, units, unit);
@@ -249,6 +278,32 @@ size_t kd__record_pack(kd__record *r, const uint8_t *raw, uint8_t *out, ZSTD_CCt
     r->checksum = record_hash(out, n);
     head_write(out, r);
     return KD__RECORD_HEAD + n;
+}
+
+kd_status kd_block_packed_bytes(const kd_column *c, uint32_t rows, const kd_block *b, int level,
+                                size_t *bytes, kd_err *err)
+{
+    kd_column k = *c;
+    kd__record r = {0};
+    uint8_t *raw = NULL, *out = NULL;
+    ZSTD_CCtx *zstd = NULL;
+    size_t size = 0;
+    k.level = level;
+    kd_status st = kd__column_defaults(&k, level, err);
+    if (st || (st = kd__block_size(&k, rows, b, &size, err))) return st;
+    r.raw = size;
+    raw = malloc(size + 1);
+    out = malloc(KD__RECORD_HEAD + size);
+    if (raw && out && (zstd = ZSTD_createCCtx())) {
+        kd__block_filter(raw, &k, rows, b, kd__filter_code(k.filter));
+        *bytes = kd__record_pack(&r, raw, out, zstd, level);
+    } else {
+        st = kd_fail(err, KD_ENOMEM, "out of memory for a block of %zu bytes", size);
+    }
+    ZSTD_freeCCtx(zstd);
+    free(raw);
+    free(out);
+    return st;
 }
 
 kd_status kd__decoder_init(kd__decoder *d, bool frame_checksum, kd_err *err)
@@ -301,16 +356,12 @@ kd_status kd__record_decode(const kd__record *r, const uint8_t *payload, const k
     } else if (r->codec == KD__CODEC_RAW && len) {
         memcpy(out, payload, len);
     }
-    if (head) {
-        uint64_t units = 0;
-        uint32_t length;
-        for (uint32_t i = 0; i < r->rows; i++) {
-            memcpy(&length, out + 4u * (size_t)i, 4);
-            units += length;
-        }
-        if (units != (len - head) / unit)
-            return kd_fail(err, KD_ECORRUPT, "the rows' lengths add up to %llu, the block holds %zu",
-                           (unsigned long long)units, (len - head) / unit);
-    }
+    size_t positions = 0;
+    if (head && !kd__column_positions(c, r->rows, out, &positions))
+        return kd_fail(err, KD_ECORRUPT, "the rows' lengths add up to more than a block may hold");
+    // What a codec wrote is compared with its positions by the codec itself.
+    if (head && kd__column_dense(c) && positions * kd_column_width(c) * size != len - head)
+        return kd_fail(err, KD_ECORRUPT, "the rows' lengths add up to %zu positions, the block holds %zu",
+                       positions, (len - head) / unit * kd_column_each(c));
     return KD_OK;
 }

@@ -56,7 +56,7 @@ static kd_status finish_file(kd_store_writer *w, kd__pages *p, kd_err *err)
     if (ftruncate(w->lock, (off_t)((p->last + 1) * p->psize)))
         return kd_fail_errno(err, errno, "%s", w->part);
     p->size = (p->last + 1) * p->psize;
-    st = kd__index_build(&x, p, w->ncolumns, 1 + (uint64_t)w->nchunks * w->ncolumns, true, err);
+    st = kd__index_build(&x, p, w->columns, w->ncolumns, w->nchunks, true, err);
     kd__index_release(&x);
     if (st) return kd_fail_in(err, st, "%s", w->part);
     if (fchmod(w->lock, 0444) || fsync(w->lock)) return kd_fail_errno(err, errno, "%s: syncing", w->part);
@@ -70,7 +70,7 @@ static json_t *segment_entry(const kd_store_writer *w, const kd__pages *p, const
     char root[33], tag[17], created[32];
     json_t *columns = json_array();
     for (uint32_t i = 0; columns && i < w->ncolumns; i++)
-        json_array_append_new(columns, kd__column_to_json(&w->columns[i]));
+        json_array_append_new(columns, kd__column_to_json(&w->columns[i], w->book_sums[i]));
     kd_id_hex(kd_hash128(w->sums, w->nsums * sizeof(*w->sums)), root);
     snprintf(tag, sizeof(tag), "%016llx", (unsigned long long)w->tag);
     now_utc(created);

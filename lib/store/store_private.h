@@ -1,8 +1,8 @@
 /* store_private.h - what the files of lib/store share.
  *
  * Reading order: column.c (what a column is), record.c and shuffle.c (one block to bytes and back),
- * pagewalk.c (finding records in an LMDB file without LMDB), segment.c, manifest.c, store_reader.c;
- * then store_writer.c, writer_group.c, seal.c; last store_verify.c.
+ * pagewalk.c (finding records in an LMDB file without LMDB), segment.c, manifest.c, store_reader.c,
+ * cursor.c; then store_writer.c, writer_resume.c, writer_group.c, seal.c; last store_verify.c.
  */
 #ifndef KD_STORE_PRIVATE_H
 #define KD_STORE_PRIVATE_H
@@ -10,6 +10,7 @@
 #include "kd/store.h"
 
 #include <stdatomic.h>
+#include <sys/types.h>
 #define ZSTD_STATIC_LINKING_ONLY /* ZSTD_d_forceIgnoreChecksum */
 #include <zstd.h>
 
@@ -17,8 +18,9 @@
 #error "kd stores are little-endian and read in place: this machine needs byte swapping in record.c"
 #endif
 
-#define KD__MANIFEST_MAX (64u << 20) /* bytes of manifest.json */
-#define KD__HEADER_MAX   (16u << 20) /* bytes of a segment's header text */
+#define KD__MANIFEST_MAX (64u << 20)  /* bytes of manifest.json */
+#define KD__HEADER_MAX   (16u << 20)  /* bytes of a segment's header text */
+#define KD__BOOKS_MAX    (256u << 20) /* bytes of a segment's codebooks, which an open store keeps */
 #define KD__SEGMENTS_MAX 256
 #define KD__THREADS_MAX  256
 #define KD__ROWS_MAX     ((uint64_t)1 << 48)
@@ -29,17 +31,25 @@ enum { KD__ENCODING_DENSE = 1 };
 enum { KD__FILTER_NONE = 0, KD__FILTER_SHUFFLE = 1, KD__FILTER_UNKNOWN = 255 };
 int kd__encoding_code(const char *name); /* 0 if this build does not know it */
 int kd__filter_code(const char *name);   /* KD__FILTER_UNKNOWN if this build does not know it */
+bool kd__column_dense(const kd_column *c);
 
 static inline bool kd__column_ragged(const kd_column *c) { return c->ndims > 0 && c->dims[0] == -1; }
 /* Bytes of one row, or of one step of the first axis when that is ragged; false on overflow. */
 bool kd__column_unit(const kd_column *c, size_t *bytes);
 /* True for [a-z0-9_.-]+ without a leading dot, at most KD_STORE_NAME_MAX - 1 long. */
 bool kd__segment_name_ok(const char *name);
-/* Checks a column that is to be written and fills what it left open (encoding, filter, level). */
+/* Positions of a chunk; lengths: (rows) u32 of a ragged column. False: more than a block may have. */
+bool kd__column_positions(const kd_column *c, uint32_t rows, const uint8_t *lengths, size_t *positions);
+/* Fills encoding, filter and level where they are open and checks that they fit. */
+kd_status kd__column_defaults(kd_column *c, int default_level, kd_err *err);
+/* Checks a column that is to be written and fills what it left open; an encoded one gets all parameters of
+ * its codec. params is a reference of c's own. */
 kd_status kd__column_complete(kd_column *c, int default_level, kd_err *err);
-json_t *kd__column_to_json(const kd_column *c); /* NULL when out of memory */
-/* params is a new reference. KD_ECORRUPT. */
-kd_status kd__column_from_json(kd_column *c, const json_t *obj, const char *path, kd_err *err);
+/* book_sum: checksum of the codebook's record, where there is one. NULL when out of memory. */
+json_t *kd__column_to_json(const kd_column *c, uint64_t book_sum);
+/* params is a new reference; of the codebook only book_bytes is known so far. KD_ECORRUPT. */
+kd_status kd__column_from_json(kd_column *c, uint64_t *book_sum, const json_t *obj, const char *path,
+                               kd_err *err);
 
 /* ---- byte planes (shuffle.c) -------------------------------------------------------------- */
 
@@ -52,6 +62,7 @@ void kd__unshuffle(uint8_t *out, const uint8_t *in, size_t n, size_t size);
 #define KD__RECORD_HEAD 64
 #define KD__NO_CHUNK    UINT32_MAX /* chunk and column of a segment's header record */
 enum { KD__CODEC_RAW = 0, KD__CODEC_ZSTD = 1 };
+enum { KD__BOOK_LEVEL = 19 }; /* zstd level of codebooks */
 
 typedef struct kd__record {
     uint8_t dtype, encoding, filter, codec, split;
@@ -81,6 +92,9 @@ kd_status kd__record_check(kd__record *r, const uint8_t *record, size_t size, co
 /* The same for a segment's header record, whose text it returns (free() it). */
 kd_status kd__record_open_header(const uint8_t *record, size_t size, char **text, size_t *len,
                                  uint64_t *checksum, kd_err *err);
+/* The same for a codebook's record, which must have the checksum sum; out: c->book_bytes. */
+kd_status kd__record_open_book(const uint8_t *record, size_t size, const kd_column *c, uint32_t index,
+                               uint64_t sum, uint8_t *out, kd_err *err);
 /* The filtered form of one block: raw bytes at out. */
 void kd__block_filter(uint8_t *out, const kd_column *c, uint32_t rows, const kd_block *b, int filter);
 /* Bytes of the block before compression. KD_EUSAGE when the sizes do not fit the column. */
@@ -150,8 +164,8 @@ kd_status kd__pread(int fd, void *out, size_t size, uint64_t offset, kd_err *err
 
 /* ---- segments (segment.c) ----------------------------------------------------------------- */
 
-/* Where each record of a segment lies. Entry 0 is the header record; the record of a chunk and a
- * column is entry 1 + chunk * columns + column. */
+/* Where each record of a segment lies: entry 0 is the header record, 1 + i the codebook of column i, then
+ * follow the records of chunk 0, of chunk 1 ... The order of entries is that of keys. */
 typedef struct kd__index {
     uint64_t *offset; /* 0: missing */
     uint32_t *size;
@@ -159,14 +173,25 @@ typedef struct kd__index {
     uint32_t columns;
 } kd__index;
 
-/* Fills an index by walking the tree, or the whole file. entries: what is expected; every key must be there.
- */
-kd_status kd__index_build(kd__index *x, const kd__pages *p, uint32_t columns, uint64_t entries, bool whole,
-                          kd_err *err);
-kd_status kd__index_alloc(kd__index *x, uint32_t columns, uint64_t entries, kd_err *err);
+static inline uint64_t kd__entry(uint32_t columns, uint32_t chunk, uint32_t column)
+{
+    return 1 + ((uint64_t)chunk + 1) * columns + column;
+}
+/* Whether a record belongs at an entry: codebook's entries are empty where the column has none. */
+bool kd__entry_used(const kd_column *columns, uint32_t n, uint64_t entry);
+/* Records of a segment with so many chunks. */
+uint64_t kd__records(const kd_column *columns, uint32_t n, uint32_t chunks);
+/* Fills an index by walking the tree, or the whole file; every key must be there. columns: (n) of the
+ * segment. */
+kd_status kd__index_build(kd__index *x, const kd__pages *p, const kd_column *columns, uint32_t n,
+                          uint32_t chunks, bool whole, kd_err *err);
+kd_status kd__index_alloc(kd__index *x, uint32_t columns, uint32_t chunks, kd_err *err);
 /* Puts one node of a walk in its place. KD_ECORRUPT: not a key of this segment. */
 kd_status kd__index_put(kd__index *x, const kd__node *n, kd_err *err);
 void kd__index_release(kd__index *x);
+/* Reads the codebook of column i; *book: free() it. KD_ECORRUPT, KD_EIO, KD_ENOMEM. */
+kd_status kd__book_read(int fd, const kd__index *x, uint32_t i, const kd_column *c, uint64_t sum,
+                        uint8_t **book, kd_err *err);
 /* Reads a segment's header record at offset; text: free() it. KD_ECORRUPT, KD_EIO, KD_ENOMEM. */
 kd_status kd__header_read(int fd, uint64_t offset, uint64_t size, char **text, size_t *len,
                           uint64_t *checksum, kd_err *err);
@@ -182,16 +207,16 @@ typedef struct kd__segment {
     kd__index index;
 } kd__segment;
 
-/* Opens the file named in the manifest: size, meta pages, index, header record. */
-kd_status kd__segment_open(kd__segment *g, const kd_store *s, kd_err *err);
+/* Opens the file named in the manifest: size, meta pages, index, header record, codebooks. */
+kd_status kd__segment_open(kd__segment *g, kd_store *s, kd_err *err);
 void kd__segment_close(kd__segment *g);
 /* Compares the segment's header text with the manifest. KD_ECORRUPT, KD_EMISMATCH. */
 kd_status kd__segment_check_header(const kd__segment *g, const kd_store *s, const char *text, size_t len,
                                    uint64_t checksum, kd_err *err);
 /* The text of a segment's header record: columns, contract, chunk_rows, root of the base segment it
  * extends ("" for the base). NULL when out of memory. */
-char *kd__segment_header_text(const char *name, const kd_column *columns, size_t n, const json_t *contract,
-                              uint32_t chunk_rows, const char *of);
+char *kd__segment_header_text(const char *name, const kd_column *columns, const uint64_t *book_sums, size_t n,
+                              const json_t *contract, uint32_t chunk_rows, const char *of);
 
 /* ---- store and manifest (manifest.c, store_reader.c) -------------------------------------- */
 
@@ -203,6 +228,7 @@ struct kd_store {
     kd_chunk_info *chunks;
     kd_column *columns;
     uint32_t ncolumns, *column_segment;
+    uint64_t *book_sums; /* per column: checksum of the codebook's record */
     kd__segment *segments;
     uint32_t nsegments;
     char root[33];
@@ -219,7 +245,7 @@ kd_status kd__manifest_save(json_t *manifest, const char *folder, kd_err *err);
 /* "x.kd" for "x.kd/"; free() it. */
 char *kd__store_path(const char *path);
 
-/* ---- writer (store_writer.c, writer_group.c, seal.c) -------------------------------------- */
+/* ---- writer (store_writer.c, writer_resume.c, writer_group.c, seal.c) --------------------- */
 
 /* A block that waits for its transaction. Both slabs use the same layout: item i has
  * KD__RECORD_HEAD + raw bytes at `at` in each. */
@@ -236,6 +262,13 @@ typedef struct kd__group {
     uint32_t chunks;
 } kd__group;
 
+/* A packed record on its way into the file. */
+typedef struct kd__put {
+    uint8_t key[8];
+    const void *data;
+    size_t size;
+} kd__put;
+
 struct kd_store_writer {
     char *path;        /* of the store, NAME.kd */
     char *folder;      /* where the file is: NAME.kd.part, or NAME.kd for an extension */
@@ -245,6 +278,8 @@ struct kd_store_writer {
     kd_writer_params params;
     kd_column *columns;
     uint32_t ncolumns;
+    kd__put *books;      /* (ncolumns) packed codebooks until they are put; size 0: none */
+    uint64_t *book_sums; /* (ncolumns) */
     json_t *contract;
     int lock; /* descriptor that holds the flock on the .part */
     struct MDB_env *env;
@@ -258,7 +293,6 @@ struct kd_store_writer {
     kd_chunk_info *chunks; /* appended so far; the last group.chunks of them are not committed */
     uint32_t nchunks, chunks_cap;
     uint64_t rows, raw_bytes;
-    bool closed_split[KD_SPLITS]; /* a short chunk ended this split */
     bool failed;
 };
 
@@ -269,15 +303,16 @@ kd_status kd__group_add(kd_store_writer *w, const kd_chunk_info *info, uint32_t 
 /* Compresses what waits (in parallel), puts it and commits. */
 kd_status kd__group_commit(kd_store_writer *w, kd_err *err);
 /* Puts n packed records in one transaction, growing the map as needed. */
-typedef struct kd__put {
-    uint8_t key[8];
-    const void *data;
-    size_t size;
-} kd__put;
 kd_status kd__env_put(kd_store_writer *w, const kd__put *puts, size_t n, kd_err *err);
 kd_status kd__env_open(kd_store_writer *w, kd_err *err);
 void kd__writer_free(kd_store_writer *w);
 kd_status kd__writer_push_sum(kd_store_writer *w, uint64_t sum, kd_err *err);
+kd_status kd__writer_push_heads(kd_store_writer *w, kd_err *err); /* those of header record and codebooks */
 kd_status kd__writer_push_chunk(kd_store_writer *w, kd_split split, uint32_t rows, kd_err *err);
+
+/* Opens and locks FILE.part; *size: bytes in it. (writer_resume.c) */
+kd_status kd__part_take(kd_store_writer *w, off_t *size, kd_err *err);
+/* Finds out what it holds. text: the header that is wanted now. *fresh: nothing was committed. */
+kd_status kd__part_resume(kd_store_writer *w, const char *text, bool *fresh, kd_err *err);
 
 #endif

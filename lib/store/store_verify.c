@@ -3,8 +3,9 @@
  * Structure first: every page of every file by pread (pagewalk.c), going on after a damaged page, so
  * that one bad leaf costs the records it holds and no others. Then content: each record that was
  * found is read by pread too (a failing disk is then an error code, not a signal), its checksum
- * compared, and decoded, which also checks zstd's own checksum of the decoded bytes. Last the root:
- * a file whose records are whole but are not the ones that were sealed is found by it.
+ * compared, and decoded, which also checks zstd's own checksum of the decoded bytes; blocks of encoded
+ * columns are then walked by their codec, which also opens its codebook. Last the root: a file whose
+ * records are whole but are not the ones that were sealed is found by it.
  *
  * Records of one segment are shared out among threads by a counter; findings go into one small list
  * ordered by place, so the report does not depend on the number of threads.
@@ -25,7 +26,8 @@ typedef struct check {
     kd__segment *segment; /* the one being checked */
     uint32_t number;      /* of it */
     kd__index index;
-    uint64_t *sums; /* by entry */
+    kd_codec **codec; /* per column of the segment; NULL: dense, or its codebook is damaged */
+    uint64_t *sums;   /* by entry */
     atomic_uint_fast64_t next, done, records, bytes, raw;
     uint64_t total, before; /* records of the store; of the segments already done */
     kd_status fatal;        /* out of memory in a thread */
@@ -72,7 +74,12 @@ static void place(const check *k, uint64_t entry, char *out, size_t size)
         snprintf(out, size, "segment %s, header record", g->name);
         return;
     }
-    uint32_t chunk = (uint32_t)((entry - 1) / g->columns), column = (uint32_t)((entry - 1) % g->columns);
+    const uint32_t column = (uint32_t)((entry - 1) % g->columns);
+    if (entry <= g->columns) {
+        snprintf(out, size, "column %s, codebook", k->store->columns[g->first_column + column].name);
+        return;
+    }
+    const uint32_t chunk = (uint32_t)((entry - 1) / g->columns) - 1;
     const kd_chunk_info *i = &k->store->chunks[chunk];
     snprintf(out, size, "column %s, chunk %u, rows %llu-%llu",
              k->store->columns[g->first_column + column].name, chunk, (unsigned long long)i->first,
@@ -98,12 +105,12 @@ static kd_status structure_node(void *arg, const kd__node *n, kd_err *err)
 }
 
 /* Fills the index as far as the file allows. KD_OK even when damage was found. */
-static kd_status check_structure(check *k, uint64_t entries, kd_err *err)
+static kd_status check_structure(check *k, kd_err *err)
 {
     kd__segment *g = k->segment;
     kd__pages p;
     kd_err e = {0};
-    kd_status st = kd__index_alloc(&k->index, g->columns, entries, err);
+    kd_status st = kd__index_alloc(&k->index, g->columns, k->store->nchunks, err);
     if (st) return st;
     st = kd__pages_open(&p, g->fd, &e);
     if (!st) st = kd__walk_file(&p, structure_node, structure_damage, k, &e);
@@ -134,26 +141,39 @@ static kd_status grow(uint8_t **p, size_t *have, size_t want, kd_err *err)
     return KD_OK;
 }
 
-static kd_status check_entry(check *k, uint64_t entry, buffers *b, kd_err *err)
+static kd_status check_header(check *k, kd_err *err)
 {
     const kd__segment *g = k->segment;
-    const kd__index *x = &k->index;
-    size_t size = x->size[entry];
+    char *text = NULL;
+    size_t len = 0;
+    kd_status st =
+        kd__header_read(g->fd, k->index.offset[0], k->index.size[0], &text, &len, &k->sums[0], err);
+    if (!st) st = kd__segment_check_header(g, k->store, text, len, k->sums[0], err);
+    free(text);
+    return st;
+}
+
+/* What a codec wrote, judged by the codec. */
+static kd_status check_encoded(const check *k, const kd__record *r, const kd__expect *want,
+                               const uint8_t *block, kd_err *err)
+{
+    const size_t head = kd__column_ragged(want->column) ? 4 * (size_t)r->rows : 0;
+    size_t positions = 0;
+    if (!kd__column_positions(want->column, r->rows, block, &positions))
+        return kd_fail(err, KD_ECORRUPT, "more positions than a block may hold");
+    return kd_codec_check(k->codec[want->index], block + head, (size_t)r->raw - head, positions, err);
+}
+
+static kd_status check_record(check *k, uint64_t entry, buffers *b, kd_err *err)
+{
+    const kd__segment *g = k->segment;
+    const size_t size = k->index.size[entry];
     kd_status st;
-    if (!x->offset[entry]) return kd_fail(err, KD_ECORRUPT, "the record is missing");
-    if (!entry) {
-        char *text = NULL;
-        size_t len = 0;
-        st = kd__header_read(g->fd, x->offset[0], size, &text, &len, &k->sums[0], err);
-        if (!st) st = kd__segment_check_header(g, k->store, text, len, k->sums[0], err);
-        free(text);
-        return st;
-    }
     if ((st = grow(&b->record, &b->record_size, size, err))) return st;
-    if ((st = kd__pread(g->fd, b->record, size, x->offset[entry], err))) return st;
+    if ((st = kd__pread(g->fd, b->record, size, k->index.offset[entry], err))) return st;
     kd__record r = {0};
     kd__expect want = {.index = (uint32_t)((entry - 1) % g->columns),
-                       .chunk = (uint32_t)((entry - 1) / g->columns),
+                       .chunk = (uint32_t)((entry - 1) / g->columns) - 1,
                        .tag = g->tag};
     want.column = &k->store->columns[g->first_column + want.index];
     want.info = k->store->chunks[want.chunk];
@@ -161,8 +181,49 @@ static kd_status check_entry(check *k, uint64_t entry, buffers *b, kd_err *err)
     if ((st = grow(&b->block, &b->block_size, (size_t)r.raw, err))) return st;
     if ((st = kd__record_decode(&r, b->record + KD__RECORD_HEAD, want.column, b->block, &b->decoder, err)))
         return st;
+    if (k->codec[want.index] && (st = check_encoded(k, &r, &want, b->block, err))) return st;
     k->sums[entry] = r.checksum;
     atomic_fetch_add(&k->raw, r.raw);
+    return KD_OK;
+}
+
+static kd_status check_entry(check *k, uint64_t entry, buffers *b, kd_err *err)
+{
+    if (!k->index.offset[entry]) return kd_fail(err, KD_ECORRUPT, "the record is missing");
+    return entry ? check_record(k, entry, b, err) : check_header(k, err);
+}
+
+/* Notes what is wrong with an entry. */
+static void note_entry(check *k, uint64_t entry, const char *what)
+{
+    char where[160];
+    place(k, entry, where, sizeof(where));
+    note(k, 1 + entry, 1, "%s: %s", where, what);
+}
+
+/* Codebooks are checked before the records that need them, by opening their codecs. */
+static kd_status open_codec(check *k, uint32_t i, kd_err *err)
+{
+    const uint32_t column = k->segment->first_column + i;
+    kd_column c = k->store->columns[column];
+    uint8_t *book = NULL;
+    kd_err e = {0};
+    kd_status st = KD_OK;
+    if (kd__column_dense(&c)) return KD_OK;
+    if (c.book_bytes) {
+        st = k->index.offset[1 + i]
+                 ? kd__book_read(k->segment->fd, &k->index, i, &c, k->store->book_sums[column], &book, &e)
+                 : kd_fail(&e, KD_ECORRUPT, "the record is missing");
+        k->sums[1 + i] = k->store->book_sums[column];
+        k->records++;
+        k->bytes += k->index.size[1 + i];
+        k->raw += st ? 0 : c.book_bytes;
+    }
+    c.book = book;
+    if (!st) st = kd_column_codec(&k->codec[i], &c, &e);
+    free(book);
+    if (st == KD_ENOMEM) return kd_fail(err, st, "%s", e.msg);
+    if (st) note_entry(k, 1 + i, e.msg);
     return KD_OK;
 }
 
@@ -172,12 +233,9 @@ static void check_entries(check *k, bool main_thread)
     kd_err e = {0};
     kd_status st = kd__decoder_init(&b.decoder, true, &e);
     for (uint64_t i; st != KD_ENOMEM && (i = atomic_fetch_add(&k->next, 1)) < k->index.entries;) {
+        if (i && i <= k->segment->columns) continue; // codebooks, see open_codec
         st = check_entry(k, i, &b, &e);
-        if (st && st != KD_ENOMEM) {
-            char where[160];
-            place(k, i, where, sizeof(where));
-            note(k, 1 + i, 1, "%s: %s", where, e.msg);
-        }
+        if (st && st != KD_ENOMEM) note_entry(k, i, e.msg);
         atomic_fetch_add(&k->records, 1);
         atomic_fetch_add(&k->bytes, k->index.size[i]);
         uint64_t done = atomic_fetch_add(&k->done, 1) + 1;
@@ -211,30 +269,52 @@ static kd_status check_content(check *k, int threads, kd_err *err)
     return k->fatal ? kd_fail(err, k->fatal, "%s: out of memory", k->store->path) : KD_OK;
 }
 
-static kd_status check_segment(check *k, int threads, kd_err *err)
+/* The root: over the checksums of all records, in key order. */
+static void check_root(check *k)
 {
-    kd__segment *g = k->segment;
-    uint64_t entries = 1 + (uint64_t)k->store->nchunks * g->columns, before = k->report->damaged;
-    char *path = kd_path_join(k->store->path, g->file);
-    kd_status st = KD_OK;
-    if (!path || !(k->sums = calloc(entries, sizeof(*k->sums)))) {
-        st = kd_fail(err, KD_ENOMEM, "%s: out of memory", k->store->path);
-        goto out;
-    }
-    if ((g->fd = open(path, O_RDONLY | O_CLOEXEC)) < 0) {
-        note(k, 0, entries, "segment %s: %s: %s", g->name, g->file, strerror(errno));
-        goto out;
-    }
-    if ((st = check_structure(k, entries, err)) || (st = check_content(k, threads, err))) goto out;
-    kd_id root = kd_hash128(k->sums, entries * sizeof(*k->sums));
-    if (k->report->damaged == before && memcmp(root.b, g->root.b, sizeof(root.b)))
+    const kd__segment *g = k->segment;
+    const kd_column *columns = &k->store->columns[g->first_column];
+    uint64_t n = 0;
+    for (uint64_t i = 0; i < k->index.entries; i++)
+        if (kd__entry_used(columns, g->columns, i)) k->sums[n++] = k->sums[i];
+    kd_id root = kd_hash128(k->sums, n * sizeof(*k->sums));
+    if (memcmp(root.b, g->root.b, sizeof(root.b)))
         note(k, UINT32_MAX, 1,
              "segment %s (%s): its records are whole, but not the ones that were sealed (root hash)", g->name,
              g->file);
-out:
-    k->before += entries;
+}
+
+static kd_status check_open_segment(check *k, int threads, kd_err *err)
+{
+    const uint64_t before = k->report->damaged;
+    kd_status st = check_structure(k, err);
+    if (!st && !(k->sums = calloc(k->index.entries, sizeof(*k->sums))))
+        st = kd_fail(err, KD_ENOMEM, "%s: out of memory", k->store->path);
+    for (uint32_t i = 0; i < k->segment->columns && !st; i++) st = open_codec(k, i, err);
+    if (!st) st = check_content(k, threads, err);
+    if (!st && k->report->damaged == before) check_root(k);
+    return st;
+}
+
+static kd_status check_segment(check *k, int threads, kd_err *err)
+{
+    kd__segment *g = k->segment;
+    const uint64_t records = kd__records(&k->store->columns[g->first_column], g->columns, k->store->nchunks);
+    char *path = kd_path_join(k->store->path, g->file);
+    kd_status st = KD_OK;
+    k->codec = calloc(g->columns + 1, sizeof(*k->codec));
+    if (!path || !k->codec)
+        st = kd_fail(err, KD_ENOMEM, "%s: out of memory", k->store->path);
+    else if ((g->fd = open(path, O_RDONLY | O_CLOEXEC)) < 0)
+        note(k, 0, records, "segment %s: %s: %s", g->name, g->file, strerror(errno));
+    else
+        st = check_open_segment(k, threads, err);
+    for (uint32_t i = 0; k->codec && i < g->columns; i++) kd_codec_close(k->codec[i]);
+    k->before += records;
     kd__index_release(&k->index);
+    free(k->codec);
     free(k->sums);
+    k->codec = NULL;
     k->sums = NULL;
     free(path);
     return st;
@@ -258,7 +338,8 @@ kd_status kd_store_verify(const char *path, int threads, kd_verify_report *repor
     }
     pthread_mutex_init(&k.lock, NULL);
     k.store = s;
-    for (uint32_t i = 0; i < s->nsegments; i++) k.total += 1 + (uint64_t)s->nchunks * s->segments[i].columns;
+    for (uint32_t i = 0; i < s->nsegments; i++)
+        k.total += kd__records(&s->columns[s->segments[i].first_column], s->segments[i].columns, s->nchunks);
     for (uint32_t i = 0; i < s->nsegments && !st; i++) {
         k.segment = &s->segments[i];
         k.number = i;

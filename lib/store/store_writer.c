@@ -1,33 +1,27 @@
-/* store_writer.c - begins, resumes and fills a segment that is not sealed yet.
+/* store_writer.c - begins and fills a segment that is not sealed yet.
  *
  * A segment in the making is FILE.part, an LMDB file that grows by whole chunks. A flock on it keeps
  * a second writer out (LMDB's own locks are off: nobody reads a .part). Its first record holds the
- * columns and the contract, so a resume needs nothing but the file: it compares both with what the
- * caller wants now, reads back every record's header (which carries chunk, rows and split), checks
- * the last chunk to the last byte, and goes on behind it.
- *
- * The whole file, free list included, is walked by our own code before LMDB opens it: LMDB would
- * trust it, and a page that is both free and in use would be overwritten.
- *
- * What may be found after a kill, and what resume makes of it:
- *   FILE.part without a commit   nothing was kept: begins anew
- *   FILE.part                    continues
- *   FILE, not in a manifest      killed while sealing: renamed back to FILE.part, continues
+ * columns and the contract, the next ones hold codebooks; what follows are chunks.
  */
 #include "store_private.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <lmdb.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/file.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 kd_writer_params kd_writer_default_params(void)
 {
     return (kd_writer_params){.chunk_rows = 1024, .level = 3, .commit_bytes = 32u << 20, .threads = 1};
+}
+
+static void free_books(kd_store_writer *w)
+{
+    for (uint32_t i = 0; w->books && i < w->ncolumns; i++) free((void *)(uintptr_t)w->books[i].data);
+    free(w->books);
+    w->books = NULL;
 }
 
 void kd__writer_free(kd_store_writer *w)
@@ -37,10 +31,12 @@ void kd__writer_free(kd_store_writer *w)
     if (w->lock >= 0) close(w->lock); // after LMDB: the lock covers its last write
     for (int i = 0; w->zstd && i < w->params.threads; i++) ZSTD_freeCCtx(w->zstd[i]);
     for (uint32_t i = 0; w->columns && i < w->ncolumns; i++) json_decref(w->columns[i].params);
+    free_books(w);
     json_decref(w->contract);
     kd__group_release(&w->group);
     free(w->zstd);
     free(w->columns);
+    free(w->book_sums);
     free(w->sums);
     free(w->chunks);
     free(w->path);
@@ -63,6 +59,14 @@ kd_status kd__writer_push_sum(kd_store_writer *w, uint64_t sum, kd_err *err)
     return KD_OK;
 }
 
+kd_status kd__writer_push_heads(kd_store_writer *w, kd_err *err)
+{
+    kd_status st = kd__writer_push_sum(w, w->tag, err);
+    for (uint32_t i = 0; i < w->ncolumns && !st; i++)
+        if (w->columns[i].book_bytes) st = kd__writer_push_sum(w, w->book_sums[i], err);
+    return st;
+}
+
 /* Adds a chunk to the table if the rules of chunks allow it. */
 kd_status kd__writer_push_chunk(kd_store_writer *w, kd_split split, uint32_t rows, kd_err *err)
 {
@@ -80,11 +84,6 @@ kd_status kd__writer_push_chunk(kd_store_writer *w, kd_split split, uint32_t row
         if ((unsigned)split >= KD_SPLITS || !rows || rows > w->params.chunk_rows)
             return kd_fail(err, KD_EUSAGE, "%s: chunk %u has %u rows of split %d, allowed are 1 to %u rows",
                            w->part, w->nchunks, rows, (int)split, w->params.chunk_rows);
-        if (w->closed_split[split])
-            return kd_fail(err, KD_EUSAGE,
-                           "%s: chunk %u of split %s comes after a shorter one: only the last may be short",
-                           w->part, w->nchunks, kd_split_name(split));
-        w->closed_split[split] = rows < w->params.chunk_rows;
     }
     if (w->nchunks == w->chunks_cap) {
         uint32_t cap = w->chunks_cap ? 2 * w->chunks_cap : 256;
@@ -98,204 +97,69 @@ kd_status kd__writer_push_chunk(kd_store_writer *w, kd_split split, uint32_t row
     return KD_OK;
 }
 
-/* ---- taking the file ---------------------------------------------------------------------- */
-
-/* Opens and locks FILE.part; *size: bytes in it. Brings a segment that was renamed but never named
- * by a manifest back. */
-static kd_status take_part(kd_store_writer *w, off_t *size, kd_err *err)
-{
-    struct stat at, named;
-    if (kd_exists(w->file) && !kd_exists(w->part)) {
-        if (!w->params.resume && !w->params.force)
-            return kd_fail(
-                err, KD_EEXISTS,
-                "%s: left by a run that was stopped while sealing; --resume finishes it, --force starts anew",
-                w->file);
-        if (chmod(w->file, 0644) || rename(w->file, w->part))
-            return kd_fail_errno(err, errno, "%s: renaming it to %s", w->file, w->part);
-    }
-    w->lock = open(w->part, O_RDWR | O_CREAT | O_CLOEXEC, 0644);
-    if (w->lock < 0) return kd_fail_errno(err, errno, "%s: cannot be opened for writing", w->part);
-    if (flock(w->lock, LOCK_EX | LOCK_NB)) {
-        if (errno == EWOULDBLOCK)
-            return kd_fail(err, KD_EEXISTS, "%s: another process is writing it; wait for it or stop it",
-                           w->part);
-        return kd_fail_errno(err, errno, "%s: cannot be locked", w->part);
-    }
-    // Between open and lock the other writer may have finished and renamed the file.
-    if (fstat(w->lock, &at) || stat(w->part, &named) || at.st_ino != named.st_ino)
-        return kd_fail(err, KD_EEXISTS, "%s: another process has just finished it", w->part);
-    if (at.st_size && !w->params.resume && !w->params.force)
-        return kd_fail(err, KD_EEXISTS,
-                       "%s: left by an unfinished run; --resume goes on with it, --force starts anew",
-                       w->part);
-    // Less than the two meta pages: the first commit never happened.
-    if (w->params.force || at.st_size < 8192) {
-        if (ftruncate(w->lock, 0)) return kd_fail_errno(err, errno, "%s", w->part);
-        at.st_size = 0;
-    }
-    *size = at.st_size;
-    return KD_OK;
-}
-
-/* ---- resume ------------------------------------------------------------------------------- */
-
-/* The first difference between two JSON values, as a sentence; path is extended with dots. */
-static bool first_difference(const json_t *was, const json_t *is, kd_buf *path, kd_buf *what)
-{
-    if (json_is_object(was) && json_is_object(is)) {
-        const char *key;
-        json_t *v;
-        size_t len = path->len;
-        for (int pass = 0; pass < 2; pass++) {
-            json_object_foreach((json_t *)(uintptr_t)(pass ? is : was), key, v)
-            {
-                kd_buf_printf(path, "%s%s", path->len ? "." : "", key);
-                if (first_difference(json_object_get(was, key), json_object_get(is, key), path, what))
-                    return true;
-                path->len = len;
-                if (path->text) path->text[len] = '\0';
-            }
-        }
-        return false;
-    }
-    if (was && is && json_equal(was, is)) return false;
-    char *a = was ? json_dumps(was, JSON_COMPACT | JSON_ENCODE_ANY | JSON_SORT_KEYS) : NULL;
-    char *b = is ? json_dumps(is, JSON_COMPACT | JSON_ENCODE_ANY | JSON_SORT_KEYS) : NULL;
-    kd_buf_printf(what, "%s was %.200s, is %.200s now", path->len ? path->text : "it", a ? a : "absent",
-                  b ? b : "absent");
-    free(a);
-    free(b);
-    return true;
-}
-
-static kd_status compare_header(kd_store_writer *w, const char *was, size_t was_len, const char *is,
-                                kd_err *err)
-{
-    json_t *a = json_loadb(was, was_len, JSON_REJECT_DUPLICATES, NULL), *b = json_loads(is, 0, NULL);
-    kd_buf path = {0}, what = {0};
-    kd_status st = KD_OK;
-    if (!a || !b)
-        st = kd_fail(err, KD_ECORRUPT, "%s: its header record is not JSON; start anew with --force", w->part);
-    else if (first_difference(a, b, &path, &what))
-        st = kd_fail(
-            err, KD_EMISMATCH,
-            "%s: cannot go on with it: %s; use the options it was begun with, or start anew with --force",
-            w->part, what.text ? what.text : "something differs");
-    kd_buf_release(&path);
-    kd_buf_release(&what);
-    json_decref(a);
-    json_decref(b);
-    return st;
-}
-
-static kd_status first_node(void *arg, const kd__node *n, kd_err *err)
-{
-    (void)err;
-    *(kd__node *)arg = *n;
-    return KD_ESTOPPED; // not a failure: ends the walk
-}
-
-/* Reads the header record, compares it, keeps its tag. */
-static kd_status resume_header(kd_store_writer *w, const kd__pages *p, const char *text, kd_err *err)
-{
-    kd__node n = {0};
-    kd__walk walk = {.pages = p, .db = &p->main_db, .node = first_node, .arg = &n};
-    char *was = NULL;
-    size_t len = 0;
-    kd_status st = kd__walk_run(&walk, err);
-    if (st != KD_ESTOPPED) return st ? st : kd_fail(err, KD_ECORRUPT, "no header record");
-    if ((st = kd__header_read(p->fd, n.offset, n.size, &was, &len, &w->tag, err))) return st;
-    st = compare_header(w, was, len, text, err);
-    if (!st) st = kd__writer_push_sum(w, w->tag, err);
-    free(was);
-    return st;
-}
-
-/* Checks one committed record: the header's fields, and all of it when whole. */
-static kd_status resume_record(kd_store_writer *w, const kd__pages *p, const kd__index *x, uint32_t chunk,
-                               uint32_t column, bool whole, kd_err *err)
-{
-    uint64_t entry = 1 + (uint64_t)chunk * w->ncolumns + column;
-    size_t size = whole ? x->size[entry] : KD__RECORD_HEAD;
-    kd__record r = {0};
-    kd_status st;
-    if (x->size[entry] < KD__RECORD_HEAD)
-        return kd_fail(err, KD_ECORRUPT, "a record of %u bytes", x->size[entry]);
-    uint8_t *bytes = malloc(size);
-    if (!bytes) return kd_fail(err, KD_ENOMEM, "out of memory");
-    if ((st = kd__pread(p->fd, bytes, size, x->offset[entry], err))) goto out;
-    if ((st = kd__record_parse(&r, bytes, err))) goto out;
-    if (column == 0 && (st = kd__writer_push_chunk(w, (kd_split)r.split, r.rows, err))) goto out;
-    kd__expect want = {.column = &w->columns[column],
-                       .index = column,
-                       .chunk = chunk,
-                       .info = w->chunks[chunk],
-                       .tag = w->tag};
-    if (whole)
-        st = kd__record_check(&r, bytes, size, &want, err);
-    else if (r.chunk != chunk || r.column != column || r.rows != want.info.rows ||
-             r.first != want.info.first || r.tag != w->tag)
-        st = kd_fail(err, KD_ECORRUPT, "chunk %u, column %u: its record says chunk %u, column %u", chunk,
-                     column, r.chunk, r.column);
-    if (!st) st = kd__writer_push_sum(w, r.checksum, err);
-out:
-    free(bytes);
-    return st;
-}
-
-/* Finds out what a .part holds. *fresh: nothing was committed. */
-static kd_status resume_part(kd_store_writer *w, const char *text, bool *fresh, kd_err *err)
-{
-    kd__pages p;
-    kd__index x = {0};
-    kd_status st;
-    *fresh = false;
-    if ((st = kd__pages_open(&p, w->lock, err))) goto out;
-    if (!p.main_db.entries) {
-        *fresh = true;
-        return KD_OK;
-    }
-    if ((st = resume_header(w, &p, text, err))) goto out;
-    uint64_t chunks = (p.main_db.entries - 1) / w->ncolumns;
-    if (chunks >= UINT32_MAX) st = kd_fail(err, KD_ELIMIT, "%llu chunks", (unsigned long long)chunks);
-    if (st || (st = kd__index_build(&x, &p, w->ncolumns, 1 + chunks * w->ncolumns, true, err))) goto out;
-    for (uint32_t i = 0; i < chunks && !st; i++)
-        for (uint32_t k = 0; k < w->ncolumns && !st; k++)
-            st = resume_record(w, &p, &x, i, k, i + 1 == chunks, err);
-out:
-    kd__index_release(&x);
-    if (st && st != KD_EMISMATCH) {
-        kd_fail_in(err, st, "%s", w->part);
-        if (err && strlen(err->msg) + 64 < sizeof(err->msg))
-            strcat(err->msg, "; cannot be resumed, start anew with --force");
-    }
-    return st;
-}
-
 /* ---- begin -------------------------------------------------------------------------------- */
 
+/* Packs the codebooks, whose checksums the header record names. */
+static kd_status pack_books(kd_store_writer *w, kd_err *err)
+{
+    ZSTD_CCtx *zstd = NULL;
+    kd_status st = KD_OK;
+    w->books = calloc(w->ncolumns, sizeof(*w->books));
+    w->book_sums = calloc(w->ncolumns, sizeof(*w->book_sums));
+    if (!w->books || !w->book_sums) return kd_fail(err, KD_ENOMEM, "%s: out of memory", w->path);
+    for (uint32_t i = 0; i < w->ncolumns && !st; i++) {
+        kd_column *c = &w->columns[i];
+        if (!c->book_bytes) continue;
+        kd__record r = {.encoding = (uint8_t)kd__encoding_code(c->encoding),
+                        .column = i,
+                        .chunk = KD__NO_CHUNK,
+                        .raw = c->book_bytes};
+        uint8_t *record = malloc(KD__RECORD_HEAD + c->book_bytes);
+        w->books[i].data = record;
+        if (!record || (!zstd && !(zstd = ZSTD_createCCtx()))) {
+            st = kd_fail(err, KD_ENOMEM, "%s: out of memory for a codebook", w->path);
+        } else {
+            w->books[i].size = kd__record_pack(&r, c->book, record, zstd, KD__BOOK_LEVEL);
+            w->book_sums[i] = r.checksum;
+        }
+        c->book = NULL; // was borrowed
+    }
+    ZSTD_freeCCtx(zstd);
+    return st;
+}
+
+/* Puts the header record and the codebooks, in one transaction. */
 static kd_status put_header(kd_store_writer *w, const char *text, kd_err *err)
 {
-    size_t len = strlen(text);
+    size_t len = strlen(text), n = 1;
     kd__record r = {.column = KD__NO_CHUNK, .chunk = KD__NO_CHUNK, .raw = len};
     uint8_t *record = malloc(KD__RECORD_HEAD + len);
     ZSTD_CCtx *zstd = ZSTD_createCCtx();
-    kd__put put = {.data = record};
+    kd__put *puts = calloc(1 + (size_t)w->ncolumns, sizeof(*puts));
     kd_status st;
-    if (len > KD__HEADER_MAX)
+    if (len > KD__HEADER_MAX) {
         st = kd_fail(err, KD_ELIMIT, "%s: columns and contract take %zu bytes, the limit is %u", w->part, len,
                      KD__HEADER_MAX);
-    else if (!record || !zstd)
-        st = kd_fail(err, KD_ENOMEM, "%s: out of memory", w->part);
-    else {
-        put.size = kd__record_pack(&r, (const uint8_t *)text, record, zstd, w->params.level);
-        w->tag = r.checksum;
-        st = kd__env_put(w, &put, 1, err);
-        if (!st) st = kd__writer_push_sum(w, w->tag, err);
+        goto out;
     }
+    if (!record || !zstd || !puts) {
+        st = kd_fail(err, KD_ENOMEM, "%s: out of memory", w->part);
+        goto out;
+    }
+    puts[0].data = record;
+    puts[0].size = kd__record_pack(&r, (const uint8_t *)text, record, zstd, w->params.level);
+    w->tag = r.checksum;
+    for (uint32_t i = 0; i < w->ncolumns; i++) {
+        if (!w->books[i].size) continue;
+        puts[n] = w->books[i];
+        kd__key(0, 1 + i, puts[n++].key);
+    }
+    if ((st = kd__env_put(w, puts, n, err))) goto out;
+    st = kd__writer_push_heads(w, err);
+out:
     ZSTD_freeCCtx(zstd);
     free(record);
+    free(puts);
     return st;
 }
 
@@ -347,16 +211,17 @@ static kd_status begin(kd_store_writer *w, const kd_column *columns, size_t n, c
         w->params.chunk_rows > KD_STORE_MAX_CHUNK_ROWS)
         return kd_fail(err, KD_EUSAGE, "%s: level %d and %u rows a chunk, allowed are 1 to 19 and 1 to %d",
                        w->path, w->params.level, w->params.chunk_rows, KD_STORE_MAX_CHUNK_ROWS);
-    if ((st = take_columns(w, columns, n, err))) return st;
+    if ((st = take_columns(w, columns, n, err)) || (st = pack_books(w, err))) return st;
     w->contract = json_deep_copy(contract);
-    text = kd__segment_header_text(w->name, w->columns, n, contract, w->params.chunk_rows, w->base_root);
+    text = kd__segment_header_text(w->name, w->columns, w->book_sums, n, contract, w->params.chunk_rows,
+                                   w->base_root);
     if (!text || (contract && !w->contract)) {
         st = kd_fail(err, KD_ENOMEM, "%s: out of memory (or names that are not UTF-8)", w->path);
         goto out;
     }
     if (!w->store && (st = kd_mkdirs(w->folder, err))) goto out;
-    if ((st = take_part(w, &size, err))) goto out;
-    if (size && (st = resume_part(w, text, &fresh, err))) goto out;
+    if ((st = kd__part_take(w, &size, err))) goto out;
+    if (size && (st = kd__part_resume(w, text, &fresh, err))) goto out;
     if (fresh && size && ftruncate(w->lock, 0)) {
         st = kd_fail_errno(err, errno, "%s", w->part);
         goto out;
@@ -364,6 +229,7 @@ static kd_status begin(kd_store_writer *w, const kd_column *columns, size_t n, c
     if ((st = kd__env_open(w, err))) goto out;
     if (fresh) st = put_header(w, text, err);
 out:
+    free_books(w);
     free(text);
     return st;
 }

@@ -414,8 +414,8 @@ static void wrong_columns_are_refused(void **state)
     snprintf(c[3].name, sizeof(c[3].name), "Image");
     FAILS(kd_store_create(&w, path, c, 4, NULL, &p, err), KD_EUSAGE, "its name");
     fx_columns(c);
-    snprintf(c[3].encoding, sizeof(c[3].encoding), "topk");
-    FAILS(kd_store_create(&w, path, c, 4, NULL, &p, err), KD_EUNSUPPORTED, "topk");
+    snprintf(c[3].encoding, sizeof(c[3].encoding), "wavelet");
+    FAILS(kd_store_create(&w, path, c, 4, NULL, &p, err), KD_EUNSUPPORTED, "wavelet");
     fx_columns(c);
     snprintf(c[3].filter, sizeof(c[3].filter), "delta");
     FAILS(kd_store_create(&w, path, c, 4, NULL, &p, err), KD_EUNSUPPORTED, "delta");
@@ -459,10 +459,91 @@ static void wrong_blocks_are_refused(void **state)
     FAILS(kd_store_writer_append(w, KD_TRAIN, 33, b, err), KD_EUSAGE, "33 rows");
     FAILS(kd_store_writer_append(w, KD_TRAIN, 0, b, err), KD_EUSAGE, "0 rows");
     OK(kd_store_writer_append(w, KD_TRAIN, 4, b, err));
-    FAILS(kd_store_writer_append(w, KD_TRAIN, 4, b, err), KD_EUSAGE, "only the last may be short");
+    OK(kd_store_writer_append(w, KD_TRAIN, 4, b, err)); // short chunks may stand anywhere
     OK(kd_store_writer_seal(w, NULL, err));
     OK(kd_store_create(&w, in_dir("empty.kd"), c, 3, NULL, &p, err));
     FAILS(kd_store_writer_seal(w, NULL, err), KD_EUSAGE, "at least one row");
+}
+
+/* Values of any column as f32, and how many positions a chunk has. */
+static void every_dense_column_is_read_as_f32(void **state)
+{
+    (void)state;
+    static float got[32 * 300], want[32 * 300];
+    uint32_t lengths[FX_CHUNK_ROWS];
+    kd_store *s;
+    kd_cursor *c;
+    OK(kd_store_open(&s, in_dir("all.kd"), err));
+    OK(kd_cursor_open(&c, s, err));
+    for (uint32_t chunk = 0; chunk < kd_store_chunks(s); chunk++)
+        for (int k = 0; k < FX_COLUMNS; k++) {
+            const kd_column *col = kd_store_column(s, (size_t)k);
+            const kd_chunk_info *info = kd_store_chunk(s, chunk);
+            const uint64_t before = kd_store_reads(s, k);
+            size_t size, head, positions, sum = 0, width = kd_column_width(col);
+            uint8_t *block = fx_block(col, 100 + k, info, &size, &head);
+            OK(kd_cursor_lengths(c, k, chunk, lengths, &positions, err));
+            for (uint32_t i = 0; i < info->rows; i++) {
+                if (head) assert_memory_equal(&lengths[i], block + 4 * i, 4);
+                sum += lengths[i];
+            }
+            assert_int_equal(positions, sum * kd_column_each(col));
+            assert_int_equal(positions * width * kd_dtype_size(col->dtype), size - head);
+            OK(kd_cursor_read_f32(c, k, chunk, got, positions, err));
+            assert_int_equal(kd_to_f32(want, block + head, col->dtype, positions * width), KD_OK);
+            assert_memory_equal(got, want, positions * width * sizeof(float));
+            assert_int_equal(kd_store_reads(s, k), before + 1); // lengths and values: decoded once
+            FAILS(kd_cursor_read_f32(c, k, chunk, got, positions + 1, err), KD_EUSAGE, "positions");
+            free(block);
+        }
+    kd_sparse sparse = {0};
+    FAILS(kd_cursor_read_sparse(c, 12, 0, &sparse, err), KD_EUNSUPPORTED, "t/logits is dense");
+    FAILS(kd_cursor_lengths(c, FX_COLUMNS, 0, NULL, &(size_t){0}, err), KD_EUSAGE, "column 18");
+    kd_cursor_close(c);
+    kd_store_close(s);
+}
+
+static void columns_know_their_positions(void **state)
+{
+    (void)state;
+    const struct {
+        int ndims;
+        int64_t dims[3];
+        size_t each, width;
+    } cases[] = {{0, {0}, 1, 1},       {1, {10}, 1, 10},        {2, {4, 10}, 4, 10},   {1, {-1}, 1, 1},
+                 {2, {-1, 10}, 1, 10}, {3, {-1, 4, 10}, 4, 10}, {3, {2, 4, 10}, 8, 10}};
+    for (size_t i = 0; i < sizeof(cases) / sizeof(*cases); i++) {
+        kd_column c = {.ndims = cases[i].ndims};
+        memcpy(c.dims, cases[i].dims, sizeof(cases[i].dims));
+        assert_int_equal(kd_column_each(&c), cases[i].each);
+        assert_int_equal(kd_column_width(&c), cases[i].width);
+    }
+}
+
+/* What planning expects is what a store takes. */
+static void packed_bytes_are_those_of_the_store(void **state)
+{
+    (void)state;
+    kd_store *s;
+    kd_column c[FX_COLUMNS];
+    kd_chunk_info info[64];
+    uint32_t n = fx_chunks(info);
+    fx_columns(c);
+    OK(kd_store_open(&s, in_dir("all.kd"), err));
+    for (int k = 0; k < FX_COLUMNS; k++) {
+        uint64_t raw, stored, sum = 0;
+        OK(kd_store_column_bytes(s, k, &raw, &stored, err));
+        for (uint32_t i = 0; i < n; i++) {
+            size_t size, head, packed;
+            uint8_t *block = fx_block(&c[k], 100 + k, &info[i], &size, &head);
+            const kd_block b = {block + head, size - head, head ? (uint32_t *)(void *)block : NULL};
+            OK(kd_block_packed_bytes(&c[k], info[i].rows, &b, 3, &packed, err));
+            sum += packed;
+            free(block);
+        }
+        assert_int_equal(sum, stored);
+    }
+    kd_store_close(s);
 }
 
 static void wrong_reads_are_refused(void **state)
@@ -599,6 +680,9 @@ int main(void)
         cmocka_unit_test(an_extension_stopped_while_sealing_is_finished_by_resume),
         cmocka_unit_test(wrong_columns_are_refused),
         cmocka_unit_test(wrong_blocks_are_refused),
+        cmocka_unit_test(every_dense_column_is_read_as_f32),
+        cmocka_unit_test(columns_know_their_positions),
+        cmocka_unit_test(packed_bytes_are_those_of_the_store),
         cmocka_unit_test(wrong_reads_are_refused),
         cmocka_unit_test(a_full_disk_keeps_what_was_committed),
         cmocka_unit_test(the_map_grows_without_losing_a_chunk),
