@@ -12,7 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const kd__codec *const codecs[] = {NULL}; // ends with NULL
+static const kd__codec *const codecs[] = {&kd__codec_int8, &kd__codec_int8_channel, NULL}; // ends with NULL
 
 static const kd__codec *find(const char *name)
 {
@@ -186,6 +186,22 @@ kd_status kd_codec_learn(const char *name, int64_t width, const json_t *params, 
 
 /* ---- blocks ------------------------------------------------------------------------------- */
 
+uint8_t *kd__codec_room(kd_buf *out, size_t bytes)
+{
+    size_t need;
+    if (!kd_add_size(out->len, bytes, &need) || need >= SIZE_MAX / 2) return NULL;
+    if (need >= out->cap) {
+        char *more = realloc(out->text, need + 1);
+        if (!more) return NULL;
+        out->text = more;
+        out->cap = need + 1;
+    }
+    uint8_t *place = (uint8_t *)out->text + out->len;
+    out->len = need;
+    out->text[need] = '\0';
+    return place;
+}
+
 size_t kd_codec_block_positions(const kd_codec_block *b)
 {
     size_t n = 0;
@@ -224,7 +240,9 @@ kd_status kd__codec_finite(const kd_codec *c, const kd_codec_block *b, size_t i,
 
 kd_status kd_codec_encode(const kd_codec *c, const kd_codec_block *b, int threads, kd_buf *out, kd_err *err)
 {
+    const size_t before = out->len;
     kd_status st = c->ops->encode(c, b, threads, out, err);
+    if (st) out->len = before;
     return !st && out->failed ? kd_fail(err, KD_ENOMEM, "out of memory for an encoded block") : st;
 }
 
@@ -254,7 +272,9 @@ kd_status kd_codec_check(const kd_codec *c, const void *in, size_t bytes, size_t
 kd_status kd_codec_select(const kd_codec *c, const void *in, size_t bytes, size_t positions,
                           const uint8_t *keep, kd_buf *out, kd_err *err)
 {
+    const size_t before = out->len;
     kd_status st = c->ops->select(c, in, bytes, positions, keep, out, err);
+    if (st) out->len = before;
     return !st && out->failed ? kd_fail(err, KD_ENOMEM, "out of memory for an encoded block") : st;
 }
 

@@ -68,6 +68,10 @@ kd_status kd__codec_parallel(size_t n, size_t piece, int threads,
 void kd__codec_place(const kd_codec_block *b, size_t i, uint32_t *row, uint32_t *at);
 /* KD_ENUMERIC unless all (width) values of position i are finite. */
 kd_status kd__codec_finite(const kd_codec *c, const kd_codec_block *b, size_t i, kd_err *err);
+/* Makes out longer by so many bytes, not set, and gives their place; NULL: out of memory. (codec.c) */
+uint8_t *kd__codec_room(kd_buf *out, size_t bytes);
+/* Smallest and largest of n >= 1 values; false: one of them is not finite. (int8.c) */
+bool kd__codec_range(const float *v, size_t n, float *lo, float *hi);
 /* Room for so many positions, entries and temperatures in a kd_sparse. */
 kd_status kd__sparse_reserve(kd_sparse *s, size_t positions, size_t entries, int temperatures, kd_err *err);
 
