@@ -112,6 +112,10 @@ typedef struct kd_sparse {
 kd_status kd_codec_sparse(const kd_codec *c, const void *in, size_t bytes, size_t positions, kd_sparse *out,
                           kd_err *err);
 void kd_sparse_release(kd_sparse *s);
+/* Appends the block of targets that somebody else picked: s as kd_codec_sparse fills it, with the listed
+ * temperatures of the codec. For codecs of KD_SERVES_HEAD alone. KD_EUNSUPPORTED (any other), KD_EUSAGE (too
+ * many entries, ids not rising, other temperatures), KD_ENUMERIC, KD_ENOMEM. */
+kd_status kd_codec_encode_sparse(const kd_codec *c, const kd_sparse *s, kd_buf *out, kd_err *err);
 
 /* Whether the bytes are a block of so many positions. KD_ECORRUPT, KD_ENOMEM. */
 kd_status kd_codec_check(const kd_codec *c, const void *in, size_t bytes, size_t positions, kd_err *err);

@@ -246,6 +246,14 @@ kd_status kd_codec_encode(const kd_codec *c, const kd_codec_block *b, int thread
     return !st && out->failed ? kd_fail(err, KD_ENOMEM, "out of memory for an encoded block") : st;
 }
 
+kd_status kd_codec_encode_sparse(const kd_codec *c, const kd_sparse *s, kd_buf *out, kd_err *err)
+{
+    if (!c->ops->encode_sparse)
+        return kd_fail(err, KD_EUNSUPPORTED, "encoding %s is not made of sparse targets", c->ops->info.name);
+    kd_status st = c->ops->encode_sparse(c, s, out, err);
+    return !st && out->failed ? kd_fail(err, KD_ENOMEM, "out of memory for an encoded block") : st;
+}
+
 kd_status kd_codec_decode(const kd_codec *c, const void *in, size_t bytes, size_t positions, float *out,
                           kd_err *err)
 {

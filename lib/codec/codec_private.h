@@ -27,6 +27,8 @@ typedef struct kd__codec {
     kd_status (*open)(kd_codec *c, kd_err *err);
     kd_status (*learn)(const kd_codec *c, const float *values, size_t n, kd_buf *book, kd_err *err);
     kd_status (*encode)(const kd_codec *c, const kd_codec_block *b, int threads, kd_buf *out, kd_err *err);
+    /* From sparse targets; NULL: the codec cannot. */
+    kd_status (*encode_sparse)(const kd_codec *c, const kd_sparse *s, kd_buf *out, kd_err *err);
     /* One of these two. */
     kd_status (*decode)(const kd_codec *c, const uint8_t *in, size_t bytes, size_t positions, float *out,
                         kd_err *err);
