@@ -13,7 +13,7 @@ CC := gcc
 endif
 
 # The ladder: a module includes only itself and the modules named here (make dep-check).
-MODULES ?= base config codec store nn data loss model teacher train eval cli
+MODULES ?= base config codec store nn data loss model teacher exchange train eval cli
 USES_base := none
 USES_config := base
 USES_cli := base config
@@ -24,6 +24,7 @@ USES_data := base config codec store
 USES_loss := base config nn
 USES_model := base config nn loss
 USES_teacher := base config codec nn model store data
+USES_exchange := base config codec nn model store data
 USES_train := base config codec nn loss model store data
 USES_eval := base config codec nn loss model store data train
 
