@@ -10,6 +10,7 @@
 typedef struct dump_opts {
     char *out, *teacher, *into, *name, *dtype;
     int64_t batch;
+    double commit;
     bool resume, force, dry_run;
 } dump_opts;
 
@@ -20,6 +21,8 @@ static const kd_option rows[] = {
      "go on with an unfinished run of the same data and options, if there is one"},
     {"Output", NULL, "force", NULL, 0, KD_OPTION_BOOL, offsetof(dump_opts, force), "off", 0, 0, NULL,
      "replace a finished store; drop an unfinished run that cannot be gone on with"},
+    {"Output", NULL, "commit", "MIB", 0, KD_OPTION_REAL, offsetof(dump_opts, commit), "32", 0.001, 4096, NULL,
+     "what is made durable at a time, in uncompressed MiB: the most that a kill can cost"},
     {"Output", NULL, "dry-run", NULL, 'n', KD_OPTION_BOOL, offsetof(dump_opts, dry_run), "off", 0, 0, NULL,
      "read and check the data, say what would be written, write nothing"},
     {"Teacher", NULL, "teacher", "FOLDER", 0, KD_OPTION_STRING, offsetof(dump_opts, teacher), NULL, 0, 0,
@@ -165,6 +168,7 @@ static kd_status run_pack(kd_cli *c, const dump_opts *o, const kd_data_spec *spe
     char *command = kd_cli_command(c->argc, c->argv);
     wp.resume = o->resume;
     wp.force = o->force;
+    wp.commit_bytes = (size_t)(o->commit * 1048576);
     wp.threads = (int)c->common.threads;
     kd_progress_begin(&pr, c, "pack", "rows", 0);
     st = kd_pack(spec, o->out, &wp, command, &kd_stop_requested, show_progress, &pr, &r, err);
@@ -269,6 +273,7 @@ static kd_status run_teacher(kd_cli *c, const dump_opts *o, kd_err *err)
     }
     wp.resume = o->resume;
     wp.force = o->force;
+    wp.commit_bytes = (size_t)(o->commit * 1048576);
     wp.threads = (int)c->common.threads;
     kd_progress_begin(&pr, c, "teacher", "rows", kd_store_rows(s));
     st = kd_teacher_dump(t, s, name, kd_dtype_parse(o->dtype), &wp, command, &kd_stop_requested,

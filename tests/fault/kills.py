@@ -1,0 +1,280 @@
+#!/usr/bin/python3
+"""kills.py - kd-dump killed at random moments, and on a disk that fills up.
+
+    kills.py KD_BIN FOLDER [KILLS] [SEED]
+
+Two kinds of run are killed in turn: packing a data set, and a teacher's pass over its store. Both commit
+every few chunks, so a run makes dozens of transactions. A run gets SIGKILL after a random part of the time
+that an uninterrupted run takes; half of the runs that follow, with --resume, are killed too.
+
+After each kill the rows that are committed are counted through LMDB, by a reader that shares no code with
+kd: they may never become fewer, and the run that finishes must write exactly the others. Its store must
+verify, and its root hash must be that of the uninterrupted run.
+
+Prints TAP lines; the seed of the moments is printed and may be given.
+"""
+import json
+import os
+import random
+import shutil
+import struct
+import subprocess
+import sys
+import time
+
+import lmdb
+import numpy as np
+
+ROWS, CHUNK = 24000, 128
+
+
+class Failed(Exception):
+    pass
+
+
+def run(*args):
+    p = subprocess.run(args, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    return p.returncode, p.stdout, p.stderr
+
+
+def must(*args):
+    rc, out, err = run(*args)
+    if rc:
+        raise Failed(f"exit {rc} from {' '.join(args)}: {err.strip()}")
+    return out
+
+
+def rows_in(path):
+    """Rows of the chunks that an LMDB file holds: those of its column 0."""
+    if not os.path.exists(path) or os.path.getsize(path) < 8192:
+        return 0
+    env = lmdb.open(path, subdir=False, readonly=True, lock=False, map_size=1 << 30)
+    rows = 0
+    with env.begin() as txn:
+        for key, value in txn.cursor():
+            chunk, column = struct.unpack(">II", key)
+            if chunk and not column:
+                rows += struct.unpack_from("<I", value, 20)[0]
+    env.close()
+    return rows
+
+
+class Kind:
+    """One kind of run: how to begin it, where its file is, what it says when it is done."""
+
+    def __init__(self, name, tool, store):
+        self.name, self.tool, self.store = name, tool, store
+        self.seconds = self.root = None
+
+    def total(self):
+        return int(json.loads(must(self.tool + "/kd-store", "stat", self.store, "--json"))["rows"])
+
+    def root_now(self):
+        return json.loads(must(self.tool + "/kd-store", "stat", self.store, "--json"))["root"]
+
+    def verify(self):
+        must(self.tool + "/kd-store", "verify", self.store)
+        if self.root_now() != self.root:
+            raise Failed(f"{self.name}: root {self.root_now()}, the uninterrupted run has {self.root}")
+
+    def committed(self):
+        for p in self.places:
+            if os.path.exists(p):
+                return rows_in(p)
+        return 0
+
+    def measure(self):
+        times = []
+        for _ in range(3):
+            self.fresh()
+            start = time.monotonic()
+            must(*self.command)
+            times.append(time.monotonic() - start)
+        self.seconds = sorted(times)[1]
+        self.root = self.root_now()
+
+
+class Pack(Kind):
+    def __init__(self, tool, folder, data):
+        super().__init__("pack", tool, folder + "/p.kd")
+        self.command = [tool + "/kd-dump", "--train-input", data + "/x.npy", "--train-label", data + "/y.npy",
+                        "--classes", "10", "--chunk-rows", str(CHUNK), "--commit", "0.05", "--threads", "2",
+                        "-o", self.store, "--resume", "--json"]
+        self.places = [f"{self.store}.part/base.mdb.part", f"{self.store}.part/base.mdb"]
+
+    def fresh(self):
+        for p in (self.store, self.store + ".part"):
+            shutil.rmtree(p, ignore_errors=True)
+
+    def finished(self):
+        return os.path.exists(self.store)
+
+    def written(self, report):
+        return report["written_rows"]
+
+
+class Teacher(Kind):
+    def __init__(self, tool, folder, base, model):
+        super().__init__("teacher", tool, folder + "/t.kd")
+        self.base = base
+        self.command = [tool + "/kd-dump", "--teacher", model, "--into", self.store, "--name", "t",
+                        "--commit", "0.005", "--threads", "2", "--resume", "--json"]
+        self.places = [f"{self.store}/t.mdb.part", f"{self.store}/t.mdb"]
+
+    def fresh(self):
+        shutil.rmtree(self.store, ignore_errors=True)
+        shutil.copytree(self.base, self.store)
+
+    def finished(self):
+        with open(self.store + "/manifest.json") as f:
+            return any(s["name"] == "t" for s in json.load(f)["segments"])
+
+    def written(self, report):
+        return report["teacher"]["seconds_rows"]
+
+
+class Tally:
+    kills = rounds = committed_kills = finishing = 0
+
+
+def finish(kind, before):
+    """Lets a run end; it must write what was not committed, no more and no less."""
+    report = json.loads(must(*kind.command))
+    wrote = kind.written(report)
+    if wrote != kind.rows - before:
+        raise Failed(f"{kind.name}: {before} of {kind.rows} rows were committed, the last run wrote {wrote}")
+
+
+def kill_once(kind, rng):
+    """True if the run was killed before it ended."""
+    p = subprocess.Popen(kind.command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    time.sleep(rng.uniform(0, 1.1 * kind.seconds))
+    p.kill()
+    err = p.communicate()[1].decode()
+    if p.returncode not in (0, -9):
+        raise Failed(f"{kind.name}: a run that is killed later ended with {p.returncode}: {err.strip()}")
+    return p.returncode == -9
+
+
+def one_round(kind, rng, tally):
+    kind.fresh()
+    before = 0
+    while True:
+        killed = kill_once(kind, rng)
+        if kind.finished():
+            tally.finishing += killed
+            tally.kills += killed
+            break
+        if not killed:
+            raise Failed(f"{kind.name}: exit 0 without a store")
+        tally.kills += 1
+        now = kind.committed()
+        if now < before:
+            raise Failed(f"{kind.name}: {before} rows were committed, after a kill there are {now}")
+        tally.committed_kills += now > 0
+        before = now
+        if rng.random() < 0.5:
+            finish(kind, before)
+            break
+    kind.verify()
+    tally.rounds += 1
+
+
+def full_disk(kind, rng, folder, need):
+    """A file system with too little room, then with enough."""
+    kind.fresh()
+    used = sum(os.path.getsize(os.path.join(d, f)) for d, _, n in os.walk(folder) for f in n)
+    size = (used + int(need * rng.uniform(0, 1)) + 16384) // 4096 * 4
+    must("mount", "-o", f"remount,size={size}k", folder)
+    rc, _, err = run(*kind.command)
+    must("mount", "-o", "remount,size=64m", folder)
+    if rc == 0:
+        kind.verify()
+        return 0
+    if rc != 4 or len(err.splitlines()) > 2:
+        raise Failed(f"{kind.name}: exit {rc} on a full disk ({size} KiB): {err.strip()}")
+    if not kind.finished():
+        finish(kind, kind.committed())
+    kind.verify()
+    return 1
+
+
+def make_inputs(tool, folder):
+    rng = np.random.default_rng(1)
+    x = rng.integers(0, 7, (ROWS, 256)).astype("u1")
+    x[:, :64] = rng.integers(0, 256, (ROWS, 64))
+    np.save(folder + "/x.npy", x)
+    np.save(folder + "/y.npy", rng.integers(0, 10, ROWS).astype("u1"))
+    with open(folder + "/t.yaml", "w") as f:
+        f.write("name: t\nmodel: {arch: mlp, hidden: [32]}\nloss: {kd: 0, ce: 1}\n"
+                "train: {epochs: 1, batch: 64, lr: 0.002}\n")
+
+
+def say(good, text):
+    print(("ok - " if good else "not ok - ") + text, flush=True)
+    return good
+
+
+def attempt(text, f, *args):
+    try:
+        return say(True, text.format(f(*args)))
+    except Failed as e:
+        print("# " + str(e))
+        return say(False, text.format("?"))
+
+
+def kills_of(kinds, n, rng, tally):
+    while tally.kills < n:
+        for kind in kinds:
+            one_round(kind, rng, tally)
+    print(f"# {tally.kills} kills in {tally.rounds} dumps; {tally.committed_kills} with rows committed before "
+          f"them, {tally.finishing} after the store was sealed")
+    return tally.kills
+
+
+def disks_of(kinds, n, rng, folder, need):
+    full = 0
+    for _ in range(n):
+        for kind in kinds:
+            full += full_disk(kind, rng, folder, need[kind.name])
+    return full
+
+
+def main(tool, folder, kills="10", seed=None):
+    seed = int(seed or time.time_ns() % 1000000)
+    rng = random.Random(seed)
+    print(f"# seed {seed}")
+    make_inputs(tool, folder)
+    pack = Pack(tool, folder, folder)
+    pack.measure()
+    pack.rows = pack.total()
+    must(tool + "/kd-train", "-s", pack.store, folder + "/t.yaml", "-o", folder + "/t", "--rows", "640", "-q")
+    shutil.copytree(pack.store, folder + "/base.kd")
+    teacher = Teacher(tool, folder, folder + "/base.kd", folder + "/t")
+    teacher.measure()
+    teacher.rows = pack.rows
+    print(f"# uninterrupted: pack {pack.seconds:.2f} s, teacher {teacher.seconds:.2f} s")
+    tally = Tally()
+    good = attempt("{} kills of kd-dump: no committed row lost, every store finished, verified and of the same root",
+                   kills_of, [pack, teacher], int(kills), rng, tally)
+    need = {"pack": os.path.getsize(pack.store + "/base.mdb"), "teacher": os.path.getsize(teacher.store + "/t.mdb")}
+    small = folder + "/small"
+    os.mkdir(small)
+    what = "disks that fill up: exit 4, and with room the same store in the end"
+    if os.getuid() or run("mount", "-t", "tmpfs", "-o", "size=64m", "kd-test", small)[0]:
+        print(f"ok - {what} # SKIP mounting a tmpfs needs root")
+        return 0 if good else 1
+    try:
+        on_small = [Pack(tool, small, folder), Teacher(tool, small, folder + "/base.kd", folder + "/t")]
+        for k, like in zip(on_small, (pack, teacher)):
+            k.root, k.rows = like.root, like.rows
+        good &= attempt("{} " + what, disks_of, on_small, max(3, int(kills) // 10), rng, small, need)
+    finally:
+        run("umount", small)
+    return 0 if good else 1
+
+
+if __name__ == "__main__":
+    if len(sys.argv) < 3:
+        sys.exit("usage: kills.py KD_BIN FOLDER [KILLS] [SEED]")
+    sys.exit(main(*sys.argv[1:]))
