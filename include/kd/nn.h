@@ -101,16 +101,22 @@ const char *kd_graph_node_name(const kd_graph *g, kd_node n);
 int kd_graph_node_shape(const kd_graph *g, kd_node n,
                         int64_t dims[KD_MAX_DIMS]);      /* number of axes, per row */
 size_t kd_graph_node_size(const kd_graph *g, kd_node n); /* floats a row */
-double kd_graph_macs(const kd_graph *g);                 /* multiply-adds of one row's forward pass */
+/* The node whose value stands where n's own would: a ReLU that was fused into n, so that what was before it
+ * is never there. n itself where nothing was fused. */
+kd_node kd_graph_node_shown(const kd_graph *g, kd_node n);
+double kd_graph_macs(const kd_graph *g);        /* multiply-adds of one row's forward pass */
 double kd_graph_train_flops(const kd_graph *g); /* FLOPs a row, forward and backward, no dX for inputs */
 
 /* ---- running ------------------------------------------------------------------------------ */
 
 typedef struct kd_exec_params {
-    int64_t batch; /* rows the arena is planned for */
-    int threads;   /* of the region that will call forward and backward */
-    bool training; /* keeps what backward needs, batch statistics, dropout */
-    bool naive;    /* every op by its naive twin in plain C: for tests */
+    int64_t batch;       /* rows the arena is planned for */
+    int threads;         /* of the region that will call forward and backward */
+    bool training;       /* keeps what backward needs, batch statistics, dropout */
+    bool naive;          /* every op by its naive twin in plain C: for tests */
+    const kd_node *keep; /* inference: nodes whose values stay readable like outputs; the others' results do
+                            not change by it. Borrowed during create */
+    int nkeep;
 } kd_exec_params;
 
 /* KD_ENOMEM, KD_EUNSUPPORTED. The graph must outlive the exec. Each training exec has its own
@@ -122,8 +128,9 @@ void kd_exec_seed(kd_exec *ex, uint64_t seed, uint64_t step); /* for dropout; be
 float *kd_exec_input(kd_exec *ex, kd_node input);             /* (B, ...), to be filled by the caller */
 /* Reads the weights afresh: call after the parameters changed (packed copies are made in forward). */
 void kd_exec_forward(kd_exec *ex);
-const float *kd_exec_value(const kd_exec *ex,
-                           kd_node n); /* (B, ...): outputs and inputs; borrowed until the next forward */
+const float *
+kd_exec_value(const kd_exec *ex,
+              kd_node n); /* (B, ...): outputs, inputs, kept nodes; borrowed until the next forward */
 float *kd_exec_grad(kd_exec *ex,
                     kd_node output); /* (B, ...), dLoss/doutput: filled by the loss before backward */
 void kd_exec_backward(kd_exec *ex);  /* overwrites the gradient slab */

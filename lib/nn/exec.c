@@ -18,6 +18,10 @@ kd_status kd_exec_create(kd_exec **out, kd_graph *g, const kd_exec_params *p, kd
     if (p->batch < 1 || p->threads < 1)
         return kd_fail(err, KD_EUSAGE, "a batch of %lld rows on %d threads; both start at 1",
                        (long long)p->batch, p->threads);
+    for (int i = 0; i < p->nkeep; i++)
+        if (p->training || p->keep[i] < 0 || p->keep[i] >= g->nodes)
+            return kd_fail(err, KD_EUSAGE, "node %d cannot be kept: %s", p->keep[i],
+                           p->training ? "only in inference" : "there is no such node");
     kd_exec *ex = calloc(1, sizeof *ex);
     if (!ex) return kd_fail(err, KD_ENOMEM, "out of memory for the plan of %d layers", g->nodes);
     ex->g = g;
@@ -29,6 +33,7 @@ kd_status kd_exec_create(kd_exec **out, kd_graph *g, const kd_exec_params *p, kd
         st = kd_fail(err, KD_ENOMEM, "out of memory for the plan of %d layers", g->nodes);
     for (int i = 0; !st && i < g->nodes; i++) ex->state[i].n = &g->node[i];
     if (!st) st = kd__exec_plan(ex, err);
+    ex->p.keep = NULL; // was borrowed
     if (st)
         kd_exec_free(ex);
     else

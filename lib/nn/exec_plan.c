@@ -8,8 +8,8 @@
  *     gradient of node i   [first backward of a reader (the loss, for an output), backward of i]
  *     what an op keeps     [i, backward of i]
  *
- * Values of inputs and outputs are the caller's and live from before the first step to behind the last
- * one. Without training there is no backward, so a value lives until its last reader and a deep network
+ * Values of inputs, outputs and kept nodes are the caller's and live from before the first step to behind the
+ * last one. Without training there is no backward, so a value lives until its last reader and a deep network
  * needs little more than its two largest neighbours.
  *
  * An op that may work in place gets its input's memory for its value when nobody reads the input
@@ -58,11 +58,16 @@ static kd_node input_of(const kd_graph *g, kd_node n, int k) { return kd__graph_
 
 /* ---- who runs, whose gradients ------------------------------------------------------------ */
 
-/* The nodes that outputs need, in order. */
+/* The nodes that outputs and kept nodes need, in order. A kept node is planned as an output. */
 static void find_order(planning *p)
 {
     kd_exec *ex = p->ex;
     const kd_graph *g = ex->g;
+    for (int i = 0; i < ex->p.nkeep; i++) {
+        const kd_node n = kd__graph_root(g, ex->p.keep[i]);
+        p->output[n] = true;
+        p->step[n] = 0;
+    }
     for (int i = g->nodes - 1; i >= 0; i--) { // step serves as a mark
         if (g->node[i].output) {
             p->output[kd__graph_root(g, i)] = true;

@@ -256,6 +256,14 @@ int kd_graph_node_shape(const kd_graph *g, kd_node n, int64_t dims[KD_MAX_DIMS])
 
 size_t kd_graph_node_size(const kd_graph *g, kd_node n) { return g->node[n].size; }
 
+kd_node kd_graph_node_shown(const kd_graph *g, kd_node n)
+{
+    if (!g->node[n].a.relu) return n;
+    kd_node shown = n + 1; // its one reader; a node stands behind its inputs
+    while (g->node[shown].op != &kd__op_relu || g->node[shown].in[0] != n) shown++;
+    return shown;
+}
+
 double kd_graph_macs(const kd_graph *g)
 {
     double sum = 0;

@@ -502,6 +502,54 @@ static void nodes_that_no_output_needs_do_not_run(void **state)
     kd_graph_free(g);
 }
 
+/* Every node of an inference kept at once: what it says is what the graph without fusion says, and the output
+ * has the bits that it has when nothing is kept. */
+static void kept_nodes_say_their_values_and_change_nothing(void **state)
+{
+    (void)state;
+    enum { BATCH = 3 };
+    fx_net fused = residual(false), plain = residual(true);
+    kd_node keep[32];
+    const int nodes = kd_graph_nodes(fused.g);
+    assert_true(nodes <= 32);
+    for (int i = 0; i < nodes; i++) keep[i] = i;
+    const kd_exec_params lean = {.batch = BATCH, .threads = 1},
+                         all = {.batch = BATCH, .threads = 1, .keep = keep, .nkeep = nodes};
+    kd_exec *ex[3];
+    OK(kd_exec_create(&ex[0], fused.g, &lean, err));
+    OK(kd_exec_create(&ex[1], fused.g, &all, err));
+    OK(kd_exec_create(&ex[2], plain.g, &all, err));
+    float *x = fx_normal((size_t)BATCH * 112, 1);
+    for (int i = 0; i < 3; i++) {
+        memcpy(kd_exec_input(ex[i], fused.in), x, (size_t)BATCH * 112 * sizeof *x);
+        kd_exec_run_forward(ex[i]);
+    }
+    const size_t out = BATCH * kd_graph_node_size(fused.g, fused.out[0]);
+    assert_memory_equal(kd_exec_value(ex[1], fused.out[0]), kd_exec_value(ex[0], fused.out[0]),
+                        out * sizeof *x);
+    assert_true(kd_exec_bytes(ex[1]) > kd_exec_bytes(ex[0]));
+    int hidden = 0;
+    for (int i = 0; i < nodes; i++) {
+        const kd_node shown = kd_graph_node_shown(fused.g, i);
+        const float *have = kd_exec_value(ex[1], i), *want = kd_exec_value(ex[2], shown);
+        hidden += shown != i;
+        for (size_t k = 0; k < BATCH * kd_graph_node_size(fused.g, i); k++)
+            if (!(fabsf(have[k] - want[k]) <= 2e-6f * (1 + fabsf(want[k]))))
+                fail_msg("%s, value %zu: %g, want %g", kd_graph_node_name(fused.g, i), k, have[k], want[k]);
+    }
+    assert_int_equal(hidden, 3); // behind each stands a ReLU that was fused into it
+    for (int i = 0; i < 3; i++) kd_exec_free(ex[i]);
+    kd_exec_params wrong = all;
+    keep[2] = nodes;
+    FAILS(kd_exec_create(&ex[0], fused.g, &wrong, err), KD_EUSAGE, "there is no such node");
+    keep[2] = 2;
+    wrong.training = true;
+    FAILS(kd_exec_create(&ex[0], fused.g, &wrong, err), KD_EUSAGE, "only in inference");
+    free(x);
+    kd_graph_free(fused.g);
+    kd_graph_free(plain.g);
+}
+
 /* A training step of one-thread execs as tasks of somebody's loop: no task may lend work to another's thread.
  */
 static void one_thread_execs_run_side_by_side(void **state)
@@ -581,6 +629,7 @@ int main(void)
         cmocka_unit_test(memory_is_shared_in_time),
         cmocka_unit_test(a_shortcut_costs_no_gradient_of_its_own),
         cmocka_unit_test(nodes_that_no_output_needs_do_not_run),
+        cmocka_unit_test(kept_nodes_say_their_values_and_change_nothing),
         cmocka_unit_test(one_thread_execs_run_side_by_side),
         cmocka_unit_test(a_graph_has_several_execs),
     };
