@@ -94,7 +94,12 @@ test: deps ## install what is missing, build, run all checks and tests; ends wit
 	@$(MAKE) --no-print-directory dep-check hdr-check
 	@$(MAKE) --no-print-directory run-tests
 
-unit-tests: $(UNIT_TESTS)
+unit-tests: $(UNIT_TESTS) $B/tests/fault/shim.so
+
+# Loaded by LD_PRELOAD into tools of any mode, so without a sanitizer of its own.
+$B/tests/fault/shim.so: tests/fault/shim.c
+	@mkdir -p $(@D); echo "  LD   $@"
+	$(Q)$(CC) -std=c11 $(WARN) -Wno-missing-prototypes -O1 -g -shared -fPIC -o $@ $<
 
 run-tests: all unit-tests ## run the tests without installing anything
 	@tests/run.sh $B $(UNIT_TESTS) $(CLI_TESTS)

@@ -152,7 +152,7 @@ typedef enum kd_rng_purpose {
     KD_RNG_ROWS,      /* order of rows inside a window: a = epoch, b = window */
     KD_RNG_DROPOUT,   /* a = node, b = step */
     KD_RNG_SPLIT,     /* assignment of rows to splits, order of packing */
-    KD_RNG_VIEW,      /* augmentation: a = row, b = view */
+    KD_RNG_VIEW,      /* augmentation: a = kind of change, b = view; seed: hashed with the row's id */
     KD_RNG_SAMPLE,    /* sampling of teacher outputs and of sub-sets */
     KD_RNG_BOOTSTRAP, /* resampling in statistics */
     KD_RNG_TEST
@@ -215,12 +215,32 @@ char *kd_sprintf(const char *fmt, ...) __attribute__((format(printf, 1, 2))); /*
 /* The nearest of n names by edit distance, NULL if none is near enough to be a typing error. */
 const char *kd_nearest(const char *word, const char *const *names, size_t n);
 
+/* ---- guards ------------------------------------------------------------------------------- */
+
+/* Between enter and leave, on the same thread: if a library called there dies of SIGBUS, SIGSEGV or SIGABRT, a
+ * tool prints the sentence and ends with the status's exit code. sentence: borrowed; complete. Guards may nest. */
+typedef struct kd_guard {
+    const char *sentence;
+    kd_status status;
+    const struct kd_guard *outer;
+} kd_guard;
+void kd_guard_enter(kd_guard *g, const char *sentence, kd_status status);
+void kd_guard_leave(const kd_guard *g);
+const kd_guard *kd_guard_current(void); /* NULL: none; safe in a signal handler */
+
 /* ---- JSON (jansson) ----------------------------------------------------------------------- */
 
 /* Parses a file; duplicate keys, invalid UTF-8 and files over limit bytes are refused; the error
  * names file, line and column. The caller owns the value (json_decref). */
 kd_status kd_json_load(const char *path, size_t limit, json_t **out, kd_err *err);
-/* Writes atomically, indented, keys in insertion order, newline at the end. */
+/* Parses a text; duplicate keys are refused. at (may be NULL): where it is wrong. KD_ECORRUPT or KD_ENOMEM, without
+ * a sentence. */
+kd_status kd_json_parse(json_t **out, const char *text, size_t len, json_error_t *at);
+/* The text of a value (flags: jansson's), free() it. NULL when out of memory now, or when jansson was refused memory
+ * on this thread since the last such NULL: then a part of the value may be missing, because few builders look at
+ * every member they add. */
+char *kd_json_text(const json_t *value, size_t flags);
+/* Writes atomically, indented, keys in insertion order, newline at the end. KD_ENOMEM as for kd_json_text. */
 kd_status kd_json_save(const char *path, const json_t *value, kd_err *err);
 /* Typed members; a missing member or another type is KD_ECORRUPT and the message names path
  * (of the file, for the message only) and key. Strings are borrowed from obj. */

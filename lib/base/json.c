@@ -3,12 +3,56 @@
  * JSON files here are small documents that kd wrote (manifests, model configs, results), but they
  * are read as if a stranger had: bounded size, duplicate keys refused, invalid UTF-8 refused (by
  * jansson), each member checked for type and range before use.
+ *
+ * Objects are built by calls that each may fail for want of memory, and to look at every one of them would
+ * bury the code. Instead jansson's allocations are watched: what lost a member on the way is never turned
+ * into text.
  */
 #include "kd/base.h"
 
-#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+
+/* ---- memory ------------------------------------------------------------------------------- */
+
+/* Allocations that jansson was refused on this thread and that nobody was told of. */
+static _Thread_local unsigned long refused;
+
+static void *json_take(size_t n)
+{
+    void *p = malloc(n);
+    refused += !p;
+    return p;
+}
+
+__attribute__((constructor)) static void watch_jansson(void) { json_set_alloc_funcs(json_take, free); }
+
+static bool memory_lost(void)
+{
+    const bool lost = refused != 0;
+    refused = 0;
+    return lost;
+}
+
+/* ---- text --------------------------------------------------------------------------------- */
+
+kd_status kd_json_parse(json_t **out, const char *text, size_t len, json_error_t *at)
+{
+    // jansson itself tells few of its failed allocations from bad tokens.
+    const unsigned long before = refused;
+    *out = json_loadb(text, len, JSON_REJECT_DUPLICATES, at);
+    const bool lost = refused != before;
+    refused = before; // here it is told
+    return *out ? KD_OK : lost ? KD_ENOMEM : KD_ECORRUPT;
+}
+
+char *kd_json_text(const json_t *value, size_t flags)
+{
+    char *text = json_dumps(value, flags);
+    if (!memory_lost()) return text;
+    free(text);
+    return NULL;
+}
 
 kd_status kd_json_load(const char *path, size_t limit, json_t **out, kd_err *err)
 {
@@ -18,19 +62,13 @@ kd_status kd_json_load(const char *path, size_t limit, json_t **out, kd_err *err
     kd_status st = kd_file_read(path, limit, &text, &len, err);
     if (st) return st;
     json_error_t e;
-    errno = 0;
-    json_t *value = json_loadb(text, len, JSON_REJECT_DUPLICATES, &e);
+    st = kd_json_parse(out, text, len, &e);
     free(text);
-    if (!value) {
-        /* jansson tells few of its failed allocations from bad tokens; malloc's errno does. */
-        if (json_error_code(&e) == json_error_out_of_memory || errno == ENOMEM)
-            return kd_fail(err, KD_ENOMEM, "%s: no memory to parse it", path);
-        for (char *c = e.text; *c; c++) /* jansson quotes what it met, whatever that was */
-            if ((unsigned char)*c < 0x20 || (unsigned char)*c >= 0x7F) *c = '?';
-        return kd_fail(err, KD_ECORRUPT, "%s:%d:%d: not valid JSON: %s", path, e.line, e.column, e.text);
-    }
-    *out = value;
-    return KD_OK;
+    if (st == KD_ENOMEM) return kd_fail(err, KD_ENOMEM, "%s: no memory to parse it", path);
+    if (!st) return KD_OK;
+    for (char *c = e.text; *c; c++) /* jansson quotes what it met, whatever that was */
+        if ((unsigned char)*c < 0x20 || (unsigned char)*c >= 0x7F) *c = '?';
+    return kd_fail(err, KD_ECORRUPT, "%s:%d:%d: not valid JSON: %s", path, e.line, e.column, e.text);
 }
 
 static int to_stream(const char *data, size_t len, void *stream)
@@ -46,7 +84,7 @@ kd_status kd_json_save(const char *path, const json_t *value, kd_err *err)
     FILE *stream = kd_newfile_stream(f);
     int bad =
         json_dump_callback(value, to_stream, stream, JSON_INDENT(2) | JSON_ENCODE_ANY | JSON_PRESERVE_ORDER);
-    if (bad && !ferror(stream)) {
+    if (memory_lost() || (bad && !ferror(stream))) {
         kd_newfile_abort(f);
         return kd_fail(err, KD_ENOMEM, "%s: no memory to write the JSON", path);
     }

@@ -195,7 +195,7 @@ kd_status kd_cli_parse(kd_cli *c, kd_err *err)
         kd_cli_warn(c, "--threads %lld on %d CPUs: more threads than CPUs are slower, not faster",
                     (long long)c->common.threads, cpus);
     if (c->common.threads == 0) c->common.threads = cpus;
-    kd__stop_install(c->tool->name, c->common.quiet);
+    kd__signals_install(c->tool->name, c->common.quiet);
     return KD_OK;
 }
 
@@ -303,7 +303,7 @@ int kd_cli_finish(kd_cli *c, kd_err *err)
 
 kd_status kd_cli_print_json(json_t *value, kd_err *err)
 {
-    char *text = value ? json_dumps(value, JSON_INDENT(2) | JSON_ENCODE_ANY | JSON_PRESERVE_ORDER) : NULL;
+    char *text = value ? kd_json_text(value, JSON_INDENT(2) | JSON_ENCODE_ANY | JSON_PRESERVE_ORDER) : NULL;
     json_decref(value);
     if (!text) return kd_fail(err, KD_ENOMEM, "no memory for the JSON output");
     errno = 0;

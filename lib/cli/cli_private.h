@@ -34,7 +34,8 @@ void kd__progress_clear(void);
 /* Prints text on stderr as one line, with control characters replaced. */
 void kd__cli_line(const char *text);
 
-/* SIGINT, SIGTERM and SIGUSR1 set kd_stop_requested; SIGPIPE is ignored. quiet: no word on SIGINT. */
-void kd__stop_install(const char *name, bool quiet);
+/* SIGINT, SIGTERM and SIGUSR1 set kd_stop_requested; SIGPIPE is ignored; guards are heard. quiet: no word on
+ * SIGINT. name: of the tool. */
+void kd__signals_install(const char *name, bool quiet);
 
 #endif

@@ -1,15 +1,11 @@
-/* progress.c - words on standard error while a tool runs, and requests to stop.
+/* progress.c - words on standard error while a tool runs.
  *
  * On a terminal one line is drawn over itself; it must be gone before anything else is written, so
  * all messages pass through here and clear it first. In a log a line every ten seconds is enough to
  * see that the work goes on. A background job draws nothing: the terminal belongs to another.
- *
- * Stopping: the handlers only set a flag that the work looks at between batches, so that what was
- * done is saved. Only a second Ctrl-C ends the process where it stands.
  */
 #include "cli_private.h"
 
-#include <errno.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
@@ -27,17 +23,22 @@ void kd__progress_clear(void)
     if (atomic_exchange(&line_shown, false)) fputs("\r\033[K", stderr);
 }
 
+/* Takes no memory: it must work when that is what ran out. */
 void kd__cli_line(const char *text)
 {
-    kd_buf b = {0};
-    kd_buf_puts(&b, text);
-    kd_buf_puts(&b, "\n");
-    for (size_t i = 0; i + 1 < b.len; i++) /* names in messages may hold anything, even escapes */
-        if (((unsigned char)b.text[i] < 0x20 && b.text[i] != '\n') || b.text[i] == 0x7F) b.text[i] = '?';
+    char piece[2048];
+    size_t n = 0;
     kd__progress_clear();
-    if (b.text) fputs(b.text, stderr);
+    for (; *text; text++) {
+        const unsigned char c = (unsigned char)*text; /* names in messages may hold anything, even escapes */
+        piece[n++] = (c < 0x20 && c != '\n') || c == 0x7F ? '?' : *text;
+        if (n < sizeof piece - 1) continue;
+        fwrite(piece, 1, n, stderr);
+        n = 0;
+    }
+    piece[n++] = '\n';
+    fwrite(piece, 1, n, stderr);
     fflush(stderr);
-    kd_buf_release(&b);
 }
 
 static void say(const char *prefix, const char *fmt, va_list ap) __attribute__((format(printf, 2, 0)));
@@ -150,47 +151,4 @@ void kd_progress_end(kd_progress *p)
 {
     if (p->shown) kd__progress_clear();
     p->shown = false;
-}
-
-/* ---- stop requests ------------------------------------------------------------------------- */
-
-volatile sig_atomic_t kd_stop_requested;
-static volatile sig_atomic_t interrupts;
-static char farewell[160];
-static size_t farewell_len;
-
-static void on_stop(int sig)
-{
-    int saved = errno;
-    kd_stop_requested = 1;
-    if (sig == SIGINT) {
-        if (interrupts) _exit(130);
-        interrupts = 1;
-        if (farewell_len) { /* nothing can be done about a failure here */
-            ssize_t ignored = write(STDERR_FILENO, farewell, farewell_len);
-            (void)ignored;
-        }
-    }
-    errno = saved;
-}
-
-void kd__stop_install(const char *name, bool quiet)
-{
-    static const int signals[] = {SIGINT, SIGTERM, SIGUSR1};
-    struct sigaction a = {.sa_handler = on_stop, .sa_flags = SA_RESTART}, old;
-    farewell_len = 0;
-    if (!quiet && isatty(STDERR_FILENO)) {
-        snprintf(farewell, sizeof farewell,
-                 "\r\033[K%.60s: stopping when this piece of work is saved; "
-                 "Ctrl-C again stops at once\n",
-                 name);
-        farewell_len = strlen(farewell);
-    }
-    sigemptyset(&a.sa_mask);
-    for (size_t i = 0; i < KD_COUNT(signals); i++) {
-        /* nohup and shells that put a job into the background have their reasons to ignore it */
-        if (sigaction(signals[i], NULL, &old) == 0 && old.sa_handler == SIG_IGN) continue;
-        sigaction(signals[i], &a, NULL);
-    }
-    signal(SIGPIPE, SIG_IGN);
 }

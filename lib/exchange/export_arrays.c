@@ -207,7 +207,7 @@ static kd_status make_metadata(const kd__export *x, json_t **out, kd_err *err)
                             json_pack("{s:s, s:s, s:s}", "role", kd_role_name(c->role), "teacher", c->teacher,
                                       "tap", c->tap));
     }
-    char *text = json_dumps(roles, JSON_COMPACT);
+    char *text = kd_json_text(roles, JSON_COMPACT);
     if (text) json_object_set_new(*out, "kd.columns", json_string(text));
     if (!st && (!text || !*out)) st = kd_fail(err, KD_ENOMEM, "out of memory");
     free(text);
@@ -241,7 +241,7 @@ static kd_status write_header(kd__export *x, const tensor *list, size_t n, kd_er
             st = kd_fail(err, KD_ENOMEM, "out of memory");
         at += t->bytes;
     }
-    char *text = st ? NULL : json_dumps(h, JSON_COMPACT);
+    char *text = st ? NULL : kd_json_text(h, JSON_COMPACT);
     if (!st && !text) st = kd_fail(err, KD_ENOMEM, "out of memory");
     if (text) {
         const uint64_t len = (strlen(text) + 7) & ~(uint64_t)7;

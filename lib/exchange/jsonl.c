@@ -417,10 +417,9 @@ kd_status kd_jsonl_line_parse(kd_jsonl_row *row, const char *line, size_t len, c
     row->top.temperature[0] = 1;
     kd_status st = check_limits(line, len, err);
     if (st) return st;
-    json_t *o = json_loadb(line, len, JSON_REJECT_DUPLICATES, &e);
-    if (!o)
-        return kd_fail(err, json_error_code(&e) == json_error_out_of_memory ? KD_ENOMEM : KD_ECORRUPT,
-                       "no valid JSON at byte %d: %s", e.position, kd__shown(e.text, shown));
+    json_t *o;
+    if ((st = kd_json_parse(&o, line, len, &e)))
+        return kd_fail(err, st, "no valid JSON at byte %d: %s", e.position, kd__shown(e.text, shown));
     st = take_line(row, o, field, err);
     json_decref(o);
     return st;

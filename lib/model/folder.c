@@ -238,7 +238,7 @@ static char *canonical(const kd_model *m)
         }
         json_t *all =
             json_pack("{s:O, s:f, s:f}", "model", j, "mean", (double)m->mean, "scale", (double)m->scale);
-        text = all ? json_dumps(all, JSON_COMPACT | JSON_SORT_KEYS) : NULL;
+        text = all ? kd_json_text(all, JSON_COMPACT | JSON_SORT_KEYS) : NULL;
         json_decref(all);
     }
     json_decref(spec);

@@ -189,9 +189,8 @@ static kd_status read_header(kd_tensors *t, int fd, uint64_t size, size_t *room,
         if (text[0] != '{')
             st = kd_fail(err, KD_ECORRUPT, "%s: the header does not begin with '{': no safetensors file",
                          path);
-        else if (!(t->header = json_loadb(text, n, JSON_REJECT_DUPLICATES, &e)))
-            st = kd_fail(err, json_error_code(&e) == json_error_out_of_memory ? KD_ENOMEM : KD_ECORRUPT,
-                         "%s: the header is no valid JSON (byte %d)", path, e.position);
+        else if ((st = kd_json_parse(&t->header, text, n, &e)))
+            st = kd_fail(err, st, "%s: the header is no valid JSON (byte %d)", path, e.position);
     }
     free(text);
     *room = (size_t)(size - 8 - n);
@@ -306,7 +305,7 @@ static kd_status make_header(char **text, const kd_tensor *const *order, size_t 
             st = kd_fail(err, KD_ENOMEM, "%s: no memory for its header", path);
         at += order[i]->bytes;
     }
-    char *json = st ? NULL : json_dumps(h, JSON_COMPACT);
+    char *json = st ? NULL : kd_json_text(h, JSON_COMPACT);
     json_decref(h);
     if (st) return st;
     *text = json ? kd_sprintf("%s%*s", json, (int)(-strlen(json) & 7), "") : NULL;

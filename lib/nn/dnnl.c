@@ -350,6 +350,16 @@ static dnnl_status_t make_memory(kd__prim *p, const md_ref op[OPERANDS])
     return dnnl_success;
 }
 
+/* Here the library writes machine code, into memory that it does not check. */
+static dnnl_status_t create_primitive(dnnl_primitive_t *out, const_dnnl_primitive_desc_t pd)
+{
+    kd_guard g;
+    kd_guard_enter(&g, "out of memory: oneDNN could not make a kernel", KD_ENOMEM);
+    dnnl_status_t st = dnnl_primitive_create(out, pd);
+    kd_guard_leave(&g);
+    return st;
+}
+
 /* From p->pd to something that runs. */
 static kd_status make_runnable(kd__prim *p, kd_err *err)
 {
@@ -358,7 +368,7 @@ static kd_status make_runnable(kd__prim *p, kd_err *err)
     if (p->weights >= 0) op[p->weights] = weights_md(p);
     op[SCRATCH] = dnnl_primitive_desc_query_md(p->pd, dnnl_query_scratchpad_md, 0);
     const size_t scratch = op[SCRATCH] ? dnnl_memory_desc_get_size(op[SCRATCH]) : 0;
-    dnnl_status_t st = dnnl_primitive_create(&p->prim, p->pd);
+    dnnl_status_t st = create_primitive(&p->prim, p->pd);
     if (!st) st = make_memory(p, op);
     return st ? lib_fail(st, p->what, err) : reserve_scratch(p->team, scratch, err);
 }
@@ -502,7 +512,7 @@ static dnnl_status_t reorder(const kd__prim *p, float *from, float *to)
     omp_set_num_threads(1);
     dnnl_status_t st = dnnl_reorder_primitive_desc_create(&pd, md_of(&p->plain), the_engine, weights_md(p),
                                                           the_engine, NULL);
-    if (!st) st = dnnl_primitive_create(&prim, pd);
+    if (!st) st = create_primitive(&prim, pd);
     if (!st) st = dnnl_memory_create(&src, md_of(&p->plain), the_engine, from);
     if (!st) st = dnnl_memory_create(&dst, weights_md(p), the_engine, to);
     const dnnl_exec_arg_t args[] = {{DNNL_ARG_FROM, src}, {DNNL_ARG_TO, dst}};

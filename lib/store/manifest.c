@@ -221,9 +221,8 @@ static kd_status parse(kd_store *s, const char *path, kd_err *err)
     int64_t format, chunk_rows;
     kd_status st = kd_file_read(path, KD__MANIFEST_MAX, &text, &len, err);
     if (st) return st;
-    s->manifest = json_loadb(text, len, JSON_REJECT_DUPLICATES, &at);
-    if (!s->manifest) {
-        st = kd_fail(err, KD_ECORRUPT, "%s:%d:%d: %s", path, at.line, at.column, at.text);
+    if ((st = kd_json_parse(&s->manifest, text, len, &at))) {
+        st = kd_fail(err, st, "%s:%d:%d: %s", path, at.line, at.column, at.text);
         goto out;
     }
     // The version first: another version may compute its checksum in another way.
@@ -334,7 +333,7 @@ kd_status kd__manifest_save(json_t *m, const char *folder, kd_err *err)
     size_t len;
     kd_status st = path ? derive(m, err) : kd_fail(err, KD_ENOMEM, "out of memory");
     if (st) goto out;
-    if (!(text = json_dumps(m, JSON_INDENT(2))) || !(line = kd_sprintf("%s\n", text))) {
+    if (!(text = kd_json_text(m, JSON_INDENT(2))) || !(line = kd_sprintf("%s\n", text))) {
         st = kd_fail(err, KD_ENOMEM, "out of memory");
         goto out;
     }

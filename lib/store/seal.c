@@ -48,7 +48,10 @@ static kd_status finish_file(kd_store_writer *w, kd__pages *p, kd_err *err)
 {
     kd__index x = {0};
     kd_status st;
+    kd_guard g;
+    kd__env_guard(w, &g);
     int rc = mdb_env_sync(w->env, 1);
+    kd_guard_leave(&g);
     if (rc) return kd_fail_errno(err, rc, "%s: syncing", w->part);
     mdb_env_close(w->env);
     w->env = NULL;

@@ -103,7 +103,7 @@ char *kd__segment_header_text(const char *name, const kd_column *columns, const 
     o = json_pack("{s:i, s:s, s:O, s:O?, s:I, s:s}", "format", KD_STORE_FORMAT, "segment", name, "columns",
                   list, "contract", contract, "chunk_rows", (json_int_t)chunk_rows, "of", of);
     // Sorted and compact: the same contract gives the same bytes, so the same root hash.
-    if (o) text = json_dumps(o, JSON_COMPACT | JSON_SORT_KEYS);
+    if (o) text = kd_json_text(o, JSON_COMPACT | JSON_SORT_KEYS);
 out:
     json_decref(o);
     json_decref(list);
@@ -147,11 +147,13 @@ kd_status kd__book_read(int fd, const kd__index *x, uint32_t i, const kd_column 
 kd_status kd__segment_check_header(const kd__segment *g, const kd_store *s, const char *text, size_t len,
                                    uint64_t checksum, kd_err *err)
 {
-    json_t *o = json_loadb(text, len, JSON_REJECT_DUPLICATES, NULL);
+    json_t *o;
+    kd_status st = kd_json_parse(&o, text, len, NULL);
     const json_t *columns = json_object_get(o, "columns"), *name = json_object_get(o, "segment");
-    kd_status st = KD_OK;
-    if (!json_equal(columns, json_object_get(g->entry, "columns")) || !json_is_string(name) ||
-        strcmp(json_string_value(name), g->name))
+    if (st == KD_ENOMEM)
+        kd_fail(err, st, "out of memory for its header record");
+    else if (!json_equal(columns, json_object_get(g->entry, "columns")) || !json_is_string(name) ||
+             strcmp(json_string_value(name), g->name))
         st = kd_fail(err, KD_ECORRUPT, "its header record describes other columns than manifest.json");
     else if (checksum != g->tag || json_integer_value(json_object_get(o, "chunk_rows")) != s->chunk_rows)
         st = kd_fail(err, KD_EMISMATCH,

@@ -43,6 +43,7 @@ void kd__writer_free(kd_store_writer *w)
     free(w->folder);
     free(w->part);
     free(w->file);
+    free(w->torn);
     free(w);
 }
 

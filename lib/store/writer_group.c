@@ -158,7 +158,18 @@ static kd_status fail_mdb(kd_store_writer *w, int rc, const char *doing, kd_err 
                    mdb_strerror(rc), kept, rows);
 }
 
-kd_status kd__env_open(kd_store_writer *w, kd_err *err)
+/* LMDB reads what it wrote through a map: a file that is cut meanwhile, or a disk that fails, is a signal; a
+ * page that somebody overwrote is an assertion, whose own message is not for users. */
+void kd__env_guard(const kd_store_writer *w, kd_guard *g) { kd_guard_enter(g, w->torn, KD_ECORRUPT); }
+
+static void on_assert(MDB_env *env, const char *text)
+{
+    (void)env;
+    (void)text;
+    abort(); // inside a guard, always
+}
+
+static kd_status open_env(kd_store_writer *w, kd_err *err)
 {
     struct stat sb;
     MDB_txn *txn;
@@ -167,6 +178,7 @@ kd_status kd__env_open(kd_store_writer *w, kd_err *err)
     w->map_size = FIRST_MAP;
     while (w->map_size < 2 * (size_t)sb.st_size) w->map_size *= 2;
     if ((rc = mdb_env_create(&w->env))) return fail_mdb(w, rc, "opening", err);
+    mdb_env_set_assert(w->env, on_assert);
     if ((rc = mdb_env_set_mapsize(w->env, w->map_size)) ||
         (rc = mdb_env_open(w->env, w->part, MDB_NOSUBDIR | MDB_NOLOCK | MDB_NOTLS, 0644)) ||
         (rc = mdb_txn_begin(w->env, NULL, 0, &txn)))
@@ -177,6 +189,19 @@ kd_status kd__env_open(kd_store_writer *w, kd_err *err)
     }
     if ((rc = mdb_txn_commit(txn))) return fail_mdb(w, rc, "opening", err);
     return KD_OK;
+}
+
+kd_status kd__env_open(kd_store_writer *w, kd_err *err)
+{
+    kd_guard g;
+    w->torn = kd_sprintf("%s: was cut or overwritten by another program, or its disk failed, while it was being "
+                         "written; nothing of it was sealed: start anew with --force",
+                         w->part);
+    if (!w->torn) return kd_fail(err, KD_ENOMEM, "%s: out of memory", w->part);
+    kd__env_guard(w, &g);
+    kd_status st = open_env(w, err);
+    kd_guard_leave(&g);
+    return st;
 }
 
 static int put_all(kd_store_writer *w, const kd__put *puts, size_t n)
@@ -197,13 +222,19 @@ static int put_all(kd_store_writer *w, const kd__put *puts, size_t n)
 
 kd_status kd__env_put(kd_store_writer *w, const kd__put *puts, size_t n, kd_err *err)
 {
+    const char *doing = "committing";
+    kd_guard g;
     int rc;
-    while ((rc = put_all(w, puts, n)) == MDB_MAP_FULL) {
-        if (w->map_size > SIZE_MAX / 4) break;
+    kd__env_guard(w, &g);
+    while ((rc = put_all(w, puts, n)) == MDB_MAP_FULL && w->map_size <= SIZE_MAX / 4) {
         w->map_size *= 2;
-        if ((rc = mdb_env_set_mapsize(w->env, w->map_size))) return fail_mdb(w, rc, "growing the map", err);
+        if ((rc = mdb_env_set_mapsize(w->env, w->map_size))) {
+            doing = "growing the map";
+            break;
+        }
     }
-    return rc ? fail_mdb(w, rc, "committing", err) : KD_OK;
+    kd_guard_leave(&g);
+    return rc ? fail_mdb(w, rc, doing, err) : KD_OK;
 }
 
 kd_status kd__group_commit(kd_store_writer *w, kd_err *err)

@@ -95,10 +95,13 @@ static bool first_difference(const json_t *was, const json_t *is, kd_buf *path, 
 static kd_status compare_header(kd_store_writer *w, const char *was, size_t was_len, const char *is,
                                 kd_err *err)
 {
-    json_t *a = json_loadb(was, was_len, JSON_REJECT_DUPLICATES, NULL), *b = json_loads(is, 0, NULL);
+    json_t *a = NULL, *b = NULL;
     kd_buf path = {0}, what = {0};
-    kd_status st = KD_OK;
-    if (!a || !b)
+    kd_status st = kd_json_parse(&a, was, was_len, NULL);
+    if (!st) st = kd_json_parse(&b, is, strlen(is), NULL);
+    if (st == KD_ENOMEM)
+        kd_fail(err, st, "%s: out of memory for its header record", w->part);
+    else if (st)
         st = kd_fail(err, KD_ECORRUPT, "%s: its header record is not JSON; start anew with --force", w->part);
     else if (first_difference(a, b, &path, &what))
         st = kd_fail(

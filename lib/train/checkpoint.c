@@ -69,17 +69,17 @@ static char *state_text(const kd__state *s)
 #undef X
     for (int i = 0; i < KD_LOSS_TERMS; i++) json_array_append_new(terms, json_real(s->term_sum[i]));
     json_object_set_new(o, "term_sum", terms);
-    char *text = json_dumps(o, JSON_COMPACT | JSON_REAL_PRECISION(17));
+    char *text = kd_json_text(o, JSON_COMPACT | JSON_REAL_PRECISION(17));
     json_decref(o);
     return text;
 }
 
 static kd_status state_read(kd__state *s, const char *text, const char *path, kd_err *err)
 {
-    json_t *o = json_loads(text, JSON_REJECT_DUPLICATES, NULL), *terms;
-    kd_status st = KD_OK;
+    json_t *o, *terms;
+    kd_status st = kd_json_parse(&o, text, strlen(text), NULL);
     int64_t v;
-    if (!o) return kd_fail(err, KD_ECORRUPT, "%s: its state is not valid JSON", path);
+    if (st) return kd_fail(err, st, "%s: its state is not valid JSON", path);
 #define X(name)                                                                                              \
     if ((st = kd_json_int(o, #name, 0, INT64_MAX, &v, path, err))) goto out;                                 \
     s->name = (uint64_t)v;
@@ -182,7 +182,7 @@ static kd_status save(const kd__run *r, const char *path, kd_err *err)
     kd_tensor tensors[PIECES];
     size_t n = pieces_of(r, p);
     char hex[33], *state = state_text(&r->at),
-                  *contract = json_dumps(r->contract, JSON_COMPACT | JSON_REAL_PRECISION(17));
+                  *contract = kd_json_text(r->contract, JSON_COMPACT | JSON_REAL_PRECISION(17));
     const char *texts[] = {contract, state, r->log.text ? r->log.text : ""};
     json_t *meta = NULL;
     kd_status st;
@@ -259,9 +259,10 @@ static kd_status check_content(const kd_tensors *f, const char *path, const char
 
 static kd_status check_contract(const kd__run *r, const char *text, const char *path, kd_err *err)
 {
-    json_t *there = json_loads(text, JSON_REJECT_DUPLICATES, NULL);
-    if (!there) return kd_fail(err, KD_ECORRUPT, "%s: its contract is not valid JSON", path);
-    kd_status st = kd__contract_check(there, r->contract, true, path, err);
+    json_t *there;
+    kd_status st = kd_json_parse(&there, text, strlen(text), NULL);
+    if (st) return kd_fail(err, st, "%s: its contract is not valid JSON", path);
+    st = kd__contract_check(there, r->contract, true, path, err);
     json_decref(there);
     return st;
 }

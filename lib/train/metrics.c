@@ -52,7 +52,7 @@ kd_status kd__metrics_line(kd__run *r, kd_err *err)
 {
     size_t from = r->log.len;
     json_t *o = line_json(r);
-    char *text = o ? json_dumps(o, JSON_COMPACT | JSON_PRESERVE_ORDER) : NULL;
+    char *text = o ? kd_json_text(o, JSON_COMPACT | JSON_PRESERVE_ORDER) : NULL;
     if (text) kd_buf_printf(&r->log, "%s\n", text);
     bool failed = !text || r->log.failed;
     free(text);

@@ -199,6 +199,45 @@ def full_disk(kind, rng, folder, need):
     return 1
 
 
+def cut_once(kind, rng):
+    """Cuts the file under a running writer. Exit code of the run, None if it was too fast."""
+    kind.fresh()
+    part = kind.places[0]
+    p = subprocess.Popen(kind.command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    wanted = rng.randrange(16384, kind.bytes)
+    try:
+        while p.poll() is None and (not os.path.exists(part) or os.path.getsize(part) < wanted):
+            pass
+        os.truncate(part, rng.choice([0, 4096, 8192, rng.randrange(wanted)]))
+    except FileNotFoundError:
+        pass
+    err = p.communicate()[1].decode()
+    if p.returncode not in (0, 1, 3) or (p.returncode and len(err.splitlines()) != 1):
+        raise Failed(f"{kind.name}: exit {p.returncode} after its file was cut: {err.strip()}")
+    return p.returncode, err
+
+
+def cuts_of(kinds, n, rng):
+    """Files cut by somebody else while they are written: one line, and a store that is whole or refused."""
+    torn = 0
+    for _ in range(n):
+        for kind in kinds:
+            rc, err = cut_once(kind, rng)
+            torn += "was cut or overwritten" in err
+            if rc and run(*kind.command)[0]:  # not to be gone on with, then anew
+                must(*kind.command, "--force")
+            if rc or not run(tool_of(kind), "verify", kind.store, "-q")[0]:
+                kind.verify()
+            elif kind.name == "pack":  # the cut hit what was sealed already: verify has said so
+                kind.fresh()
+    print(f"# {torn} of them were signals to LMDB")
+    return n * len(kinds)
+
+
+def tool_of(kind):
+    return kind.tool + "/kd-store"
+
+
 def make_inputs(tool, folder):
     rng = np.random.default_rng(1)
     x = rng.integers(0, 7, (ROWS, 256)).astype("u1")
@@ -258,6 +297,10 @@ def main(tool, folder, kills="10", seed=None):
     good = attempt("{} kills of kd-dump: no committed row lost, every store finished, verified and of the same root",
                    kills_of, [pack, teacher], int(kills), rng, tally)
     need = {"pack": os.path.getsize(pack.store + "/base.mdb"), "teacher": os.path.getsize(teacher.store + "/t.mdb")}
+    for kind in (pack, teacher):
+        kind.bytes = need[kind.name]
+    good &= attempt("{} files cut while they are written: one line, no signal; refused or finished as they should be",
+                    cuts_of, [pack, teacher], max(4, int(kills) // 5), rng)
     small = folder + "/small"
     os.mkdir(small)
     what = "disks that fill up: exit 4, and with room the same store in the end"
