@@ -85,6 +85,33 @@ kd_status kd_pack(const kd_data_spec *spec, const char *store, const kd_writer_p
 /* Reads and checks everything and says what kd_pack would do, without writing. */
 kd_status kd_pack_plan(const kd_data_spec *spec, kd_pack_report *report, kd_err *err);
 
+/* ---- views -------------------------------------------------------------------------------- */
+
+/* Augmented images, the same bits in a dump and in training: a pure function of spec, row id and the view's
+ * number. lib/data/view.c says which random numbers make what. */
+#define KD_VIEWS_MAX 4096
+typedef struct kd_view_spec {
+    int64_t count;  /* views a row; 0: none */
+    int64_t seed;   /* from 0 */
+    int64_t shift;  /* moved by up to so many pixels on each axis */
+    int64_t erase;  /* side of a square that becomes fill; 0: none */
+    bool flip;      /* half of the views are mirrored left to right */
+    bool identity;  /* view 0 is the row as it is */
+    double noise;   /* standard deviation, raw units; u8 is rounded and kept within 0 to 255 */
+    double fill;    /* raw value beyond the edge and in the square */
+} kd_view_spec;
+extern const kd_option kd_view_options[]; /* keys views.count, ...; flags --views, --view-seed, ... */
+extern const size_t kd_view_options_n;
+/* Whether views of this input column can be made: u8 or f32, (height, width[, channels]), or a vector where noise is
+ * all. KD_EUSAGE, KD_EUNSUPPORTED. */
+kd_status kd_view_check(const kd_view_spec *s, const kd_column *input, kd_err *err);
+/* in, out: one row of the column; they do not overlap. The spec was checked. Any thread. */
+void kd_view_apply(const kd_view_spec *s, const kd_column *input, kd_id row, uint32_t view, const void *in, void *out);
+/* As a column's params keep it under "views"; NULL when out of memory. */
+json_t *kd_view_json(const kd_view_spec *s);
+/* where: for messages. KD_ECORRUPT names the member. */
+kd_status kd_view_parse(kd_view_spec *s, const json_t *j, const char *where, kd_err *err);
+
 /* ---- loading ------------------------------------------------------------------------------ */
 
 /* One loader and its streams belong to one thread at a time; the loader decodes with threads of its own.
