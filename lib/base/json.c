@@ -10,6 +10,7 @@
  */
 #include "kd/base.h"
 
+#include <setjmp.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -18,14 +19,45 @@
 /* Allocations that jansson was refused on this thread and that nobody was told of. */
 static _Thread_local unsigned long refused;
 
+/* jansson's parser does not survive a refused allocation: it asserts that it can take back what it could not
+ * save, or goes on with a string of another content. So it never sees one: the parse is left by a jump, and
+ * what it held is freed from a list. */
+typedef struct parse {
+    jmp_buf out;
+    void **held;
+    size_t n, cap;
+} parse;
+static _Thread_local parse *parsing;
+
 static void *json_take(size_t n)
 {
-    void *p = malloc(n);
-    refused += !p;
-    return p;
+    parse *p = parsing;
+    if (p && p->n == p->cap) {
+        const size_t cap = p->cap ? 2 * p->cap : 64;
+        void **more = realloc(p->held, cap * sizeof *more);
+        if (!more) longjmp(p->out, 1);
+        p->held = more;
+        p->cap = cap;
+    }
+    void *taken = malloc(n);
+    if (!taken && p) longjmp(p->out, 1);
+    if (!taken) refused++;
+    if (p) p->held[p->n++] = taken;
+    return taken;
 }
 
-__attribute__((constructor)) static void watch_jansson(void) { json_set_alloc_funcs(json_take, free); }
+static void json_drop(void *taken)
+{
+    parse *p = parsing;
+    for (size_t i = p && taken ? p->n : 0; i-- > 0;) { // the youngest are freed first
+        if (p->held[i] != taken) continue;
+        p->held[i] = p->held[--p->n];
+        break;
+    }
+    free(taken);
+}
+
+__attribute__((constructor)) static void watch_jansson(void) { json_set_alloc_funcs(json_take, json_drop); }
 
 static bool memory_lost(void)
 {
@@ -38,12 +70,21 @@ static bool memory_lost(void)
 
 kd_status kd_json_parse(json_t **out, const char *text, size_t len, json_error_t *at)
 {
-    // jansson itself tells few of its failed allocations from bad tokens.
-    const unsigned long before = refused;
-    *out = json_loadb(text, len, JSON_REJECT_DUPLICATES, at);
-    const bool lost = refused != before;
-    refused = before; // here it is told
-    return *out ? KD_OK : lost ? KD_ENOMEM : KD_ECORRUPT;
+    parse p = {.n = 0};
+    kd_status st = KD_OK;
+    *out = NULL;
+    parsing = &p;
+    if (setjmp(p.out)) {
+        parsing = NULL;
+        while (p.n) free(p.held[--p.n]);
+        *out = NULL;
+        st = KD_ENOMEM;
+    } else {
+        *out = json_loadb(text, len, JSON_REJECT_DUPLICATES, at);
+        parsing = NULL;
+    }
+    free(p.held);
+    return st ? st : *out ? KD_OK : KD_ECORRUPT;
 }
 
 char *kd_json_text(const json_t *value, size_t flags)

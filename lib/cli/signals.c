@@ -13,6 +13,7 @@
 
 #include <dlfcn.h>
 #include <errno.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -69,12 +70,14 @@ static char tool[64];
 /* "TOOL: SENTENCE\n", by calls that a signal handler may make. */
 static _Noreturn void say_and_leave(const char *sentence, kd_status status)
 {
+    static atomic_flag said = ATOMIC_FLAG_INIT; // several threads may end at once
     const char *const part[] = {tool, ": ", sentence, "\n"};
     char line[1280];
     size_t n = 0;
     for (size_t i = 0; i < KD_COUNT(part); i++)
         for (const char *p = part[i]; *p && n < sizeof line; p++) line[n++] = *p;
     line[n - 1] = '\n';
+    while (atomic_flag_test_and_set(&said)) pause();
     ssize_t ignored = write(STDERR_FILENO, line, n);
     (void)ignored;
     _exit(kd_exit_code(status));

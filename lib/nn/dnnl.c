@@ -146,6 +146,19 @@ static dnnl_engine_t the_engine;
 static dnnl_status_t engine_status;
 static char the_name[64];
 
+/* The library follows null pointers when it is refused memory for what it makes, or for machine code. */
+static _Thread_local kd_guard library;
+static void enter_library(void)
+{
+    kd_guard_enter(&library, "out of memory: oneDNN could not make a kernel", KD_ENOMEM);
+}
+static dnnl_status_t leave_library(dnnl_status_t st)
+{
+    kd_guard_leave(&library);
+    return st;
+}
+#define IN_LIBRARY(call) (enter_library(), leave_library(call))
+
 /* The instruction set is capped before oneDNN makes anything: afterwards it refuses. A build of
  * oneDNN without that feature (other CPUs) says "unimplemented" and keeps its own choice. */
 static void init_engine(void)
@@ -161,7 +174,7 @@ static void init_engine(void)
              kd_isa_name(isa));
     engine_status = dnnl_set_max_cpu_isa(cap[isa]);
     if (engine_status == dnnl_unimplemented) engine_status = dnnl_success;
-    if (!engine_status) engine_status = dnnl_engine_create(&the_engine, dnnl_cpu, 0);
+    if (!engine_status) engine_status = IN_LIBRARY(dnnl_engine_create(&the_engine, dnnl_cpu, 0));
 }
 
 const char *kd__backend_name(void)
@@ -211,7 +224,8 @@ kd_status kd__team_create(kd__team **out, int threads, kd_err *err)
         return kd_fail(err, KD_ENOMEM, "out of memory for a team of %d threads", threads);
     }
     for (int i = 0; i < threads; i++) {
-        dnnl_status_t s = dnnl_stream_create(&t->lane[i].stream, the_engine, dnnl_stream_default_flags);
+        dnnl_status_t s =
+            IN_LIBRARY(dnnl_stream_create(&t->lane[i].stream, the_engine, dnnl_stream_default_flags));
         if (s) {
             kd__team_free(t);
             return lib_fail(s, "a stream", err);
@@ -344,20 +358,11 @@ static dnnl_status_t make_memory(kd__prim *p, const md_ref op[OPERANDS])
     if (!(p->mem = calloc((size_t)n * OPERANDS, sizeof *p->mem))) return dnnl_out_of_memory;
     for (int i = 0; i < n * OPERANDS; i++) {
         if (!op[i % OPERANDS]) continue;
-        dnnl_status_t st = dnnl_memory_create(&p->mem[i], op[i % OPERANDS], the_engine, DNNL_MEMORY_NONE);
+        dnnl_status_t st =
+            IN_LIBRARY(dnnl_memory_create(&p->mem[i], op[i % OPERANDS], the_engine, DNNL_MEMORY_NONE));
         if (st) return st;
     }
     return dnnl_success;
-}
-
-/* Here the library writes machine code, into memory that it does not check. */
-static dnnl_status_t create_primitive(dnnl_primitive_t *out, const_dnnl_primitive_desc_t pd)
-{
-    kd_guard g;
-    kd_guard_enter(&g, "out of memory: oneDNN could not make a kernel", KD_ENOMEM);
-    dnnl_status_t st = dnnl_primitive_create(out, pd);
-    kd_guard_leave(&g);
-    return st;
 }
 
 /* From p->pd to something that runs. */
@@ -368,7 +373,7 @@ static kd_status make_runnable(kd__prim *p, kd_err *err)
     if (p->weights >= 0) op[p->weights] = weights_md(p);
     op[SCRATCH] = dnnl_primitive_desc_query_md(p->pd, dnnl_query_scratchpad_md, 0);
     const size_t scratch = op[SCRATCH] ? dnnl_memory_desc_get_size(op[SCRATCH]) : 0;
-    dnnl_status_t st = create_primitive(&p->prim, p->pd);
+    dnnl_status_t st = IN_LIBRARY(dnnl_primitive_create(&p->prim, p->pd));
     if (!st) st = make_memory(p, op);
     return st ? lib_fail(st, p->what, err) : reserve_scratch(p->team, scratch, err);
 }
@@ -407,10 +412,10 @@ kd_status kd__prim_matmul(kd__prim **out, const kd__gemm_desc *d, kd__team *team
     omp_set_num_threads(1);
     dnnl_primitive_attr_t attr = NULL;
     dnnl_status_t s = matmul_describe(p, d);
-    if (!s) s = make_attr(&attr, d->relu, d->accumulate);
+    if (!s) s = IN_LIBRARY(make_attr(&attr, d->relu, d->accumulate));
     md_ref op[OPERANDS];
     asked_for(p, op);
-    if (!s) s = matmul_pd(&p->pd, the_engine, op, attr);
+    if (!s) s = IN_LIBRARY(matmul_pd(&p->pd, the_engine, op, attr));
     kd_status st = s ? lib_fail(s, p->what, err) : make_runnable(p, err);
     if (attr) dnnl_primitive_attr_destroy(attr);
     omp_set_num_threads(threads);
@@ -463,7 +468,7 @@ static dnnl_status_t conv_hint(dnnl_primitive_desc_t *pd, const kd__prim *p, kd_
     const bool data = pass == KD__CONV_DATA;
     const md_ref op[OPERANDS] = {
         [A] = md_of(&p->op[data ? C : A]), [B] = md_of(&any), [C] = md_of(&p->op[data ? A : B])};
-    if (!st) st = conv_pd(pd, the_engine, KD__CONV_FORWARD, d, op, NULL, NULL);
+    if (!st) st = IN_LIBRARY(conv_pd(pd, the_engine, KD__CONV_FORWARD, d, op, NULL, NULL));
     md_release(&any);
     return st;
 }
@@ -487,7 +492,7 @@ kd_status kd__prim_conv(kd__prim **out, kd__conv_pass pass, const kd__conv_desc 
     if (!s) s = make_attr(&attr, pass == KD__CONV_FORWARD && d->relu, false);
     md_ref op[OPERANDS];
     asked_for(p, op);
-    if (!s) s = conv_pd(&p->pd, the_engine, pass, d, op, hint, attr);
+    if (!s) s = IN_LIBRARY(conv_pd(&p->pd, the_engine, pass, d, op, hint, attr));
     kd_status st = s ? lib_fail(s, p->what, err) : make_runnable(p, err);
     if (attr) dnnl_primitive_attr_destroy(attr);
     if (hint) dnnl_primitive_desc_destroy(hint);
@@ -510,13 +515,13 @@ static dnnl_status_t reorder(const kd__prim *p, float *from, float *to)
     const dnnl_stream_t stream = p->team->lane[0].stream;
     const int threads = omp_get_max_threads();
     omp_set_num_threads(1);
-    dnnl_status_t st = dnnl_reorder_primitive_desc_create(&pd, md_of(&p->plain), the_engine, weights_md(p),
-                                                          the_engine, NULL);
-    if (!st) st = create_primitive(&prim, pd);
-    if (!st) st = dnnl_memory_create(&src, md_of(&p->plain), the_engine, from);
-    if (!st) st = dnnl_memory_create(&dst, weights_md(p), the_engine, to);
+    dnnl_status_t st = IN_LIBRARY(dnnl_reorder_primitive_desc_create(&pd, md_of(&p->plain), the_engine,
+                                                                     weights_md(p), the_engine, NULL));
+    if (!st) st = IN_LIBRARY(dnnl_primitive_create(&prim, pd));
+    if (!st) st = IN_LIBRARY(dnnl_memory_create(&src, md_of(&p->plain), the_engine, from));
+    if (!st) st = IN_LIBRARY(dnnl_memory_create(&dst, weights_md(p), the_engine, to));
     const dnnl_exec_arg_t args[] = {{DNNL_ARG_FROM, src}, {DNNL_ARG_TO, dst}};
-    if (!st) st = dnnl_primitive_execute(prim, stream, 2, args);
+    if (!st) st = IN_LIBRARY(dnnl_primitive_execute(prim, stream, 2, args));
     if (!st) st = dnnl_stream_wait(stream);
     omp_set_num_threads(threads);
     if (src) dnnl_memory_destroy(src);

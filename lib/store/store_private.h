@@ -100,7 +100,7 @@ void kd__block_filter(uint8_t *out, const kd_column *c, uint32_t rows, const kd_
 /* Bytes of the block before compression. KD_EUSAGE when the sizes do not fit the column. */
 kd_status kd__block_size(const kd_column *c, uint32_t rows, const kd_block *b, size_t *raw, kd_err *err);
 /* Compresses raw (r->raw bytes, already filtered) into out (KD__RECORD_HEAD + r->raw bytes), fills
- * codec, stored and checksum and writes the header. Returns the size of the record. */
+ * codec, stored and checksum and writes the header. Returns the size of the record; 0: zstd ran out of memory. */
 size_t kd__record_pack(kd__record *r, const uint8_t *raw, uint8_t *out, ZSTD_CCtx *zstd, int level);
 
 typedef struct kd__decoder {

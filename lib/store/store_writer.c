@@ -121,6 +121,7 @@ static kd_status pack_books(kd_store_writer *w, kd_err *err)
             st = kd_fail(err, KD_ENOMEM, "%s: out of memory for a codebook", w->path);
         } else {
             w->books[i].size = kd__record_pack(&r, c->book, record, zstd, KD__BOOK_LEVEL);
+            if (!w->books[i].size) st = kd_fail(err, KD_ENOMEM, "%s: out of memory for zstd", w->path);
             w->book_sums[i] = r.checksum;
         }
         c->book = NULL; // was borrowed
@@ -148,7 +149,10 @@ static kd_status put_header(kd_store_writer *w, const char *text, kd_err *err)
         goto out;
     }
     puts[0].data = record;
-    puts[0].size = kd__record_pack(&r, (const uint8_t *)text, record, zstd, w->params.level);
+    if (!(puts[0].size = kd__record_pack(&r, (const uint8_t *)text, record, zstd, w->params.level))) {
+        st = kd_fail(err, KD_ENOMEM, "%s: out of memory for zstd", w->part);
+        goto out;
+    }
     w->tag = r.checksum;
     for (uint32_t i = 0; i < w->ncolumns; i++) {
         if (!w->books[i].size) continue;

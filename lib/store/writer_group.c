@@ -251,6 +251,10 @@ kd_status kd__group_commit(kd_store_writer *w, kd_err *err)
         kd__key(item->record.chunk + 1, item->record.column, puts[i].key);
         puts[i].data = g->packed + item->at;
         puts[i].size = item->size;
+        if (!item->size) {
+            st = kd_fail(err, KD_ENOMEM, "%s: out of memory for zstd", w->part);
+            goto out;
+        }
         if ((st = kd__writer_push_sum(w, item->record.checksum, err))) goto out;
     }
     if ((st = kd__env_put(w, puts, g->n, err))) goto out;
