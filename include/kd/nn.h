@@ -162,6 +162,8 @@ size_t kd_nn_blocks(size_t n);
 double kd_nn_sumsq(const float *x, size_t n, double *partial);
 /* y (rows, cols) = (x - mean) * scale from bytes. */
 void kd_nn_u8_to_f32(float *y, const uint8_t *x, size_t n, float mean, float scale);
+/* y (rows, c): mean or largest value over the pixels of x (rows, pixels, c). Opens the region itself. */
+void kd_nn_over_pixels(float *y, const float *x, size_t rows, size_t pixels, size_t c, bool max, int threads);
 
 const char *kd_nn_backend(void); /* "oneDNN 2.6.3, avx512" */
 

@@ -21,13 +21,19 @@ static const kd__codec *find(const char *name)
     return NULL;
 }
 
+static kd_codec_info infos[KD_COUNT(codecs)];
+
+static void fill_infos(void)
+{
+    for (size_t i = 0; codecs[i]; i++) infos[i] = codecs[i]->info;
+}
+
 const kd_codec_info *kd_codec_list(size_t *n)
 {
-    static kd_codec_info list[KD_COUNT(codecs)];
-    // The same bytes whoever writes them.
-    for (size_t i = 0; codecs[i]; i++) list[i] = codecs[i]->info;
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    pthread_once(&once, fill_infos);
     *n = KD_COUNT(codecs) - 1;
-    return list;
+    return infos;
 }
 
 const kd_codec_info *kd_codec_find(const char *name)
