@@ -39,7 +39,7 @@
 
 typedef struct kd_import_params {
     const char *name;     /* of the teacher; needed */
-    const char *segment;  /* NULL: the name */
+    const char *segment;  /* NULL: the name; of features alone NAME.feat.LAYER */
     const char *encoding; /* of logits and scores, as kd_codec_parse reads it; NULL: dense, and topk for
                              top-k input */
     const char *feature_encoding; /* of features; NULL: dense */

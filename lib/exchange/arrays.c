@@ -164,19 +164,22 @@ static kd_status sample(kd__input *in, uint64_t at, kd_hasher *h, kd_err *err)
 
 bool kd__role_of_name(const char *name, kd_role *role, char tap[KD_STORE_NAME_MAX])
 {
+    static const struct {
+        const char *name;
+        kd_role role;
+    } known[] = {{"logits", KD_ROLE_LOGITS},    {"scores", KD_ROLE_SCORE},    {"score", KD_ROLE_SCORE},
+                 {"features", KD_ROLE_FEATURE}, {"feature", KD_ROLE_FEATURE}, {"feat", KD_ROLE_FEATURE}};
     const char *slash = strrchr(name, '/'), *n = slash ? slash + 1 : name, *dot = strchr(n, '.');
     const size_t len = dot ? (size_t)(dot - n) : strlen(n);
     tap[0] = '\0';
-    if (!strcmp(n, "logits"))
-        *role = KD_ROLE_LOGITS;
-    else if (!strcmp(n, "scores") || !strcmp(n, "score"))
-        *role = KD_ROLE_SCORE;
-    else if ((len == 8 && !strncmp(n, "features", 8)) || (len == 7 && !strncmp(n, "feature", 7)))
-        *role = KD_ROLE_FEATURE;
-    else
-        return false;
-    if (dot && *role == KD_ROLE_FEATURE) snprintf(tap, KD_STORE_NAME_MAX, "%.63s", dot + 1);
-    return true;
+    for (size_t i = 0; i < KD_COUNT(known); i++) {
+        if (strlen(known[i].name) != len || strncmp(n, known[i].name, len)) continue;
+        if (dot && known[i].role != KD_ROLE_FEATURE) return false;
+        snprintf(tap, KD_STORE_NAME_MAX, "%.63s", dot ? dot + 1 : "");
+        *role = known[i].role;
+        return true;
+    }
+    return false;
 }
 
 /* A column of one file. The first file's stay; the others' must be equal to them. */

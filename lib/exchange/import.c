@@ -201,8 +201,21 @@ static kd_status hash_sample(job *j, char hex[33], kd_err *err)
     return st;
 }
 
+/* The teacher's name; features alone get a segment of their own, as kd-dump names it: NAME.feat.LAYER. */
+static void segment_name(const job *j, char out[KD_STORE_NAME_MAX])
+{
+    bool features = true;
+    for (size_t i = 0; i < j->in.n; i++) features = features && j->column[i].role == KD_ROLE_FEATURE;
+    snprintf(out, KD_STORE_NAME_MAX, "%s",
+             j->p->segment ? j->p->segment
+             : features    ? j->column[0].name
+                           : j->p->name);
+    if (!j->p->segment && features) out[strlen(j->p->name)] = '.'; // was the slash
+}
+
 static kd_status begin(job *j, kd_err *err)
 {
+    char segment[KD_STORE_NAME_MAX];
     const json_t *base = json_array_get(json_object_get(kd_store_manifest(j->s), "segments"), 0);
     const char *root = json_string_value(json_object_get(base, "root"));
     const char *name = j->in.names.v[KD__TEACHER];
@@ -212,8 +225,8 @@ static kd_status begin(job *j, kd_err *err)
     json_t *contract = json_pack("{s:s, s:s, s:s, s:s, s:s}", "kind", "import", "teacher", name ? name : "",
                                  "name", j->p->name, "store", root ? root : "", "sample", hex);
     if (!contract) return kd_fail(err, KD_ENOMEM, "out of memory (or a name that is not UTF-8)");
-    st = kd_store_extend(&j->writer, j->s, j->p->segment ? j->p->segment : j->p->name, j->column, j->in.n,
-                         contract, &j->p->writer, err);
+    segment_name(j, segment);
+    st = kd_store_extend(&j->writer, j->s, segment, j->column, j->in.n, contract, &j->p->writer, err);
     json_decref(contract);
     return st;
 }

@@ -45,14 +45,11 @@ static kd_status set_classes(kd_column *c, const kd_store *s, const kd_import_pa
 
 static kd_status set_name(kd_column *c, const kd__in_column *in, const char *name, kd_err *err)
 {
-    const char *end = in->role == KD_ROLE_LOGITS  ? "logits"
-                      : in->role == KD_ROLE_SCORE ? "score"
-                      : in->tap[0]                ? in->tap
-                                                  : "feature";
-    const int n = snprintf(c->name, sizeof c->name, "%s/%s", name, end);
+    const char *end = in->role == KD_ROLE_LOGITS ? "logits" : in->role == KD_ROLE_SCORE ? "score" : "feat";
+    const int n = snprintf(c->name, sizeof c->name, "%s/%s%s%s", name, end, in->tap[0] ? "." : "", in->tap);
     if (n < 0 || (size_t)n >= sizeof c->name)
-        return kd_fail(err, KD_EUSAGE, "'%.70s/%.70s' is too long for a column; give a shorter --name", name,
-                       end);
+        return kd_fail(err, KD_EUSAGE, "'%.70s/%s.%.70s' is too long for a column; give a shorter --name",
+                       name, end, in->tap);
     snprintf(c->teacher, sizeof c->teacher, "%s", name);
     snprintf(c->tap, sizeof c->tap, "%s", in->tap);
     return KD_OK;
@@ -100,6 +97,8 @@ kd_status kd__packer_open(kd__packer *k, kd_column *c, const kd__in_column *in, 
     char topk[32];
     const char *text = in->role == KD_ROLE_FEATURE ? p->feature_encoding : p->encoding;
     kd_status st;
+    if (in->tap[0] && in->role != KD_ROLE_FEATURE)
+        return kd_fail(err, KD_EUSAGE, "--tap %s: names the layer of a feature, say --role feature", in->tap);
     *c = (kd_column){.role = in->role, .ndims = in->ndims, .encoding = "dense"};
     memcpy(c->dims, in->dims, sizeof c->dims);
     k->from = in->dtype;
