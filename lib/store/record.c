@@ -17,6 +17,8 @@
 #define XXH_STATIC_LINKING_ONLY /* XXH3_state_t on the stack */
 #include "store_private.h"
 
+#include <zstd_errors.h>
+
 #include <stdlib.h>
 #include <string.h>
 #include <xxhash.h>
@@ -258,18 +260,42 @@ void kd__block_filter(uint8_t *out, const kd_column *c, uint32_t rows, const kd_
         memcpy(out, b->data, b->bytes);
 }
 
+/* level 0: Huffman coding with next to no search for repetitions. Returns what zstd does. */
+static size_t zip(ZSTD_CCtx *zstd, int level, uint8_t *out, size_t room, const uint8_t *raw, size_t len)
+{
+    ZSTD_CCtx_reset(zstd, ZSTD_reset_session_and_parameters);
+    ZSTD_CCtx_setParameter(zstd, ZSTD_c_compressionLevel, level ? level : 1);
+    ZSTD_CCtx_setParameter(zstd, ZSTD_c_checksumFlag, 1);
+    if (!level) {
+        ZSTD_CCtx_setParameter(zstd, ZSTD_c_strategy, ZSTD_fast);
+        ZSTD_CCtx_setParameter(zstd, ZSTD_c_minMatch, 7);
+        ZSTD_CCtx_setParameter(zstd, ZSTD_c_hashLog, 6);
+    }
+    return ZSTD_compress2(zstd, out, room, raw, len);
+}
+
+/* An error other than "does not fit". */
+static bool zip_failed(size_t n)
+{
+    return ZSTD_isError(n) && ZSTD_getErrorCode(n) != ZSTD_error_dstSize_tooSmall;
+}
+
 size_t kd__record_pack(kd__record *r, const uint8_t *raw, uint8_t *out, ZSTD_CCtx *zstd, int level)
 {
-    size_t len = (size_t)r->raw, n;
     // The destination is made too small for a frame that does not pay: zstd then reports an error.
-    ZSTD_CCtx_reset(zstd, ZSTD_reset_session_and_parameters);
-    ZSTD_CCtx_setParameter(zstd, ZSTD_c_compressionLevel, level);
-    ZSTD_CCtx_setParameter(zstd, ZSTD_c_checksumFlag, 1);
-    n = ZSTD_compress2(zstd, out + KD__RECORD_HEAD, len - len / 32, raw, len);
+    const size_t len = (size_t)r->raw, room = len - len / 32;
+    uint8_t *to = out + KD__RECORD_HEAD;
+    // What repeats among measured numbers repeats by chance, and to point at it often costs more bytes than
+    // it saves. Both frames have their turn in the same place; the first one is made again if it wins.
+    const bool floats = kd_dtype_is_float((kd_dtype)r->dtype);
+    const size_t bare = floats ? zip(zstd, 0, to, room, raw, len) : SIZE_MAX; // errors are large sizes
+    size_t n = zip(zstd, level, to, room, raw, len);
+    if (floats && bare <= n && !ZSTD_isError(bare)) n = zip(zstd, 0, to, room, raw, len);
+    if (zip_failed(n) || (floats && zip_failed(bare))) return 0; // stored as it is, its root would be another
     r->codec = KD__CODEC_ZSTD;
     if (ZSTD_isError(n) || n >= len) {
         r->codec = KD__CODEC_RAW;
-        if (len) memcpy(out + KD__RECORD_HEAD, raw, len);
+        if (len) memcpy(to, raw, len);
         n = len;
     }
     r->stored = n;
@@ -292,11 +318,13 @@ kd_status kd_block_packed_bytes(const kd_column *c, uint32_t rows, const kd_bloc
     kd_status st = kd__column_defaults(&k, level, err);
     if (st || (st = kd__block_size(&k, rows, b, &size, err))) return st;
     r.raw = size;
+    r.dtype = (uint8_t)k.dtype;
     raw = malloc(size + 1);
     out = malloc(KD__RECORD_HEAD + size);
     if (raw && out && (zstd = ZSTD_createCCtx())) {
         kd__block_filter(raw, &k, rows, b, kd__filter_code(k.filter));
         *bytes = kd__record_pack(&r, raw, out, zstd, level);
+        if (!*bytes) st = kd_fail(err, KD_ENOMEM, "out of memory for zstd");
     } else {
         st = kd_fail(err, KD_ENOMEM, "out of memory for a block of %zu bytes", size);
     }

@@ -18,6 +18,7 @@ from .xxh3 import hash64
 HEAD = 64
 NO_CHUNK = 0xFFFFFFFF
 RAW, ZSTD = 0, 1
+_FLOATS = frozenset(1 + DTYPES.index(t) for t in ("f16", "bf16", "f32", "f64"))
 _LAYOUT = struct.Struct("<4sBBBBBBHIIIQQQQQ")
 _MAGIC, _VERSION = b"KDRC", 1
 
@@ -189,15 +190,29 @@ def codebook(buffer, column, index):
 # ---- writing ---------------------------------------------------------------------------------
 
 
-def pack(raw, level, *, dtype=0, encoding=0, filter=0, split=0, column=NO_CHUNK, chunk=NO_CHUNK, rows=0, first=0, tag=0):
-    """A whole record of a filtered block, and its checksum."""
+def _packer(level):
+    """Level 0: Huffman coding with next to no search for repetitions."""
     packers = getattr(_local, "packers", None)
     if packers is None:
         packers = _local.packers = {}
     if level not in packers:
-        packers[level] = zstandard.ZstdCompressor(level=level, write_checksum=True, write_content_size=True)
+        search = {} if level else {"strategy": zstandard.STRATEGY_FAST, "min_match": 7, "hash_log": 6}
+        params = zstandard.ZstdCompressionParameters.from_level(level or 1, write_checksum=True, write_content_size=True,
+                                                                **search)
+        packers[level] = (zstandard.ZstdCompressor(compression_params=params) if search else
+                          zstandard.ZstdCompressor(level=level, write_checksum=True, write_content_size=True))
+    return packers[level]
+
+
+def pack(raw, level, *, dtype=0, encoding=0, filter=0, split=0, column=NO_CHUNK, chunk=NO_CHUNK, rows=0, first=0, tag=0):
+    """A whole record of a filtered block, and its checksum."""
     n = len(raw)
-    frame = packers[level].compress(raw) if n else b""
+    frame = _packer(level).compress(raw) if n else b""
+    # What repeats among measured numbers repeats by chance: Huffman coding alone is often smaller.
+    if n and dtype in _FLOATS:
+        bare = _packer(0).compress(raw)
+        if len(bare) <= len(frame):
+            frame = bare
     codec = ZSTD
     if not n or len(frame) > n - n // 32 or len(frame) >= n:
         codec, frame = RAW, raw
