@@ -40,14 +40,19 @@ static void weights(const float *z, size_t n, double top, double r, double w[KD_
     for (size_t k = n; k < BLOCK; k++) w[k] = 0;
 }
 
+typedef double lanes __attribute__((vector_size(8 * sizeof(double))));
+
 static inline __attribute__((always_inline)) double add_lanes(const double *w)
 {
-    double lane[8];
-    for (int j = 0; j < 8; j++) lane[j] = w[j];
-    for (int k = 8; k < BLOCK; k += 8)
-        for (int j = 0; j < 8; j++) lane[j] += w[k + j];
-    for (int j = 0; j < 4; j++) lane[j] += lane[j + 4];
-    return (lane[0] + lane[2]) + (lane[1] + lane[3]);
+    lanes sum, next;
+    memcpy(&sum, w, sizeof sum);
+    for (int k = 8; k < BLOCK; k += 8) {
+        memcpy(&next, w + k, sizeof next);
+        sum += next;
+    }
+    double a[4];
+    for (int j = 0; j < 4; j++) a[j] = sum[j] + sum[j + 4];
+    return (a[0] + a[2]) + (a[1] + a[3]);
 }
 
 static double total(const double w[KD__BLOCK]) { return add_lanes(w); }
