@@ -224,10 +224,8 @@ static kd_status copy_chunk(kd__rewrite *r, kd__copier *k, const kd__pick *p, kd
     kd_status st = kd__rewrite_open(r, p->source, err);
     if (st) return st;
     const kd_chunk_info *ci = &r->reader->chunks[p->chunk];
-    for (uint32_t i = 0; i < ci->rows && r->left_out; i++) {
-        const uint64_t row = r->base[p->source] + ci->first + i;
-        k->keep[i] = !(r->left_out[row / 64] >> row % 64 & 1);
-    }
+    for (uint32_t i = 0; i < ci->rows; i++)
+        k->keep[i] = kd__rewrite_keeps(r, r->base[p->source] + ci->first + i);
     for (uint32_t i = 0; i < k->n && !st; i++) st = read_block(r, k, i, p, err);
     return st ? st : kd_store_writer_append(k->writer, ci->split, p->rows, k->block, err);
 }
@@ -366,7 +364,7 @@ static kd_status begin_plan(kd__rewrite *r, kd_err *err)
     if (!path) return no_memory(r, err);
     rmdir(r->folder); // of a run that was stopped before it wrote anything
     const bool begun = kd_exists(path);
-    if (!begun && kd_exists(r->folder) && !r->params.force)
+    if (!begun && kd_exists(r->folder) && (!r->params.force || r->replace))
         st = kd_fail(
             err, KD_EEXISTS,
             "%s: left by a run of another kind that was not finished; finish that, or start anew with "
@@ -399,7 +397,8 @@ static kd_status begin_plan(kd__rewrite *r, kd_err *err)
     return st;
 }
 
-kd_status kd__remove_unnamed(const char *folder, kd_err *err)
+/* Removes what manifest.json of the folder does not name: rewrite.json, segments of an earlier try. */
+static kd_status remove_unnamed(const char *folder, kd_err *err)
 {
     kd_store *s = NULL;
     kd_status st = kd__manifest_load(&s, folder, err);
@@ -434,7 +433,8 @@ kd_status kd__rewrite_run(kd__rewrite *r, const char *kind, kd_err *err)
     if ((st = make_plan(r, kind, err)) || (st = begin_plan(r, err))) return st;
     for (uint32_t g = 0; g < r->segments; g++)
         if ((st = copy_segment(r, g, err))) return st;
-    close_reader(r); // before its files go away
-    if ((st = kd__remove_unnamed(r->folder, err))) return st;
+    close_reader(r);                                                          // before its files go away
+    if (r->replace && (st = kd__no_unfinished(r->source[0], err))) return st; // somebody began one meanwhile
+    if ((st = remove_unnamed(r->folder, err))) return st;
     return kd__publish(r->folder, r->out, r->params.force, err);
 }

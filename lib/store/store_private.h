@@ -380,12 +380,20 @@ kd_status kd__rewrite_init(kd__rewrite *r, const char *out, const char *const *s
 kd_status kd__rewrite_pick(kd__rewrite *r, uint32_t source, uint32_t chunk, uint32_t rows, kd_err *err);
 /* The source, opened for reading, in r->reader and r->cursor. */
 kd_status kd__rewrite_open(kd__rewrite *r, uint32_t source, kd_err *err);
+/* Whether a row stays; row: counted over all sources. */
+static inline bool kd__rewrite_keeps(const kd__rewrite *r, uint64_t row)
+{
+    return !r->left_out || !(r->left_out[row / 64] >> row % 64 & 1);
+}
 /* Writes out. kind: "slice", ... */
 kd_status kd__rewrite_run(kd__rewrite *r, const char *kind, kd_err *err);
 void kd__rewrite_release(kd__rewrite *r);
 /* The root of a store's base segment. */
 void kd__base_root(const kd_store *s, char hex[33]);
-/* Removes what manifest.json of the folder does not name. */
-kd_status kd__remove_unnamed(const char *folder, kd_err *err);
+/* Compares the ids of all sources: KD_EEXISTS for one that an earlier store has, or with skip left_out has
+ * its row. (merge_ids.c) */
+kd_status kd__merge_ids(kd__rewrite *r, bool skip, kd_err *err);
+/* KD_EEXISTS: a segment file lies in the store's folder that its manifest does not name. (compact.c) */
+kd_status kd__no_unfinished(const kd_store *s, kd_err *err);
 
 #endif

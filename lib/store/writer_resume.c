@@ -65,7 +65,8 @@ kd_status kd__part_take(kd_store_writer *w, off_t *size, kd_err *err)
 
 static char *value_text(const json_t *v)
 {
-    return v ? json_dumps(v, JSON_COMPACT | JSON_ENCODE_ANY | JSON_SORT_KEYS) : kd_strdup("absent");
+    return v ? json_dumps(v, JSON_COMPACT | JSON_ENCODE_ANY | JSON_SORT_KEYS | JSON_REAL_PRECISION(15))
+             : kd_strdup("absent");
 }
 
 bool kd__json_difference(kd__difference *d, const json_t *a, const json_t *b)
