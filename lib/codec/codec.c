@@ -12,7 +12,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const kd__codec *const codecs[] = {&kd__codec_int8, &kd__codec_int8_channel, NULL}; // ends with NULL
+static const kd__codec *const codecs[] = {
+    &kd__codec_int8, &kd__codec_int8_channel, &kd__codec_log8, &kd__codec_log6, NULL,
+}; // by code; ends with NULL
 
 static const kd__codec *find(const char *name)
 {
