@@ -28,7 +28,7 @@
 /* ---- columns (column.c) ------------------------------------------------------------------- */
 
 enum { KD__ENCODING_DENSE = 1 };
-enum { KD__FILTER_NONE = 0, KD__FILTER_SHUFFLE = 1, KD__FILTER_UNKNOWN = 255 };
+enum { KD__FILTER_NONE = 0, KD__FILTER_SHUFFLE = 1, KD__FILTER_EXPONENT = 2, KD__FILTER_UNKNOWN = 255 };
 int kd__encoding_code(const char *name); /* 0 if this build does not know it */
 int kd__filter_code(const char *name);   /* KD__FILTER_UNKNOWN if this build does not know it */
 bool kd__column_dense(const kd_column *c);
@@ -56,6 +56,9 @@ kd_status kd__column_from_json(kd_column *c, uint64_t *book_sum, const json_t *o
 /* in: n elements of `size` bytes; out: byte 0 of all elements, then byte 1 of all, ... */
 void kd__shuffle(uint8_t *out, const uint8_t *in, size_t n, size_t size);
 void kd__unshuffle(uint8_t *out, const uint8_t *in, size_t n, size_t size);
+/* in: n bf16; out: their exponents (n), then mantissa and sign of each (n), sign in the lowest bit. */
+void kd__split_exponents(uint8_t *out, const uint8_t *in, size_t n);
+void kd__join_exponents(uint8_t *out, const uint8_t *in, size_t n);
 
 /* ---- records (record.c) ------------------------------------------------------------------- */
 
@@ -100,7 +103,8 @@ void kd__block_filter(uint8_t *out, const kd_column *c, uint32_t rows, const kd_
 /* Bytes of the block before compression. KD_EUSAGE when the sizes do not fit the column. */
 kd_status kd__block_size(const kd_column *c, uint32_t rows, const kd_block *b, size_t *raw, kd_err *err);
 /* Compresses raw (r->raw bytes, already filtered) into out (KD__RECORD_HEAD + r->raw bytes), fills
- * codec, stored and checksum and writes the header. Returns the size of the record; 0: zstd ran out of memory. */
+ * codec, stored and checksum and writes the header. Returns the size of the record; 0: zstd ran out of
+ * memory. */
 size_t kd__record_pack(kd__record *r, const uint8_t *raw, uint8_t *out, ZSTD_CCtx *zstd, int level);
 
 typedef struct kd__decoder {
