@@ -96,7 +96,7 @@ test: deps ## install what is missing, build, run all checks and tests; ends wit
 	@$(MAKE) --no-print-directory dep-check hdr-check
 	@$(MAKE) --no-print-directory run-tests
 
-unit-tests: $(UNIT_TESTS) $B/tests/fault/shim.so
+unit-tests: $(UNIT_TESTS) $B/tests/unit/make_store $B/tests/fault/shim.so
 
 # Loaded by LD_PRELOAD into tools of any mode, so without a sanitizer of its own.
 $B/tests/fault/shim.so: tests/fault/shim.c
