@@ -149,7 +149,7 @@ include $(wildcard pipelines/*/*.mk bench/bench.mk)
 JOBS ?= $(shell nproc 2>/dev/null || echo 2)
 DEPS := gcc libc6-dev make liblmdb-dev libzstd-dev libyaml-dev libdnnl-dev libjansson-dev libxxhash-dev zlib1g-dev \
   libcmocka-dev jq dataset-fashion-mnist python3 python3-lmdb python3-zstandard python3-numpy python3-xxhash \
-  python3-pip python3-setuptools python3-wheel
+  python3-pip python3-setuptools python3-wheel python3-venv
 DEPS_FULL := clang libomp-dev libclang-rt-dev debootstrap shellcheck
 
 # Installs Debian packages that are missing, by name; as root with apt-get, otherwise through sudo.
