@@ -96,7 +96,7 @@ test: deps ## install what is missing, build, run all checks and tests; ends wit
 	@$(MAKE) --no-print-directory dep-check hdr-check
 	@$(MAKE) --no-print-directory run-tests
 
-unit-tests: $(UNIT_TESTS) $B/tests/fault/shim.so $B/tests/fault/damage
+unit-tests: $(UNIT_TESTS) $B/tests/unit/make_store $B/tests/fault/shim.so $B/tests/fault/damage
 
 $B/tests/fault/damage: $B/tests/fault/damage.o $B/libkd.a
 	@echo "  LD   $@"
@@ -156,7 +156,7 @@ include $(wildcard pipelines/*/*.mk bench/bench.mk)
 JOBS ?= $(shell nproc 2>/dev/null || echo 2)
 DEPS := gcc libc6-dev make liblmdb-dev libzstd-dev libyaml-dev libdnnl-dev libjansson-dev libxxhash-dev zlib1g-dev \
   libcmocka-dev jq dataset-fashion-mnist python3 python3-lmdb python3-zstandard python3-numpy python3-xxhash \
-  python3-pip python3-setuptools python3-wheel
+  python3-pip python3-setuptools python3-wheel python3-venv
 DEPS_FULL := clang libomp-dev libclang-rt-dev debootstrap shellcheck
 
 # Installs Debian packages that are missing, by name; as root with apt-get, otherwise through sudo.

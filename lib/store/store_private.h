@@ -29,7 +29,7 @@
 /* ---- columns (column.c) ------------------------------------------------------------------- */
 
 enum { KD__ENCODING_DENSE = 1 };
-enum { KD__FILTER_NONE = 0, KD__FILTER_SHUFFLE = 1, KD__FILTER_UNKNOWN = 255 };
+enum { KD__FILTER_NONE = 0, KD__FILTER_SHUFFLE = 1, KD__FILTER_EXPONENT = 2, KD__FILTER_UNKNOWN = 255 };
 int kd__encoding_code(const char *name); /* 0 if this build does not know it */
 int kd__filter_code(const char *name);   /* KD__FILTER_UNKNOWN if this build does not know it */
 bool kd__column_dense(const kd_column *c);
@@ -57,6 +57,9 @@ kd_status kd__column_from_json(kd_column *c, uint64_t *book_sum, const json_t *o
 /* in: n elements of `size` bytes; out: byte 0 of all elements, then byte 1 of all, ... */
 void kd__shuffle(uint8_t *out, const uint8_t *in, size_t n, size_t size);
 void kd__unshuffle(uint8_t *out, const uint8_t *in, size_t n, size_t size);
+/* in: n bf16; out: their exponents (n), then mantissa and sign of each (n), sign in the lowest bit. */
+void kd__split_exponents(uint8_t *out, const uint8_t *in, size_t n);
+void kd__join_exponents(uint8_t *out, const uint8_t *in, size_t n);
 
 /* ---- records (record.c) ------------------------------------------------------------------- */
 
@@ -100,9 +103,11 @@ kd_status kd__record_open_book(const uint8_t *record, size_t size, const kd_colu
 void kd__block_filter(uint8_t *out, const kd_column *c, uint32_t rows, const kd_block *b, int filter);
 /* Bytes of the block before compression. KD_EUSAGE when the sizes do not fit the column. */
 kd_status kd__block_size(const kd_column *c, uint32_t rows, const kd_block *b, size_t *raw, kd_err *err);
-/* Compresses raw (r->raw bytes, already filtered) into out (KD__RECORD_HEAD + r->raw bytes), fills
- * codec, stored and checksum and writes the header. Returns the size of the record; 0: zstd ran out of
- * memory. */
+/* Room for packing so many bytes. zstd gets all that it could need: with less, the frame that it makes would
+ * depend on how much less, and other writers' records would not be the same. */
+static inline size_t kd__record_room(size_t raw) { return KD__RECORD_HEAD + ZSTD_compressBound(raw); }
+/* Compresses raw (r->raw bytes, already filtered) into out (kd__record_room of them), fills codec, stored and
+ * checksum and writes the header. Returns the size of the record; 0: zstd ran out of memory. */
 size_t kd__record_pack(kd__record *r, const uint8_t *raw, uint8_t *out, ZSTD_CCtx *zstd, int level);
 
 typedef struct kd__decoder {
@@ -250,7 +255,7 @@ char *kd__store_path(const char *path);
 /* ---- writer (store_writer.c, writer_resume.c, writer_group.c, seal.c) --------------------- */
 
 /* A block that waits for its transaction. Both slabs use the same layout: item i has
- * KD__RECORD_HEAD + raw bytes at `at` in each. */
+ * kd__record_room bytes at `at` in each. */
 typedef struct kd__item {
     kd__record record;
     size_t at, size; /* size: of the packed record */
