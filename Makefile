@@ -96,7 +96,11 @@ test: deps ## install what is missing, build, run all checks and tests; ends wit
 	@$(MAKE) --no-print-directory dep-check hdr-check
 	@$(MAKE) --no-print-directory run-tests
 
-unit-tests: $(UNIT_TESTS) $B/tests/fault/shim.so
+unit-tests: $(UNIT_TESTS) $B/tests/fault/shim.so $B/tests/fault/damage
+
+$B/tests/fault/damage: $B/tests/fault/damage.o $B/libkd.a
+	@echo "  LD   $@"
+	$(Q)$(CC) $(ALL_CFLAGS) $(LDFLAGS) -o $@ $^ $(LIBS)
 
 # Loaded by LD_PRELOAD into tools of any mode, so without a sanitizer of its own.
 $B/tests/fault/shim.so: tests/fault/shim.c
@@ -115,6 +119,9 @@ test-full: deps-full ## the tests in release, with clang, under address and thre
 	@$(MAKE) --no-print-directory -j$(JOBS) MODE=asan run-tests
 	@$(MAKE) --no-print-directory -j$(JOBS) MODE=tsan run-tests
 	@$(MAKE) --no-print-directory fresh
+
+damage: $B/tests/fault/damage ## 4,000 damaged copies of a store, read by kd and by LMDB alone, into bench/results/
+	@bench/damage.py --program $< --folder $(BUILD)/bench/damage
 
 fresh: ## `make test` and `make demo` in fresh Debian 12 and 13 systems (as root, by debootstrap)
 	tests/fresh.sh bookworm
@@ -190,7 +197,7 @@ help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
 	@echo "  MODE=release|debug|asan|tsan, CC=, CFLAGS=, V=1, SIZE=full (pipelines)"
 
-.PHONY: all test unit-tests run-tests check test-full fresh dep-check hdr-check demo deps deps-full install man \
+.PHONY: all test unit-tests run-tests check test-full damage fresh dep-check hdr-check demo deps deps-full install man \
   format clean help
 
 -include $(shell find $(B) -name '*.d' 2>/dev/null)
