@@ -12,8 +12,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const kd__codec *const codecs[] = {&kd__codec_int8,   &kd__codec_int8_channel, &kd__codec_topk,
-                                          &kd__codec_sample, &kd__codec_head_tail,    NULL}; // ends with NULL
+static const kd__codec *const codecs[] = {
+    &kd__codec_int8, &kd__codec_int8_channel, &kd__codec_log8,      &kd__codec_log6,
+    &kd__codec_topk, &kd__codec_sample,       &kd__codec_head_tail, NULL,
+}; // by code; ends with NULL
 
 static const kd__codec *find(const char *name)
 {

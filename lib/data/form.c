@@ -55,7 +55,8 @@ static kd_status look_at_codec(kd__shape *f, const kd_column *k, kd_err *err)
         f->form = KD__SPARSE;
         f->entries = kd_codec_most(codec);
         f->temperatures = (int)json_array_size(json_object_get(kd_codec_params(codec), "temperatures"));
-        f->bytes = POSITION + f->entries * ENTRY + 2 * (size_t)f->temperatures * sizeof(float);
+        f->bytes =
+            POSITION + f->entries * ENTRY + 2 * kd_max_size(1, (size_t)f->temperatures) * sizeof(float);
     }
     kd_codec_close(codec);
     return KD_OK;

@@ -29,7 +29,7 @@
 /* ---- columns (column.c) ------------------------------------------------------------------- */
 
 enum { KD__ENCODING_DENSE = 1 };
-enum { KD__FILTER_NONE = 0, KD__FILTER_SHUFFLE = 1, KD__FILTER_UNKNOWN = 255 };
+enum { KD__FILTER_NONE = 0, KD__FILTER_SHUFFLE = 1, KD__FILTER_EXPONENT = 2, KD__FILTER_UNKNOWN = 255 };
 int kd__encoding_code(const char *name); /* 0 if this build does not know it */
 int kd__filter_code(const char *name);   /* KD__FILTER_UNKNOWN if this build does not know it */
 bool kd__column_dense(const kd_column *c);
@@ -57,6 +57,9 @@ kd_status kd__column_from_json(kd_column *c, uint64_t *book_sum, const json_t *o
 /* in: n elements of `size` bytes; out: byte 0 of all elements, then byte 1 of all, ... */
 void kd__shuffle(uint8_t *out, const uint8_t *in, size_t n, size_t size);
 void kd__unshuffle(uint8_t *out, const uint8_t *in, size_t n, size_t size);
+/* in: n bf16; out: their exponents (n), then mantissa and sign of each (n), sign in the lowest bit. */
+void kd__split_exponents(uint8_t *out, const uint8_t *in, size_t n);
+void kd__join_exponents(uint8_t *out, const uint8_t *in, size_t n);
 
 /* ---- records (record.c) ------------------------------------------------------------------- */
 
