@@ -28,6 +28,15 @@ USES_exchange := base config codec nn model store data
 USES_train := base config codec nn loss model store data
 USES_eval := base config codec nn loss model store data train
 
+# Fuzzing needs what reads foreign bytes, with clang and without OpenMP.
+OPENMP := -fopenmp
+ifeq ($(MODE),fuzz)
+CC := clang
+OPENMP :=
+MODULES := base config codec store data model exchange
+UNUSED := lib/data/loader.c
+endif
+
 TOOLS := kd kd-dump kd-train kd-eval kd-store
 LIBS := -ldnnl -llmdb -lzstd -lyaml -ljansson -lxxhash -lz -lm
 
@@ -36,10 +45,11 @@ OPT_release := -O3 -g -DNDEBUG
 OPT_debug := -O1 -g
 OPT_asan := -O1 -g -fsanitize=address,undefined -fno-omit-frame-pointer -fno-sanitize-recover=all
 OPT_tsan := -O1 -g -fsanitize=thread
-ALL_CFLAGS := -std=c11 -D_GNU_SOURCE -Iinclude $(WARN) $(OPT_$(MODE)) -fopenmp -fno-math-errno \
+OPT_fuzz := -O1 -g -fsanitize=fuzzer-no-link,address,undefined -fno-omit-frame-pointer -fno-sanitize-recover=all
+ALL_CFLAGS := -std=c11 -D_GNU_SOURCE -Iinclude $(WARN) $(OPT_$(MODE)) $(OPENMP) -fno-math-errno \
   -fno-trapping-math -DKD_MODE='"$(MODE)"' $(CFLAGS)
 
-LIB_SRC := $(foreach m,$(MODULES),$(wildcard lib/$m/*.c))
+LIB_SRC := $(filter-out $(UNUSED),$(foreach m,$(MODULES),$(wildcard lib/$m/*.c)))
 # A kernel file NAME.simd.c is compiled once per instruction set, its functions suffixed _$(isa).
 SIMD_SRC := $(filter %.simd.c,$(LIB_SRC))
 ISAS := scalar avx2 avx512
@@ -142,7 +152,7 @@ demo: deps ## install what is missing, build, run the image pipeline on Fashion-
 	@$(MAKE) --no-print-directory -j$(JOBS) all
 	@$(MAKE) --no-print-directory image
 
-include $(wildcard pipelines/*/*.mk bench/bench.mk)
+include $(wildcard pipelines/*/*.mk bench/bench.mk tests/fuzz/fuzz.mk)
 
 # ---- housekeeping --------------------------------------------------------------------------
 
