@@ -102,7 +102,7 @@ $(TOOL_BIN): $B/%: $B/cmd/%.o $$(patsubst %.c,$B/%.o,$$(wildcard cmd/$$*/*.c)) $
 # ---- tests ---------------------------------------------------------------------------------
 
 test: deps ## install what is missing, build, run all checks and tests; ends with "N passed, N failed"
-	@$(MAKE) --no-print-directory -j$(JOBS) all unit-tests
+	@$(MAKE) --no-print-directory -j$(JOBS) all unit-tests fuzzers
 	@$(MAKE) --no-print-directory dep-check hdr-check
 	@$(MAKE) --no-print-directory run-tests
 
@@ -113,8 +113,8 @@ $B/tests/fault/shim.so: tests/fault/shim.c
 	@mkdir -p $(@D); echo "  LD   $@"
 	$(Q)$(CC) -std=c11 $(WARN) -Wno-missing-prototypes -O1 -g -shared -fPIC -o $@ $<
 
-run-tests: all unit-tests ## run the tests without installing anything
-	@tests/run.sh $B $(UNIT_TESTS) $(CLI_TESTS)
+run-tests: all unit-tests $(if $(filter release,$(MODE)),fuzzers) ## run the tests without installing anything; FUZZ_SECONDS=1 for a short run
+	@FUZZ_SECONDS=$(FUZZ_SECONDS) tests/run.sh $B $(UNIT_TESTS) $(CLI_TESTS)
 
 check: all unit-tests ## unit tests only, under a minute
 	@tests/run.sh $B $(UNIT_TESTS)
@@ -152,15 +152,15 @@ demo: deps ## install what is missing, build, run the image pipeline on Fashion-
 	@$(MAKE) --no-print-directory -j$(JOBS) all
 	@$(MAKE) --no-print-directory image
 
-include $(wildcard pipelines/*/*.mk bench/bench.mk tests/fuzz/fuzz.mk)
+include $(wildcard pipelines/*/*.mk bench/bench.mk tests/*/*.mk)
 
 # ---- housekeeping --------------------------------------------------------------------------
 
 JOBS ?= $(shell nproc 2>/dev/null || echo 2)
 DEPS := gcc libc6-dev make liblmdb-dev libzstd-dev libyaml-dev libdnnl-dev libjansson-dev libxxhash-dev zlib1g-dev \
   libcmocka-dev jq dataset-fashion-mnist python3 python3-lmdb python3-zstandard python3-numpy python3-xxhash \
-  python3-pip python3-setuptools python3-wheel
-DEPS_FULL := clang libomp-dev libclang-rt-dev debootstrap shellcheck
+  python3-pip python3-setuptools python3-wheel clang libclang-rt-dev valgrind
+DEPS_FULL := libomp-dev debootstrap shellcheck
 
 # Installs Debian packages that are missing, by name; as root with apt-get, otherwise through sudo.
 define install_packages
