@@ -45,7 +45,7 @@ OPT_release := -O3 -g -DNDEBUG
 OPT_debug := -O1 -g
 OPT_asan := -O1 -g -fsanitize=address,undefined -fno-omit-frame-pointer -fno-sanitize-recover=all
 OPT_tsan := -O1 -g -fsanitize=thread
-OPT_fuzz := -O1 -g -fsanitize=fuzzer-no-link,address,undefined -fno-omit-frame-pointer -fno-sanitize-recover=all
+OPT_fuzz := -Wno-error -O1 -g -fsanitize=fuzzer-no-link,address,undefined -fno-omit-frame-pointer -fno-sanitize-recover=all
 ALL_CFLAGS := -std=c11 -D_GNU_SOURCE -Iinclude $(WARN) $(OPT_$(MODE)) $(OPENMP) -fno-math-errno \
   -fno-trapping-math -DKD_MODE='"$(MODE)"' $(CFLAGS)
 
@@ -101,7 +101,7 @@ $(TOOL_BIN): $B/%: $B/cmd/%.o $$(patsubst %.c,$B/%.o,$$(wildcard cmd/$$*/*.c)) $
 
 # ---- tests ---------------------------------------------------------------------------------
 
-test: deps ## install what is missing, build, run all checks and tests; ends with "N passed, N failed"
+test: deps-test ## install what is missing, build, run all checks and tests; ends with "N passed, N failed"
 	@$(MAKE) --no-print-directory -j$(JOBS) all unit-tests fuzzers
 	@$(MAKE) --no-print-directory dep-check hdr-check
 	@$(MAKE) --no-print-directory run-tests
@@ -159,7 +159,8 @@ include $(wildcard pipelines/*/*.mk bench/bench.mk tests/*/*.mk)
 JOBS ?= $(shell nproc 2>/dev/null || echo 2)
 DEPS := gcc libc6-dev make liblmdb-dev libzstd-dev libyaml-dev libdnnl-dev libjansson-dev libxxhash-dev zlib1g-dev \
   libcmocka-dev jq dataset-fashion-mnist python3 python3-lmdb python3-zstandard python3-numpy python3-xxhash \
-  python3-pip python3-setuptools python3-wheel clang libclang-rt-dev valgrind
+  python3-pip python3-setuptools python3-wheel
+DEPS_TEST := clang libclang-rt-dev valgrind
 DEPS_FULL := libomp-dev debootstrap shellcheck
 
 # Installs Debian packages that are missing, by name; as root with apt-get, otherwise through sudo.
@@ -177,7 +178,10 @@ endef
 deps: ## install the packages that building and testing need
 	$(call install_packages,$(DEPS))
 
-deps-full: deps
+deps-test: deps
+	$(call install_packages,$(DEPS_TEST))
+
+deps-full: deps-test
 	$(call install_packages,$(DEPS_FULL))
 
 install: all man ## copy tools and man pages to DESTDIR PREFIX
@@ -200,7 +204,7 @@ help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
 	@echo "  MODE=release|debug|asan|tsan, CC=, CFLAGS=, V=1, SIZE=full (pipelines)"
 
-.PHONY: all test unit-tests run-tests check test-full fresh dep-check hdr-check demo deps deps-full install man \
+.PHONY: all test unit-tests run-tests check test-full fresh dep-check hdr-check demo deps deps-test deps-full install man \
   format clean help
 
 -include $(shell find $(B) -name '*.d' 2>/dev/null)

@@ -16,7 +16,7 @@ endif
 fuzzers: ## the harnesses of tests/fuzz into build/fuzz/, with clang
 	@$(MAKE) --no-print-directory MODE=fuzz $(FUZZERS:%=$(FUZZ_BIN)/fuzz_%)
 
-fuzz: deps ## fuzz every parser of foreign bytes: FUZZ_SECONDS=60 each, or RUNS=10000000 inputs; FUZZ="yaml npy" picks
+fuzz: deps-test ## fuzz every parser of foreign bytes: FUZZ_SECONDS=60 each, or RUNS=10000000 inputs; FUZZ="yaml npy" picks
 	@$(MAKE) --no-print-directory -j$(JOBS) fuzzers
 	@tests/fuzz/fuzz.py run $(FUZZ_BIN) --jobs $(FUZZ_JOBS) --seconds $(FUZZ_SECONDS) \
 	  $(if $(RUNS),--runs $(RUNS) --results bench/results) $(FUZZ)
