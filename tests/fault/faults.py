@@ -148,7 +148,7 @@ class Bench:
                 raise Failed(f"the store does not verify: {err.strip()}")
 
     def judge(self, case, rc, err, how):
-        lines = [s for s in err.splitlines() if s.strip()]
+        lines = [s for s in err.splitlines() if s.strip() and ": warning: " not in s]
         dies = how.startswith("kill")
         wanted = {"ENOMEM": 1, "ENOSPC": 4}.get(how.rstrip("+"))
         if rc < 0 and not (dies and rc == -9):
