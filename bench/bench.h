@@ -31,6 +31,9 @@ typedef struct bench_train_params {
  * end of the input. */
 kd_status bench_train(const bench_train_params *p, kd_err *err);
 
+/* `read`: rows of a store, by the columns' names, served as by bench_train. */
+kd_status bench_read(const char *store, const char *columns, kd_err *err);
+
 void bench_print(json_t *line); /* prints one line on stdout, flushes, releases line */
 
 #endif

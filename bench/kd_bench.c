@@ -3,8 +3,9 @@
  *     kd_bench peak                            one JSON line: GFLOP/s and GB/s (peak.c)
  *     kd_bench kernels                         one JSON line a kernel: GFLOP/s, share of peak (kernels.c)
  *     kd_bench train MODEL BATCH [--data FILE] training steps on demand (train.c)
+ *     kd_bench read STORE COLUMN,...           rows of a store on demand, and what bounds them (read.c)
  *
- * The driver run.py calls both; either can be run by hand:
+ * The drivers run.py, store_size.py and store_speed.py call them; each can be run by hand:
  *
  *     echo go 5 | build/release/bench/kd_bench train cnn-16-32-64 128 | jq .
  *
@@ -21,13 +22,15 @@ static const char usage[] =
     "usage: kd_bench peak [--threads N]\n"
     "       kd_bench kernels [--threads N]\n"
     "       kd_bench train MODEL BATCH [--threads N] [--models FILE] [--data FILE]\n"
+    "       kd_bench read STORE COLUMN,...\n"
     "\n"
     "  --threads N    threads of the measured team [2]\n"
     "  --models FILE  JSON object: name -> model specification [bench/models.json]\n"
     "  --data FILE    safetensors with x, labels, teacher and param.* [random numbers]\n"
     "\n"
     "train reads lines \"go SECONDS\" and answers each with one JSON line, for example\n"
-    "  echo go 5 | kd_bench train mlp-784-512-256-10 128\n";
+    "  echo go 5 | kd_bench train mlp-784-512-256-10 128\n"
+    "and read likewise lines \"go decode|values|batches|resident|zstd|memcpy sequential|random SECONDS\".\n";
 
 void bench_print(json_t *line)
 {
@@ -97,8 +100,11 @@ int main(int argc, char **argv)
         p.model = arg[1];
         if (!(p.batch = count(arg[2], INT_MAX))) return fail_usage("BATCH takes a whole number from 1");
         st = bench_train(&p, &err);
+    } else if (n == 3 && strcmp(arg[0], "read") == 0) {
+        st = bench_read(arg[1], arg[2], &err);
     } else {
-        return fail_usage(n ? "expected \"peak\", \"kernels\" or \"train MODEL BATCH\"" : NULL);
+        return fail_usage(n ? "expected \"peak\", \"kernels\", \"train MODEL BATCH\" or \"read STORE COLUMN\""
+                            : NULL);
     }
     if (st) fprintf(stderr, "kd_bench: %s\n", err.msg);
     return kd_exit_code(st);
