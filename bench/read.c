@@ -43,7 +43,8 @@ typedef struct reader {
     kd_loader *loader;
     kd_stream *stream;
     uint64_t epoch;
-    frame *frames;     /* (chunks of the store, columns) */
+    size_t *raw;       /* (chunks of the store, columns) bytes of decoded blocks */
+    frame *frames;     /* the same places; NULL until zstd or memcpy is asked for, like what follows */
     uint8_t *payloads; /* what they point to */
     uint8_t *plain;    /* (PLAIN) what memcpy copies */
     uint8_t *block;    /* (block_bytes) where everything is decoded to */
@@ -75,15 +76,13 @@ static kd_status fetch(reader *r, int c, MDB_txn *txn, MDB_dbi dbi, uint32_t ind
         if (e || value.mv_size < HEAD)
             return kd_fail(err, KD_ECORRUPT, "%s: chunk %u: %s", kd_store_path(r->store), r->chunk[k],
                            e ? mdb_strerror(e) : "a short record");
-        frame *f = &r->frames[r->chunk[k] * (uint32_t)r->columns + (uint32_t)c];
+        frame *f = &r->frames[(size_t)r->chunk[k] * (size_t)r->columns + (size_t)c];
         const uint8_t *record = value.mv_data;
         uint64_t raw;
         memcpy(&raw, record + RAW_AT, sizeof raw);
         *f = (frame){r->payloads + *at, value.mv_size - HEAD, (size_t)raw, record[CODEC_AT] == 1};
         memcpy(r->payloads + *at, record + HEAD, f->stored);
         *at += f->stored;
-        r->raw_bytes += f->raw;
-        r->block_bytes = kd_max_size(r->block_bytes, f->raw);
     }
     return KD_OK;
 }
@@ -111,24 +110,22 @@ static kd_status fetch_column(reader *r, int c, size_t *at, kd_err *err)
     return st;
 }
 
+/* What the limits are measured on: all frames, and as many bytes as memcpy may want. */
 static kd_status fetch_frames(reader *r, kd_err *err)
 {
     size_t at = 0;
-    for (int c = 0; c < r->columns; c++) {
-        uint64_t raw, stored;
-        kd_status st = kd_store_column_bytes(r->store, r->column[c], &raw, &stored, err);
-        if (st) return st;
-        r->stored_bytes += stored;
-    }
+    kd_status st = KD_OK;
+    if (r->frames) return KD_OK;
     r->frames = calloc((size_t)kd_store_chunks(r->store) * (size_t)r->columns, sizeof(*r->frames));
     r->payloads = malloc(r->stored_bytes);
-    if (!r->frames || !r->payloads) return kd_fail(err, KD_ENOMEM, "no memory for the frames");
-    for (int c = 0; c < r->columns; c++) {
-        kd_status st = fetch_column(r, c, &at, err);
-        if (st) return st;
-    }
-    r->stored_bytes = at;
-    return KD_OK;
+    r->plain = kd_alloc_aligned(PLAIN, 1);
+    r->zstd = ZSTD_createDCtx();
+    if (!r->frames || !r->payloads || !r->plain || !r->zstd)
+        return kd_fail(err, KD_ENOMEM, "no memory for the frames");
+    memset(r->plain, 1, PLAIN);
+    ZSTD_DCtx_setParameter(r->zstd, ZSTD_d_forceIgnoreChecksum, ZSTD_d_ignoreChecksum);
+    for (int c = 0; c < r->columns && !st; c++) st = fetch_column(r, c, &at, err);
+    return st;
 }
 
 /* ---- what is measured ---------------------------------------------------------------------- */
@@ -137,14 +134,14 @@ typedef struct count {
     uint64_t rows, bytes;
 } count;
 
-static const frame *frame_of(const reader *r, uint32_t chunk, int c)
+static size_t place(const reader *r, uint32_t chunk, int c)
 {
-    return &r->frames[chunk * (uint32_t)r->columns + (uint32_t)c];
+    return (size_t)chunk * (size_t)r->columns + (size_t)c;
 }
 
 static kd_status decode(reader *r, uint32_t chunk, int c, kd_err *err)
 {
-    return kd_cursor_read(r->cursor, r->column[c], chunk, r->block, frame_of(r, chunk, c)->raw, err);
+    return kd_cursor_read(r->cursor, r->column[c], chunk, r->block, r->raw[place(r, chunk, c)], err);
 }
 
 static kd_status values(reader *r, uint32_t chunk, int c, kd_err *err)
@@ -159,7 +156,7 @@ static kd_status values(reader *r, uint32_t chunk, int c, kd_err *err)
 
 static kd_status zstd(reader *r, uint32_t chunk, int c, kd_err *err)
 {
-    const frame *f = frame_of(r, chunk, c);
+    const frame *f = &r->frames[place(r, chunk, c)];
     if (!f->zstd)
         memcpy(r->block, f->payload, f->raw);
     else if (ZSTD_decompressDCtx(r->zstd, r->block, f->raw, f->payload, f->stored) != f->raw)
@@ -169,7 +166,7 @@ static kd_status zstd(reader *r, uint32_t chunk, int c, kd_err *err)
 
 static kd_status copy(reader *r, uint32_t chunk, int c, kd_err *err)
 {
-    const size_t n = kd_min_size(frame_of(r, chunk, c)->raw, PLAIN);
+    const size_t n = kd_min_size(r->raw[place(r, chunk, c)], PLAIN);
     (void)err;
     if (r->plain_at + n > PLAIN) r->plain_at = 0;
     memcpy(r->block, r->plain + r->plain_at, n);
@@ -180,16 +177,20 @@ static kd_status copy(reader *r, uint32_t chunk, int c, kd_err *err)
 static const struct kind {
     const char *name;
     kd_status (*block)(reader *r, uint32_t chunk, int c, kd_err *err); /* NULL: batches */
-    bool resident;
-} kinds[] = {{"decode", decode, false}, {"values", values, false}, {"zstd", zstd, false},
-             {"memcpy", copy, false},   {"batches", NULL, false},  {"resident", NULL, true}};
+    bool resident, limit;
+} kinds[] = {{.name = "decode", .block = decode},
+             {.name = "values", .block = values},
+             {.name = "batches"},
+             {.name = "resident", .resident = true},
+             {.name = "zstd", .block = zstd, .limit = true},
+             {.name = "memcpy", .block = copy, .limit = true}};
 
 static kd_status do_chunk(reader *r, const struct kind *kind, uint32_t chunk, count *n, kd_err *err)
 {
     for (int c = 0; c < r->columns; c++) {
         kd_status st = kind->block(r, chunk, c, err);
         if (st) return st;
-        n->bytes += frame_of(r, chunk, c)->raw;
+        n->bytes += r->raw[place(r, chunk, c)];
     }
     sink = r->block[0];
     n->rows += kd_store_chunk(r->store, chunk)->rows;
@@ -225,7 +226,9 @@ static kd_status measure(reader *r, const struct kind *kind, bool shuffle, doubl
 {
     count n = {0};
     kd_rng rng;
-    kd_status st = kind->block ? KD_OK : open_loader(r, kind->resident, shuffle, err);
+    kd_status st = KD_OK;
+    if (kind->limit && (st = fetch_frames(r, err))) return st;
+    if (!kind->block) st = open_loader(r, kind->resident, shuffle, err);
     if (!st && kind->resident) st = do_batch(r, &n, err); // decodes the window
     n = (count){0};
     kd_rng_init(&rng, 1, KD_RNG_TEST, 0, 0);
@@ -296,20 +299,36 @@ static kd_status reserve_values(reader *r, kd_err *err)
     return most && !r->values ? kd_fail(err, KD_ENOMEM, "no memory for %zu values", most) : KD_OK;
 }
 
+/* Sizes of all blocks, decoded and stored. Every record is read once for it, so files are in the page cache.
+ */
+static kd_status take_sizes(reader *r, kd_err *err)
+{
+    uint64_t raw, stored;
+    kd_status st = KD_OK;
+    if (!(r->raw = calloc((size_t)kd_store_chunks(r->store) * (size_t)r->columns, sizeof(*r->raw))))
+        return kd_fail(err, KD_ENOMEM, "out of memory");
+    for (int c = 0; c < r->columns && !st; c++) {
+        if ((st = kd_store_column_bytes(r->store, r->column[c], &raw, &stored, err))) break;
+        r->stored_bytes += stored;
+        for (uint32_t i = 0; i < r->chunks && !st; i++) {
+            size_t *size = &r->raw[place(r, r->chunk[i], c)];
+            st = kd_cursor_size(r->cursor, r->column[c], r->chunk[i], size, err);
+            r->raw_bytes += *size;
+            r->block_bytes = kd_max_size(r->block_bytes, *size);
+        }
+    }
+    return st;
+}
+
 static kd_status reader_init(reader *r, const char *path, const char *columns, kd_err *err)
 {
     kd_status st;
     if ((st = kd_store_open(&r->store, path, err)) || (st = take_columns(r, columns, err)) ||
-        (st = take_chunks(r, err)) || (st = fetch_frames(r, err)) || (st = reserve_values(r, err)) ||
-        (st = kd_cursor_open(&r->cursor, r->store, err)))
+        (st = take_chunks(r, err)) || (st = reserve_values(r, err)) ||
+        (st = kd_cursor_open(&r->cursor, r->store, err)) || (st = take_sizes(r, err)))
         return st;
-    r->block = kd_alloc_aligned(r->block_bytes, 1);
-    r->plain = kd_alloc_aligned(PLAIN, 1);
-    r->zstd = ZSTD_createDCtx();
-    if (!r->block || !r->plain || !r->zstd) return kd_fail(err, KD_ENOMEM, "out of memory");
-    memset(r->plain, 1, PLAIN);
-    ZSTD_DCtx_setParameter(r->zstd, ZSTD_d_forceIgnoreChecksum, ZSTD_d_ignoreChecksum);
-    return KD_OK;
+    return (r->block = kd_alloc_aligned(r->block_bytes, 1)) ? KD_OK
+                                                            : kd_fail(err, KD_ENOMEM, "out of memory");
 }
 
 static void reader_free(reader *r)
@@ -320,6 +339,7 @@ static void reader_free(reader *r)
     kd_sparse_release(&r->sparse);
     ZSTD_freeDCtx(r->zstd);
     free(r->chunk);
+    free(r->raw);
     free(r->frames);
     free(r->payloads);
     free(r->plain);
