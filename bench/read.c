@@ -370,9 +370,10 @@ kd_status bench_read(const char *store, const char *columns, kd_err *err)
     reader r = {0};
     kd_status st = reader_init(&r, store, columns, err);
     if (!st) {
-        bench_print(json_pack("{s:b, s:I, s:I, s:I, s:I, s:s}", "ready", 1, "rows", (json_int_t)r.rows,
+        bench_print(json_pack("{s:b, s:I, s:I, s:I, s:I, s:I, s:s}", "ready", 1, "rows", (json_int_t)r.rows,
                               "chunks", (json_int_t)r.chunks, "raw_bytes", (json_int_t)r.raw_bytes,
-                              "stored_bytes", (json_int_t)r.stored_bytes, "build", kd_build_info()));
+                              "store_rows", (json_int_t)kd_store_rows(r.store), "store_bytes",
+                              (json_int_t)kd_store_bytes(r.store), "build", kd_build_info()));
         st = serve(&r, err);
     }
     reader_free(&r);
