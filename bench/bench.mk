@@ -35,7 +35,10 @@ bench-image: deps $(BENCH_BIN) all ## the image pipeline from nothing: time, tea
 kernels: $(BENCH_BIN) ## matrix products and convolutions alone against the peak
 	@$(BENCH_BIN) kernels
 
+store-levels: deps ## what zstd levels, filters and dictionaries change in a store's bytes, into bench/results/
+	@bench/store_levels.py --json bench/results
+
 scoreboard: ## bench/results/*.json to docs/scoreboard.md; prints the figures that fall short
 	@bench/scoreboard.sh
 
-.PHONY: bench bench-run bench-image kernels peak scoreboard deps-bench
+.PHONY: bench bench-run bench-image kernels store-levels peak scoreboard deps-bench

@@ -34,6 +34,10 @@ static const kd_tool tool = {
 static const kd_option rows[] = {
     {"Output", NULL, "out", "STORE", 'o', KD_OPTION_STRING, offsetof(store_opts, out), NULL, 0, 0, NULL,
      "store or file to write"},
+    {"Slice", NULL, "part", "I/N", 0, KD_OPTION_STRING, offsetof(store_opts, part), NULL, 0, 0, NULL,
+     "which part of how many, counted from 1"},
+    {"Slice", NULL, "base-only", NULL, 0, KD_OPTION_BOOL, offsetof(store_opts, base_only), "off", 0, 0, NULL,
+     "the rows without what teachers added"},
     {"Output", NULL, "resume", NULL, 0, KD_OPTION_BOOL, offsetof(store_opts, resume), "off", 0, 0, NULL,
      "go on with an unfinished run of the same input, if there is one"},
     {"Output", NULL, "force", NULL, 0, KD_OPTION_BOOL, offsetof(store_opts, force), "off", 0, 0, NULL,
@@ -48,7 +52,8 @@ typedef struct verb {
 
 static const verb verbs[] = {{"stat", "STORE", 1, 1, store_stat},
                              {"verify", "STORE", 1, 1, store_verify},
-                             {"drop", "STORE SEGMENT", 2, 2, store_drop}};
+                             {"drop", "STORE SEGMENT", 2, 2, store_drop},
+                             {"slice", "STORE --part I/N -o OUT.kd", 1, 1, store_slice}};
 
 static kd_status run(kd_cli *c, const store_opts *o, kd_err *err)
 {

@@ -8,11 +8,23 @@
 typedef struct store_opts {
     char *out; /* store or file to write */
     bool force, resume;
+    char *part; /* slice: "1/4" */
+    bool base_only;
 } store_opts;
 
 /* operands: c->args[1] and on; their number was checked. */
 kd_status store_stat(kd_cli *c, const store_opts *o, kd_err *err);
 kd_status store_verify(kd_cli *c, const store_opts *o, kd_err *err);
 kd_status store_drop(kd_cli *c, const store_opts *o, kd_err *err);
+kd_status store_slice(kd_cli *c, const store_opts *o, kd_err *err);
+
+/* ---- what several commands use ------------------------------------------------------------ */
+
+/* For a kd_progress as arg. */
+void store_progress(void *arg, uint64_t done, uint64_t total);
+/* Defaults with the common options. */
+kd_writer_params store_writer_params(const kd_cli *c, const store_opts *o);
+/* Says what a new store holds: one line, or JSON with what and its members (a new reference) at the end. */
+kd_status store_report(const kd_cli *c, const char *path, const char *what, json_t *members, kd_err *err);
 
 #endif

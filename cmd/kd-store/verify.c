@@ -1,13 +1,6 @@
 /* verify.c - every byte of a store checked. */
 #include "store_cmd.h"
 
-static void show_progress(void *arg, uint64_t done, uint64_t total)
-{
-    kd_progress *p = arg;
-    p->total = total;
-    kd_progress_set(p, done, NULL);
-}
-
 static kd_status print_report(const kd_cli *c, const char *path, const kd_verify_report *r, kd_err *err)
 {
     double gb = r->seconds > 0 ? 1e-9 / r->seconds : 0;
@@ -42,7 +35,7 @@ kd_status store_verify(kd_cli *c, const store_opts *o, kd_err *err)
     kd_progress p;
     kd_err print = {0};
     kd_progress_begin(&p, c, "verify", "records", 0);
-    kd_status st = kd_store_verify(path, (int)c->common.threads, &r, show_progress, &p, err);
+    kd_status st = kd_store_verify(path, (int)c->common.threads, &r, store_progress, &p, err);
     kd_progress_end(&p);
     if (st && st != KD_ECORRUPT) return st;
     kd_status printed = print_report(c, path, &r, &print);

@@ -169,6 +169,18 @@ float kd_rng_normal(kd_rng *r);               /* mean 0, sd 1 (Box-Muller) */
 /* Fisher-Yates: order receives a permutation of 0..n-1. */
 void kd_rng_permute(kd_rng *r, uint32_t *order, size_t n);
 
+/* A permutation of 0..n-1 that is a function instead of a list: any element, or the place of an element, in
+ * O(log n) time and no memory. Another seed, purpose or a is another permutation. 1 <= n <= 2^56. */
+#define KD_PERMUTATION_ROUNDS 240
+typedef struct kd_permutation {
+    uint64_t n;
+    int rounds;
+    uint64_t mirror[KD_PERMUTATION_ROUNDS], coin[KD_PERMUTATION_ROUNDS];
+} kd_permutation;
+void kd_permutation_init(kd_permutation *p, uint64_t n, uint64_t seed, kd_rng_purpose purpose, uint32_t a);
+uint64_t kd_permutation_at(const kd_permutation *p, uint64_t place);      /* the element at a place */
+uint64_t kd_permutation_place(const kd_permutation *p, uint64_t element); /* its inverse */
+
 /* ---- hashes ------------------------------------------------------------------------------- */
 
 uint64_t kd_hash64(const void *data, size_t len); /* XXH3, 64 bits, seed 0 */

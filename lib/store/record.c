@@ -251,13 +251,15 @@ kd_status kd__block_size(const kd_column *c, uint32_t rows, const kd_block *b, s
 void kd__block_filter(uint8_t *out, const kd_column *c, uint32_t rows, const kd_block *b, int filter)
 {
     size_t size = kd_dtype_size(c->dtype);
-    bool planes = filter == KD__FILTER_SHUFFLE;
+    const bool planes = filter != KD__FILTER_NONE;
     if (b->lengths) {
         kd__shuffle(out, (const uint8_t *)b->lengths, rows, planes ? 4 : 1);
         if (!planes) memcpy(out, b->lengths, 4u * (size_t)rows);
         out += 4u * (size_t)rows;
     }
-    if (planes)
+    if (filter == KD__FILTER_EXPONENT)
+        kd__split_exponents(out, b->data, b->bytes / size);
+    else if (planes)
         kd__shuffle(out, b->data, b->bytes / size, size);
     else if (b->bytes)
         memcpy(out, b->data, b->bytes);
@@ -374,16 +376,19 @@ kd_status kd__record_decode(const kd__record *r, const uint8_t *payload, const k
     if (!kd__column_unit(c, &unit)) return kd_fail(err, KD_ECORRUPT, "row size overflows");
     if (r->codec == KD__CODEC_ZSTD) {
         uint8_t *to = out;
-        if (r->filter == KD__FILTER_SHUFFLE) {
+        if (r->filter != KD__FILTER_NONE) {
             if ((st = kd__decoder_reserve(d, len, err))) return st;
             planes = to = d->scratch;
         }
         if ((st = unzip(r, payload, to, d->zstd, err))) return st;
     }
     size_t head = kd__column_ragged(c) ? 4u * (size_t)r->rows : 0;
-    if (r->filter == KD__FILTER_SHUFFLE) {
+    if (r->filter != KD__FILTER_NONE) {
         if (head) kd__unshuffle(out, planes, r->rows, 4);
-        kd__unshuffle(out + head, planes + head, (len - head) / size, size);
+        if (r->filter == KD__FILTER_EXPONENT)
+            kd__join_exponents(out + head, planes + head, (len - head) / size);
+        else
+            kd__unshuffle(out + head, planes + head, (len - head) / size, size);
     } else if (r->codec == KD__CODEC_RAW && len) {
         memcpy(out, payload, len);
     }

@@ -6,8 +6,9 @@ equals the one that the C library makes of the same numbers.
 from ..errors import Unsupported, Usage
 from .base import MAX_BOOK, Block, Codec, Sparse
 from .int8 import Int8, Int8Channel
+from .log_steps import Log6, Log8
 
-ALL = {c.name: c for c in (Int8, Int8Channel)}
+ALL = {c.name: c for c in (Int8, Int8Channel, Log8, Log6)}
 
 
 def parse(encoding):

@@ -1,0 +1,78 @@
+/* weights.simd.c - the loops over all classes of a position, compiled once per instruction set.
+ *
+ * exp in double precision for every class is most of the time of a sparse codec. All copies give the same
+ * bits: compiled without contraction, and the order of additions is written out (eight lanes a block of 64
+ * classes).
+ */
+#include "codec_private.h"
+#include "exact.h"
+
+#define JOIN_(a, b) a##_##b
+#define JOIN(a, b)  JOIN_(a, b)
+
+enum { BLOCK = KD__BLOCK };
+
+static bool scan(const float *z, size_t width, float *most)
+{
+    float bad = 0; // x - x is 0 for finite numbers and NaN else
+    for (size_t i = 0; i < width; i += BLOCK) {
+        const size_t n = kd_min_size(BLOCK, width - i);
+        float hi = z[i];
+#pragma omp simd reduction(max : hi) reduction(+ : bad)
+        for (size_t k = i; k < i + n; k++) {
+            hi = z[k] > hi ? z[k] : hi;
+            bad += z[k] - z[k];
+        }
+        most[i / BLOCK] = hi;
+    }
+    return bad == 0;
+}
+
+static inline __attribute__((always_inline)) void weigh(const float *z, size_t n, double top, double r,
+                                                        double *w)
+{
+    for (size_t k = 0; k < n; k++) w[k] = kd__exp(((double)z[k] - top) * r);
+}
+
+static void weights(const float *z, size_t n, double top, double r, double w[KD__BLOCK])
+{
+    weigh(z, n, top, r, w);
+    for (size_t k = n; k < BLOCK; k++) w[k] = 0;
+}
+
+typedef double lanes __attribute__((vector_size(8 * sizeof(double))));
+
+static inline __attribute__((always_inline)) double add_lanes(const double *w)
+{
+    lanes sum, next;
+    memcpy(&sum, w, sizeof sum);
+    for (int k = 8; k < BLOCK; k += 8) {
+        memcpy(&next, w + k, sizeof next);
+        sum += next;
+    }
+    double a[4];
+    for (int j = 0; j < 4; j++) a[j] = sum[j] + sum[j + 4];
+    return (a[0] + a[2]) + (a[1] + a[3]);
+}
+
+static double total(const double w[KD__BLOCK]) { return add_lanes(w); }
+
+static void totals(const float *z, size_t width, double top, double r, double *sum)
+{
+    double w[BLOCK];
+    size_t i = 0;
+    for (; i + BLOCK <= width; i += BLOCK) {
+        weigh(z + i, BLOCK, top, r, w);
+        sum[i / BLOCK] = add_lanes(w);
+    }
+    if (i == width) return;
+    weights(z + i, width - i, top, r, w);
+    sum[i / BLOCK] = add_lanes(w);
+}
+
+const kd__class_loops JOIN(kd__class_loops, KD_SIMD) = {
+    .scan = scan,
+    .weights = weights,
+    .total = total,
+    .totals = totals,
+};
