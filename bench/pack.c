@@ -5,14 +5,13 @@
  * and prints one JSON line. Bytes are those of the sealed files, which are whole LMDB pages: with row ids,
  * splits, index, checksums and the codebook, over the number of positions.
  *
- * Errors are means over the first --judge positions, p being softmax at T = 1 of the logits as they are in
- * the file, q what the encoding kept of it, brought to sum 1:
+ * Errors are those of kd-dump --plan, over the first --judge positions, and for sampled targets w of
+ * probabilities p, over --redraws draws with other seeds:
  *
- *     kl        KL(q || p), which exists for sparse targets too
- *     top1      share of positions whose most probable class is so still (dense) or is among those kept
- * (sparse) tail      p of the classes that are not kept ids       classes kept variance  sum over classes of
- * (w - p)^2 for sampled targets w, over --redraws other seeds bias_z    mean of sum g (w - p) over its
- * standard error, g = +-1 by class: beyond +-4 the draws are biased
+ *     ids       classes kept a position, of the whole store
+ *     variance  sum over classes of (w - p)^2
+ *     bias_z    mean of sum g (w - p), g = +-1 by class, over its standard error: far beyond +-4 if draws are
+ * biased
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -22,7 +21,7 @@
 #include <unistd.h>
 
 #include "bench.h"
-#include "kd/data.h"
+#include "kd/teacher.h"
 
 typedef struct packer {
     const bench_pack_params *p;
@@ -104,11 +103,10 @@ static kd_status plan_columns(packer *k, kd_err *err)
     c[2] = (kd_column){.name = "logits", .role = KD_ROLE_LOGITS, .dtype = KD_F32, .encoding = "dense"};
     if (k->head.ndims == 2) c[2].dims[c[2].ndims++] = (int64_t)k->each;
     c[2].dims[c[2].ndims++] = (int64_t)k->width;
-    if (!strncmp(k->p->encoding, "dense:", 6)) {
-        c[2].dtype = kd_dtype_parse(k->p->encoding + 6);
-        return kd_dtype_is_float(c[2].dtype)
-                   ? KD_OK
-                   : kd_fail(err, KD_EUSAGE, "%s is not a float type", k->p->encoding + 6);
+    const kd_dtype dtype = kd_dtype_parse(k->p->encoding);
+    if (kd_dtype_is_float(dtype)) {
+        c[2].dtype = dtype;
+        return KD_OK;
     }
     if ((st = kd_codec_parse(k->p->encoding, c[2].encoding, &params, err))) return st;
     void *book = NULL;
@@ -172,81 +170,44 @@ static kd_status write_store(packer *k, kd_err *err)
 
 /* ---- errors ---------------------------------------------------------------------------------- */
 
-typedef struct judge {
-    size_t positions;
-    double *p, *lp; /* (width) probabilities and their logarithms of the position at hand */
-    double kl, top1, tail, ids, variance, mean, square;
-    size_t draws;
-} judge;
+typedef struct draws {
+    double *p; /* (width) probabilities of the position at hand */
+    double variance, mean, square;
+    size_t n;
+} draws;
 
-/* softmax and its logarithm; returns the most probable class. */
-static size_t softmax(double *p, double *lp, const float *z, size_t n)
+/* +1 or -1, by class. */
+static double side(size_t c) { return kd_hash64(&c, sizeof c) & 1 ? 1 : -1; }
+
+static void softmax(double *p, const float *z, size_t n)
 {
-    size_t best = 0;
-    double sum = 0;
-    for (size_t i = 1; i < n; i++)
-        if (z[i] > z[best]) best = i;
-    for (size_t i = 0; i < n; i++) sum += exp((double)z[i] - (double)z[best]);
-    for (size_t i = 0; i < n; i++) {
-        lp[i] = (double)z[i] - (double)z[best] - log(sum);
-        p[i] = exp(lp[i]);
-    }
-    return best;
+    double sum = 0, top = (double)z[0];
+    for (size_t i = 1; i < n; i++) top = fmax(top, (double)z[i]);
+    for (size_t i = 0; i < n; i++) sum += p[i] = exp((double)z[i] - top);
+    for (size_t i = 0; i < n; i++) p[i] /= sum;
 }
 
-static double weight(const kd_sparse *s, unsigned serves, uint64_t e)
-{
-    return serves & KD_SERVES_EXPECTED ? (double)s->value[e] : exp((double)s->value[e]);
-}
-
-static void judge_sparse(judge *j, const kd_sparse *s, unsigned serves, size_t i, size_t best)
-{
-    double sum = 0, kept = 0, kl = 0;
-    for (uint64_t e = s->offset[i]; e < s->offset[i + 1]; e++) {
-        sum += weight(s, serves, e);
-        kept += j->p[s->id[e]];
-        j->top1 += s->id[e] == best;
-    }
-    for (uint64_t e = s->offset[i]; e < s->offset[i + 1]; e++) {
-        const double q = weight(s, serves, e) / sum;
-        if (q > 0) kl += q * (log(q) - j->lp[s->id[e]]);
-    }
-    j->kl += kl;
-    j->tail += 1 - kept;
-    j->ids += (double)(s->offset[i + 1] - s->offset[i]);
-}
-
-/* q: room for (2, width). */
-static void judge_dense(judge *j, const float *z, double *q, size_t width, size_t best)
-{
-    j->top1 += softmax(q, q + width, z, width) == best;
-    for (size_t c = 0; c < width; c++)
-        if (q[c] > 0) j->kl += q[c] * (q[width + c] - j->lp[c]);
-    j->ids += (double)width;
-}
-
-/* One more draw of position i: distance to p, and a sum whose mean is 0 if nothing is biased. */
-static void judge_draw(judge *j, const kd_sparse *s, size_t i, size_t width)
+/* One draw of position i: distance to p, and a sum whose expectation is 0 if nothing is biased. */
+static void add_draw(draws *d, const kd_sparse *s, size_t i, size_t width)
 {
     double distance = 0, sum = 0;
     for (size_t c = 0; c < width; c++) {
-        distance += j->p[c] * j->p[c];
-        sum -= kd_hash64(&c, sizeof c) & 1 ? j->p[c] : -j->p[c];
+        distance += d->p[c] * d->p[c];
+        sum -= side(c) * d->p[c];
     }
     for (uint64_t e = s->offset[i]; e < s->offset[i + 1]; e++) {
-        const size_t c = s->id[e];
-        const double w = (double)s->value[e];
-        distance += (w - j->p[c]) * (w - j->p[c]) - j->p[c] * j->p[c];
-        sum += kd_hash64(&c, sizeof c) & 1 ? w : -w;
+        const double w = (double)s->value[e], p = d->p[s->id[e]];
+        distance += (w - p) * (w - p) - p * p;
+        sum += side(s->id[e]) * w;
     }
-    j->variance += distance;
-    j->mean += sum;
-    j->square += sum * sum;
-    j->draws++;
+    d->variance += distance;
+    d->mean += sum;
+    d->square += sum * sum;
+    d->n++;
 }
 
-/* Other draws of the rows at hand by the same codec with other seeds. */
-static kd_status redraw(packer *k, judge *j, uint32_t rows, size_t positions, kd_err *err)
+/* Draws the rows at hand again with other seeds. */
+static kd_status redraw(const packer *k, draws *d, uint32_t rows, size_t positions, kd_err *err)
 {
     const kd_column *c = &k->column[2];
     const kd_codec_block b = {.values = k->values, .rows = rows, .each = (uint32_t)k->each, .ids = k->ids};
@@ -261,8 +222,8 @@ static kd_status redraw(packer *k, judge *j, uint32_t rows, size_t positions, kd
         if (!st) st = kd_codec_encode(codec, &b, (int)k->p->threads, &bytes, err);
         if (!st) st = kd_codec_sparse(codec, bytes.text, bytes.len, rows * k->each, &s, err);
         for (size_t i = 0; i < positions && !st; i++) {
-            softmax(j->p, j->lp, k->values + i * k->width, k->width);
-            judge_draw(j, &s, i, k->width);
+            softmax(d->p, k->values + i * k->width, k->width);
+            add_draw(d, &s, i, k->width);
         }
         kd_buf_release(&bytes);
         kd_codec_close(codec);
@@ -272,62 +233,54 @@ static kd_status redraw(packer *k, judge *j, uint32_t rows, size_t positions, kd
     return st;
 }
 
-/* The chunk at hand, as the store gives it back. q: (2, width). */
-static kd_status judge_chunk(packer *k, judge *j, kd_cursor *cursor, uint32_t chunk, uint32_t rows,
-                             size_t positions, double *q, kd_err *err)
+/* Classes kept a position, as the store gives them back. */
+static kd_status count_ids(const packer *k, double *ids, kd_err *err)
 {
-    const int column = kd_store_find(k->store, "logits");
-    const size_t all = rows * k->each;
-    const unsigned serves = k->codec ? kd_codec_describe(k->codec)->serves : KD_SERVES_VALUES;
-    const bool sparse = k->codec && kd_codec_describe(k->codec)->sparse;
-    float *dense = sparse ? NULL : kd_alloc_aligned(all * k->width, sizeof(float));
     kd_sparse s = {0};
-    kd_status st = KD_OK;
-    if (sparse)
-        st = kd_cursor_read_sparse(cursor, column, chunk, &s, err);
-    else
-        st = dense ? kd_cursor_read_f32(cursor, column, chunk, dense, all, err)
-                   : kd_fail(err, KD_ENOMEM, "out of memory");
-    for (size_t i = 0; i < positions && !st; i++) {
-        const size_t best = softmax(j->p, j->lp, k->values + i * k->width, k->width);
-        if (sparse)
-            judge_sparse(j, &s, serves, i, best);
-        else
-            judge_dense(j, dense + i * k->width, q, k->width, best);
+    kd_cursor *cursor;
+    kd_status st = kd_cursor_open(&cursor, k->store, err);
+    size_t entries = 0, positions = 0;
+    for (uint32_t i = 0; !st && i < kd_store_chunks(k->store); i++) {
+        st = kd_cursor_read_sparse(cursor, kd_store_find(k->store, "logits"), i, &s, err);
+        entries += s.entries;
+        positions += s.positions;
     }
-    j->positions += positions;
-    if (!st && (serves & KD_SERVES_EXPECTED) && sparse) st = redraw(k, j, rows, positions, err);
+    *ids = (double)entries / (double)positions;
     kd_sparse_release(&s);
-    free(dense);
-    return st;
-}
-
-static kd_status judge_store(packer *k, judge *j, kd_err *err)
-{
-    kd_cursor *cursor = NULL;
-    double *room = kd_alloc_aligned(4 * k->width, sizeof(double));
-    kd_status st = room ? kd_cursor_open(&cursor, k->store, err) : kd_fail(err, KD_ENOMEM, "out of memory");
-    if (room) j->p = room, j->lp = room + k->width;
-    const size_t most = kd_min_size((size_t)k->p->judge, (size_t)k->rows * k->each);
-    for (uint32_t i = 0; !st && j->positions < most; i++) {
-        const kd_chunk_info *c = kd_store_chunk(k->store, i);
-        if (!(st = read_rows(k, c->first, c->rows, err)))
-            st = judge_chunk(k, j, cursor, i, c->rows, kd_min_size(c->rows * k->each, most - j->positions),
-                             room + 2 * k->width, err);
-    }
     kd_cursor_close(cursor);
-    free(room);
     return st;
 }
 
-static json_t *errors_json(const judge *j)
+static json_t *number(double v) { return isfinite(v) ? json_real(v) : json_null(); }
+
+/* Everything about errors: the first chunk, or the first --judge positions of it. */
+static kd_status judge(packer *k, json_t **out, kd_err *err)
 {
-    const double n = (double)j->positions, m = (double)j->draws, mean = j->mean / m;
-    const bool drawn = j->draws > 1;
-    return json_pack("{s:I, s:f, s:f, s:f, s:f, s:o, s:o}", "judged", (json_int_t)j->positions, "kl",
-                     j->kl / n, "top1", j->top1 / n, "tail", j->tail / n, "ids", j->ids / n, "variance",
-                     drawn ? json_real(j->variance / m) : json_null(), "bias_z",
-                     drawn ? json_real(mean / sqrt((j->square / m - mean * mean) / m)) : json_null());
+    const uint32_t rows = kd_store_chunk(k->store, 0)->rows;
+    const size_t positions = kd_min_size((size_t)k->p->judge, rows * k->each);
+    const kd_codec_info *info = k->codec ? kd_codec_describe(k->codec) : NULL;
+    draws d = {.p = kd_alloc_aligned(k->width, sizeof(double))};
+    kd_id *ids = kd_alloc_aligned(positions, sizeof(*ids));
+    kd_plan_entry e;
+    double kept = (double)k->width, mean;
+    kd_status st = d.p && ids ? read_rows(k, 0, rows, err) : kd_fail(err, KD_ENOMEM, "out of memory");
+    for (size_t i = 0; i < positions && ids; i++) ids[i] = kd_hash128(&i, sizeof i);
+    if (!st)
+        st = kd_plan_measure(&e, k->p->encoding, k->values, positions, (int64_t)k->width, ids, 1024,
+                             kd_writer_default_params().level, (int)k->p->threads, err);
+    if (!st && info && info->sparse) st = count_ids(k, &kept, err);
+    if (!st && info && info->serves & KD_SERVES_EXPECTED && info->sparse)
+        st = redraw(k, &d, rows, positions, err);
+    if (!st) {
+        mean = d.mean / (double)d.n; // NaN without draws: null in the line
+        *out = json_pack("{s:I, s:f, s:o, s:o, s:f, s:f, s:o, s:o}", "judged", (json_int_t)positions, "ids",
+                         kept, "kl", number(e.kl1), "kl_t4", number(e.kl4), "top1", e.top1, "tail", e.tail,
+                         "variance", number(d.variance / (double)d.n), "bias_z",
+                         number(mean / sqrt((d.square / (double)d.n - mean * mean) / (double)d.n)));
+    }
+    free(d.p);
+    free(ids);
+    return st;
 }
 
 /* ---- one call -------------------------------------------------------------------------------- */
@@ -348,11 +301,11 @@ static void packer_free(packer *k)
 kd_status bench_pack(const bench_pack_params *p, kd_err *err)
 {
     packer k = {.p = p, .fd = -1};
-    judge j = {0};
+    json_t *errors = NULL;
     uint64_t raw, stored;
     kd_status st = open_logits(&k, err);
     if (!st && !(st = write_store(&k, err))) st = kd_store_open(&k.store, p->store, err);
-    if (!st) st = judge_store(&k, &j, err);
+    if (!st) st = judge(&k, &errors, err);
     if (!st) st = kd_store_column_bytes(k.store, kd_store_find(k.store, "logits"), &raw, &stored, err);
     if (!st) {
         const double positions = (double)k.rows * (double)k.each, bytes = (double)kd_store_bytes(k.store);
@@ -363,7 +316,7 @@ kd_status bench_pack(const bench_pack_params *p, kd_err *err)
                               (json_int_t)bytes, "bytes_position", bytes / positions, "column_position",
                               (double)stored / positions, "raw_position", (double)raw / positions,
                               "book_bytes", (json_int_t)k.column[2].book_bytes, "encode_s", k.encode_seconds,
-                              "errors", errors_json(&j), "build", kd_build_info()));
+                              "errors", errors, "build", kd_build_info()));
     }
     packer_free(&k);
     return st;

@@ -206,7 +206,7 @@ static kd_status do_batch(reader *r, count *n, kd_err *err)
     if (st) return st;
     n->rows += b.rows;
     n->bytes += b.rows * r->raw_bytes / r->rows;
-    sink = *(const uint8_t *)b.column[0];
+    sink = (uint8_t)b.row[0];
     return KD_OK;
 }
 

@@ -26,7 +26,7 @@ from pathlib import Path
 from run import HERE, measure_peak, provenance, save
 
 TOKEN_BAR = 16   # promised: bytes a token of head-tail, n = 20, all included
-DENSE = ["dense:f32", "dense:f16", "dense:bf16", "int8", "log8", "log6"]
+DENSE = ["f32", "f16", "bf16", "int8", "log8", "log6"]
 SPARSE = {
     10: ["topk:k=3", "sample:n=20", "head-tail:n=20"],
     1000: ["topk:k=5", "topk:k=16", "sample:n=13", "sample:n=20", "sample:n=50", "head-tail:n=7", "head-tail:n=20",
@@ -72,7 +72,7 @@ def show(width, rows, peers):
         e = r["errors"]
         number = lambda v, form: "" if v is None else format(v, form)
         print(f"{r['encoding']:20}{r['bytes_position']:10.2f}{r['column_position']:10.2f}{e['ids']:9.1f}{number(e['variance'], '10.4f'):>10}"
-              f"{e['kl']:10.2g}{e['top1']:8.4f}{e['tail']:8.4f}{number(e['bias_z'], '8.1f'):>8}")
+              f"{number(e['kl'], '10.2g'):>10}{e['top1']:8.4f}{e['tail']:8.4f}{number(e['bias_z'], '8.1f'):>8}")
     for name, size in peers["bytes"].items():
         print(f"  {name:18}{'':10}{size:10.2f}{peers['ids'].get(name, 0) or '':9.4}")
 
