@@ -39,8 +39,11 @@ typedef struct bench_pack_params {
 } bench_pack_params;
 kd_status bench_pack(const bench_pack_params *p, kd_err *err);
 
-/* `read`: rows of a store, by the columns' names, served as by bench_train. */
-kd_status bench_read(const char *store, const char *columns, kd_err *err);
+/* `read`: rows of a store, by the columns' names, served as by bench_train. window: rows of the loader's. */
+kd_status bench_read(const char *store, const char *columns, uint64_t window, kd_err *err);
+
+/* `teacher`: all rows of a store through a teacher, one JSON line. */
+kd_status bench_teacher(const char *folder, const char *store, int threads, kd_err *err);
 
 void bench_print(json_t *line); /* prints one line on stdout, flushes, releases line */
 

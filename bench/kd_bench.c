@@ -5,8 +5,9 @@
  *     kd_bench train MODEL BATCH [--data FILE] training steps on demand (train.c)
  *     kd_bench pack LOGITS STORE ENCODING      bytes and errors of an encoding (pack.c)
  *     kd_bench read STORE COLUMN,...           rows of a store on demand, and what bounds them (read.c)
+ *     kd_bench teacher FOLDER STORE            a teacher's forward passes over a store's rows (teacher.c)
  *
- * The drivers run.py, store_size.py and store_speed.py call them; each can be run by hand:
+ * The drivers (run.py, store_*.py) call them; each can be run by hand:
  *
  *     echo go 5 | build/release/bench/kd_bench train cnn-16-32-64 128 | jq .
  *
@@ -25,7 +26,8 @@ static const char usage[] =
     "       kd_bench train MODEL BATCH [--threads N] [--models FILE] [--data FILE]\n"
     "       kd_bench pack LOGITS.npy STORE ENCODING [--classes N] [--rows N] [--chunk-rows N] [--judge N]\n"
     "                     [--redraws N] [--threads N]\n"
-    "       kd_bench read STORE COLUMN,...\n"
+    "       kd_bench read STORE COLUMN,... [--window N]\n"
+    "       kd_bench teacher FOLDER STORE [--threads N]\n"
     "\n"
     "  --threads N    threads of the measured team [2]\n"
     "  --models FILE  JSON object: name -> model specification [bench/models.json]\n"
@@ -35,6 +37,7 @@ static const char usage[] =
     "  --chunk-rows N rows of a chunk [1024]\n"
     "  --judge N      positions whose errors are measured [4096]\n"
     "  --redraws N    draws of sampled targets with other seeds, for their variance [8]\n"
+    "  --window N     rows of the loader's window [8192]\n"
     "\n"
     "train reads lines \"go SECONDS\" and answers each with one JSON line, for example\n"
     "  echo go 5 | kd_bench train mlp-784-512-256-10 128\n"
@@ -80,17 +83,23 @@ int main(int argc, char **argv)
 {
     bench_train_params p = {.models = "bench/models.json", .threads = 2};
     bench_pack_params k = {.chunk_rows = 1024, .judge = 4096, .redraws = 8, .threads = 2};
-    static const struct option options[] = {
-        {"threads", required_argument, NULL, 't'}, {"models", required_argument, NULL, 'm'},
-        {"data", required_argument, NULL, 'd'},    {"classes", required_argument, NULL, 'c'},
-        {"rows", required_argument, NULL, 'r'},    {"chunk-rows", required_argument, NULL, 'k'},
-        {"judge", required_argument, NULL, 'j'},   {"redraws", required_argument, NULL, 'w'},
-        {"help", no_argument, NULL, 'h'},          {0}};
+    static const struct option options[] = {{"threads", required_argument, NULL, 't'},
+                                            {"models", required_argument, NULL, 'm'},
+                                            {"data", required_argument, NULL, 'd'},
+                                            {"classes", required_argument, NULL, 'c'},
+                                            {"rows", required_argument, NULL, 'r'},
+                                            {"chunk-rows", required_argument, NULL, 'k'},
+                                            {"judge", required_argument, NULL, 'j'},
+                                            {"redraws", required_argument, NULL, 'w'},
+                                            {"window", required_argument, NULL, 'n'},
+                                            {"help", no_argument, NULL, 'h'},
+                                            {0}};
+    int64_t window = 8192;
     const struct {
         int c;
         int64_t *value;
-    } numbers[] = {{'c', &k.classes}, {'r', &k.rows},    {'k', &k.chunk_rows},
-                   {'j', &k.judge},   {'w', &k.redraws}, {'t', &k.threads}};
+    } numbers[] = {{'c', &k.classes}, {'r', &k.rows},    {'k', &k.chunk_rows}, {'j', &k.judge},
+                   {'w', &k.redraws}, {'t', &k.threads}, {'n', &window}};
     for (int c; (c = getopt_long(argc, argv, "h", options, NULL)) != -1;) {
         if (c == 'm')
             p.models = optarg;
@@ -121,10 +130,12 @@ int main(int argc, char **argv)
         k.logits = arg[1], k.store = arg[2], k.encoding = arg[3];
         st = bench_pack(&k, &err);
     } else if (n == 3 && strcmp(arg[0], "read") == 0) {
-        st = bench_read(arg[1], arg[2], &err);
+        st = bench_read(arg[1], arg[2], (uint64_t)window, &err);
+    } else if (n == 3 && strcmp(arg[0], "teacher") == 0) {
+        st = bench_teacher(arg[1], arg[2], (int)k.threads, &err);
     } else {
         return fail_usage(n ? "expected \"peak\", \"kernels\", \"train MODEL BATCH\", \"pack LOGITS STORE "
-                              "ENCODING\" or \"read STORE COLUMN\""
+                              "ENCODING\", \"read STORE COLUMN\" or \"teacher FOLDER STORE\""
                             : NULL);
     }
     if (st) fprintf(stderr, "kd_bench: %s\n", err.msg);

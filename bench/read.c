@@ -5,7 +5,7 @@
  *
  *     decode    whole blocks by kd_cursor_read: pread, checksum, zstd, byte planes; random: chunks in random
  * order values    what a loss is given: the same for dense columns, f32 or sparse targets for encoded ones
- *     batches   batches of 128 rows from a kd_loader whose window holds an eighth of the rows: each chunk is
+ *     batches   batches of 128 rows from a kd_loader, whose window is smaller than the store: each chunk is
  *               decoded once an epoch, as in a store larger than memory
  *     resident  the same with one window for all rows: decoded once before the clock starts
  *     zstd      ZSTD_decompressDCtx of the very same frames, which wait in memory; stored payloads are
@@ -25,7 +25,7 @@
 #include "bench.h"
 #include "kd/data.h"
 
-enum { BATCH = 128, HEAD = 64, CODEC_AT = 8, RAW_AT = 32, WINDOWS = 8, PLAIN = 256 << 20 };
+enum { BATCH = 128, HEAD = 64, CODEC_AT = 8, RAW_AT = 32, PLAIN = 256 << 20 };
 
 typedef struct frame {
     const uint8_t *payload;
@@ -37,7 +37,7 @@ typedef struct reader {
     kd_store *store;
     int column[KD_LOADER_COLUMNS], columns;
     uint32_t *chunk, chunks; /* of the training split */
-    uint64_t rows;
+    uint64_t rows, window;
     kd_cursor *cursor;
     kd_sparse sparse;
     kd_loader *loader;
@@ -214,7 +214,7 @@ static kd_status open_loader(reader *r, bool resident, bool shuffle, kd_err *err
 {
     kd_loader_params p = kd_loader_default_params();
     kd_status st;
-    p.window_rows = resident ? r->rows + KD_STORE_MAX_CHUNK_ROWS : (r->rows + WINDOWS - 1) / WINDOWS;
+    p.window_rows = resident ? r->rows + KD_STORE_MAX_CHUNK_ROWS : r->window;
     p.shuffle = shuffle;
     r->epoch = 0;
     if ((st = kd_loader_open(&r->loader, r->store, r->column, r->columns, &p, err))) return st;
@@ -365,9 +365,9 @@ static kd_status serve(reader *r, kd_err *err)
     return KD_OK;
 }
 
-kd_status bench_read(const char *store, const char *columns, kd_err *err)
+kd_status bench_read(const char *store, const char *columns, uint64_t window, kd_err *err)
 {
-    reader r = {0};
+    reader r = {.window = window};
     kd_status st = reader_init(&r, store, columns, err);
     if (!st) {
         bench_print(json_pack("{s:b, s:I, s:I, s:I, s:I, s:I, s:s}", "ready", 1, "rows", (json_int_t)r.rows,
