@@ -21,6 +21,9 @@
 #include <stdlib.h>
 #include <string.h>
 #include <xxhash.h>
+#if defined(__x86_64__) && __has_include(<xxh_x86dispatch.h>)
+#include <xxh_x86dispatch.h> /* the same hash by the widest vectors of this CPU: 2 to 3 times as fast */
+#endif
 
 static const uint8_t magic[4] = {'K', 'D', 'R', 'C'};
 enum { RECORD_VERSION = 1, CHECKSUM_AT = 56 };
