@@ -231,7 +231,7 @@ static void values(const kd_codec *c, const kd__entry *e, size_t n, const uint16
     }
 }
 
-static const kd__sparse_kind kind = {.all_numbers = true, .pick = pick, .values = values};
+static const kd__sparse_kind kind = {.pick = pick, .values = values};
 
 static kd_status open(kd_codec *c, kd_err *err)
 {
