@@ -214,6 +214,8 @@ char *kd_strdup(const char *s);             /* NULL for NULL or when out of memo
 char *kd_sprintf(const char *fmt, ...) __attribute__((format(printf, 1, 2))); /* free() it */
 /* The nearest of n names by edit distance, NULL if none is near enough to be a typing error. */
 const char *kd_nearest(const char *word, const char *const *names, size_t n);
+/* "2/8" to 2 and 8: part of parts, 1 to parts. false: it is something else (or NULL). */
+bool kd_part_parse(const char *text, uint32_t *part, uint32_t *parts);
 
 /* ---- guards ------------------------------------------------------------------------------- */
 

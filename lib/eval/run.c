@@ -39,7 +39,6 @@ static kd_status set_collect(eval_set *e, kd_err *err)
     kd_status st = KD_OK;
     const kd_column *lc = kd_store_column(e->s, e->label);
     const kd_column *tc = e->logits < 0 ? NULL : kd_store_column(e->s, e->logits);
-    void *raw = NULL;
     uint64_t at = 0;
     if (lc->dtype != KD_I32 || lc->ndims != 0)
         return kd_fail(err, KD_EMISMATCH, "%s: column %s is %s, evaluation needs one i32 a row",
@@ -48,34 +47,20 @@ static kd_status set_collect(eval_set *e, kd_err *err)
         const kd_chunk_info *ci = kd_store_chunk(e->s, c);
         if (ci->split != e->split) continue;
         st = kd_cursor_read(e->cur, e->label, c, e->labels + at, (size_t)ci->rows * sizeof(int32_t), err);
-        if (st) goto out;
+        if (st) return st;
         if (tc) {
-            size_t n = (size_t)ci->rows * (size_t)e->classes, bytes = n * kd_dtype_size(tc->dtype);
-            void *grown = realloc(raw, bytes);
-            if (!grown) {
-                st = kd_fail(err, KD_ENOMEM, "no memory for %zu bytes of logits", bytes);
-                goto out;
-            }
-            raw = grown;
-            if ((st = kd_cursor_read(e->cur, e->logits, c, raw, bytes, err))) goto out;
-            if ((st = kd_to_f32(e->teacher + at * (uint64_t)e->classes, raw, tc->dtype, n))) {
-                kd_fail(err, st, "%s: column %s has dtype %s", kd_store_path(e->s), tc->name,
-                        kd_dtype_name(tc->dtype));
-                goto out;
-            }
+            st = kd_cursor_read_f32(e->cur, e->logits, c, e->teacher + at * (uint64_t)e->classes, ci->rows,
+                                    err);
+            if (st) return st;
         }
         at += ci->rows;
     }
     for (uint64_t r = 0; r < e->rows; r++)
-        if (e->labels[r] < 0 || e->labels[r] >= e->classes) {
-            st = kd_fail(err, KD_EMISMATCH, "%s: %s split, row %llu: label %d, but there are %lld classes",
-                         kd_store_path(e->s), kd_split_name(e->split), (unsigned long long)r, e->labels[r],
-                         (long long)e->classes);
-            goto out;
-        }
-out:
-    free(raw);
-    return st;
+        if (e->labels[r] < 0 || e->labels[r] >= e->classes)
+            return kd_fail(err, KD_EMISMATCH, "%s: %s split, row %llu: label %d, but there are %lld classes",
+                           kd_store_path(e->s), kd_split_name(e->split), (unsigned long long)r, e->labels[r],
+                           (long long)e->classes);
+    return KD_OK;
 }
 
 static void set_release(eval_set *e)
