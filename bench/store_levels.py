@@ -66,13 +66,12 @@ def kinds():
     out = [("image", Column("image", "input", "u8", (28, 28)), images)]
     for dtype in ("f32", "f16"):
         out.append(("logits", Column("l", "logits", dtype, (10,)), logits))
-    for encoding in codecs.ALL:
-        sparse = codecs.ALL[encoding].sparse
-        out.append(("logits", Column("l", "logits", "f32", (10,), encoding + (":k=3" if encoding == "topk" else "")), logits))
-        if encoding != "int8-channel":
-            out.append(("logits of 1000", Column("l", "logits", "f32", (1000,), encoding), wide))
-        if not sparse and not encoding.startswith("log"):
-            out.append(("feature", Column("f", "feature", "f32", (256,), encoding), relu))
+    for encoding in (*(e for e in codecs.ALL if e != "topk"), "topk:k=3"):
+        out.append(("logits", Column("l", "logits", "f32", (10,), encoding), logits))
+    for encoding in (e for e in codecs.ALL if e != "int8-channel"):
+        out.append(("logits of 1000", Column("l", "logits", "f32", (1000,), encoding), wide))
+    for encoding in ("int8", "int8-channel"):
+        out.append(("feature", Column("f", "feature", "f32", (256,), encoding), relu))
     for title, rows in (("feature", relu), ("feature, layer norm", normed), ("feature, gaussian", gauss)):
         for filter in ("shuffle", "exponent"):
             out.append((title, Column("f", "feature", "bf16", (256,), filter=filter), rows))
@@ -155,7 +154,7 @@ def main():
         print(f"{title:36}" + "".join(f"{size[v]:>10.2f}" for v in LEVELS) + "   " + " ".join(f"{speed[v]}" for v in LEVELS))
     print(f"\n{'bytes a row in chunks of 64':36}{'plain':>11}{'dictionary':>11}{'chunks of ' + str(CHUNK):>16}")
     for kind, column, rows in kinds():
-        if column.width == 10 or column.dtype == "u8":
+        if column.width <= 1000 and column.role != "feature":
             title = title_of(kind, column)
             got = by_chunk[title] = dictionary(column, rows, 64)
             print(f"{title:36}{got['plain']:>11.2f}{got['dictionary']:>11.2f}{got['usual_chunk']:>16.2f}")
