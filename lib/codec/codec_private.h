@@ -10,6 +10,8 @@
 #include "kd/codec.h"
 #include "kd/config.h"
 
+#include <string.h>
+
 /* Parameters of all codecs; a codec's option rows name those it has. */
 typedef struct kd__codec_params {
     int64_t k, n, bits, seed;
@@ -72,6 +74,20 @@ void kd__codec_place(const kd_codec_block *b, size_t i, uint32_t *row, uint32_t 
 kd_status kd__codec_finite(const kd_codec *c, const kd_codec_block *b, size_t i, kd_err *err);
 /* Makes out longer by so many bytes, not set, and gives their place; NULL: out of memory. (codec.c) */
 uint8_t *kd__codec_room(kd_buf *out, size_t bytes);
+/* Floats as integers of the same order: infinities and NaNs lie beyond all finite numbers, -0 before 0. */
+static inline int32_t kd__key_of(float v)
+{
+    int32_t k;
+    memcpy(&k, &v, 4);
+    return k ^ (int32_t)((uint32_t)(k >> 31) >> 1);
+}
+static inline float kd__of_key(int32_t k)
+{
+    float v;
+    k ^= (int32_t)((uint32_t)(k >> 31) >> 1);
+    memcpy(&v, &k, 4);
+    return v;
+}
 /* Smallest and largest of n >= 1 values; false: one of them is not finite. (int8.c) */
 bool kd__codec_range(const float *v, size_t n, float *lo, float *hi);
 /* Room for so many positions, entries and temperatures in a kd_sparse. */
@@ -125,12 +141,14 @@ void kd__sort_entries(kd__entry *e, size_t n, kd__entry *scratch);
 
 /* What tells the sparse codecs apart. */
 typedef struct kd__sparse_kind {
-    bool all_numbers; /* every entry has a number, and no flag says so */
-    bool draws;       /* pick needs r */
+    bool draws; /* pick needs r */
     /* Chooses entries of a position, at most state->most, by rising id; codes: (2, temperatures). Returns
      * their number. room: (width, or n if larger) for what the choice needs. */
     size_t (*pick)(const kd_codec *c, kd__softmax *s, kd_rng *r, kd__entry *e, uint16_t *codes,
                    kd__entry *room);
+    /* How many entries without a number the n with one (by rising rank) make expect: close to the truth, may
+     * be negative. NULL: all entries have a number. */
+    int64_t (*expected)(const kd_codec *c, const kd__entry *e, size_t n);
     /* Whether the numbers of n entries of a position can be; NULL: all can. */
     bool (*possible)(const kd_codec *c, const kd__entry *e, size_t n);
     void (*values)(const kd_codec *c, const kd__entry *e, size_t n, const uint16_t *codes, float *value,
