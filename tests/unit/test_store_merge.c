@@ -450,7 +450,7 @@ static void a_stopped_merge_goes_on(void **state)
               "--resume");
         p.resume = true;
         FAILS(kd_store_merge(out, turned, 2, false, &p, NULL, NULL, NULL, NULL, NULL, err), KD_EMISMATCH,
-              "cannot go on with it: stores was");
+              "cannot go on with it: stores.0 was");
         OK(kd_store_merge(out, list, 2, false, &p, NULL, NULL, NULL, NULL, NULL, err));
         same_root(out, whole);
         assert_false(kd_exists(in_dir("resumed.kd.part")));
