@@ -12,10 +12,11 @@
  * farther out an entry stands, the longer is the gap behind it: five eighths of the length of the rank where
  * the gap begins are taken away.
  *
- * Measured on the logits of a language model (135 M parameters, 49,152 classes, 65,500 positions of English
- * text, head-tail with 20 points: 10.1 entries), bytes a position behind zstd: this 15.6. One list with a bit
- * in the class byte for "has a number" 16.1; plain lengths instead of reduced ones 0.6 more; a second bit of
- * the gap in the byte, no less; the count of entries without a number as it is, 0.4 more.
+ * Measured on the logits of a language model (135 M parameters, 49,152 classes, 65,500 positions of English text,
+ * head-tail with 20 points: 10.1 entries, codebook from 340 positions), bytes a position behind zstd: 15.8, of which
+ * 8.5 are low bits; order-0 entropy of the planes is 15.1. One list with a bit in the class byte for "has a number":
+ * 16.1. Plain lengths instead of reduced ones: 0.3 more. The count of entries without a number as it is: 0.4 more. A
+ * second bit of the gap in the byte: no less.
  */
 #include "codec_private.h"
 

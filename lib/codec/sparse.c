@@ -122,9 +122,11 @@ void kd__sort_entries(kd__entry *e, size_t n, kd__entry *scratch)
         }
         return;
     }
-    // By one byte of the class after the other. Widths have at most 24 bits and a rank is below the width.
-    for (int shift = 32; shift < 56; shift += 8) {
-        size_t first[257] = {0};
+    // By one byte of the class after the other.
+    uint64_t all = 0;
+    for (size_t i = 0; i < n; i++) all |= e[i];
+    for (int shift = 32; all >> shift; shift += 8) {
+        uint32_t first[257] = {0};
         for (size_t i = 0; i < n; i++) first[(e[i] >> shift & 255) + 1]++;
         for (int k = 0; k < 256; k++) first[k + 1] += first[k];
         for (size_t i = 0; i < n; i++) scratch[first[e[i] >> shift & 255]++] = e[i];
