@@ -568,7 +568,7 @@ static void compacting_never_discards_unfinished_outputs(void **state)
     FAILS(kd_store_compact(path, 0, 1, NULL, NULL, NULL, &b, &a, err), KD_EEXISTS,
           "another process is adding");
     close(folder);
-    OK(kd_mkdirs(in_dir("busy.kd.part/x"), err)); // of a dump that is to replace this store
+    OK(kd_mkdirs(in_dir("busy.kd.part/base.mdb.part"), err)); // of a dump that is to replace this store
     FAILS(kd_store_compact(path, 0, 1, NULL, NULL, NULL, &b, &a, err), KD_EEXISTS, "another kind");
 }
 
