@@ -187,11 +187,13 @@ float kd__tail_of(uint16_t code);
 /* Entries of many positions on their way into a block. */
 typedef struct kd__picks {
     size_t positions;
-    uint32_t *count;  /* (positions) */
-    kd__entry *entry; /* (positions, most) classes are ranks, rising */
+    size_t *start;    /* (positions) where a position's entries begin */
+    uint32_t *count;  /* (positions) how many they are */
+    kd__entry *entry; /* classes are ranks, rising within a position */
     uint16_t *codes;  /* (positions, 2, temperatures) */
 } kd__picks;
-bool kd__picks_init(kd__picks *p, const kd_codec *c, size_t positions); /* false: out of memory */
+/* Room for so many positions and entries; false: out of memory. Release in any case. */
+bool kd__picks_init(kd__picks *p, const kd_codec *c, size_t positions, size_t entries);
 void kd__picks_release(kd__picks *p);
 /* Ids to ranks, sorted. scratch: (n) */
 void kd__picks_rank(const kd_codec *c, kd__entry *e, size_t n, kd__entry *scratch);

@@ -12,11 +12,11 @@
  * farther out an entry stands, the longer is the gap behind it: five eighths of the length of the rank where
  * the gap begins are taken away.
  *
- * Measured on the logits of a language model (135 M parameters, 49,152 classes, 65,500 positions of English text,
- * head-tail with 20 points: 10.1 entries, codebook from 340 positions), bytes a position behind zstd: 15.8, of which
- * 8.5 are low bits; order-0 entropy of the planes is 15.1. One list with a bit in the class byte for "has a number":
- * 16.1. Plain lengths instead of reduced ones: 0.3 more. The count of entries without a number as it is: 0.4 more. A
- * second bit of the gap in the byte: no less.
+ * Measured on the logits of a language model (135 M parameters, 49,152 classes, 65,500 positions of English
+ * text, head-tail with 20 points: 10.1 entries, codebook from 340 positions), bytes a position behind
+ * zstd: 15.8, of which 8.5 are low bits; order-0 entropy of the planes is 15.1. One list with a bit in the
+ * class byte for "has a number": 16.1. Plain lengths instead of reduced ones: 0.3 more. The count of entries
+ * without a number as it is: 0.4 more. A second bit of the gap in the byte: no less.
  */
 #include "codec_private.h"
 
@@ -59,11 +59,11 @@ typedef struct sizes {
     size_t list[2], bits; /* entries without and with a number; low bits */
 } sizes;
 
-static sizes measure(const kd__picks *p, const kd__sparse_state *s)
+static sizes measure(const kd__picks *p)
 {
     sizes z = {0};
     for (size_t i = 0; i < p->positions; i++) {
-        const kd__entry *e = p->entry + i * s->most;
+        const kd__entry *e = p->entry + p->start[i];
         uint32_t from[2] = {0};
         for (uint32_t k = 0; k < p->count[i]; k++) {
             const bool has = kd__entry_has_number(e[k]);
@@ -96,7 +96,7 @@ kd_status kd__picks_write(const kd__picks *p, const kd_codec *c, kd_buf *out, kd
 {
     const kd__sparse_state *s = c->state;
     const size_t n = p->positions, t = 2 * s->temperatures, counts = n * s->count_bytes;
-    const sizes z = measure(p, s);
+    const sizes z = measure(p);
     kd__entry *with = malloc(s->most * sizeof *with);
     uint8_t *to = !with ? NULL
                         : kd__codec_room(out, 2 * n * t + (s->kind->expected ? 2 : 1) * counts + z.list[0] +
@@ -111,7 +111,7 @@ kd_status kd__picks_write(const kd__picks *p, const kd_codec *c, kd_buf *out, kd
     uint8_t *numbers = first + z.list[1], *second = numbers + z.list[1] * s->number_bytes;
     bit_writer w = {.to = second + z.list[0]};
     for (size_t i = 0, number = 0; i < n; i++) {
-        const kd__entry *e = p->entry + i * s->most;
+        const kd__entry *e = p->entry + p->start[i];
         const size_t m = p->count[i], has = put_list(first, &w, e, m, true);
         for (size_t k = 0, h = 0; k < m; k++) {
             if (!kd__entry_has_number(e[k])) continue;
@@ -297,7 +297,8 @@ static kd_status read_block(const kd_codec *c, const uint8_t *in, size_t bytes, 
             st = cannot_be(c, i, positions, err);
         } else if (keep && keep[i]) {
             const size_t to = picks->positions++;
-            memcpy(picks->entry + to * s->most, e, n * sizeof *e);
+            picks->start[to] = to ? picks->start[to - 1] + picks->count[to - 1] : 0;
+            memcpy(picks->entry + picks->start[to], e, n * sizeof *e);
             get_codes(&r, i, picks->codes + to * 2 * s->temperatures);
             picks->count[to] = (uint32_t)n;
         }
@@ -322,7 +323,7 @@ kd_status kd__sparse_select(const kd_codec *c, const uint8_t *in, size_t bytes, 
     kd_status st = open_block(&r, c, in, bytes, positions, err);
     if (st) return st;
     for (size_t i = 0; i < positions; i++) kept += keep[i] != 0;
-    if (!kd__picks_init(&p, c, kept))
+    if (!kd__picks_init(&p, c, kept, r.entries))
         st = kd_fail(err, KD_ENOMEM, "out of memory for a block of %zu positions", kept);
     p.positions = 0;
     if (!st) st = read_block(c, in, bytes, positions, keep, &p, err);
