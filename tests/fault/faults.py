@@ -268,6 +268,13 @@ def cases(folder):
     yield Case("pack", ["kd-dump", "data.yaml", "-o", "f.kd", "--resume"] + few, folder + "/data", "f.kd")
     yield Case("teacher", ["kd-dump", "--teacher", "t", "--into", "f.kd", "--resume"] + few, folder + "/taught", "f.kd",
                slow=True)
+    rich = ["--encoding", "head-tail:n=2", "--views", "2", "--view-noise", "3", "--tap", "fc0_relu", "--batch", "16"]
+    yield Case("rich", ["kd-dump", "--teacher", "t", "--into", "f.kd", "--resume"] + rich + few, folder + "/taught", "f.kd",
+               slow=True)
+    yield Case("plan", ["kd-dump", "--teacher", "t", "--into", "f.kd", "--plan", "--threads", "2", "-q"], folder + "/dumped",
+               "f.kd", kinds=READS)
+    yield Case("check", ["kd-dump", "--teacher", "t", "--into", "f.kd", "--check", "--threads", "2", "-q"],
+               folder + "/dumped", "f.kd", kinds=READS)
     yield Case("stat", ["kd-store", "stat", "f.kd", "--json", "-q"], folder + "/dumped", "f.kd", kinds=READS)
     yield Case("verify", ["kd-store", "verify", "f.kd", "--threads", "2", "-q"], folder + "/dumped", "f.kd", kinds=READS)
     yield Case("drop", ["kd-store", "drop", "f.kd", "t", "-q"], folder + "/dumped", "f.kd")
