@@ -9,16 +9,14 @@
     kd-train-mlp, kd-train-cnn   rows a second of the tool, from the store, validation included: the models of `make bench`
 """
 import argparse
-import datetime
 import json
-import platform
 import shutil
 import subprocess
 import sys
 import time
 from pathlib import Path
 
-from run import HERE, machine, measure_peak, text_of
+from run import HERE, measure_peak, provenance, save
 
 
 STUDENTS = {
@@ -46,6 +44,7 @@ def main():
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
+    args.command = "make bench-image"
     shutil.rmtree(args.folder, ignore_errors=True)
     peak = measure_peak(args)
     start = time.monotonic()
@@ -63,21 +62,15 @@ def main():
         ("image-decodes", reads["decoded"] / reads["expected"], "passes", 1, "lower"),
     ]
     common = {
-        "peer": None, "peer_value": None, "command": "make bench-image", "machine": machine(args, peak),
-        "versions": {"kd": text_of(["git", "describe", "--always", "--dirty"]),
-                     "backend": results["provenance"]["backend"], "build": results["provenance"]["build"],
-                     "kernel": platform.release()},
-        "date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "peer": None, "peer_value": None,
+        **provenance(args, peak, {"backend": results["provenance"]["backend"], "build": results["provenance"]["build"]}),
     }
     summary = [{k: s.get(k) for k in ("name", "params", "accuracy_gain", "p_value", "verdict")}
                for s in results["students"]]
     for name, value, unit, bar, direction in figures:
         out = {"name": name, "value": value, "unit": unit, "bar": bar, "direction": direction} | common
         out["details"] = {"students": summary, "reads": reads, "cost": results["cost"]}
-        path = HERE / "results" / f"{name}.json"
-        temporary = path.with_suffix(".json.tmp")
-        temporary.write_text(json.dumps(out, indent=2) + "\n")
-        temporary.replace(path)
+        save(HERE / "results", out)
         print(f"{name}: {value} {unit}")
 
 

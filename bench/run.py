@@ -172,6 +172,21 @@ def machine(args, peak):
             "cores_of_machine": os.cpu_count(), "mem_gb": round(pages / 2**30, 1)}
 
 
+def provenance(args, peak, versions):
+    """Members that every figure has: what measured it, on what, when."""
+    return {"command": args.command, "machine": machine(args, peak),
+            "versions": {"kd": text_of(["git", "describe", "--always", "--dirty"]), **versions, "kernel": platform.release()},
+            "date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")}
+
+
+def save(folder, figure):
+    """One file a figure, whole or not at all."""
+    path = folder / f"{figure['name']}.json"
+    temporary = path.with_suffix(".json.tmp")
+    temporary.write_text(json.dumps(figure, indent=2) + "\n")
+    temporary.replace(path)
+
+
 def result(args, model, run):
     """The scoreboard's object."""
     peak = min(run["peak_before"]["f32_gflops"], run["peak_after"]["f32_gflops"])
@@ -185,11 +200,8 @@ def result(args, model, run):
                "others_share": round(run["foreign"], 4), "pairs": args.pairs, "seconds_each": args.seconds,
                "planned_bytes": ready["planned_bytes"]}
     out = {"name": f"train-{model}", "value": kd["img_s"], "unit": "img/s", "bar": None, "direction": "higher",
-           "peer": None, "peer_value": None, "command": args.command,
-           "machine": machine(args, run["peak_before"]),
-           "versions": {"kd": text_of(["git", "describe", "--always", "--dirty"]), "backend": ready["backend"],
-                        "build": ready["build"], "kernel": platform.release()},
-           "date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")}
+           "peer": None, "peer_value": None,
+           **provenance(args, run["peak_before"], {"backend": ready["backend"], "build": ready["build"]})}
     if peer:
         ratios = [p["kd"]["img_s"] / p["peer"]["img_s"] for p in run["pairs"]]
         low, high = bootstrap(ratios)
@@ -225,15 +237,20 @@ def arguments():
     return parser.parse_args()
 
 
+def own_defaults():
+    """Programs started from here see no tuning of the caller's."""
+    tuning = ("OMP_", "GOMP_", "KMP_", "MKL_", "OPENBLAS_", "DNNL_", "ONEDNN_", "KD_")
+    for variable in [v for v in os.environ if v.startswith(tuning)]:
+        del os.environ[variable]
+
+
 def main():
     args = arguments()
     cpus = sorted(os.sched_getaffinity(0))
     if len(cpus) < args.threads:
         sys.exit(f"bench/run.py: {args.threads} threads need as many CPUs, here are {len(cpus)}; try --threads")
     os.sched_setaffinity(0, cpus[:args.threads])   # both sides inherit it
-    tuning = ("OMP_", "GOMP_", "KMP_", "MKL_", "OPENBLAS_", "DNNL_", "ONEDNN_", "KD_")
-    for variable in [v for v in os.environ if v.startswith(tuning)]:
-        del os.environ[variable]                   # both sides' own defaults
+    own_defaults()
     args.scratch.mkdir(parents=True, exist_ok=True)
     args.results.mkdir(parents=True, exist_ok=True)
     status = 0
@@ -254,10 +271,7 @@ def main():
             status = 1
             continue
         out = result(args, model, run)
-        path = args.results / f"{out['name']}.json"
-        temporary = path.with_suffix(".json.tmp")
-        temporary.write_text(json.dumps(out, indent=2) + "\n")
-        temporary.replace(path)
+        save(args.results, out)
         d = out["details"]
         line = (f"{out['name']}: kd {out['value']:,.0f} img/s, {d['kd']['gflops']:.0f} GFLOP/s, "
                 f"{d['kd']['percent_of_peak']} % of peak")

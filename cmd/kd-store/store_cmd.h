@@ -8,8 +8,22 @@
 typedef struct store_opts {
     char *out; /* store or file to write */
     bool force, resume;
-    char *part; /* slice: "1/4" */
+    int64_t level;
+    char *split; /* export: which; import of .kld: of all rows */
+    /* verify */
+    bool structure;
+    /* slice */
+    char *part; /* "1/4" */
     bool base_only;
+    /* merge */
+    bool skip_duplicates;
+    /* import */
+    char *name, *segment, *encoding, *feature_encoding, *role, *tap, *ids, *order, *dtype, *fingerprint,
+        *field;
+    int64_t classes;
+    /* export */
+    char *format;
+    int64_t rows;
 } store_opts;
 
 /* operands: c->args[1] and on; their number was checked. */
@@ -17,6 +31,10 @@ kd_status store_stat(kd_cli *c, const store_opts *o, kd_err *err);
 kd_status store_verify(kd_cli *c, const store_opts *o, kd_err *err);
 kd_status store_drop(kd_cli *c, const store_opts *o, kd_err *err);
 kd_status store_slice(kd_cli *c, const store_opts *o, kd_err *err);
+kd_status store_merge(kd_cli *c, const store_opts *o, kd_err *err);
+kd_status store_compact(kd_cli *c, const store_opts *o, kd_err *err);
+kd_status store_import(kd_cli *c, const store_opts *o, kd_err *err);
+kd_status store_export(kd_cli *c, const store_opts *o, kd_err *err);
 
 /* ---- what several commands use ------------------------------------------------------------ */
 
