@@ -32,6 +32,9 @@ peak: $(BENCH_BIN) ## what this machine can do: GFLOP/s on registers, memory GB/
 bench-image: deps $(BENCH_BIN) all ## the image pipeline from nothing: time, teacher's accuracy, into bench/results/
 	@bench/pipeline.py --bench $(BENCH_BIN) --folder $(BUILD)/bench/image
 
+bench-commits: all ## what the sync of LMDB's meta page costs: the default beside MDB_NOMETASYNC, into bench/results/
+	@bench/commits.py $B $(abspath $(BUILD))/bench/commits
+
 kernels: $(BENCH_BIN) ## matrix products and convolutions alone against the peak
 	@$(BENCH_BIN) kernels
 
@@ -41,4 +44,4 @@ store-levels: deps ## what zstd levels, filters and dictionaries change in a sto
 scoreboard: ## bench/results/*.json to docs/scoreboard.md; prints the figures that fall short
 	@bench/scoreboard.sh
 
-.PHONY: bench bench-run bench-image kernels store-levels peak scoreboard deps-bench
+.PHONY: bench bench-run bench-image bench-commits kernels store-levels peak scoreboard deps-bench

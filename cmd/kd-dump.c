@@ -140,6 +140,9 @@ int main(int argc, char **argv)
     kd_cli_table(&cli, rows, KD_COUNT(rows), &o);
     kd_cli_table(&cli, kd_data_options, kd_data_options_n, &spec);
     kd_cli_table(&cli, kd_view_options, kd_view_options_n, &o.views);
-    if (!kd_cli_parse(&cli, &err)) run(&cli, &o, &spec, &err);
+    if (!kd_cli_parse(&cli, &err)) {
+        o.level = spec.level; // of a teacher's columns too
+        run(&cli, &o, &spec, &err);
+    }
     return kd_cli_finish(&cli, &err);
 }

@@ -12,6 +12,7 @@ kd_writer_params dump_writer_params(const kd_cli *c, const dump_opts *o)
     kd_writer_params wp = kd_writer_default_params();
     wp.resume = o->resume;
     wp.force = o->force;
+    wp.level = (int)o->level;
     wp.commit_bytes = (size_t)(o->commit * 1048576);
     wp.threads = (int)c->common.threads;
     return wp;

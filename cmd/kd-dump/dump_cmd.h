@@ -9,7 +9,7 @@
 typedef struct dump_opts {
     char *out, *teacher, *into, *name, *segment, *dtype, *encoding, *feature_encoding, *shard;
     kd_strings tap;
-    int64_t batch, plan_rows, plan_epochs, check_rows;
+    int64_t batch, plan_rows, plan_epochs, check_rows, level;
     double commit;
     bool logits, resume, force, dry_run, plan, check, list_taps, list_encodings;
     kd_view_spec views;
@@ -22,6 +22,9 @@ kd_status dump_plan(kd_cli *c, const dump_opts *o, kd_err *err);
 kd_status dump_check(kd_cli *c, const dump_opts *o, kd_err *err);
 kd_status dump_list_taps(kd_cli *c, const dump_opts *o, kd_err *err);
 kd_status dump_list_encodings(kd_cli *c, kd_err *err);
+/* Cuts the part --shard of a store as the store -o, unless a resumed run has done so. */
+kd_status dump_cut_shard(const dump_opts *o, const kd_store *whole, const kd_writer_params *wp,
+                         const char *command, kd_err *err);
 
 /* ---- what they share (common.c) ------------------------------------------------------------- */
 

@@ -81,25 +81,21 @@ static kd_status report_pack(kd_cli *c, const kd_pack_report *r, const char *pat
 
 kd_status dump_pack(kd_cli *c, const dump_opts *o, const kd_data_spec *spec, kd_err *err)
 {
-    kd_writer_params wp = kd_writer_default_params();
+    const kd_writer_params wp = dump_writer_params(c, o); // chunk rows and level are the spec's
     kd_pack_report r;
     kd_progress pr;
     double start = kd_now();
     kd_status st;
+    if (c->nargs > 1) return kd_fail(err, KD_EUSAGE, "'%s': one data file at a time", c->args[1]);
+    if (c->nargs && (st = kd_config_yaml(&c->config, c->args[0], err))) return st;
     if (o->views.count || o->shard)
         return kd_fail(
             err, KD_EUSAGE,
             "%s is for a teacher's pass: --teacher FOLDER --into STORE; parts are cut from a finished store",
             o->shard ? "--shard" : "--views");
-    if (c->nargs > 1) return kd_fail(err, KD_EUSAGE, "'%s': one data file at a time", c->args[1]);
-    if (c->nargs && (st = kd_config_yaml(&c->config, c->args[0], err))) return st;
     if (o->dry_run) return dry_run(c, spec, err);
     if (!o->out) return kd_fail(err, KD_EUSAGE, "no store named; say where to write: -o NAME.kd");
     char *command = kd_cli_command(c->argc, c->argv);
-    wp.resume = o->resume;
-    wp.force = o->force;
-    wp.commit_bytes = (size_t)(o->commit * 1048576);
-    wp.threads = (int)c->common.threads;
     kd_progress_begin(&pr, c, "pack", "rows", 0);
     st = kd_pack(spec, o->out, &wp, command, &kd_stop_requested, dump_progress, &pr, &r, err);
     kd_progress_end(&pr);

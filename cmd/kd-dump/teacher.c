@@ -61,6 +61,7 @@ static kd_status columns_json(kd_cli *c, const kd_store *s, const char *segment,
     return KD_OK;
 }
 
+/* Opens the store anew: its manifest has changed. */
 static kd_status report(kd_cli *c, const dump_opts *o, const kd_dump_params *p, const kd_dump_report *r,
                         const char *path, kd_err *err)
 {
@@ -156,31 +157,30 @@ kd_status dump_teacher(kd_cli *c, const dump_opts *o, kd_err *err)
     kd_dump_params p;
     kd_dump_report r = {0};
     kd_teacher *t = NULL;
-    kd_store *s = NULL;
+    kd_store *whole = NULL, *part = NULL, *s;
     kd_progress pr;
-    char *path = NULL, *command = NULL;
-    kd_status st = dump_open(c, o, &t, &s, err);
+    const char *path = o->shard ? o->out : o->into;
+    char *command = kd_cli_command(c->argc, c->argv);
+    kd_status st = command ? dump_open(c, o, &t, &whole, err) : kd_fail(err, KD_ENOMEM, "out of memory");
     if (st || (st = make_params(o, t, taps, &p, err))) goto out;
-    p.command = command = kd_cli_command(c->argc, c->argv);
-    if (!command || !(path = kd_strdup(kd_store_path(s)))) {
-        st = kd_fail(err, KD_ENOMEM, "out of memory");
-        goto out;
-    }
+    p.command = command;
+    if (o->shard && (st = dump_cut_shard(o, whole, &wp, command, err))) goto out;
     if (o->dry_run) {
-        st = dry_run(c, &p, t, s, err);
+        st = dry_run(c, &p, t, whole, err);
         goto out;
     }
+    if (o->shard && (st = kd_store_open(&part, path, err))) goto out;
+    s = part ? part : whole;
+    p.sample = part ? whole : NULL;
     p.arg = &pr;
     kd_progress_begin(&pr, c, "teacher", "rows", kd_store_rows(s));
     st = kd_teacher_dump(t, s, &p, &wp, &r, err);
     kd_progress_end(&pr);
-    kd_store_close(s); // opened anew for the report: the manifest has changed
-    s = NULL;
     if (!st) st = report(c, o, &p, &r, path, err);
 out:
-    kd_store_close(s);
+    kd_store_close(part);
+    kd_store_close(whole);
     kd_teacher_close(t);
-    free(path);
     free(command);
     return st;
 }

@@ -114,8 +114,8 @@ kd_status kd_dump_segment(const kd_dump_params *p, const char *name, char out[KD
 
 /* One encoding on a sample of logits. What a codec does not serve is NaN. */
 typedef struct kd_plan_entry {
-    char encoding[64]; /* "f32", "f16", "bf16" (dense), or as kd_codec_parse reads it */
-    unsigned serves;   /* kd_serves */
+    char encoding[128]; /* "f32", "f16", "bf16" (dense), or as kd_codec_parse reads it */
+    unsigned serves;    /* kd_serves */
     bool sparse;
     double row_bytes; /* bytes a row as packed, headers included */
     double kl1, kl4;  /* mean KL(teacher || decoded) at T = 1 and T = 4, nats; of a sparse encoding all

@@ -10,6 +10,8 @@
 #include "kd/codec.h"
 #include "kd/config.h"
 
+#include <string.h>
+
 /* Parameters of all codecs; a codec's option rows name those it has. */
 typedef struct kd__codec_params {
     int64_t k, n, bits, seed;
@@ -72,6 +74,20 @@ void kd__codec_place(const kd_codec_block *b, size_t i, uint32_t *row, uint32_t 
 kd_status kd__codec_finite(const kd_codec *c, const kd_codec_block *b, size_t i, kd_err *err);
 /* Makes out longer by so many bytes, not set, and gives their place; NULL: out of memory. (codec.c) */
 uint8_t *kd__codec_room(kd_buf *out, size_t bytes);
+/* Floats as integers of the same order: infinities and NaNs lie beyond all finite numbers, -0 before 0. */
+static inline int32_t kd__key_of(float v)
+{
+    int32_t k;
+    memcpy(&k, &v, 4);
+    return k ^ (int32_t)((uint32_t)(k >> 31) >> 1);
+}
+static inline float kd__of_key(int32_t k)
+{
+    float v;
+    k ^= (int32_t)((uint32_t)(k >> 31) >> 1);
+    memcpy(&v, &k, 4);
+    return v;
+}
 /* Smallest and largest of n >= 1 values; false: one of them is not finite. (int8.c) */
 bool kd__codec_range(const float *v, size_t n, float *lo, float *hi);
 /* Room for so many positions, entries and temperatures in a kd_sparse. */

@@ -29,11 +29,8 @@ float kd__tail_of(uint16_t code) { return code == NO_TAIL ? 0 : (float)kd_codec_
 /* Larger values first, of equal ones lower ids: as one number that is larger. */
 static uint64_t order_of(float v, size_t id)
 {
-    int32_t k;
-    v += 0.0f; // -0 is 0
-    memcpy(&k, &v, 4);
-    k ^= (int32_t)((uint32_t)(k >> 31) >> 1);
-    return (uint64_t)((uint32_t)k ^ 0x80000000u) << 32 | (uint32_t)~id;
+    const uint32_t key = (uint32_t)kd__key_of(v + 0.0f) ^ 0x80000000u; // -0 is 0
+    return (uint64_t)key << 32 | (uint32_t)~id;
 }
 
 /* Brings the k largest of n different numbers to the front; 1 <= k <= n. (Hoare's quickselect) */

@@ -7,6 +7,8 @@
 #include "codec_private.h"
 #include "exact.h"
 
+#include <math.h>
+
 #define JOIN_(a, b) a##_##b
 #define JOIN(a, b)  JOIN_(a, b)
 
@@ -14,18 +16,19 @@ enum { BLOCK = KD__BLOCK };
 
 static bool scan(const float *z, size_t width, float *most)
 {
-    float bad = 0; // x - x is 0 for finite numbers and NaN else
+    int32_t lo = INT32_MAX, hi = INT32_MIN;
     for (size_t i = 0; i < width; i += BLOCK) {
         const size_t n = kd_min_size(BLOCK, width - i);
-        float hi = z[i];
-#pragma omp simd reduction(max : hi) reduction(+ : bad)
+        int32_t top = INT32_MIN;
         for (size_t k = i; k < i + n; k++) {
-            hi = z[k] > hi ? z[k] : hi;
-            bad += z[k] - z[k];
+            const int32_t key = kd__key_of(z[k]);
+            top = key > top ? key : top;
+            lo = key < lo ? key : lo;
         }
-        most[i / BLOCK] = hi;
+        hi = top > hi ? top : hi;
+        most[i / BLOCK] = kd__of_key(top);
     }
-    return bad == 0;
+    return isfinite(kd__of_key(lo)) && isfinite(kd__of_key(hi));
 }
 
 static inline __attribute__((always_inline)) void weigh(const float *z, size_t n, double top, double r,

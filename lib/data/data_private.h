@@ -125,7 +125,7 @@ typedef struct kd__shape {
 kd_status kd__shape_init(kd__shape *f, kd_store *s, int column, const uint32_t *chunks, uint32_t n,
                          kd_err *err);
 
-/* Some rows of a column that is ragged or sparse. Zeroed: none. Its arrays grow as needed and are kept. */
+/* Some rows of a column that is ragged or sparse. Zeroed: none. */
 typedef struct kd__held {
     uint32_t rows;
     uint64_t *offset; /* (rows + 1) positions before each row */
@@ -135,7 +135,8 @@ typedef struct kd__held {
     uint32_t *length; /* (rows) of a chunk being read */
     size_t offset_room, value_room, length_room;
 } kd__held;
-/* Bytes that so many rows and positions take at most. */
+/* Room for so many rows and positions, and what it takes. */
+kd_status kd__held_reserve(kd__held *h, const kd__shape *f, size_t rows, size_t positions, kd_err *err);
 size_t kd__held_bytes(const kd__shape *f, size_t rows, size_t positions);
 kd_status kd__held_read(kd__held *h, const kd__shape *f, kd_cursor *c, uint32_t chunk, uint32_t rows,
                         kd_err *err);

@@ -83,45 +83,58 @@ kd_status kd__shape_init(kd__shape *f, kd_store *s, int column, const uint32_t *
     return KD_OK;
 }
 
-size_t kd__held_bytes(const kd__shape *f, size_t rows, size_t positions)
-{
-    return (rows + 1) * sizeof(uint64_t) + positions * f->bytes;
-}
-
-/* ---- growing ------------------------------------------------------------------------------ */
+/* ---- room --------------------------------------------------------------------------------- */
 
 /* Room for n elements of `size` bytes; what is there stays. */
 static bool grow(void *array, size_t *room, size_t n, size_t size)
 {
-    void **p = array;
-    size_t want = kd_max_size(n, *room + *room / 2), bytes;
+    void **p = array, *grown;
+    size_t bytes;
     if (n <= *room) return true;
-    void *grown = kd_mul_size(want, size, &bytes) ? realloc(*p, bytes) : NULL;
-    if (!grown) return false;
+    if (!kd_mul_size(n, size, &bytes) || !(grown = realloc(*p, bytes))) return false;
     *p = grown;
-    *room = want;
+    *room = n;
     return true;
 }
 
 /* The arrays of one sparse form grow together. */
-static bool grow_sparse(kd_sparse *s, size_t positions, size_t entries)
+static bool grow_sparse(kd_sparse *s, size_t positions, size_t entries, int temperatures)
 {
-    size_t room = s->cap, t = (size_t)s->temperatures;
-    bool ok = true;
-    if (positions + 1 > room) {
-        size_t tail = room, logz = room;
-        ok = grow(&s->offset, &room, positions + 1, sizeof(*s->offset)) &&
-             (!t || (grow(&s->tail, &tail, positions + 1, t * sizeof(*s->tail)) &&
-                     grow(&s->logz, &logz, positions + 1, t * sizeof(*s->logz))));
-        if (ok) s->cap = room;
-    }
-    if (ok && entries > s->entry_cap) {
-        size_t id = s->entry_cap, value = id, exact = id;
-        ok = grow(&s->id, &id, entries, sizeof(*s->id)) &&
-             grow(&s->value, &value, entries, sizeof(*s->value)) && grow(&s->exact, &exact, entries, 1);
-        if (ok) s->entry_cap = id;
-    }
-    return ok;
+    size_t t = (size_t)temperatures, tail = s->cap, logz = s->cap, id = s->entry_cap, value = id, exact = id;
+    if (!(grow(&s->id, &id, entries, sizeof(*s->id)) && grow(&s->value, &value, entries, sizeof(*s->value)) &&
+          grow(&s->exact, &exact, entries, 1)))
+        return false;
+    s->entry_cap = id;
+    if (!((!t || (grow(&s->tail, &tail, positions + 1, t * sizeof(*s->tail)) &&
+                  grow(&s->logz, &logz, positions + 1, t * sizeof(*s->logz)))) &&
+          grow(&s->offset, &s->cap, positions + 1, sizeof(*s->offset))))
+        return false;
+    s->temperatures = temperatures;
+    return true;
+}
+
+static kd_status no_memory(kd_err *err)
+{
+    return kd_fail(err, KD_ENOMEM,
+                   "no memory for rows of differing lengths; lower the window's rows or the batch");
+}
+
+size_t kd__held_bytes(const kd__shape *f, size_t rows, size_t positions)
+{
+    return (rows + 1) * (sizeof(uint64_t) + 2 * sizeof(uint32_t)) + positions * f->bytes;
+}
+
+kd_status kd__held_reserve(kd__held *h, const kd__shape *f, size_t rows, size_t positions, kd_err *err)
+{
+    size_t entries, bytes;
+    bool ok = grow(&h->offset, &h->offset_room, rows + 1, sizeof(*h->offset)) &&
+              grow(&h->length, &h->length_room, rows, sizeof(*h->length)) &&
+              kd_mul_size(positions, f->entries, &entries) && kd_mul_size(positions, f->bytes, &bytes);
+    if (f->form == KD__SPARSE)
+        ok = ok && grow_sparse(&h->sparse, positions, entries, f->temperatures);
+    else // a ragged block begins with its lengths
+        ok = ok && grow(&h->values, &h->value_room, bytes + rows * sizeof(*h->length), 1);
+    return ok ? KD_OK : no_memory(err);
 }
 
 void kd__held_release(kd__held *h)
@@ -134,26 +147,19 @@ void kd__held_release(kd__held *h)
 
 /* ---- a chunk ------------------------------------------------------------------------------ */
 
-static kd_status no_memory(kd_err *err)
-{
-    return kd_fail(err, KD_ENOMEM, "no memory for rows of differing lengths");
-}
-
 kd_status kd__held_read(kd__held *h, const kd__shape *f, kd_cursor *c, uint32_t chunk, uint32_t rows,
                         kd_err *err)
 {
-    size_t positions, size = 0;
-    kd_status st;
-    if (!grow(&h->length, &h->length_room, rows, sizeof(*h->length)) ||
-        !grow(&h->offset, &h->offset_room, (size_t)rows + 1, sizeof(*h->offset)))
-        return no_memory(err);
+    size_t positions, size;
+    kd_status st = kd__held_reserve(h, f, rows, 0, err);
+    if (st) return st;
     if ((st = kd_cursor_lengths(c, f->column, chunk, h->length, &positions, err))) return st;
     h->rows = rows;
     h->offset[0] = 0;
     for (uint32_t i = 0; i < rows; i++) h->offset[i + 1] = h->offset[i] + h->length[i] * f->each;
     if (f->form == KD__SPARSE) return kd_cursor_read_sparse(c, f->column, chunk, &h->sparse, err);
-    h->head = f->coded ? 0 : rows * sizeof(uint32_t); // a ragged block begins with its lengths
-    size = h->head + positions * f->bytes;            // bounded by KD_STORE_MAX_RAW
+    h->head = f->coded ? 0 : rows * sizeof(uint32_t);
+    size = h->head + positions * f->bytes; // bounded by KD_STORE_MAX_RAW
     if (!grow(&h->values, &h->value_room, size, 1)) return no_memory(err);
     if (!f->coded) return kd_cursor_read(c, f->column, chunk, h->values, size, err);
     return kd_cursor_read_f32(c, f->column, chunk, (float *)(void *)h->values, positions, err);
@@ -172,11 +178,8 @@ static bool append_sparse(kd_sparse *to, const kd_sparse *from, size_t first, si
     size_t at = to->positions, e = to->entries, t = (size_t)from->temperatures;
     uint64_t begin = from->offset[first];
     size_t entries = (size_t)(from->offset[first + n] - begin);
-    if (!at) {
-        to->temperatures = from->temperatures;
-        memcpy(to->temperature, from->temperature, sizeof(to->temperature));
-    }
-    if (!grow_sparse(to, at + n, e + entries)) return false;
+    memcpy(to->temperature, from->temperature, sizeof(to->temperature));
+    if (!grow_sparse(to, at + n, e + entries, from->temperatures)) return false;
     for (size_t i = 0; i <= n; i++) to->offset[at + i] = e + (from->offset[first + i] - begin);
     if (entries) {
         memcpy(to->id + e, from->id + begin, entries * sizeof(*to->id));

@@ -99,7 +99,10 @@ kd_status kd_stream_open(kd_stream **out, kd_loader *l, uint64_t seed, uint32_t 
     s->bytes = sizeof(*s) + window * sizeof(*s->order) + batch * sizeof(*s->row);
     for (int i = 0; i < l->columns; i++) {
         const kd__shape *f = &l->shape[i];
-        if (f->form == KD__FIXED) failed |= !(s->slab[i] = kd_alloc_aligned(batch, f->bytes));
+        if (f->form == KD__FIXED)
+            failed |= !(s->slab[i] = kd_alloc_aligned(batch, f->bytes));
+        else
+            failed |= kd__held_reserve(&s->held[i], f, batch, batch * f->longest, NULL) != KD_OK;
         s->bytes += f->form == KD__FIXED ? batch * f->bytes : kd__held_bytes(f, batch, batch * f->longest);
     }
     if (failed || !s->order || !s->row) {

@@ -22,19 +22,21 @@
 kd_status kd__window_alloc(kd__window *w, kd_loader *l, kd_err *err)
 {
     size_t rows;
-    bool failed = !kd_mul_size(l->slots, l->unit, &rows);
-    for (int c = 0; c < l->columns && !failed; c++) {
-        if (l->shape[c].form == KD__FIXED)
-            failed |= !(w->slab[c] = kd_alloc_aligned(rows, l->shape[c].bytes));
+    bool ok = kd_mul_size(l->slots, l->unit, &rows);
+    for (int c = 0; c < l->columns && ok; c++) {
+        const kd__shape *f = &l->shape[c];
+        if (f->form == KD__FIXED)
+            ok = (w->slab[c] = kd_alloc_aligned(rows, f->bytes)) != NULL;
         else
-            failed |= !(w->held[c] = calloc(l->slots, sizeof(*w->held[c])));
+            ok = (w->held[c] = calloc(l->slots, sizeof(*w->held[c]))) != NULL;
+        for (uint32_t i = 0; i < l->slots && ok && f->form != KD__FIXED; i++)
+            ok = !kd__held_reserve(&w->held[c][i], f, l->unit, f->most, NULL);
     }
-    failed = failed || !(w->order = malloc(l->slots * sizeof(*w->order))) ||
-             !(w->row_at = malloc(l->slots * sizeof(*w->row_at)));
-    return failed
-               ? kd_fail(err, KD_ENOMEM, "%s: no memory for a window of %zu rows (%zu bytes); lower its rows",
-                         kd_store_path(l->store), rows, kd__window_bytes(l))
-               : KD_OK;
+    ok = ok && (w->order = malloc(l->slots * sizeof(*w->order))) &&
+         (w->row_at = malloc(l->slots * sizeof(*w->row_at)));
+    return ok ? KD_OK
+              : kd_fail(err, KD_ENOMEM, "%s: no memory for a window of %zu rows (%zu bytes); lower its rows",
+                        kd_store_path(l->store), rows, kd__window_bytes(l));
 }
 
 void kd__window_release(kd__window *w, const kd_loader *l)
@@ -53,10 +55,8 @@ size_t kd__window_bytes(const kd_loader *l)
     size_t n = l->slots * (sizeof(uint32_t) + sizeof(uint64_t));
     for (int c = 0; c < l->columns; c++) {
         const kd__shape *f = &l->shape[c];
-        size_t lengths = (size_t)l->unit * sizeof(uint32_t) * 2; // in the block and beside it
-        n += l->slots * (f->form == KD__FIXED
-                             ? l->unit * f->bytes
-                             : sizeof(kd__held) + lengths + kd__held_bytes(f, l->unit, f->most));
+        n += l->slots * (f->form == KD__FIXED ? l->unit * f->bytes
+                                              : sizeof(kd__held) + kd__held_bytes(f, l->unit, f->most));
     }
     return n;
 }

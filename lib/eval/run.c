@@ -19,6 +19,18 @@ typedef struct eval_set {
     float *teacher;  /* (rows, classes) or NULL */
 } eval_set;
 
+int kd_eval_logits(const kd_store *s, const char *teacher)
+{
+    for (size_t i = 0; i < kd_store_columns(s); i++) {
+        const kd_column *c = kd_store_column(s, i);
+        const kd_codec_info *codec = kd_codec_find(c->encoding);
+        if (c->role == KD_ROLE_LOGITS && !(codec && codec->sparse) &&
+            (!teacher || !strcmp(teacher, c->teacher)))
+            return (int)i;
+    }
+    return -1;
+}
+
 static kd_status set_error_columns(const eval_set *e, const char *teacher, kd_err *err)
 {
     if (e->input < 0)
@@ -28,7 +40,8 @@ static kd_status set_error_columns(const eval_set *e, const char *teacher, kd_er
         return kd_fail(err, KD_EMISMATCH, "%s: no column with role label; evaluation needs labels",
                        kd_store_path(e->s));
     if (teacher && e->logits < 0)
-        return kd_fail(err, KD_EMISMATCH, "%s: no logits of a teacher named %s; see: kd-store stat %s",
+        return kd_fail(err, KD_EMISMATCH,
+                       "%s: no logits of all classes of a teacher named %s; see: kd-store stat %s",
                        kd_store_path(e->s), teacher, kd_store_path(e->s));
     return KD_OK;
 }
@@ -70,7 +83,8 @@ static void set_release(eval_set *e)
     free(e->teacher);
 }
 
-/* Without p->teacher the first teacher of the store is taken, if there is one. classes 0: the teacher's. */
+/* Without p->teacher the first teacher of the store that kept all classes is taken, if there is one. classes
+ * 0: the teacher's. */
 static kd_status set_open(eval_set *e, kd_store *s, const kd_eval_params *p, int64_t classes, kd_err *err)
 {
     kd_status st;
@@ -79,7 +93,7 @@ static kd_status set_open(eval_set *e, kd_store *s, const kd_eval_params *p, int
     e->split = p->split;
     e->input = kd_store_find_role(s, KD_ROLE_INPUT, NULL);
     e->label = kd_store_find_role(s, KD_ROLE_LABEL, NULL);
-    e->logits = kd_store_find_role(s, KD_ROLE_LOGITS, p->teacher);
+    e->logits = kd_eval_logits(s, p->teacher);
     if ((st = set_error_columns(e, p->teacher, err))) return st;
     e->rows = kd_store_split_rows(s, p->split);
     if (!e->rows)
@@ -172,7 +186,7 @@ kd_status kd_eval_model(kd_measures *m, kd_model *model, kd_store *s, const kd_e
 kd_status kd_eval_teacher(kd_measures *m, kd_store *s, const kd_eval_params *p, kd_err *err)
 {
     eval_set e;
-    if (kd_store_find_role(s, KD_ROLE_LOGITS, p->teacher) < 0)
+    if (kd_eval_logits(s, p->teacher) < 0)
         return kd_fail(err, KD_ENOTFOUND,
                        "%s: no teacher's logits; add them: kd-dump --teacher FOLDER --into %s",
                        kd_store_path(s), kd_store_path(s));

@@ -97,8 +97,8 @@ kd_status kd__packer_open(kd__packer *k, kd_column *c, const kd__in_column *in, 
     char topk[32];
     const char *text = in->role == KD_ROLE_FEATURE ? p->feature_encoding : p->encoding;
     kd_status st;
-    if (in->tap[0] && in->role != KD_ROLE_FEATURE)
-        return kd_fail(err, KD_EUSAGE, "--tap %s: names the layer of a feature, say --role feature", in->tap);
+    if (p->tap && in->role != KD_ROLE_FEATURE)
+        return kd_fail(err, KD_EUSAGE, "--tap %s: names the layer of a feature, say --role feature", p->tap);
     *c = (kd_column){.role = in->role, .ndims = in->ndims, .encoding = "dense"};
     memcpy(c->dims, in->dims, sizeof c->dims);
     k->from = in->dtype;

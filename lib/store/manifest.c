@@ -222,7 +222,8 @@ static kd_status parse(kd_store *s, const char *path, kd_err *err)
     kd_status st = kd_file_read(path, KD__MANIFEST_MAX, &text, &len, err);
     if (st) return st;
     if ((st = kd_json_parse(&s->manifest, text, len, &at))) {
-        st = kd_fail(err, st, "%s:%d:%d: %s", path, at.line, at.column, at.text);
+        st = st == KD_ENOMEM ? kd_fail(err, st, "%s: no memory to parse it", path)
+                             : kd_fail(err, st, "%s:%d:%d: %s", path, at.line, at.column, at.text);
         goto out;
     }
     // The version first: another version may compute its checksum in another way.

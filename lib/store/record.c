@@ -17,7 +17,6 @@
 #define XXH_STATIC_LINKING_ONLY /* XXH3_state_t on the stack */
 #include "store_private.h"
 
-#include <zstd_errors.h>
 
 #include <stdlib.h>
 #include <string.h>
@@ -279,26 +278,21 @@ static size_t zip(ZSTD_CCtx *zstd, int level, uint8_t *out, size_t room, const u
     return ZSTD_compress2(zstd, out, room, raw, len);
 }
 
-/* An error other than "does not fit". */
-static bool zip_failed(size_t n)
-{
-    return ZSTD_isError(n) && ZSTD_getErrorCode(n) != ZSTD_error_dstSize_tooSmall;
-}
-
 size_t kd__record_pack(kd__record *r, const uint8_t *raw, uint8_t *out, ZSTD_CCtx *zstd, int level)
 {
-    // The destination is made too small for a frame that does not pay: zstd then reports an error.
-    const size_t len = (size_t)r->raw, room = len - len / 32;
+    const size_t len = (size_t)r->raw, room = ZSTD_compressBound(len);
     uint8_t *to = out + KD__RECORD_HEAD;
     // What repeats among measured numbers repeats by chance, and to point at it often costs more bytes than
     // it saves. Both frames have their turn in the same place; the first one is made again if it wins.
     const bool floats = kd_dtype_is_float((kd_dtype)r->dtype);
-    const size_t bare = floats ? zip(zstd, 0, to, room, raw, len) : SIZE_MAX; // errors are large sizes
+    const size_t bare = floats ? zip(zstd, 0, to, room, raw, len) : 0;
     size_t n = zip(zstd, level, to, room, raw, len);
-    if (floats && bare <= n && !ZSTD_isError(bare)) n = zip(zstd, 0, to, room, raw, len);
-    if (zip_failed(n) || (floats && zip_failed(bare))) return 0; // stored as it is, its root would be another
+    if (ZSTD_isError(n) || (floats && ZSTD_isError(bare)))
+        return 0; // stored as it is, its root would be another
+    if (floats && bare <= n) n = zip(zstd, 0, to, room, raw, len);
+    if (ZSTD_isError(n)) return 0;
     r->codec = KD__CODEC_ZSTD;
-    if (ZSTD_isError(n) || n >= len) {
+    if (n > len - len / 32 || n >= len) {
         r->codec = KD__CODEC_RAW;
         if (len) memcpy(to, raw, len);
         n = len;
@@ -325,7 +319,7 @@ kd_status kd_block_packed_bytes(const kd_column *c, uint32_t rows, const kd_bloc
     r.raw = size;
     r.dtype = (uint8_t)k.dtype;
     raw = malloc(size + 1);
-    out = malloc(KD__RECORD_HEAD + size);
+    out = malloc(kd__record_room(size));
     if (raw && out && (zstd = ZSTD_createCCtx())) {
         kd__block_filter(raw, &k, rows, b, kd__filter_code(k.filter));
         *bytes = kd__record_pack(&r, raw, out, zstd, level);

@@ -103,9 +103,11 @@ kd_status kd__record_open_book(const uint8_t *record, size_t size, const kd_colu
 void kd__block_filter(uint8_t *out, const kd_column *c, uint32_t rows, const kd_block *b, int filter);
 /* Bytes of the block before compression. KD_EUSAGE when the sizes do not fit the column. */
 kd_status kd__block_size(const kd_column *c, uint32_t rows, const kd_block *b, size_t *raw, kd_err *err);
-/* Compresses raw (r->raw bytes, already filtered) into out (KD__RECORD_HEAD + r->raw bytes), fills
- * codec, stored and checksum and writes the header. Returns the size of the record; 0: zstd ran out of
- * memory. */
+/* Room for packing so many bytes. zstd gets all that it could need: with less, the frame that it makes would
+ * depend on how much less, and other writers' records would not be the same. */
+static inline size_t kd__record_room(size_t raw) { return KD__RECORD_HEAD + ZSTD_compressBound(raw); }
+/* Compresses raw (r->raw bytes, already filtered) into out (kd__record_room of them), fills codec, stored and
+ * checksum and writes the header. Returns the size of the record; 0: zstd ran out of memory. */
 size_t kd__record_pack(kd__record *r, const uint8_t *raw, uint8_t *out, ZSTD_CCtx *zstd, int level);
 
 typedef struct kd__decoder {
@@ -253,7 +255,7 @@ char *kd__store_path(const char *path);
 /* ---- writer (store_writer.c, writer_resume.c, writer_group.c, seal.c) --------------------- */
 
 /* A block that waits for its transaction. Both slabs use the same layout: item i has
- * KD__RECORD_HEAD + raw bytes at `at` in each. */
+ * kd__record_room bytes at `at` in each. */
 typedef struct kd__item {
     kd__record record;
     size_t at, size; /* size: of the packed record */

@@ -115,7 +115,7 @@ static kd_status pack_books(kd_store_writer *w, kd_err *err)
                         .column = i,
                         .chunk = KD__NO_CHUNK,
                         .raw = c->book_bytes};
-        uint8_t *record = malloc(KD__RECORD_HEAD + c->book_bytes);
+        uint8_t *record = malloc(kd__record_room(c->book_bytes));
         w->books[i].data = record;
         if (!record || (!zstd && !(zstd = ZSTD_createCCtx()))) {
             st = kd_fail(err, KD_ENOMEM, "%s: out of memory for a codebook", w->path);
@@ -135,7 +135,7 @@ static kd_status put_header(kd_store_writer *w, const char *text, kd_err *err)
 {
     size_t len = strlen(text), n = 1;
     kd__record r = {.column = KD__NO_CHUNK, .chunk = KD__NO_CHUNK, .raw = len};
-    uint8_t *record = malloc(KD__RECORD_HEAD + len);
+    uint8_t *record = malloc(kd__record_room(len));
     ZSTD_CCtx *zstd = ZSTD_createCCtx();
     kd__put *puts = calloc(1 + (size_t)w->ncolumns, sizeof(*puts));
     kd_status st;

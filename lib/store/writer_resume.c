@@ -86,6 +86,16 @@ bool kd__json_difference(kd__difference *d, const json_t *a, const json_t *b)
         }
         return false;
     }
+    if (json_is_array(a) && json_is_array(b) && json_array_size(a) == json_array_size(b)) {
+        const size_t len = d->where.len;
+        for (size_t i = 0; i < json_array_size(a); i++) {
+            kd_buf_printf(&d->where, "%s%zu", d->where.len ? "." : "", i);
+            if (kd__json_difference(d, json_array_get(a, i), json_array_get(b, i))) return true;
+            d->where.len = len;
+            if (d->where.text) d->where.text[len] = '\0';
+        }
+        return false;
+    }
     if (a == b || (a && b && json_equal(a, b))) return false;
     char *was = value_text(a), *is = value_text(b);
     kd_buf_printf(&d->a, "%.200s", was ? was : "something");

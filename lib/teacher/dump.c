@@ -248,11 +248,7 @@ static kd_status run_stage(pass *p, kd_err *err)
             kd__ring_filled(&p->values);
         }
         if (p->p->progress)
-            p->p->progress(p->p->arg,
-                           ci->first + (f->closes  ? ci->rows
-                                        : f->views ? 0
-                                                   : f->at.first),
-                           kd_store_rows(p->s));
+            p->p->progress(p->p->arg, ci->first + (uint64_t)(f->done * ci->rows), kd_store_rows(p->s));
     }
     kd__ring_stop(&p->feeds);
     kd__ring_end(&p->values);

@@ -12,6 +12,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define TINY 1e-12 /* a probability that is as good as 0 */
+
 typedef struct sums {
     double kl1, kl4, tail, variance;
     uint64_t top1, positions;
@@ -68,22 +70,24 @@ static void add_dense(measure *m, const float *z, const float *q, size_t n)
     m->sum.top1 += largest(z, n) == largest(q, n);
 }
 
-/* Position k of a sparse block whose values are log-probabilities; t: place of T in its list. */
+/* Position k of a sparse block whose values are log-probabilities; t: place of T in its list. What is decoded
+ * is rounded, so it is made to add up to 1 first. */
 static double head_kl(double *p, const kd_sparse *s, size_t k, const float *z, size_t n, int t)
 {
     const double T = s->temperature[t];
     const size_t listed = k * (size_t)s->temperatures + (size_t)t;
-    double kept = 0, kl = 0, max = -INFINITY;
+    double kept = 0, kl = 0, max = -INFINITY, total = fmax(s->tail[listed], TINY);
     softmax(p, z, n, T);
     for (uint64_t i = s->offset[k]; i < s->offset[k + 1]; i++) max = fmax(max, s->value[i]);
     for (uint64_t i = s->offset[k]; i < s->offset[k + 1]; i++) {
         const double q = (s->value[i] - max) / T - s->logz[listed], here = p[s->id[i]];
         kept += here;
+        total += exp(q);
         if (here > 0) kl += here * (log(here) - q);
     }
     const double rest = 1 - kept;
-    if (rest > 1e-12) kl += rest * log(rest / fmax(s->tail[listed], 1e-12));
-    return kl;
+    if (rest > TINY) kl += rest * log(rest / fmax(s->tail[listed], TINY));
+    return kl + log(total);
 }
 
 static void add_sparse(measure *m, size_t k, const float *z, size_t n, bool head, double temperature)
@@ -144,6 +148,9 @@ static kd_status begin(measure *m, kd_plan_entry *e, const char *encoding, const
     const kd_dtype dtype = kd_dtype_parse(encoding);
     kd_column *c = &m->target.column;
     size_t count;
+    if (strlen(encoding) >= sizeof e->encoding)
+        return kd_fail(err, KD_EUSAGE, "encoding '%.80s...': longer than %zu", encoding,
+                       sizeof e->encoding - 1);
     *c = (kd_column){.name = "logits",
                      .role = KD_ROLE_LOGITS,
                      .dtype = kd_dtype_is_float(dtype) ? dtype : KD_F32,

@@ -23,20 +23,20 @@ void kd_plan_time(kd_plan_entry *e, double teacher_s, uint64_t rows, int64_t epo
 
 /* ---- what is tried -------------------------------------------------------------------------- */
 
-enum { CANDIDATES = 64 };
+enum { CANDIDATES = 64, WIDTH = 64 };
 
 typedef struct candidates {
-    char text[CANDIDATES][64];
+    char text[CANDIDATES][WIDTH];
     size_t n;
 } candidates;
 
-static void offer(candidates *c, const char *name, const char *key, int value)
+/* key: "" for none. */
+static void offer(candidates *c, const char *name, const char *key, int value, const char *more)
 {
     if (c->n == CANDIDATES) return;
-    if (key)
-        snprintf(c->text[c->n++], 64, "%s:%s=%d", name, key, value);
-    else
-        snprintf(c->text[c->n++], 64, "%s", name);
+    char *text = c->text[c->n++];
+    const size_t n = (size_t)snprintf(text, WIDTH, "%s", name);
+    if (*key && n < WIDTH) snprintf(text + n, WIDTH - n, ":%s=%d%s", key, value, more);
 }
 
 /* Whether "key=" stands in a codec's list of parameters. */
@@ -54,15 +54,18 @@ static void offer_all(candidates *c, int64_t classes)
     static const int kept[] = {8, 16, 64}, points[] = {20, 50};
     size_t n;
     const kd_codec_info *list = kd_codec_list(&n);
-    offer(c, "f32", NULL, 0);
-    offer(c, "f16", NULL, 0);
-    offer(c, "bf16", NULL, 0);
+    offer(c, "f32", "", 0, "");
+    offer(c, "f16", "", 0, "");
+    offer(c, "bf16", "", 0, "");
     for (size_t i = 0; i < n; i++) {
         const bool k = has_key(&list[i], "k"), draws = has_key(&list[i], "n");
         for (size_t j = 0; k && j < KD_COUNT(kept); j++)
-            if (kept[j] < classes) offer(c, list[i].name, "k", kept[j]);
-        for (size_t j = 0; !k && draws && j < KD_COUNT(points); j++) offer(c, list[i].name, "n", points[j]);
-        if (!k && !draws) offer(c, list[i].name, NULL, 0);
+            if (kept[j] < classes)
+                offer(c, list[i].name, "k", kept[j],
+                      has_key(&list[i], "temperatures") ? ",temperatures=1+4" : "");
+        for (size_t j = 0; !k && draws && j < KD_COUNT(points); j++)
+            offer(c, list[i].name, "n", points[j], "");
+        if (!k && !draws) offer(c, list[i].name, "", 0, "");
     }
 }
 
@@ -121,17 +124,17 @@ kd_status kd_teacher_plan(kd_plan *plan, kd_teacher *t, kd_store *s, const char 
     kd_status st = c ? take_sample(&x, t, s, rows, err) : kd_fail(err, KD_ENOMEM, "out of memory");
     if (st) goto out;
     if (all) offer_all(c, (int64_t)t->classes);
-    for (size_t i = 0; i < n; i++) offer(c, encodings[i], NULL, 0);
+    const size_t count = all ? c->n : n;
     plan->sampled = x.rows;
     plan->teacher_s = x.seconds / (double)x.rows;
-    if (!(plan->entry = calloc(c->n, sizeof *plan->entry))) {
+    if (!(plan->entry = calloc(count, sizeof *plan->entry))) {
         st = kd_fail(err, KD_ENOMEM, "out of memory");
         goto out;
     }
-    for (size_t i = 0; i < c->n; i++) {
+    for (size_t i = 0; i < count; i++) {
         kd_plan_entry *e = &plan->entry[plan->n];
         kd_err why = {0};
-        st = kd_plan_measure(e, c->text[i], x.logits, x.rows, (int64_t)t->classes, x.ids,
+        st = kd_plan_measure(e, all ? c->text[i] : encodings[i], x.logits, x.rows, (int64_t)t->classes, x.ids,
                              (uint32_t)kd__most_rows(s), wp->level, wp->threads, &why);
         if (all && (st == KD_EUSAGE || st == KD_EUNSUPPORTED || st == KD_ENUMERIC)) continue; // does not fit
         if (st && (kd_fail(err, st, "%s", why.msg), true)) goto out;

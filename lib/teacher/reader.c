@@ -18,10 +18,10 @@ size_t kd__most_rows(const kd_store *s)
 
 bool kd__sample(const kd_store *s, uint64_t rows, uint32_t i, uint32_t *chunk)
 {
-    const uint64_t most = kd__most_rows(s), chunks = kd_store_chunks(s);
-    const uint64_t parts = most ? (rows + most - 1) / most : 0;
-    if (i >= parts || i >= chunks) return false;
-    *chunk = (uint32_t)(parts < chunks ? i * chunks / parts : i);
+    const uint64_t chunks = kd_store_chunks(s), all = kd_store_rows(s);
+    const uint64_t parts = rows < all ? (rows * chunks + all - 1) / all : chunks;
+    if (i >= parts) return false;
+    *chunk = (uint32_t)(i * chunks / parts);
     return true;
 }
 
@@ -85,4 +85,5 @@ void kd__reader_next(kd__reader *r, kd__feed *f)
     }
     r->at += (uint64_t)f->rows;
     f->closes = r->at == r->end;
+    f->done = (double)r->at / (double)r->end;
 }

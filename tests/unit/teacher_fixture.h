@@ -37,7 +37,9 @@ static inline void make_store(void)
     uint64_t row = 0;
     wp.chunk_rows = CHUNK;
     kd_remove_tree(store_path, NULL);
-    OK(kd_store_create(&w, store_path, c, 4, NULL, &wp, err));
+    json_t *contract = json_pack("{s:s}", "kind", "test");
+    OK(kd_store_create(&w, store_path, c, 4, contract, &wp, err));
+    json_decref(contract);
     for (int s = 0; s < KD_SPLITS; s++)
         for (uint32_t at = 0; at < split_rows[s]; at += CHUNK) {
             uint32_t n = split_rows[s] - at < CHUNK ? split_rows[s] - at : CHUNK;
@@ -134,6 +136,15 @@ static inline void root_of_store(char out[33])
     kd_store *s = open_store();
     memcpy(out, kd_store_root(s), 33);
     kd_store_close(s);
+}
+
+/* The bias of class 0, inside a teacher that is open. */
+static inline void set_bias(kd_teacher *t, float value)
+{
+    const kd_model *m = kd_teacher_model(t);
+    const kd_param *p;
+    for (size_t i = kd_graph_params(m->graph, &p); i-- > 0;)
+        if (!strcmp(p[i].name, "fc0.bias")) kd_graph_param_data(m->graph, &p[i])[0] = value;
 }
 
 #endif

@@ -40,6 +40,9 @@ static void errors_keep_one_sentence(void **state)
     assert_string_equal(err.msg, "store x.kd: a: 3");
     kd_fail(&err, KD_EIO, "again: %s", err.msg); /* an argument inside the err itself */
     assert_string_equal(err.msg, "again: store x.kd: a: 3");
+    kd_fail(&err, KD_ECORRUPT, "tensor %s, then\n  more",
+            "\x1b[2J\r\x7f\xc3\xa4"); /* no orders to the terminal */
+    assert_string_equal(err.msg, "tensor ?[2J??\xc3\xa4, then\n  more");
     assert_int_equal(kd_fail(NULL, KD_EIO, "x"), KD_EIO);
     assert_int_equal(kd_fail_in(NULL, KD_EFULL, "x"), KD_EFULL);
     err = (kd_err){0};

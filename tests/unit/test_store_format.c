@@ -43,7 +43,7 @@ static kd_column vector_column(void)
 static void a_record_has_the_documented_bytes(void **state)
 {
     (void)state;
-    uint8_t want[128], got[128], raw[8], key[8];
+    uint8_t want[128], got[256], raw[8], key[8];
     size_t n = from_hex(vector, want), size = 0;
     kd_column c = vector_column();
     kd_block b = {values, sizeof(values), NULL};

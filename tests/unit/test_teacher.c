@@ -205,15 +205,6 @@ static void opening_names_what_is_missing(void **state)
     assert_null(t);
 }
 
-/* The bias of class 0, inside a teacher that is open. */
-static void set_bias(kd_teacher *t, float value)
-{
-    const kd_model *m = kd_teacher_model(t);
-    const kd_param *p;
-    for (size_t i = kd_graph_params(m->graph, &p); i-- > 0;)
-        if (!strcmp(p[i].name, "fc0.bias")) kd_graph_param_data(m->graph, &p[i])[0] = value;
-}
-
 static void logits_that_are_no_numbers_are_never_stored(void **state)
 {
     (void)state;

@@ -239,8 +239,8 @@ def count_positions(c, rows, lengths):
     return n
 
 
-def check_shape(c, rows, values, lengths, where):
-    """Values that are to be written against shape and rows; lengths come back as u32."""
+def check_shape(c, rows, shape, lengths, where):
+    """The shape of values that are to be written against that of rows; lengths come back as u32."""
     if c.ragged:
         if lengths is None:
             raise Usage(f"{where} is ragged: hand over (values, lengths)")
@@ -252,6 +252,6 @@ def check_shape(c, rows, values, lengths, where):
         if lengths is not None:
             raise Usage(f"{where} has a fixed shape: it takes no lengths")
         want = (rows,) + c.shape
-    if values.shape != want:
-        raise Usage(f"{where}: values of shape {values.shape}, expected {want}")
+    if shape != want:
+        raise Usage(f"{where}: values of shape {shape}, expected {want}")
     return lengths
