@@ -56,11 +56,11 @@ static kd_status peak(int threads, kd_err *err)
     bench_peak p;
     kd_status st = bench_peak_measure(&p, threads, err);
     if (st) return st;
-    bench_print(json_pack("{s:f, s:o, s:f, s:f, s:I, s:s, s:i, s:s, s:i, s:s}", "f32_gflops", p.f32_gflops,
+    bench_print(json_pack("{s:f, s:o, s:f, s:f, s:I, s:s, s:i, s:s, s:i}", "f32_gflops", p.f32_gflops,
                           "bf16_gflops", p.bf16_gflops > 0 ? json_real(p.bf16_gflops) : json_null(),
                           "read_gbs", p.read_gbs, "copy_gbs", p.copy_gbs, "array_bytes",
                           (json_int_t)p.array_bytes, "isa", kd_isa_name(p.isa), "threads", threads, "cpu",
-                          kd_cpu_name(), "cpus", kd_cpu_count(), "build", kd_build_info()));
+                          kd_cpu_name(), "cpus", kd_cpu_count()));
     return KD_OK;
 }
 

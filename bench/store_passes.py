@@ -24,7 +24,8 @@ import time
 from pathlib import Path
 from statistics import median
 
-from run import FOREIGN, HERE, Failure, bootstrap, busy_seconds, measure_peak, own_defaults, provenance, save
+import figure
+from run import FOREIGN, HERE, Failure, bootstrap, busy_seconds, own_defaults
 
 TIMES = 20          # as many rows
 RSS_BAR = 1.05      # promised: constant; what is left is the table of chunks and noise
@@ -60,10 +61,8 @@ def quiet(args, what, run):
     raise Failure(f"{what}: no quiet run in {args.tries}; stop other work on this machine")
 
 
-def figure(args, name, value, unit, direction, bar, details, peer=None, peer_value=None):
-    out = {"name": name, "value": value, "unit": unit, "bar": bar, "direction": direction, "peer": peer,
-           "peer_value": peer_value, **provenance(args, args.peak, {"build": args.peak["build"]}), "details": details}
-    save(args.results, out)
+def put(args, name, value, unit, direction, bar, details):
+    figure.save(args.results, name, value, unit, args.command, bar=bar, direction=direction, details=details)
     print(f"{name}: {value} {unit}{'' if bar is None else f', bar {bar}'}")
 
 
@@ -72,7 +71,7 @@ def verify(args):
         calls = quiet(args, name, lambda: [call(args.tools / "kd-store", "verify", args.fashion, *option, "-q", "-j", 1, "--json")
                                            for _ in range(args.rounds)])
         rates = sorted(c["bytes"] / c["seconds"] / 1e9 for c in calls)
-        figure(args, name, round(median(rates), 3), "GB/s", "higher", None,
+        put(args, name, round(median(rates), 3), "GB/s", "higher", None,
                {"what": "stored bytes a second, one thread, in the page cache", "all": [round(r, 3) for r in rates],
                 "decoded_gb_s": round(median(c["raw_bytes"] / c["seconds"] for c in calls) / 1e9, 3),
                 "records": calls[0]["records"], "bytes": calls[0]["bytes"]})
@@ -117,7 +116,7 @@ def peaks(args, times):
 def rss(args):
     small, large = peaks(args, 1), peaks(args, TIMES)
     ratios = {k: large[k] / small[k] for k in ("dump", "verify", "read")}
-    figure(args, "store-rss", round(max(ratios.values()), 3), f"times the peak at {TIMES}x rows", "lower", RSS_BAR,
+    put(args, "store-rss", round(max(ratios.values()), 3), f"times the peak at {TIMES}x rows", "lower", RSS_BAR,
            {"what": "largest ratio of peak resident memory: kd-dump --teacher, kd-store verify, a loader's pass",
             "ratios": {k: round(v, 3) for k, v in ratios.items()}, "peak_bytes": {"1": small, str(TIMES): large}})
 
@@ -133,7 +132,7 @@ def dump(args):
     pairs = list(zip(calls[::2], calls[1::2]))
     over = [100 * (d["pass_seconds"] / t["seconds"] - 1) for t, d in pairs]
     low, high = bootstrap(over)
-    figure(args, "dump-overhead", round(median(over), 2), "% of the teacher's time", "lower", DUMP_BAR,
+    put(args, "dump-overhead", round(median(over), 2), "% of the teacher's time", "lower", DUMP_BAR,
            {"what": "kd-dump --teacher on Fashion-MNIST (read, run, compress, make durable) against the forward passes alone",
             "teacher_s": round(median(t["seconds"] for t, _ in pairs), 3),
             "pass_s": round(median(d["pass_seconds"] for _, d in pairs), 3), "low95": round(low, 2), "high95": round(high, 2),
@@ -153,9 +152,8 @@ def main():
     parser.add_argument("--tries", type=int, default=4)
     args = parser.parse_args()
     args.command = "make bench-dump" if args.what == "dump" else f"make bench-store-{args.what}"
-    args.tools, args.threads = args.bench.parents[1], 2
+    args.tools = args.bench.parents[1]
     own_defaults()
-    args.peak = measure_peak(args)
     try:
         {"verify": verify, "rss": rss, "dump": dump}[args.what](args)
     except Failure as e:
