@@ -91,6 +91,15 @@ static size_t pick(const kd_codec *c, kd__softmax *s, kd_rng *r, kd__entry *e, u
     return n;
 }
 
+/* As many points as fit on what the head leaves. */
+static int64_t expected(const kd_codec *c, const kd__entry *e, size_t n)
+{
+    const kd__sparse_state *s = c->state;
+    double head = 0;
+    for (size_t k = 0; k < n; k++) head += s->table[kd__entry_number(e[k])];
+    return (int64_t)floor((double)c->p.n * (1 - head));
+}
+
 static void values(const kd_codec *c, const kd__entry *e, size_t n, const uint16_t *codes, float *value,
                    uint8_t *exact)
 {
@@ -103,7 +112,7 @@ static void values(const kd_codec *c, const kd__entry *e, size_t n, const uint16
     }
 }
 
-static const kd__sparse_kind kind = {.draws = true, .pick = pick, .values = values};
+static const kd__sparse_kind kind = {.draws = true, .pick = pick, .expected = expected, .values = values};
 
 static kd_status open(kd_codec *c, kd_err *err)
 {
