@@ -23,8 +23,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#define PLAN_FILE "rewrite.json"
-#define PLAN_MAX  (64u << 20)
+#define PLAN_MAX (64u << 20)
 
 /* Buffers of one segment's columns. */
 typedef struct kd__copier {
@@ -367,7 +366,7 @@ static bool holds_segment(const char *folder)
 /* Compares with what an unfinished folder says it is, and says so in a new one. */
 static kd_status begin_plan(kd__rewrite *r, kd_err *err)
 {
-    char *path = kd_path_join(r->folder, PLAN_FILE);
+    char *path = kd_path_join(r->folder, KD__PLAN_FILE);
     json_t *was = NULL;
     kd__difference d = {0};
     kd_status st = KD_OK;
@@ -416,7 +415,7 @@ static kd_status remove_unnamed(const char *folder, kd_err *err)
     struct dirent *e;
     while (!st && (e = readdir(d))) {
         bool named = !strcmp(e->d_name, ".") || !strcmp(e->d_name, "..") ||
-                     !strcmp(e->d_name, "manifest.json") || !strcmp(e->d_name, PLAN_FILE);
+                     !strcmp(e->d_name, "manifest.json") || !strcmp(e->d_name, KD__PLAN_FILE);
         for (uint32_t i = 0; i < s->nsegments; i++) named = named || !strcmp(e->d_name, s->segments[i].file);
         if (!named && unlinkat(dirfd(d), e->d_name, 0) && errno != ENOENT)
             st = kd_fail_errno(err, errno, "%s/%s: cannot remove", folder, e->d_name);
@@ -446,7 +445,7 @@ kd_status kd__rewrite_run(kd__rewrite *r, const char *kind, kd_err *err)
     if ((st = remove_unnamed(r->folder, err)) || (st = kd__publish(r->folder, r->out, r->params.force, err)))
         return st;
     char *plan =
-        kd_path_join(r->out, PLAN_FILE); // last, so that until then a kill leaves what can be resumed
+        kd_path_join(r->out, KD__PLAN_FILE); // last, so that until then a kill leaves what can be resumed
     if (plan) unlink(plan);
     free(plan);
     return KD_OK;

@@ -222,7 +222,10 @@ def make_inputs(bench, folder):
                 "train: {epochs: 1, batch: 16, lr: 0.01}\n")
     stages = [("packed", data, ["kd-dump", "data.yaml", "-o", "f.kd", "--threads", "1"]),
               ("taught", folder + "/packed", ["kd-train", "-s", "f.kd", "t.yaml", "-o", "t", "--rows", "64"]),
-              ("dumped", folder + "/taught", ["kd-dump", "--teacher", "t", "--into", "f.kd"])]
+              ("dumped", folder + "/taught", ["kd-dump", "--teacher", "t", "--into", "f.kd"]),
+              ("half", folder + "/dumped", ["kd-store", "slice", "f.kd", "--part", "1/2", "-o", "p1.kd"]),
+              ("halves", folder + "/half", ["kd-store", "slice", "f.kd", "--part", "2/2", "-o", "p2.kd"]),
+              ("exported", folder + "/dumped", ["kd-store", "export", "f.kd", "t/logits", "-o", "o.jsonl"])]
     for name, template, command in stages:
         bench.fresh(Case(name, command, template))
         rc, err, _ = bench.run(command + ["-q"])
@@ -244,6 +247,12 @@ def cases(folder):
     yield Case("stat", ["kd-store", "stat", "f.kd", "--json", "-q"], folder + "/dumped", "f.kd", kinds=READS)
     yield Case("verify", ["kd-store", "verify", "f.kd", "--threads", "2", "-q"], folder + "/dumped", "f.kd", kinds=READS)
     yield Case("drop", ["kd-store", "drop", "f.kd", "t", "-q"], folder + "/dumped", "f.kd")
+    yield Case("slice", ["kd-store", "slice", "f.kd", "--part", "1/2", "-o", "s.kd", "--resume", "-q"], folder + "/dumped", "s.kd")
+    yield Case("merge", ["kd-store", "merge", "m.kd", "p1.kd", "p2.kd", "--resume", "-q"], folder + "/halves", "m.kd")
+    yield Case("compact", ["kd-store", "compact", "f.kd", "--level", "9", "-q"], folder + "/dumped", "f.kd")
+    yield Case("export", ["kd-store", "export", "f.kd", "t/logits", "label", "-o", "o.safetensors", "-q"],
+               folder + "/dumped", "f.kd", "o.safetensors")
+    yield Case("import", ["kd-store", "import", "f.kd", "o.jsonl", "--name", "i", "--resume", "-q"], folder + "/exported", "f.kd")
 
 
 def main(tool, folder, points="4", *names):

@@ -590,6 +590,20 @@ static void a_stopped_compaction_leaves_the_store_and_goes_on(void **state)
     assert_false(kd_exists(in_dir("stopped.kd.part")));
 }
 
+/* As if killed right after the folders were exchanged. */
+static void a_compaction_that_was_killed_at_its_end_is_cleaned_up(void **state)
+{
+    (void)state;
+    const char *path = in_dir("ended.kd"), *left = in_dir("ended.kd.part");
+    uint64_t b, a;
+    fx_make(path, NULL);
+    fx_make(left, NULL); // the old store
+    touch(in_dir("ended.kd/rewrite.json"));
+    OK(kd_store_compact(path, 5, 1, NULL, NULL, NULL, &b, &a, err));
+    assert_false(kd_exists(left) || kd_exists(in_dir("ended.kd/rewrite.json")));
+    is_whole(path);
+}
+
 static int set_up(void **state)
 {
     (void)state;
@@ -623,6 +637,7 @@ int main(void)
         cmocka_unit_test(compacting_keeps_values_and_removes_what_nothing_names),
         cmocka_unit_test(compacting_never_discards_unfinished_outputs),
         cmocka_unit_test(a_stopped_compaction_leaves_the_store_and_goes_on),
+        cmocka_unit_test(a_compaction_that_was_killed_at_its_end_is_cleaned_up),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);
 }
