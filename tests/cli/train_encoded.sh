@@ -99,5 +99,5 @@ same "stall stands in the metrics" "$(jq -s 'map(.stall_s >= 0) | all' dense/met
 check "the last line says it" sh -c "'$KD_BIN/kd-train' -s f.kd s.yaml -o last --set loss.teacher=int8 --rows 640 2>&1 | grep -q 'stall [0-9.]* %'"
 
 check "students are judged by a teacher that kept all classes" "$KD_BIN/kd-eval" -s f.kd dense heads
-refused 3 "no logits of all classes of a teacher named heads" "a sparse teacher is no judge" "$KD_BIN/kd-eval" -s f.kd --teacher heads dense
+refused 3 "no logits of a teacher named heads that keep all classes" "a sparse teacher is no judge" "$KD_BIN/kd-eval" -s f.kd --teacher heads dense
 finish
