@@ -36,11 +36,11 @@ def load(results, name):
         return {}
 
 
-def save(results, name, value, unit, command, *, bar=None, direction="higher", peer=None, peer_value=None, versions=None,
-         details=None):
-    """Replaces RESULTS/NAME.json as a whole."""
+def save(results, name, value, unit, command, *, bar=None, direction="higher", peer=None, peer_value=None,
+         machine=None, versions=None, details=None):
+    """Replaces RESULTS/NAME.json as a whole. machine, versions: members beside or instead of the usual ones."""
     out = {"name": name, "value": value, "unit": unit, "bar": bar, "direction": direction, "peer": peer,
-           "peer_value": peer_value, "command": command, "machine": _machine(),
+           "peer_value": peer_value, "command": command, "machine": {**_machine(), **(machine or {})},
            "versions": {**_versions(), **(versions or {})}, "date": now(), "details": details or {}}
     path = Path(results) / f"{name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)

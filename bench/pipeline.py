@@ -16,7 +16,8 @@ import sys
 import time
 from pathlib import Path
 
-from run import HERE, measure_peak, provenance, save
+import figure
+from run import HERE, machine, measure_peak
 
 
 STUDENTS = {
@@ -44,7 +45,6 @@ def main():
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
-    args.command = "make bench-image"
     shutil.rmtree(args.folder, ignore_errors=True)
     peak = measure_peak(args)
     start = time.monotonic()
@@ -61,16 +61,13 @@ def main():
           for name in STUDENTS),
         ("image-decodes", reads["decoded"] / reads["expected"], "passes", 1, "lower"),
     ]
-    common = {
-        "peer": None, "peer_value": None,
-        **provenance(args, peak, {"backend": results["provenance"]["backend"], "build": results["provenance"]["build"]}),
-    }
+    versions = {"backend": results["provenance"]["backend"], "build": results["provenance"]["build"]}
     summary = [{k: s.get(k) for k in ("name", "params", "accuracy_gain", "p_value", "verdict")}
                for s in results["students"]]
     for name, value, unit, bar, direction in figures:
-        out = {"name": name, "value": value, "unit": unit, "bar": bar, "direction": direction} | common
-        out["details"] = {"students": summary, "reads": reads, "cost": results["cost"]}
-        save(HERE / "results", out)
+        figure.save(HERE / "results", name, value, unit, "make bench-image", bar=bar, direction=direction,
+                    machine=machine(args, peak), versions=versions,
+                    details={"students": summary, "reads": reads, "cost": results["cost"]})
         print(f"{name}: {value} {unit}")
 
 

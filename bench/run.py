@@ -18,16 +18,16 @@ Standard library only. Exit status 0 measured (also when a bar is missed: `make 
 1 could not measure, 2 usage.
 """
 import argparse
-import datetime
 import json
 import os
-import platform
 import random
 import statistics
 import subprocess
 import sys
 import time
 from pathlib import Path
+
+import figure
 
 HERE = Path(__file__).resolve().parent
 MODELS = ["mlp-784-512-256-10", "cnn-16-32-64"]   # the promised ones; bench/models.json has more
@@ -156,39 +156,15 @@ def side(rows, flops, peak):
             "peak_rss_mb": round(max(r["peak_rss"] for r in rows) / 1e6)}
 
 
-def text_of(command):
-    try:
-        out = subprocess.run(command, cwd=HERE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-        return out.stdout.strip()
-    except OSError:
-        return ""
-
-
 def machine(args, peak):
-    pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     info = dict(line.split(":", 1) for line in Path("/proc/cpuinfo").read_text().splitlines() if ":" in line)
     numbers = [value.strip() for key, value in info.items() if key.strip() in ("cpu family", "model")]
     return {"cpu": peak["cpu"], "isa": peak["isa"], "family_model": "/".join(numbers), "cores": args.threads,
-            "cores_of_machine": os.cpu_count(), "mem_gb": round(pages / 2**30, 1)}
-
-
-def provenance(args, peak, versions):
-    """Members that every figure has: what measured it, on what, when."""
-    return {"command": args.command, "machine": machine(args, peak),
-            "versions": {"kd": text_of(["git", "describe", "--always", "--dirty"]), **versions, "kernel": platform.release()},
-            "date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")}
-
-
-def save(folder, figure):
-    """One file a figure, whole or not at all."""
-    path = folder / f"{figure['name']}.json"
-    temporary = path.with_suffix(".json.tmp")
-    temporary.write_text(json.dumps(figure, indent=2) + "\n")
-    temporary.replace(path)
+            "cores_of_machine": os.cpu_count()}
 
 
 def result(args, model, run):
-    """The scoreboard's object."""
+    """What figure.save takes."""
     peak = min(run["peak_before"]["f32_gflops"], run["peak_after"]["f32_gflops"])
     ready, peer = run["kd_ready"], run["peer_ready"]
     flops = ready["flops_per_img"]
@@ -200,8 +176,8 @@ def result(args, model, run):
                "others_share": round(run["foreign"], 4), "pairs": args.pairs, "seconds_each": args.seconds,
                "planned_bytes": ready["planned_bytes"]}
     out = {"name": f"train-{model}", "value": kd["img_s"], "unit": "img/s", "bar": None, "direction": "higher",
-           "peer": None, "peer_value": None,
-           **provenance(args, run["peak_before"], {"backend": ready["backend"], "build": ready["build"]})}
+           "peer": None, "peer_value": None, "command": args.command, "machine": machine(args, run["peak_before"]),
+           "versions": {"backend": ready["backend"], "build": ready["build"]}}
     if peer:
         ratios = [p["kd"]["img_s"] / p["peer"]["img_s"] for p in run["pairs"]]
         low, high = bootstrap(ratios)
@@ -271,7 +247,7 @@ def main():
             status = 1
             continue
         out = result(args, model, run)
-        save(args.results, out)
+        figure.save(args.results, **out)
         d = out["details"]
         line = (f"{out['name']}: kd {out['value']:,.0f} img/s, {d['kd']['gflops']:.0f} GFLOP/s, "
                 f"{d['kd']['percent_of_peak']} % of peak")

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""What a column's zstd level, its filter and a dictionary change, in bytes a row: the figures behind the store's defaults.
+"""What a column's zstd level, its filter and a dictionary change, in bytes a row, and what steps of log-probability cost.
 
     bench/store_levels.py [--json RESULTS]      # also `make store-levels`, which writes bench/results/
 
@@ -66,13 +66,12 @@ def kinds():
     out = [("image", Column("image", "input", "u8", (28, 28)), images)]
     for dtype in ("f32", "f16"):
         out.append(("logits", Column("l", "logits", dtype, (10,)), logits))
-    for encoding in codecs.ALL:
-        sparse = codecs.ALL[encoding].sparse
-        out.append(("logits", Column("l", "logits", "f32", (10,), encoding + (":k=3" if encoding == "topk" else "")), logits))
-        if encoding != "int8-channel":
-            out.append(("logits of 1000", Column("l", "logits", "f32", (1000,), encoding), wide))
-        if not sparse and not encoding.startswith("log"):
-            out.append(("feature", Column("f", "feature", "f32", (256,), encoding), relu))
+    for encoding in (*(e for e in codecs.ALL if e != "topk"), "topk:k=3"):
+        out.append(("logits", Column("l", "logits", "f32", (10,), encoding), logits))
+    for encoding in (e for e in codecs.ALL if e != "int8-channel"):
+        out.append(("logits of 1000", Column("l", "logits", "f32", (1000,), encoding), wide))
+    for encoding in ("int8", "int8-channel"):
+        out.append(("feature", Column("f", "feature", "f32", (256,), encoding), relu))
     for title, rows in (("feature", relu), ("feature, layer norm", normed), ("feature, gaussian", gauss)):
         for filter in ("shuffle", "exponent"):
             out.append((title, Column("f", "feature", "bf16", (256,), filter=filter), rows))
@@ -125,6 +124,28 @@ def dictionary(column, rows, chunk_rows):
             "usual_chunk": round(sum(len(records.pack(b, 3, **fields)[0]) for b in whole) / (len(whole) * CHUNK), 3)}
 
 
+def divergences():
+    """{logits, encoding, T: KL(softmax(z / T) || softmax(decoded / T))}, mean over positions, nats; and how many classes lie
+    beyond the last code, share."""
+    rng = np.random.default_rng(4)
+    rank = np.arange(49152)
+    text = -rng.uniform(0.8, 1.6, (64, 1)) * np.log(rank + 2) + 2 * rng.normal(size=(64, len(rank)))
+    sets = {"logits of 10": network()[1][:2048], "logits of 1000": 3 * rng.normal(size=(512, 1000)), "logits of 49152": text}
+    out = {}
+    for title, z in sets.items():
+        z = z.astype(np.float32)
+        for name in ("int8", "log8", "log6"):
+            codec = codecs.ALL[name](z.shape[1])
+            back = codec.decode(np.frombuffer(codec.encode(codecs.Block(z, np.ones(len(z), np.int64))), np.uint8), len(z))
+            for t in (1, 4):
+                p, q = (v.astype(np.float64) / t for v in (z, back))
+                p, q = (v - v.max(axis=1, keepdims=True) for v in (p, q))
+                p, q = (v - np.log(np.exp(v).sum(axis=1, keepdims=True)) for v in (p, q))
+                out[f"{title}, {name}, T = {t}"] = float(f"{(np.exp(p) * (p - q)).sum(axis=1).mean():.3g}")
+        out[f"{title}, beyond 16 nats"] = round(float((z.max(axis=1, keepdims=True) - z > 15.9).mean()), 4)
+    return out
+
+
 def title_of(kind, c):
     filter = "" if not c.filter else f" {c.filter}"
     return f"{kind}, {c.dtype + filter if c.dense else c.encoding}"
@@ -155,16 +176,21 @@ def main():
         print(f"{title:36}" + "".join(f"{size[v]:>10.2f}" for v in LEVELS) + "   " + " ".join(f"{speed[v]}" for v in LEVELS))
     print(f"\n{'bytes a row in chunks of 64':36}{'plain':>11}{'dictionary':>11}{'chunks of ' + str(CHUNK):>16}")
     for kind, column, rows in kinds():
-        if column.width == 10 or column.dtype == "u8":
+        if column.width <= 1000 and column.role != "feature":
             title = title_of(kind, column)
             got = by_chunk[title] = dictionary(column, rows, 64)
             print(f"{title:36}{got['plain']:>11.2f}{got['dictionary']:>11.2f}{got['usual_chunk']:>16.2f}")
+    kl = divergences()
+    print("\nKL divergence of what comes back, nats")
+    for title, value in kl.items():
+        print(f"{title:36}{value:>12}")
     if args.json:
         excess = max(1 - v[19] / v[3] for v in by_level.values())
         best = max(1 - v["dictionary"] / v["usual_chunk"] for v in by_chunk.values())
-        for name, value, details in (("store-level-19", round(100 * excess, 2), by_level),
-                                     ("store-dictionary", round(100 * best, 2), by_chunk)):
-            text = json.dumps(result(name, value, "% smaller at best", details), indent=2) + "\n"
+        for name, value, unit, details in (("store-level-19", round(100 * excess, 2), "% smaller at best", by_level),
+                                           ("store-dictionary", round(100 * best, 2), "% smaller at best", by_chunk),
+                                           ("store-log8-kl", kl["logits of 10, log8, T = 1"], "nats", kl)):
+            text = json.dumps(result(name, value, unit, details), indent=2) + "\n"
             (args.json / f"{name}.json").write_text(text)
 
 

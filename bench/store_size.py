@@ -23,7 +23,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from run import HERE, measure_peak, provenance, save
+import figure
+from run import HERE
 
 TOKEN_BAR = 16   # promised: bytes a token of head-tail, n = 20, all included
 DENSE = ["f32", "f16", "bf16", "int8", "log8", "log6"]
@@ -87,8 +88,6 @@ def main():
     parser.add_argument("--widths", type=int, nargs="*", default=list(CHOSEN))
     parser.add_argument("--command", default="make bench-store-size")
     args = parser.parse_args()
-    args.threads = 2
-    peak = measure_peak(args)
     for width in args.widths:
         logits = fashion_logits(args.fashion, args.scratch) if width == 10 else args.smollm / "logits.npy"
         rows = [pack(args, logits, width, e) for e in DENSE + SPARSE[width]]
@@ -96,12 +95,12 @@ def main():
                                           stdout=subprocess.PIPE, check=True).stdout)
         show(width, rows, peers)
         chosen = next(r for r in rows if r["encoding"] == CHOSEN[width])
-        save(args.results, {
-            "name": f"store-size-{width}", "value": round(chosen["bytes_position"], 2), "unit": "bytes a position",
-            "bar": TOKEN_BAR if width > 1000 else None, "direction": "lower", "peer": PEER[width],
-            "peer_value": peers["bytes"][PEER[width]], **provenance(args, peak, {"build": chosen["build"]}),
-            "details": {"what": f"{CHOSEN[width]} on {width} classes, the whole sealed file over the positions",
-                        "encodings": [{k: v for k, v in r.items() if k != "build"} for r in rows], "public": peers}})
+        figure.save(args.results, f"store-size-{width}", round(chosen["bytes_position"], 2), "bytes a position", args.command,
+                    bar=TOKEN_BAR if width > 1000 else None, direction="lower", peer=PEER[width],
+                    peer_value=peers["bytes"][PEER[width]], versions={"build": chosen["build"]},
+                    details={"what": f"{CHOSEN[width]} on {width} classes, the whole sealed file over the positions",
+                             "encodings": [{k: v for k, v in r.items() if k != "build"} for r in rows],
+                             "public": peers})
 
 
 if __name__ == "__main__":

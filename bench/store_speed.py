@@ -28,7 +28,8 @@ from statistics import median
 
 import numpy as np
 
-from run import FOREIGN, HERE, MOVED, Failure, Process, bootstrap, measure_peak, moved, own_defaults, provenance, save
+import figure
+from run import FOREIGN, HERE, MOVED, Failure, Process, bootstrap, machine, measure_peak, moved, own_defaults
 
 ZSTD_SHARE = 0.8   # promised: of the limit
 PEER_RATIO = 5     # promised: times the best Python peer
@@ -104,10 +105,11 @@ def ratio(a, b):
 
 
 def figures(args, what, run):
-    """The scoreboard's objects of one kind of rows."""
+    """What figure.save takes, for one kind of rows."""
     answers, ready = run["answers"], run["ready"]
     rate = {k: median(a["rows_s"] for a in v) for k, v in answers.items()}
-    common = provenance(args, run["peak_before"], {"build": ready["kd"]["build"], **ready["peer"]["versions"]})
+    common = {"command": args.command, "machine": machine(args, run["peak_before"]),
+              "versions": {"build": ready["kd"]["build"], **ready["peer"]["versions"]}}
     table = {order: {name: round(r) for (name, o), r in rate.items() if o == order} for order in ("sequential", "random")}
     gbs = {name: round(median(a["bytes"] / a["seconds"] for a in v) / 1e9, 3) for (name, o), v in answers.items()
            if o == "sequential" and name not in PEERS}
@@ -150,11 +152,11 @@ def main():
     try:
         for what in args.rows:
             run = quiet_run(args, what, *ROWS[what](args))
-            for figure in figures(args, what, run):
-                save(args.results, figure)
-                line = f"{figure['name']}: {figure['value']:,} {figure['unit']}, {figure['peer']} {figure['peer_value']:,}"
-                print(f"{line}, ratio {figure['details']['ratio']['median']}")
-            print(json.dumps(figure["details"]["rows_s"], indent=1))
+            for f in figures(args, what, run):
+                figure.save(args.results, **f)
+                print(f"{f['name']}: {f['value']:,} {f['unit']}, {f['peer']} {f['peer_value']:,}, "
+                      f"ratio {f['details']['ratio']['median']}")
+            print(json.dumps(f["details"]["rows_s"], indent=1))
     except Failure as e:
         print(f"bench/store_speed.py: {e}", file=sys.stderr)
         return 1

@@ -141,12 +141,14 @@ void kd__sort_entries(kd__entry *e, size_t n, kd__entry *scratch);
 
 /* What tells the sparse codecs apart. */
 typedef struct kd__sparse_kind {
-    bool all_numbers; /* every entry has a number, and no flag says so */
-    bool draws;       /* pick needs r */
+    bool draws; /* pick needs r */
     /* Chooses entries of a position, at most state->most, by rising id; codes: (2, temperatures). Returns
      * their number. room: (width, or n if larger) for what the choice needs. */
     size_t (*pick)(const kd_codec *c, kd__softmax *s, kd_rng *r, kd__entry *e, uint16_t *codes,
                    kd__entry *room);
+    /* How many entries without a number the n with one (by rising rank) make expect: close to the truth, may
+     * be negative. NULL: all entries have a number. */
+    int64_t (*expected)(const kd_codec *c, const kd__entry *e, size_t n);
     /* Whether the numbers of n entries of a position can be; NULL: all can. */
     bool (*possible)(const kd_codec *c, const kd__entry *e, size_t n);
     void (*values)(const kd_codec *c, const kd__entry *e, size_t n, const uint16_t *codes, float *value,
@@ -185,11 +187,13 @@ float kd__tail_of(uint16_t code);
 /* Entries of many positions on their way into a block. */
 typedef struct kd__picks {
     size_t positions;
-    uint32_t *count;  /* (positions) */
-    kd__entry *entry; /* (positions, most) classes are ranks, rising */
+    size_t *start;    /* (positions) where a position's entries begin */
+    uint32_t *count;  /* (positions) how many they are */
+    kd__entry *entry; /* classes are ranks, rising within a position */
     uint16_t *codes;  /* (positions, 2, temperatures) */
 } kd__picks;
-bool kd__picks_init(kd__picks *p, const kd_codec *c, size_t positions); /* false: out of memory */
+/* Room for so many positions and entries; false: out of memory. Release in any case. */
+bool kd__picks_init(kd__picks *p, const kd_codec *c, size_t positions, size_t entries);
 void kd__picks_release(kd__picks *p);
 /* Ids to ranks, sorted. scratch: (n) */
 void kd__picks_rank(const kd_codec *c, kd__entry *e, size_t n, kd__entry *scratch);

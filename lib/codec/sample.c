@@ -64,6 +64,14 @@ static bool possible(const kd_codec *c, const kd__entry *e, size_t n)
     return draws == (size_t)c->p.n;
 }
 
+/* Those drawn once. */
+static int64_t expected(const kd_codec *c, const kd__entry *e, size_t n)
+{
+    int64_t rest = c->p.n;
+    for (size_t k = 0; k < n; k++) rest -= (int64_t)count_of(e[k]);
+    return rest;
+}
+
 static void values(const kd_codec *c, const kd__entry *e, size_t n, const uint16_t *codes, float *value,
                    uint8_t *exact)
 {
@@ -75,7 +83,8 @@ static void values(const kd_codec *c, const kd__entry *e, size_t n, const uint16
     }
 }
 
-static const kd__sparse_kind kind = {.draws = true, .pick = pick, .possible = possible, .values = values};
+static const kd__sparse_kind kind = {
+    .draws = true, .pick = pick, .possible = possible, .expected = expected, .values = values};
 
 static kd_status open(kd_codec *c, kd_err *err)
 {

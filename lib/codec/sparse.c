@@ -122,9 +122,11 @@ void kd__sort_entries(kd__entry *e, size_t n, kd__entry *scratch)
         }
         return;
     }
-    // By one byte of the class after the other. Widths have at most 24 bits and a rank is below the width.
-    for (int shift = 32; shift < 56; shift += 8) {
-        size_t first[257] = {0};
+    // By one byte of the class after the other.
+    uint64_t all = 0;
+    for (size_t i = 0; i < n; i++) all |= e[i];
+    for (int shift = 32; all >> shift; shift += 8) {
+        uint32_t first[257] = {0};
         for (size_t i = 0; i < n; i++) first[(e[i] >> shift & 255) + 1]++;
         for (int k = 0; k < 256; k++) first[k + 1] += first[k];
         for (size_t i = 0; i < n; i++) scratch[first[e[i] >> shift & 255]++] = e[i];
@@ -134,22 +136,23 @@ void kd__sort_entries(kd__entry *e, size_t n, kd__entry *scratch)
 
 /* ---- from logits to entries --------------------------------------------------------------- */
 
-bool kd__picks_init(kd__picks *p, const kd_codec *c, size_t positions)
+bool kd__picks_init(kd__picks *p, const kd_codec *c, size_t positions, size_t entries)
 {
     const kd__sparse_state *s = c->state;
-    size_t entries, bytes;
+    size_t bytes;
     *p = (kd__picks){.positions = positions};
-    if (!kd_mul_size(positions, s->most, &entries) || !kd_mul_size(entries + 1, sizeof *p->entry, &bytes))
-        return false;
-    p->entry = malloc(bytes);
-    p->count = malloc((positions + 1) * sizeof *p->count);
-    p->codes = malloc((positions * 2 * s->temperatures + 1) * sizeof *p->codes);
-    return p->entry && p->count && p->codes;
+    if (!kd_mul_size(entries, sizeof *p->entry, &bytes)) return false;
+    p->entry = malloc(bytes + 1);
+    p->start = malloc(positions * sizeof *p->start + 1);
+    p->count = malloc(positions * sizeof *p->count + 1);
+    p->codes = malloc(positions * 2 * s->temperatures * sizeof *p->codes + 1);
+    return p->entry && p->start && p->count && p->codes;
 }
 
 void kd__picks_release(kd__picks *p)
 {
     free(p->entry);
+    free(p->start);
     free(p->count);
     free(p->codes);
 }
@@ -188,7 +191,7 @@ static kd_status pick_positions(void *arg, size_t first, size_t last, kd_err *er
             st = kd__codec_finite(j->c, b, i, err);
             break;
         }
-        kd__entry *e = j->picks.entry + i * state->most;
+        kd__entry *e = j->picks.entry + (j->picks.start[i] = i * state->most);
         if (state->kind->draws) r = kd__draws(j->c->p.seed, b->ids[row], at);
         const size_t n =
             state->kind->pick(j->c, &s, &r, e, j->picks.codes + i * 2 * state->temperatures, room);
@@ -210,7 +213,8 @@ kd_status kd__sparse_encode(const kd_codec *c, const kd_codec_block *b, int thre
         return kd_fail(err, KD_EUSAGE, "encoding %s draws at random and needs the ids of the rows",
                        c->ops->info.name);
     if (!n) return KD_OK;
-    if (!kd__picks_init(&j.picks, c, n))
+    // No more than twice the bytes of the logits, because most is at most the width.
+    if (!kd__picks_init(&j.picks, c, n, n * s->most))
         st = kd_fail(err, KD_ENOMEM, "out of memory for a block of %zu positions", n);
     if (!st)
         st =

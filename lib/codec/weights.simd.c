@@ -14,17 +14,24 @@
 
 enum { BLOCK = KD__BLOCK };
 
+/* Largest key of a block; *lo becomes the smallest one if it is smaller. */
+static inline __attribute__((always_inline)) int32_t top_of(const float *z, size_t n, int32_t *lo)
+{
+    int32_t a = *lo, b = INT32_MIN;
+    for (size_t k = 0; k < n; k++) {
+        const int32_t key = kd__key_of(z[k]);
+        a = key < a ? key : a;
+        b = key > b ? key : b;
+    }
+    *lo = a;
+    return b;
+}
+
 static bool scan(const float *z, size_t width, float *most)
 {
     int32_t lo = INT32_MAX, hi = INT32_MIN;
     for (size_t i = 0; i < width; i += BLOCK) {
-        const size_t n = kd_min_size(BLOCK, width - i);
-        int32_t top = INT32_MIN;
-        for (size_t k = i; k < i + n; k++) {
-            const int32_t key = kd__key_of(z[k]);
-            top = key > top ? key : top;
-            lo = key < lo ? key : lo;
-        }
+        const int32_t top = width - i >= BLOCK ? top_of(z + i, BLOCK, &lo) : top_of(z + i, width - i, &lo);
         hi = top > hi ? top : hi;
         most[i / BLOCK] = kd__of_key(top);
     }

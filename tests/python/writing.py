@@ -207,7 +207,7 @@ def what_cannot_be_is_refused_by_name():
     w.close()
     c = kdstore.Column
     for kind, text, wrong in (
-            (kdstore.Usage, "one of role id", COLUMNS[1:]),
+            (kdstore.Usage, "one column of role id", COLUMNS[1:]),
             (kdstore.Usage, "two columns are called 'x'", COLUMNS + [COLUMNS[2]]),
             (kdstore.Usage, "its name must be", COLUMNS + [c("X y", "input")]),
             (kdstore.Usage, "unknown dtype", COLUMNS + [c("y", "input", "f8")]),

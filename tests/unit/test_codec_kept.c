@@ -14,6 +14,66 @@ static kd_sparse targets_of(const char *text, const float *v, size_t positions, 
 
 static const size_t widths[] = {1, 2, 10, 63, 64, 65, 1000, 5000};
 
+/* ---- softmax and draws -------------------------------------------------------------------- */
+
+/* A block's sum as the document states it: eight lanes, then halves. */
+static double plain_sum(const kd__softmax *s, size_t b)
+{
+    double lane[8] = {0};
+    for (size_t i = 0; i < 64 && 64 * b + i < s->width; i++)
+        lane[i % 8] += kd_codec_exp(((double)s->z[64 * b + i] - s->top) * s->r);
+    for (int half = 4; half; half /= 2)
+        for (int j = 0; j < half; j++) lane[j] += lane[j + half];
+    return lane[0];
+}
+
+static void sums_have_the_same_bits_on_every_instruction_set(void **state)
+{
+    (void)state;
+    static const kd__class_loops *const sets[] = {&kd__class_loops_scalar, &kd__class_loops_avx2,
+                                                  &kd__class_loops_avx512};
+    const size_t can = kd_cpu_isa() >= KD_ISA_AVX512 ? 3 : kd_cpu_isa() >= KD_ISA_AVX2 ? 2 : 1;
+    for (size_t w = 0; w < KD_COUNT(widths); w++) {
+        float *v = teacher(1, widths[w], 20);
+        v[widths[w] / 2] = -3e38f; // weight 0
+        for (size_t k = 0; k < can; k++) {
+            kd__softmax s;
+            double total = 0;
+            assert_true(kd__softmax_init(&s, (int64_t)widths[w]));
+            s.loops = sets[k];
+            assert_true(kd__softmax_take(&s, v));
+            kd__softmax_at(&s, 1.7);
+            for (size_t b = 0; b < s.blocks; b++) {
+                double one[KD__BLOCK];
+                kd__softmax_block(&s, b, one);
+                assert_true(s.sum[b] == plain_sum(&s, b) && s.sum[b] == kd__softmax_sum(&s, one));
+                total += s.sum[b];
+            }
+            assert_true(s.total == total);
+            kd__softmax_release(&s);
+        }
+        free(v);
+    }
+}
+
+static void draws_are_philox_keyed_by_seed_row_and_position(void **state)
+{
+    (void)state;
+    const kd_id row = {{1, 2, 3, 250}};
+    const uint8_t key[24] = {5, 1, 0, 0, 0, 0, 0, 0, 1, 2, 3, 250};
+    const uint64_t hash = kd_hash64(key, sizeof key);
+    kd_rng r = kd__draws(261, row, 9);
+    for (uint32_t block = 0; block < 3; block++) {
+        uint32_t x[4];
+        kd_philox((const uint32_t[]){block, 7, 9, 0},
+                  (const uint32_t[]){(uint32_t)hash, (uint32_t)(hash >> 32)}, x);
+        for (int j = 0; j < 4; j += 2) {
+            const uint64_t both = (uint64_t)x[j + 1] << 32 | x[j];
+            assert_true(kd__draw(&r) == (double)(both / 2048) / 0x1p53);
+        }
+    }
+}
+
 /* ---- topk --------------------------------------------------------------------------------- */
 
 /* Whether class a stands before class b among the largest. */
@@ -391,6 +451,8 @@ static void they_say_what_they_serve(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(sums_have_the_same_bits_on_every_instruction_set),
+        cmocka_unit_test(draws_are_philox_keyed_by_seed_row_and_position),
         cmocka_unit_test(topk_keeps_the_largest_and_of_equal_ones_the_first),
         cmocka_unit_test(topk_numbers_are_as_exact_as_stated),
         cmocka_unit_test(topk_of_all_classes_has_no_tail),

@@ -450,7 +450,7 @@ static void a_stopped_merge_goes_on(void **state)
               "--resume");
         p.resume = true;
         FAILS(kd_store_merge(out, turned, 2, false, &p, NULL, NULL, NULL, NULL, NULL, err), KD_EMISMATCH,
-              "cannot go on with it: stores was");
+              "cannot go on with it: stores.0 was");
         OK(kd_store_merge(out, list, 2, false, &p, NULL, NULL, NULL, NULL, NULL, err));
         same_root(out, whole);
         assert_false(kd_exists(in_dir("resumed.kd.part")));
@@ -568,7 +568,7 @@ static void compacting_never_discards_unfinished_outputs(void **state)
     FAILS(kd_store_compact(path, 0, 1, NULL, NULL, NULL, &b, &a, err), KD_EEXISTS,
           "another process is adding");
     close(folder);
-    OK(kd_mkdirs(in_dir("busy.kd.part/x"), err)); // of a dump that is to replace this store
+    OK(kd_mkdirs(in_dir("busy.kd.part/base.mdb.part"), err)); // of a dump that is to replace this store
     FAILS(kd_store_compact(path, 0, 1, NULL, NULL, NULL, &b, &a, err), KD_EEXISTS, "another kind");
 }
 

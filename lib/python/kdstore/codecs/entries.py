@@ -1,5 +1,6 @@
 """How the entries of a sparse block are written (lib/codec/rank_gaps.c): for each position the ranks of its classes as
-gaps, the length of a gap in a byte of its own, its lower bits behind all others.
+gaps, the length of a gap in a byte of its own, its lower bits behind all others. Entries with and without a number are
+two lists.
 """
 import numpy as np
 
@@ -7,7 +8,7 @@ from . import weights
 from .base import MAX_BOOK, Block, Codec, Sparse
 from ..errors import Damaged, Limit, Usage
 
-_CENTRE, _FLAG, _MOST_BITS = 18, 128, 24
+_CENTRE, _MOST_BITS = 15, 24
 SEED = ("int", 0, -(1 << 63), (1 << 63) - 1)
 STEP = ("real", 0.0625, 0.001, 1)
 
@@ -17,8 +18,14 @@ def _bits(v):
     return np.frexp(np.asarray(v, np.float64))[1].astype(np.int64)
 
 
+def _bias(start):
+    """What is taken from the length of a gap that begins there."""
+    return 5 * _bits(start) // 8 - _CENTRE
+
+
 def _planes(values, size):
-    return np.ascontiguousarray(np.asarray(values).astype("<u4").view(np.uint8).reshape(-1, 4)[:, :size].T).reshape(-1)
+    """The lowest bytes of whole numbers, negative ones modulo 2^32."""
+    return np.ascontiguousarray((np.asarray(values, np.int64) & 0xFFFFFFFF).astype("<u4").view(np.uint8).reshape(-1, 4)[:, :size].T).reshape(-1)
 
 
 def _from_planes(data, n, size):
@@ -46,7 +53,8 @@ class Picks:
 
 
 class SparseCodec(Codec):
-    """all_numbers: every entry has a number and no flag says so. Subclasses: pick a piece's entries, and give_values."""
+    """all_numbers: every entry has a number. Subclasses pick a piece's entries, say how many without a number are expected,
+    and give values."""
     sparse, has_book, all_numbers, draws = True, True, False, False
     number_bytes, temperatures = 1, ()
 
@@ -107,24 +115,24 @@ class SparseCodec(Codec):
 
     def write(self, p):
         n = len(p.count)
-        position = np.repeat(np.arange(n), p.count)
+        position, has = np.repeat(np.arange(n), p.count), p.number >= 0
         rank = p.id if self.rank is None else self.rank[p.id]
-        order = np.lexsort((rank, position))
-        rank, number = rank[order], p.number[order]
-        first = np.cumsum(p.count) - p.count
-        start = np.concatenate([[0], rank[:-1] + 1]) if len(rank) else rank
-        start[first[p.count > 0]] = 0
+        order = np.lexsort((rank, ~has, position))  # of each position first those with a number
+        rank, number, has, position = rank[order], p.number[order], has[order], position[order]
+        first = np.append(True, (position[1:] != position[:-1]) | (has[1:] != has[:-1]))[:len(rank)]
+        start = np.where(first, 0, np.append(0, rank[:-1] + 1)[:len(rank)])
         gap = rank - start
         bits = _bits(gap)
-        has = number >= 0
-        classes = bits - 3 * _bits(start) // 4 + _CENTRE
-        if not self.all_numbers:
-            classes = classes + _FLAG * has
+        classes = (bits - _bias(start)).astype(np.uint8)
         low = np.maximum(bits - 1, 0)
         which = np.repeat(np.arange(len(gap)), low)
         bit = np.arange(len(which)) - (np.cumsum(low) - low)[which]
+        with_it = np.bincount(position[has], minlength=n)
         parts = [_planes(p.codes[:, t, k], 2) for t in range(len(self.temperatures)) for k in (0, 1)]
-        parts += [_planes(p.count, self.count_bytes), classes.astype(np.uint8), _planes(number[has], self.number_bytes),
+        parts.append(_planes(with_it, self.count_bytes))
+        if not self.all_numbers:
+            parts.append(_planes(p.count - with_it - self.expected(n, position[has], number[has]), self.count_bytes))
+        parts += [classes[has], _planes(number[has], self.number_bytes), classes[~has],
                   np.packbits((gap[which] >> bit & 1).astype(np.uint8), bitorder="little")]
         return b"".join(x.tobytes() for x in parts)
 
@@ -132,64 +140,82 @@ class SparseCodec(Codec):
 
     def read_sparse(self, data, positions):
         n, t = positions, len(self.temperatures)
-        head = n * (4 * t + self.count_bytes)
+        head = n * (4 * t + self.count_bytes * (1 if self.all_numbers else 2))
         if head > len(data) or (not n and len(data)):
             raise self.damaged(f"{len(data)} bytes do not fit {n} positions")
-        codes = np.stack([_from_planes(data[2 * k * n:], n, 2) for k in range(2 * t)], axis=1).reshape(n, t, 2) if t else \
-            np.zeros((n, 0, 2), np.int64)
-        count = _from_planes(data[4 * t * n:], n, self.count_bytes)
-        if n and int(count.max()) > self.most:
-            raise self.damaged("a position has more entries than the encoding keeps")
-        entries = int(count.sum())
-        classes, at = data[head:head + entries], head + entries
-        if at > len(data):
+        codes = np.array([_from_planes(data[2 * k * n:], n, 2) for k in range(2 * t)], np.int64).reshape(t, 2, n)
+        has, rest, number, at = self._counts(data, n, 4 * t * n, head)
+        mine, groups = len(number), np.stack([has, rest], axis=1).reshape(-1)
+        others = int(rest.sum())
+        if at + others > len(data):
             raise self.damaged("the entries end too early")
-        flags = classes >= _FLAG
-        if self.all_numbers and flags.any():
-            raise self.damaged("a class byte is above 127")
-        has = np.ones(entries, bool) if self.all_numbers else flags
-        numbers = int(has.sum())
-        if at + numbers * self.number_bytes > len(data):
-            raise self.damaged("the numbers end too early")
-        number = np.full(entries, -1, np.int64)
-        number[has] = _from_planes(data[at:], numbers, self.number_bytes)
-        id = self._ranks(count, classes & (_FLAG - 1), data[at + numbers * self.number_bytes:])
+        listed = np.repeat(np.arange(2 * n) % 2 == 0, groups)
+        classes, numbers = np.empty(mine + others, np.int64), np.full(mine + others, -1, np.int64)
+        classes[listed], classes[~listed], numbers[listed] = data[head:head + mine], data[at:at + others], number
+        id = self._ranks(groups, classes, data[at + others:])
         if self.id is not None:
             id = self.id[id]
-            order = np.lexsort((id, np.repeat(np.arange(n), count)))
-            id, number = id[order], number[order]
+        count, position = has + rest, np.repeat(np.arange(n), has + rest)
+        order = np.lexsort((id, position))
+        id, number = id[order], numbers[order]
+        twice = np.flatnonzero((id[1:] == id[:-1]) & (position[1:] == position[:-1]))
+        if len(twice):
+            raise self.damaged(f"the entries of position {position[twice[0]]} cannot be")
         self.check_numbers(count, number)
-        offset = np.concatenate([[0], np.cumsum(count)]).astype(np.uint64)
+        codes = codes.transpose(2, 0, 1)
         value, exact = self.give_values(count, number, codes)
         tail, logz = self.give_codes(codes)
-        return Sparse(self.width, offset, id.astype(np.uint32), value, exact, self.temperatures, tail, logz)
+        return Sparse(self.width, np.append(0, np.cumsum(count)).astype(np.uint64), id.astype(np.uint32), value, exact,
+                      self.temperatures, tail, logz)
 
-    def _ranks(self, count, classes, low):
-        """Ranks of all entries. One after the other: where a gap's bits stand depends on all gaps before."""
+    def _counts(self, data, n, at, head):
+        """Entries with and without a number of each position, the numbers, and where they end."""
+        size = self.count_bytes
+        has = _from_planes(data[at:], n, size)
+        mine = int(has.sum())
+        end = head + mine * (1 + self.number_bytes)
+        if (has > self.most).any():
+            raise self.damaged("a position has more entries than the encoding keeps")
+        if end > len(data):
+            raise self.damaged("the entries end too early")
+        number = _from_planes(data[head + mine:], mine, self.number_bytes)
+        if self.all_numbers:
+            return has, np.zeros(n, np.int64), number, end
+        expected = self.expected(n, np.repeat(np.arange(n), has), number)
+        rest = (_from_planes(data[at + n * size:], n, size) + expected) % 256 ** size
+        if (rest > self.most - has).any():
+            raise self.damaged("a position has more entries than the encoding keeps")
+        return has, rest, number, end
+
+    def _ranks(self, groups, classes, low):
+        """Ranks of all entries, list by list. One after the other: where a gap's bits stand depends on all gaps before."""
         out, bit, total = [], 0, len(low) * 8
         padded, width, k = low.tobytes() + bytes(8), self.width, 0
         codes = classes.tolist()
-        for i, n in enumerate(count.tolist()):
+        for i, n in enumerate(groups.tolist()):
             start = 0
             for c in codes[k:k + n]:
-                bits = c + 3 * start.bit_length() // 4 - _CENTRE
+                bits = c + 5 * start.bit_length() // 8 - _CENTRE
                 if not 0 <= bits <= _MOST_BITS:
-                    raise self.damaged(f"the entries of position {i} cannot be")
+                    raise self.damaged(f"the entries of position {i // 2} cannot be")
+                rank = start + bits
                 if bits > 1:
                     m = bits - 1
                     word = int.from_bytes(padded[bit >> 3:(bit >> 3) + 4], "little") >> (bit & 7)
                     rank = start + (1 << m | word & (1 << m) - 1)
                     bit += m
-                else:
-                    rank = start + bits
                 if rank >= width:
-                    raise self.damaged(f"the entries of position {i} cannot be")
+                    raise self.damaged(f"the entries of position {i // 2} cannot be")
                 out.append(rank)
                 start = rank + 1
             k += n
         if (bit + 7) // 8 * 8 != total or (bit & 7 and int(low[-1]) >> (bit & 7)):
             raise self.damaged("the low bits of the gaps do not end with it")
         return np.array(out, np.int64)
+
+    def expected(self, n, position, number):
+        """How many entries without a number the numbers of n positions, by rising rank, make expect."""
+        raise NotImplementedError
 
     def check_numbers(self, count, number):
         """Damaged: these numbers cannot be."""

@@ -35,6 +35,10 @@ class Sample(SparseCodec):
         per = w.shape[1] * weights.BLOCK
         return Picks(np.bincount(key // per, minlength=len(z)), key % per, times - 2, np.zeros((len(z), 0, 2), np.int64))
 
+    def expected(self, n, position, number):
+        """Those drawn once."""
+        return self.params["n"] - np.bincount(position, number + 2, n).astype(np.int64)
+
     def check_numbers(self, count, number):
         draws = np.concatenate([[0], np.cumsum(number + 2)])
         ends = np.cumsum(count)
@@ -84,10 +88,16 @@ class HeadTail(SparseCodec):
         return Picks(np.array(count), np.concatenate(id), np.concatenate(number).astype(np.int64),
                      np.zeros((len(z), 0, 2), np.int64))
 
+    def _heads(self, number):
+        return exact.exp(-(np.maximum(number, 0) * self.params["step"]))
+
+    def expected(self, n, position, number):
+        """As many points as fit on what the head leaves. (bincount adds in the order of the entries.)"""
+        return np.floor(self.params["n"] * (1 - np.bincount(position, self._heads(number), n))).astype(np.int64)
+
     def give_values(self, count, number, codes):
-        n, has = self.params["n"], number >= 0
-        heads = exact.exp(-(np.maximum(number, 0) * self.params["step"])).astype(np.float32)
-        return np.where(has, heads, np.float32(1 / n)), has
+        has = number >= 0
+        return np.where(has, self._heads(number).astype(np.float32), np.float32(1 / self.params["n"])), has
 
 
 def walk(w, inside, ends, x):

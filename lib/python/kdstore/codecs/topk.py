@@ -82,10 +82,10 @@ class TopK(SparseCodec):
         return self.write(Picks(count, id, self._steps(top[position] - value), codes)) if n else b""
 
     def give_values(self, count, number, codes):
-        top = -codes[:, self.unit, 1].astype(np.float64) / 2048
+        top = -codes[:, self.unit, 1] / 2048
         value = np.repeat(top, count) - number * self.params["step"]
         return value.astype(np.float32), np.ones(len(number), bool)
 
     def give_codes(self, codes):
-        tail = exact.exp(-codes[..., 0].astype(np.float64) / 1024).astype(np.float32)
+        tail = exact.exp(-codes[..., 0] / 1024).astype(np.float32)
         return np.where(codes[..., 0] == _NO_TAIL, np.float32(0), tail), codes[..., 1].astype(np.float32) / np.float32(2048)
