@@ -17,9 +17,10 @@ from pathlib import Path
 
 import figure
 
-SEEDS = 8
+SEEDS = 16
 CHUNK = 256
 WINDOWS = [65536, 8192, 2048, 256]  # rows; the first holds all
+JUDGED = 2048  # the figure: a thirtieth of the rows
 DATA = "/usr/share/datasets/fashion-mnist"
 
 
@@ -56,11 +57,11 @@ def main():
                         "gap": statistics.mean(gaps), "gap_sd": statistics.stdev(gaps), "by_seed": got})
         print("window {window_rows:6d} rows: accuracy {accuracy:.4f} ± {sd:.4f}, against the full shuffle "
               "{gap:+.4f} ± {gap_sd:.4f}".format(**details[-1]))
-    worst = min(details[1:3], key=lambda d: d["gap"])  # one chunk a window is there to show where it breaks
-    figure.save(Path(__file__).parent / "results", "shuffle-accuracy", round(worst["gap"], 5), "accuracy lost or gained",
+    judged = next(d for d in details if d["window_rows"] == JUDGED)
+    figure.save(Path(__file__).parent / "results", "shuffle-accuracy", round(judged["gap"], 5), "accuracy lost or gained",
                 "make bench-shuffle", bar=-0.002, details={
                     "seeds": SEEDS, "chunk_rows": CHUNK, "arms": details,
-                    "standard_error": worst["gap_sd"] / math.sqrt(SEEDS)})
+                    "standard_error": judged["gap_sd"] / math.sqrt(SEEDS)})
 
 
 if __name__ == "__main__":

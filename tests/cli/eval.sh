@@ -31,7 +31,7 @@ refused 3 "g.kd" "a store that is not there" "$E" -s g.kd runs
 refused 3 "none.*no such folder" "a folder that is not there" "$E" -s f.kd none
 mkdir -p unfinished/a.part && cp teacher/config.json unfinished/a.part
 refused 3 "unfinished.*no finished model" "unfinished runs are not taken for models" "$E" -s f.kd unfinished
-refused 3 "no logits of all classes of a teacher named big" "a teacher that is not there" "$E" -s f.kd runs --teacher big
+refused 3 "no logits of a teacher named big" "a teacher that is not there" "$E" -s f.kd runs --teacher big
 refused 2 "split" "an unknown split" "$E" -s f.kd runs --split all
 cp -r teacher broken && truncate -s 1000 broken/model.safetensors
 refused 3 "broken" "a truncated model" "$E" -s f.kd broken --results b.json
