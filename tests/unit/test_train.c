@@ -380,7 +380,9 @@ static void a_run_is_what_its_parts_compute(void **state)
     kd_graph_init(m->graph, 0);
     kd_exec_params ep = {.batch = 16, .threads = 1, .training = true};
     OK(kd_exec_create(&ex, m->graph, &ep, err));
-    OK(kd_loss_create(&loss, &spec.loss, 16, err));
+    kd_loss_shape shape = {.rows = 16, .classes = CLASSES};
+    OK(kd_loss_create(&loss, &spec.loss, err));
+    OK(kd_loss_plan(loss, &shape, err));
     OK(kd_loader_open(&l, s, columns, 3, &lp, err));
     OK(kd_stream_open(&stream, l, 0, 16, true, err));
     size_t n, step = 0;
@@ -856,7 +858,7 @@ static void what_does_not_fit_is_refused_by_name(void **state)
     refused("s.kd", "model:\n  arch: mlp\n  input: [28, 28, 1]\n", "distilled", KD_EMISMATCH,
             "have the shape 8,8,1");
     refused("s.kd", "model: {arch: mlp}\ntrain: {batch: 4096}\n", "distilled", KD_EUSAGE, "student x");
-    refused("s.kd", MLP, "plain", KD_EUSAGE, "a plain run with loss.kd 0.9");
+    refused("s.kd", MLP, "plain", KD_EUSAGE, "a plain run whose loss learns from a teacher");
     refused("s.kd", MLP, "wizard", KD_EUSAGE, "role wizard");
     refused("s.kd", "model: {arch: mlp}\nloss: {ce: 0, kd: 0}\n", "plain", KD_EUSAGE, "x.yaml");
     refused("s.kd", "loss: {ce: 1}\n", "distilled", KD_EUSAGE, "model.arch");
