@@ -122,7 +122,10 @@ struct kd__objective {
 };
 
 /* The table: a line per objective, in the order of --list-losses. */
-#define KD__OBJECTIVES(X) X(ce) X(kd) X(kd_ce) X(logit_mse)
+// clang-format off
+#define KD__OBJECTIVES(X)                                                                                    \
+    X(ce) X(kd) X(kd_ce) X(reverse_kl) X(gjsd) X(skl) X(srkl) X(tvd) X(dkd) X(lskd) X(dist) X(logit_mse)
+// clang-format on
 
 #define X(name) extern const kd__objective kd__objective_##name;
 KD__OBJECTIVES(X)
