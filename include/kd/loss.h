@@ -128,6 +128,9 @@ typedef struct kd_loss_shape {
     int threads;           /* largest team; 0: 1 */
     /* By term, for those with KD_NEEDS_FEATURES: what is compared, behind projections. */
     const kd_loss_dims *student, *teacher;
+    /* For KD_NEEDS_SPARSE: temperatures that the teacher's column lists. */
+    const double *temperatures;
+    int ntemperatures;
     /* For KD_NEEDS_SAMPLES: training rows, their labels (NULL: none; copied) and the key of random draws. */
     int64_t samples;
     const int32_t *sample_labels;

@@ -38,7 +38,8 @@ double kd__forward_kl(const kd__term *t, int64_t n, const double *p, const doubl
     double value = 0;
     (void)q;
     for (int64_t j = 0; j < n; j++) {
-        value += gain(p[j], entropy ? logp[j] : 0, logq[j]);
+        if (p[j] != 0) value -= p[j] * logq[j]; // a filler may be a rounding error below 0
+        if (p[j] > 0 && entropy) value += p[j] * logp[j];
         h[j] = -p[j];
     }
     return value;

@@ -28,7 +28,7 @@ typedef struct kd__keys {
     int64_t row_norm, std_ddof, power, negatives, dim, heads;
     bool t2, normalize;
     char *reduction, *kl_form, *direction, *sparse, *tail, *eps_mode, *mode, *metric, *teacher_scores;
-    char *divergence, *projection, *relations;
+    char *projection, *relations;
     char *teacher, *tap, *feature;
 } kd__keys;
 
@@ -60,7 +60,8 @@ typedef struct kd__term {
     int64_t samples;
     const int32_t *sample_labels;
     uint64_t seed;
-    int threads;
+    const double *temperatures; /* listed in the teacher's column, during plan */
+    int ntemperatures, threads;
     double *thread_scratch; /* (threads, scratch) */
     /* Of the last run. */
     int64_t parts;
@@ -124,7 +125,8 @@ struct kd__objective {
 /* The table: a line per objective, in the order of --list-losses. */
 // clang-format off
 #define KD__OBJECTIVES(X)                                                                                    \
-    X(ce) X(kd) X(kd_ce) X(reverse_kl) X(gjsd) X(skl) X(srkl) X(tvd) X(dkd) X(lskd) X(dist) X(logit_mse)
+    X(ce) X(kd) X(kd_ce) X(reverse_kl) X(gjsd) X(skl) X(srkl) X(tvd) X(dkd) X(lskd) X(dist) X(logit_mse)    \
+    X(sparse_kl) X(sparse_jsd) X(sparse_tvd)
 // clang-format on
 
 #define X(name) extern const kd__objective kd__objective_##name;

@@ -219,6 +219,8 @@ static kd_status plan_term(kd_loss *l, kd__term *t, const kd_loss_shape *s, kd_e
     t->samples = s->samples;
     t->sample_labels = l->sample_labels;
     t->seed = s->seed;
+    t->temperatures = s->temperatures;
+    t->ntemperatures = s->ntemperatures;
     t->threads = s->threads > 1 ? s->threads : 1;
     if (t->o->plan && (st = t->o->plan(t, &shared, &parts, &why)))
         return kd_fail(err, st, "%s: %s", t->label, why.msg);

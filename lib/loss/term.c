@@ -31,7 +31,6 @@ const kd_option kd_loss_term_options[] = {
            "the sum is divided by rows (a token is a row), or by rows * numbers"),
     CHOICE(kl_form, "kl|cross_entropy", "with the teacher's entropy subtracted or not (same gradient)"),
     CHOICE(direction, "forward|reverse", "KL(p||q) or KL(q||p)"),
-    CHOICE(divergence, "kl|jsd|tvd", "what is measured between the two"),
     CHOICE(sparse, "raw|renorm|bucket|both|uniform|sampled",
            "what stands for the classes that were not kept"),
     CHOICE(tail, "stored|power", "tail mass: as stored for T, or one class tempered by itself, r^(dump T/T)"),

@@ -108,7 +108,8 @@ static const char *common(const entry *x, char *buf, size_t len)
         n += (size_t)snprintf(buf + n, len - n, ",t2=%s",
                               json_is_true(json_object_get(x->params, "t2")) ? "on" : "off");
     for (size_t i = 0; i < KD_COUNT(words); i++)
-        if (word(x, words[i]) && strcmp(word(x, words[i]), "kl")) n += (size_t)snprintf(buf + n, len - n, ",%s=%s", words[i], word(x, words[i]));
+        if (word(x, words[i]) && strcmp(word(x, words[i]), "kl"))
+            n += (size_t)snprintf(buf + n, len - n, ",%s=%s", words[i], word(x, words[i]));
     for (size_t i = 0; i < KD_COUNT(numbers); i++)
         if (has(x, numbers[i]))
             n += (size_t)snprintf(buf + n, len - n, ",%s=%.9g", numbers[i], number(x, numbers[i]));
@@ -228,12 +229,51 @@ static void check_dist(entry *x)
     check(x, logit_gradient);
 }
 
+/* Stored classes: ids with log-probabilities, probabilities, counts, or the full logits they come from. */
+static void check_sparse(entry *x)
+{
+    char keys[400];
+    bool ce = !strcmp(x->loss, "sparse_ce");
+    logits(x);
+    const char *from = given(x, "teacher_logprobs") ? "teacher_logprobs"
+                       : given(x, "teacher_probs")  ? "teacher_probs"
+                                                    : "counts";
+    kd_loss_dims d = dims_of(x, "teacher_ids");
+    int64_t K = d.dims[d.ndims - 1], C = x->b.classes, n = 0;
+    const int32_t *id = ints(x, "teacher_ids"), *counts = given(x, "counts") ? ints(x, "counts") : NULL;
+    const float *p = given(x, from) && !counts ? floats(x, from) : NULL;
+    uint64_t *offset = kd_arena_alloc(&x->memory, (size_t)x->b.rows + 1, sizeof *offset);
+    uint32_t *ids = kd_arena_alloc(&x->memory, (size_t)(x->b.rows * K), sizeof *ids);
+    float *value = kd_arena_alloc(&x->memory, (size_t)(x->b.rows * K), sizeof *value);
+    for (int64_t r = 0; r < x->b.rows; r++) {
+        for (int64_t c = 0; c < C; c++) // ids rise within a row
+            for (int64_t k = r * K; k < (r + 1) * K; k++) {
+                if (id[k] != c || (counts && !counts[k])) continue;
+                ids[n] = (uint32_t)c;
+                value[n++] = counts                           ? (float)(counts[k] / number(x, "N"))
+                             : !p                             ? x->b.teacher[r * C + c]
+                             : !strcmp(from, "teacher_probs") ? logf(p[k])
+                                                              : p[k];
+            }
+        offset[r + 1] = (uint64_t)n;
+    }
+    x->sparse = (kd_loss_sparse){.offset = offset, .id = ids, .value = value};
+    x->in[0].sparse = &x->sparse;
+    bool distillkit = strstr(x->id, "distillkit");
+    term(x, "name=%s%s%s,dump_temperature=%g%s", ce ? "sparse_kl" : x->loss, common(x, keys, sizeof keys),
+         ce ? ",kl_form=cross_entropy" : "", has(x, "dump_T") ? number(x, "dump_T") : 1,
+         distillkit ? ",tail=power" : "");
+    check(x, logit_gradient);
+}
+
 static void check_entry(entry *x)
 {
     if (!strcmp(x->loss, "kd") || !strcmp(x->loss, "kd+ce"))
         check_kd(x);
     else if (!strcmp(x->loss, "dist"))
         check_dist(x);
+    else if (!strncmp(x->loss, "sparse", 6))
+        check_sparse(x);
     else
         check_logits(x, x->loss);
 }
@@ -253,7 +293,7 @@ static void golden_values_of_public_implementations_are_met(void **state)
                    .id = json_string_value(json_object_get(e, "id")),
                    .loss = json_string_value(json_object_get(e, "loss"))};
         if (getenv("ONLY") && strcmp(x.loss, getenv("ONLY"))) continue;
-        if (!kd_loss_find(x.loss) && strcmp(x.loss, "kd+ce")) continue;
+        if (!kd_loss_find(x.loss) && strcmp(x.loss, "kd+ce") && strcmp(x.loss, "sparse_ce")) continue;
         check_entry(&x);
         kd_arena_release(&x.memory);
         done++;
