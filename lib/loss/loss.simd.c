@@ -442,4 +442,23 @@ static void softmax(double *restrict logq, double *restrict q, const float *z, i
     for (int64_t k = 0; k < n; k++) q[k] = exp_double(logq[k]);
 }
 
-const kd__loss_vec FN(kd__loss_vec) = {block, log_softmax, exp_all, softmax};
+static double dot(const float *a, const float *b, int64_t n)
+{
+    _Alignas(64) double sum[LANES] = {0};
+    int64_t i = 0;
+    for (; i + LANES <= n; i += LANES)
+#pragma omp simd
+        for (int j = 0; j < LANES; j++) sum[j] += (double)a[i + j] * (double)b[i + j];
+    for (int j = 0; i + j < n; j++) sum[j] += (double)a[i + j] * (double)b[i + j];
+    double total = 0;
+    for (int j = 0; j < LANES; j++) total += sum[j];
+    return total;
+}
+
+static void add(double *restrict y, const float *x, double c, int64_t n)
+{
+#pragma omp simd
+    for (int64_t i = 0; i < n; i++) y[i] += c * (double)x[i];
+}
+
+const kd__loss_vec FN(kd__loss_vec) = {block, log_softmax, exp_all, softmax, dot, add};

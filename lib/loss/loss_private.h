@@ -62,7 +62,8 @@ typedef struct kd__term {
     uint64_t seed;
     const double *temperatures; /* listed in the teacher's column, during plan */
     int ntemperatures, threads;
-    double *thread_scratch; /* (threads, scratch) */
+    double *thread_scratch; /* (threads, scratch_step): scratch, then a row of gradient */
+    size_t scratch_step;
     /* Of the last run. */
     int64_t parts;
     double factor; /* value = factor * sum of partial[0 .. parts) */
@@ -126,7 +127,8 @@ struct kd__objective {
 // clang-format off
 #define KD__OBJECTIVES(X)                                                                                    \
     X(ce) X(kd) X(kd_ce) X(reverse_kl) X(gjsd) X(skl) X(srkl) X(tvd) X(dkd) X(lskd) X(dist) X(logit_mse)    \
-    X(sparse_kl) X(sparse_jsd) X(sparse_tvd)
+    X(sparse_kl) X(sparse_jsd) X(sparse_tvd) X(margin_mse) X(listwise_kl) X(fitnet) X(embed) X(at)        \
+    X(rkd_distance) X(rkd_angle) X(sp) X(pkt) X(minilm)
 // clang-format on
 
 #define X(name) extern const kd__objective kd__objective_##name;
@@ -198,6 +200,8 @@ struct kd__loss_vec {
     void (*exp)(float *y, const float *x, size_t n); /* <= 2 ulp; 0 below -87.33; x <= 88.3 */
     /* logq = log softmax(z / T), q = its exponential, of one row in double; q may be NULL. */
     void (*softmax)(double *logq, double *q, const float *z, int64_t n, double inv_t);
+    double (*dot)(const float *a, const float *b, int64_t n);
+    void (*add)(double *y, const float *x, double c, int64_t n); /* y += c x */
 };
 extern const kd__loss_vec kd__loss_vec_scalar, kd__loss_vec_avx2, kd__loss_vec_avx512;
 const kd__loss_vec *kd__loss_vec_of(kd_isa isa);

@@ -226,12 +226,10 @@ static kd_status plan_term(kd_loss *l, kd__term *t, const kd_loss_shape *s, kd_e
         return kd_fail(err, st, "%s: %s", t->label, why.msg);
     blocks = ((size_t)s->rows + KD__LOSS_ROWS - 1) / KD__LOSS_ROWS;
     t->scratch = (t->scratch + 7) / 8 * 8;
-    size_t each = t->scratch + ((size_t)t->n + 7) / 8 * 8;
+    t->scratch_step = t->fused ? 0 : t->scratch + ((size_t)t->n + 7) / 8 * 8;
     t->partial = kd_arena_alloc(&l->memory, kd_max_size(parts, 2 * blocks) + 1, sizeof(double));
     t->shared = kd_arena_alloc(&l->memory, shared + 1, sizeof(double));
-    t->thread_scratch = t->o->row && !t->fused
-                            ? kd_arena_alloc(&l->memory, (size_t)t->threads * each, sizeof(double))
-                            : t->shared;
+    t->thread_scratch = kd_arena_alloc(&l->memory, (size_t)t->threads * t->scratch_step + 1, sizeof(double));
     if (!t->partial || !t->shared || !t->thread_scratch)
         return kd_fail(err, KD_ENOMEM, "%s: no memory for batches of %lld rows", t->label,
                        (long long)s->rows);

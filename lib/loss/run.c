@@ -124,8 +124,7 @@ static void run_rows(kd__term *t, const kd__view *v)
 {
     const int64_t R = KD__LOSS_ROWS, blocks = (v->rows + R - 1) / R;
     const double factor = t->o->factor(t, v->valid ? v->valid : 1);
-    double *scratch =
-        t->thread_scratch + (size_t)omp_get_thread_num() * (t->scratch + ((size_t)t->n + 7) / 8 * 8);
+    double *scratch = t->thread_scratch + (size_t)omp_get_thread_num() * t->scratch_step;
     assert(omp_get_thread_num() < t->threads);
 #pragma omp single nowait
     {

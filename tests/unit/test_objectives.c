@@ -266,6 +266,210 @@ static void check_sparse(entry *x)
     check(x, logit_gradient);
 }
 
+/* ---- features ------------------------------------------------------------------------------ */
+
+/* Order of axes: (B, C, H, W) there, (B, H, W, C) here. to_kd: into kd's. */
+static float *reorder(entry *x, const float *from, const kd_loss_dims *d, bool to_kd)
+{
+    int64_t C = d->dims[1], P = d->dims[2] * d->dims[3];
+    float *to = zeros(x, count(d, 0));
+    for (int64_t b = 0; b < d->dims[0]; b++)
+        for (int64_t c = 0; c < C; c++)
+            for (int64_t p = 0; p < P; p++) {
+                int64_t there = (b * C + c) * P + p, here = (b * P + p) * C + c;
+                to[to_kd ? here : there] = from[to_kd ? there : here];
+            }
+    return to;
+}
+
+/* Every term compares these two inputs. */
+static void features(entry *x, const char *student, const char *teacher)
+{
+    kd_loss_dims s = dims_of(x, student), t = dims_of(x, teacher);
+    const float *fs = floats(x, student), *ft = floats(x, teacher);
+    float *grad = zeros(x, count(&s, 0));
+    bool maps = s.ndims == 4;
+    x->b.rows = s.dims[0];
+    for (size_t i = 0; i < x->n; i++) {
+        kd_loss_dims *to[2] = {&x->student[i], &x->teacher[i]};
+        const kd_loss_dims *from[2] = {&s, &t};
+        for (int k = 0; k < 2; k++)
+            for (int a = 1; a < from[k]->ndims; a++)
+                to[k]->dims[to[k]->ndims++] = from[k]->dims[maps ? a % 3 + 1 : a];
+        x->in[i].student = maps ? reorder(x, fs, &s, true) : fs;
+        x->in[i].teacher = maps ? reorder(x, ft, &t, true) : ft;
+        x->in[i].dstudent = grad;
+    }
+}
+
+static void feature_gradient(entry *x)
+{
+    kd_loss_dims s = dims_of(x, "student");
+    const float *g = x->in[0].dstudent;
+    check_gradient(x, "student", s.ndims == 4 ? reorder(x, g, &s, false) : g);
+}
+
+static void check_features(entry *x)
+{
+    char keys[400];
+    if (!strcmp(x->loss, "rkd")) {
+        if (number(x, "w_distance") > 0) term(x, "name=rkd_distance,weight=%g", number(x, "w_distance"));
+        if (number(x, "w_angle") > 0) term(x, "name=rkd_angle,weight=%g", number(x, "w_angle"));
+    } else if (!strcmp(x->loss, "at")) {
+        term(x, "name=at,power=%g%s", number(x, "p"), common(x, keys, sizeof keys));
+    } else {
+        term(x, "name=%s%s", x->loss, common(x, keys, sizeof keys));
+    }
+    features(x, "student", "teacher");
+    check(x, feature_gradient);
+}
+
+/* y = x w^T + b (w: (out, in)) in f32, as a projection in the graph would be. */
+static float *linear(entry *x, const float *in, int64_t rows, const char *w, const char *b)
+{
+    kd_loss_dims d = dims_of(x, w);
+    const float *weight = floats(x, w), *bias = floats(x, b);
+    float *y = zeros(x, rows * d.dims[0]);
+    for (int64_t r = 0; r < rows; r++)
+        for (int64_t o = 0; o < d.dims[0]; o++) {
+            double sum = bias[o];
+            for (int64_t i = 0; i < d.dims[1]; i++)
+                sum += (double)in[r * d.dims[1] + i] * weight[o * d.dims[1] + i];
+            y[r * d.dims[0] + o] = (float)sum;
+        }
+    return y;
+}
+
+/* From the gradient of y to those of the layer; dx: NULL if the input is not a student's. */
+static void linear_gradient(entry *x, const float *dy, const char *input, const char *w, const char *b,
+                            bool dx)
+{
+    kd_loss_dims d = dims_of(x, w);
+    int64_t rows = dims_of(x, input).dims[0], out = d.dims[0], in = d.dims[1];
+    const float *weight = floats(x, w), *from = floats(x, input);
+    float *gw = zeros(x, out * in), *gb = zeros(x, out), *gx = zeros(x, rows * in);
+    for (int64_t r = 0; r < rows; r++)
+        for (int64_t o = 0; o < out; o++) {
+            gb[o] += dy[r * out + o];
+            for (int64_t i = 0; i < in; i++) {
+                gw[o * in + i] += dy[r * out + o] * from[r * in + i];
+                gx[r * in + i] += dy[r * out + o] * weight[o * in + i];
+            }
+        }
+    check_gradient(x, w, gw);
+    check_gradient(x, b, gb);
+    if (dx) check_gradient(x, input, gx);
+}
+
+static void projected_gradient(entry *x) { linear_gradient(x, x->in[0].dstudent, "student", "w", "b", true); }
+
+/* (B, columns, D): every text column is a row. */
+static void check_embed(entry *x)
+{
+    kd_loss_dims s = dims_of(x, "student"), t = dims_of(x, "teacher");
+    int64_t width = t.dims[t.ndims - 1];
+    x->b.rows = count(&t, 0) / width;
+    term(x, "name=embed,metric=%s", word(x, "metric"));
+    x->student[0] = x->teacher[0] = (kd_loss_dims){1, {width}};
+    x->in[0].student = floats(x, "student");
+    x->in[0].teacher = floats(x, "teacher");
+    x->in[0].dstudent = zeros(x, x->b.rows * width);
+    if (!given(x, "w")) {
+        assert_int_equal(count(&s, 0), count(&t, 0));
+        check(x, feature_gradient);
+        return;
+    }
+    x->in[0].student = linear(x, x->in[0].student, x->b.rows, "w", "b");
+    check(x, projected_gradient);
+}
+
+/* (3, B, L, d) there, (B, 3, L, d) here. */
+static float *by_row(entry *x, const float *from, const kd_loss_dims *d, bool to_kd)
+{
+    int64_t B = d->dims[1], each = d->dims[2] * d->dims[3];
+    float *to = zeros(x, count(d, 0));
+    for (int64_t m = 0; m < 3; m++)
+        for (int64_t b = 0; b < B; b++) {
+            int64_t there = (m * B + b) * each, here = (b * 3 + m) * each;
+            memcpy(to + (to_kd ? here : there), from + (to_kd ? there : here), (size_t)each * sizeof *to);
+        }
+    return to;
+}
+
+static void qkv_gradient(entry *x)
+{
+    kd_loss_dims s = dims_of(x, "student_qkv");
+    check_gradient(x, "student_qkv", by_row(x, x->in[0].dstudent, &s, false));
+}
+
+static void check_minilm(entry *x)
+{
+    kd_loss_dims s = dims_of(x, "student_qkv"), t = dims_of(x, "teacher_qkv");
+    const json_t *pair;
+    kd_buf relations = {0};
+    size_t i;
+    json_array_foreach((json_t *)json_object_get(x->params, "relations"), i, pair)
+        kd_buf_printf(&relations, "%s%d-%d*%g", i ? " " : "",
+                      (int)json_integer_value(json_array_get(pair, 0)),
+                      (int)json_integer_value(json_array_get(pair, 1)),
+                      json_number_value(json_array_get(pair, 2)));
+    term(x, "name=minilm,heads=%g,relations=%s", number(x, "heads"), relations.text);
+    kd_buf_release(&relations);
+    x->b.rows = s.dims[1];
+    x->student[0] = (kd_loss_dims){3, {3, s.dims[2], s.dims[3]}};
+    x->teacher[0] = (kd_loss_dims){3, {3, t.dims[2], t.dims[3]}};
+    x->in[0].student = by_row(x, floats(x, "student_qkv"), &s, true);
+    x->in[0].teacher = by_row(x, floats(x, "teacher_qkv"), &t, true);
+    x->in[0].dstudent = zeros(x, count(&s, 0));
+    int32_t *mask = ints(x, "mask"),
+            *lengths = kd_arena_alloc(&x->memory, (size_t)x->b.rows, sizeof *lengths);
+    for (int64_t k = 0; k < x->b.rows * s.dims[2]; k++) lengths[k / s.dims[2]] += mask[k];
+    x->b.lengths = lengths;
+    check(x, qkv_gradient);
+}
+
+/* ---- candidates ---------------------------------------------------------------------------- */
+
+/* Scores are dot products; their gradient goes on to queries and documents. */
+static void candidate_gradient(entry *x)
+{
+    kd_loss_dims d = dims_of(x, "docs");
+    int64_t n = d.dims[1], D = d.dims[2];
+    const float *q = floats(x, "query"), *docs = floats(x, "docs");
+    float *gq = zeros(x, x->b.rows * D), *gd = zeros(x, x->b.rows * n * D);
+    for (int64_t r = 0; r < x->b.rows; r++)
+        for (int64_t j = 0; j < n; j++)
+            for (int64_t k = 0; k < D; k++) {
+                float g = x->b.dlogits[r * n + j];
+                gq[r * D + k] += g * docs[(r * n + j) * D + k];
+                gd[(r * n + j) * D + k] = g * q[r * D + k];
+            }
+    check_gradient(x, "query", gq);
+    check_gradient(x, "docs", gd);
+}
+
+static void check_candidates(entry *x)
+{
+    kd_loss_dims d = dims_of(x, "docs");
+    int64_t n = d.dims[1], D = d.dims[2];
+    const float *q = floats(x, "query"), *docs = floats(x, "docs");
+    float *s = zeros(x, d.dims[0] * n);
+    for (int64_t i = 0; i < d.dims[0] * n; i++) {
+        double sum = 0;
+        for (int64_t k = 0; k < D; k++) sum += (double)q[i / n * D + k] * docs[i * D + k];
+        s[i] = (float)sum;
+    }
+    x->b.rows = d.dims[0], x->b.classes = n;
+    x->b.logits = s;
+    x->b.dlogits = zeros(x, d.dims[0] * n);
+    x->b.teacher = floats(x, "teacher_scores");
+    if (!strcmp(x->loss, "margin_mse"))
+        term(x, "name=margin_mse,teacher_scores=%s", word(x, "labels"));
+    else
+        term(x, "name=listwise_kl,temperature=%g,teacher_temperature=%g", number(x, "T_s"), number(x, "T_t"));
+    check(x, candidate_gradient);
+}
+
 static void check_entry(entry *x)
 {
     if (!strcmp(x->loss, "kd") || !strcmp(x->loss, "kd+ce"))
@@ -274,6 +478,14 @@ static void check_entry(entry *x)
         check_dist(x);
     else if (!strncmp(x->loss, "sparse", 6))
         check_sparse(x);
+    else if (!strcmp(x->loss, "embed"))
+        check_embed(x);
+    else if (!strcmp(x->loss, "minilm"))
+        check_minilm(x);
+    else if (given(x, "docs"))
+        check_candidates(x);
+    else if (given(x, "teacher"))
+        check_features(x);
     else
         check_logits(x, x->loss);
 }
@@ -293,7 +505,9 @@ static void golden_values_of_public_implementations_are_met(void **state)
                    .id = json_string_value(json_object_get(e, "id")),
                    .loss = json_string_value(json_object_get(e, "loss"))};
         if (getenv("ONLY") && strcmp(x.loss, getenv("ONLY"))) continue;
-        if (!kd_loss_find(x.loss) && strcmp(x.loss, "kd+ce") && strcmp(x.loss, "sparse_ce")) continue;
+        if (!kd_loss_find(x.loss) && strcmp(x.loss, "kd+ce") && strcmp(x.loss, "sparse_ce") &&
+            strcmp(x.loss, "rkd"))
+            continue;
         check_entry(&x);
         kd_arena_release(&x.memory);
         done++;
