@@ -60,6 +60,7 @@ typedef struct kd__term {
     int64_t samples;
     const int32_t *sample_labels;
     uint64_t seed;
+    const int32_t *contrast;    /* tests: crd's positions (rows, K + 1) in place of drawn ones */
     const double *temperatures; /* listed in the teacher's column, during plan */
     int ntemperatures, threads;
     double *thread_scratch; /* (threads, scratch_step): scratch, then a row of gradient */
@@ -128,7 +129,7 @@ struct kd__objective {
 #define KD__OBJECTIVES(X)                                                                                    \
     X(ce) X(kd) X(kd_ce) X(reverse_kl) X(gjsd) X(skl) X(srkl) X(tvd) X(dkd) X(lskd) X(dist) X(logit_mse)    \
     X(sparse_kl) X(sparse_jsd) X(sparse_tvd) X(margin_mse) X(listwise_kl) X(fitnet) X(embed) X(at)        \
-    X(rkd_distance) X(rkd_angle) X(sp) X(pkt) X(minilm)
+    X(rkd_distance) X(rkd_angle) X(sp) X(pkt) X(crd) X(minilm)
 // clang-format on
 
 #define X(name) extern const kd__objective kd__objective_##name;
