@@ -21,24 +21,25 @@
 #include <omp.h>
 #include <string.h>
 
-/* State: Z of the student's and the teacher's direction (0: not yet fixed), then the two banks (samples,
- * dim). */
+/* State: 8 doubles (whether Z is fixed, log Z of the student's and of the teacher's direction), then the two
+ * banks. */
 typedef struct state {
-    double z[2];
-    float *bank[2]; /* of student, of teacher */
+    bool fixed;
+    double log_z[2];
+    float *bank[2]; /* of student, of teacher: (samples, dim) */
 } state;
 
 static state state_of(const kd__term *t)
 {
     const double *z = t->state;
     float *banks = (float *)(z + 8);
-    return (state){{z[0], z[1]}, {banks, banks + t->samples * t->n}};
+    return (state){z[0] != 0, {z[1], z[2]}, {banks, banks + t->samples * t->n}};
 }
 
 /* Work of a batch, laid out in t->shared. */
 typedef struct work {
-    double *score[2]; /* (B, K + 1) */
-    double *sum[2];   /* (B) of scores */
+    double *score[2]; /* (B, K + 1) logarithms: products over T */
+    double *sum[2];   /* (B) log-sum-exp of scores */
     double *length[2];
     float *unit[2];    /* (B, dim) */
     int32_t *contrast; /* (B, K + 1) positions among all training rows, the positive first */
@@ -116,20 +117,23 @@ static double scale(const kd__term *t, float *unit, const float *x)
     return length;
 }
 
+/* log(e^a + e^b) */
+static double log_add(double a, double b) { return fmax(a, b) + log1p(exp(-fabs(a - b))); }
+
 /* One direction of one row from its scores: value; g (dim) receives d value / d unit. */
 static double contrast_row(const kd__term *t, const work *w, int dir, const float *bank, int64_t row,
-                           double z, double *g)
+                           double log_z, double *g)
 {
     const int64_t K = t->k.negatives;
-    const double c = (double)K / (double)t->samples, more = c + t->k.eps,
+    const double c = (double)K / (double)t->samples, log_m = log(c + t->k.eps),
                  *score = w->score[dir] + row * (K + 1);
     const int32_t *at = w->contrast + row * (K + 1);
     double value = 0;
     for (int64_t i = 0; g && i < t->n; i++) g[i] = 0;
     for (int64_t k = 0; k <= K; k++) {
-        double p = score[k] / z;
-        value -= k ? log(c / (p + more)) : log(p / (p + more));
-        if (g) t->vec->add(g, bank + at[k] * t->n, (k ? p : p - (p + more)) / (p + more) / t->T, t->n);
+        double log_p = score[k] - log_z, both = log_add(log_p, log_m);
+        value += both - (k ? log(c) : log_p);
+        if (g) t->vec->add(g, bank + at[k] * t->n, (k ? exp(log_p - both) : -exp(log_m - both)) / t->T, t->n);
     }
     return value;
 }
@@ -143,11 +147,11 @@ static void back(const kd__term *t, float *dx, const double *g, const float *uni
     for (int64_t i = 0; i < t->n; i++) dx[i] += (float)(c * (g[i] - along * unit[i]) / length);
 }
 
-static void update(kd__term *t, const kd__view *v, const work *w, const double *z)
+static void update(kd__term *t, const kd__view *v, const work *w, const double *log_z)
 {
     state s = state_of(t);
     double *kept = t->state;
-    kept[0] = z[0], kept[1] = z[1];
+    kept[0] = 1, kept[1] = log_z[0], kept[2] = log_z[1];
     for (int64_t r = 0; r < v->rows; r++)
         for (int d = 0; d < 2; d++) {
             float *m = s.bank[d] + v->samples[r] * t->n;
@@ -166,7 +170,7 @@ static void run(kd__term *t, const kd__view *v)
     const work w = work_of(t);
     const float *from[2] = {v->s, v->t};
     float *to[2] = {v->ds, v->dt};
-    double z[2], *g = t->thread_scratch + (size_t)omp_get_thread_num() * t->scratch_step;
+    double log_z[2], *g = t->thread_scratch + (size_t)omp_get_thread_num() * t->scratch_step;
 #pragma omp single nowait
     {
         t->parts = rows;
@@ -179,31 +183,26 @@ static void run(kd__term *t, const kd__view *v)
         for (int d = 0; d < 2; d++) {
             float *unit = w.unit[d] + r * n;
             w.length[d][r] = scale(t, unit, from[d] + r * n);
-            w.sum[d][r] = 0;
-            for (int64_t k = 0; k <= K; k++) {
-                double x = exp(t->vec->dot(unit, s.bank[!d] + at[k] * n, n) / t->T);
-                w.score[d][r * (K + 1) + k] = x;
-                w.sum[d][r] += x;
-            }
+            for (int64_t k = 0; k <= K; k++)
+                w.score[d][r * (K + 1) + k] = t->vec->dot(unit, s.bank[!d] + at[k] * n, n) / t->T;
+            w.sum[d][r] = kd__log_sum(w.score[d] + r * (K + 1), K + 1);
         }
     }
-    for (int d = 0; d < 2; d++) {
-        double sum = 0;
-        for (int64_t r = 0; r < rows; r++) sum += w.sum[d][r];
-        z[d] = s.z[d] > 0 ? s.z[d] : sum / (double)(rows * (K + 1)) * (double)t->samples;
-    }
+    for (int d = 0; d < 2; d++)
+        log_z[d] = s.fixed ? s.log_z[d]
+                           : kd__log_sum(w.sum[d], rows) + log((double)t->samples / (double)(rows * (K + 1)));
 #pragma omp for schedule(static)
     for (int64_t r = 0; r < rows; r++) {
         double value = 0;
         for (int d = 0; d < 2; d++) {
-            value += contrast_row(t, &w, d, s.bank[!d], r, z[d], to[d] ? g : NULL);
+            value += contrast_row(t, &w, d, s.bank[!d], r, log_z[d], to[d] ? g : NULL);
             if (to[d])
                 back(t, to[d] + r * n, g, w.unit[d] + r * n, w.length[d][r], t->weight / (double)v->valid);
         }
         t->partial[r] = value;
     }
 #pragma omp single
-    if (v->ds && rows) update(t, v, &w, z);
+    if (v->ds && rows) update(t, v, &w, log_z);
 }
 
 static void describe(kd_buf *b, const kd__term *t)
@@ -218,7 +217,7 @@ static double naive(const kd__term *t, const kd__view *v)
     const state s = state_of(t);
     double value = 0;
     for (int d = 0; d < 2; d++) {
-        double sum = 0, z = s.z[d];
+        double sum = 0, z = s.fixed ? exp(s.log_z[d]) : 0;
         for (int pass = z > 0; pass < 2; pass++) {
             if (pass && !(z > 0)) z = sum / (double)(v->rows * (K + 1)) * (double)t->samples;
             for (int64_t r = 0; r < v->rows; r++) {

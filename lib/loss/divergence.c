@@ -88,7 +88,7 @@ static double skew_reverse(const kd__term *t, int64_t n, const double *p, const 
     for (int64_t j = 0; j < n; j++) {
         double log_m = log_mix(a, q[j], logq[j], p[j], logp[j]), g = gain(q[j], logq[j], log_m);
         value += g;
-        h[j] = q[j] > 0 ? g + q[j] - a * exp(2 * logq[j] - log_m) : 0;
+        h[j] = q[j] > 0 && a > 0 ? g + q[j] - a * exp(2 * logq[j] - log_m) : g;
     }
     return value;
 }

@@ -70,13 +70,11 @@ static targets teacher(const kd__term *t, const kd_loss_sparse *s, int64_t row, 
         for (size_t i = 0; i < x.n; i++) kept += exp((double)x.value[i]);
         x.rest = pow(fmax(1 - kept, t->k.eps), power);
     }
-    double whole = by_power(t) ? sum + x.rest : scaled ? sum : 1;
-    if (scaled && x.n) whole = kd__log_sum(logp, (int64_t)x.n), whole = exp(whole);
-    for (size_t i = 0; i < x.n && whole != 1; i++) {
-        logp[i] -= log(whole);
-        p[i] = exp(logp[i]);
-    }
-    if (by_power(t)) x.rest /= whole;
+    if (!x.n || (!scaled && !by_power(t))) return x;
+    double whole =
+        scaled ? kd__log_sum(logp, (int64_t)x.n) : log(sum + x.rest); // its logarithm: p may be tiny
+    for (size_t i = 0; i < x.n; i++) p[i] = exp(logp[i] -= whole);
+    x.rest *= exp(-whole);
     return x;
 }
 
