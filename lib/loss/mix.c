@@ -1,7 +1,7 @@
 /* mix.c - the terms of a student's loss: made from its spec, planned, added up, printed.
  *
  * The short form (loss.ce, loss.kd and what belongs to them) is turned into the same terms as the long
- * form, so that everything behind this file knows one form only. The first ce and the first forward kd of a
+ * form, so that everything behind this file knows one form only. The first ce and the first kd of a
  * mix share one kernel (run.c, loss.simd.c): their exponentials are made once.
  */
 #include "loss_private.h"
@@ -132,7 +132,7 @@ kd_status kd_loss_create(kd_loss **out, const kd_loss_spec *spec, kd_err *err)
         kd__term *t = &l->term[i];
         bool soft = t->o == &kd__objective_kd || t->o == &kd__objective_kd_ce;
         if (t->o == &kd__objective_ce && !l->ce) l->ce = t;
-        if (soft && !kd__is(t->k.direction, "reverse") && !l->kd) l->kd = t;
+        if (soft && !l->kd) l->kd = t;
         t->fused = t == l->ce || t == l->kd;
     }
     *out = l;

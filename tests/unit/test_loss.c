@@ -402,6 +402,337 @@ static void a_wrong_mix_is_refused_by_its_key(void **state)
     }
 }
 
+/* ---- any mix ----------------------------------------------------------------------------------- */
+
+static kd_loss *mix(int64_t rows, int64_t classes, size_t n, const char *const *terms)
+{
+    kd_loss_spec s = {.terms = {(char **)(uintptr_t)terms, n}};
+    return make_loss(&s, rows, classes, kd_cpu_isa());
+}
+
+static void a_mix_is_the_sum_of_its_terms(void **state)
+{
+    (void)state;
+    static const char *const terms[] = {"name=kd,weight=0.5,temperature=4",
+                                        "name=ce,weight=0.25",
+                                        "name=kd,temperature=1",
+                                        "name=dkd,weight=0.1",
+                                        "name=dist",
+                                        "name=ce,weight=2,label_smoothing=0.1",
+                                        "name=kd_ce,temperature=2",
+                                        "name=logit_mse"};
+    batch x = make_batch(23, 10, 3, true, 31);
+    float sum[230] = {0};
+    double v = 0, values[KD_LOSS_TERMS];
+    const char *names[KD_LOSS_TERMS];
+    for (int i = 0; i < 8; i++) {
+        kd_loss *l = mix(23, 10, 1, terms + i);
+        kd_loss_run(l, &x.b);
+        v += kd_loss_value(l);
+        for (int k = 0; k < 230; k++) sum[k] += x.grad[k];
+        kd_loss_free(l);
+    }
+    kd_loss *l = mix(23, 10, 8, terms);
+    kd_loss_run(l, &x.b);
+    assert_true(fabs(kd_loss_value(l) - v) <= 1e-6 * v);
+    assert_true(max_diff(sum, x.grad, 230) <= 1e-6 * max_abs(sum, 230));
+    assert_int_equal(kd_loss_terms(l, names, values), 8);
+    assert_string_equal(names[0], "kd");
+    assert_string_equal(names[2], "kd.2");
+    assert_string_equal(names[5], "ce.2");
+    kd_loss_free(l);
+    free_batch(&x);
+}
+
+static double run_term(const char *term, batch *x)
+{
+    kd_loss *l = mix(x->b.rows, x->b.classes, 1, &term);
+    kd_loss_run(l, &x->b);
+    double v = kd_loss_value(l);
+    kd_loss_free(l);
+    return v;
+}
+
+/* Zhao et al. 2022, equation 5: kd = TCKD + (1 - p_y) NCKD for each row. */
+static void dkd_with_the_right_weights_is_kd(void **state)
+{
+    (void)state;
+    for (uint64_t seed = 0; seed < 20; seed++) {
+        batch x = make_batch(1, 8, 3, false, seed);
+        char term[80];
+        double z = 0, T = 1 + (double)(seed % 4);
+        for (int c = 0; c < 8; c++) z += exp(x.teacher[c] / T);
+        snprintf(term, sizeof term, "name=dkd,temperature=%g,alpha=1,beta=%.9g", T,
+                 1 - exp(x.teacher[x.labels[0]] / T) / z);
+        double split = run_term(term, &x);
+        float grad[8];
+        memcpy(grad, x.grad, sizeof grad);
+        snprintf(term, sizeof term, "name=kd,temperature=%g", T);
+        double whole = run_term(term, &x);
+        if (!(fabs(split - whole) <= 1e-6 * whole) || !(max_diff(grad, x.grad, 8) <= 2e-6))
+            fail_msg("T %g: TCKD + (1 - p_y) NCKD is %.9g, kd %.9g", T, split, whole);
+        free_batch(&x);
+    }
+}
+
+static void with_all_classes_kept_sparse_kl_is_dense_kl(void **state)
+{
+    (void)state;
+    static const char *const conventions[] = {"raw", "renorm", "bucket", "both"};
+    enum { R = 9, C = 12 };
+    batch x = make_batch(R, C, 2, true, 8);
+    uint64_t offset[R + 1];
+    uint32_t id[R * C];
+    float value[R * C], want[R * C];
+    kd_log_softmax(value, x.teacher, R, C, 1);
+    for (uint32_t i = 0; i < R * C; i++) id[i] = i % C;
+    for (uint64_t r = 0; r <= R; r++) offset[r] = r * C;
+    kd_loss_sparse sparse = {.offset = offset, .id = id, .value = value};
+    kd_loss_input in = {.sparse = &sparse};
+    double v = run_term("name=kd,temperature=1", &x);
+    memcpy(want, x.grad, sizeof want);
+    x.b.inputs = &in;
+    for (size_t i = 0; i < KD_COUNT(conventions); i++) {
+        char term[64];
+        snprintf(term, sizeof term, "name=sparse_kl,sparse=%s", conventions[i]);
+        double got = run_term(term, &x);
+        if (!(fabs(got - v) <= 2e-6 * v) || !(max_diff(want, x.grad, R * C) <= 1e-6))
+            fail_msg("%s: %.9g, dense %.9g; gradient off by %g", conventions[i], got, v,
+                     max_diff(want, x.grad, R * C));
+    }
+    free_batch(&x);
+}
+
+static void sampled_targets_average_to_the_dense_gradient(void **state)
+{
+    (void)state;
+    enum { C = 6, TRIALS = 4000, N = 8 };
+    batch x = make_batch(1, C, 1, false, 77);
+    kd_rng rng;
+    double p[C], z = 0, mean[C] = {0};
+    float want[C];
+    run_term("name=kd,temperature=1", &x);
+    memcpy(want, x.grad, sizeof want);
+    for (int c = 0; c < C; c++) z += p[c] = exp(x.teacher[c]);
+    kd_rng_init(&rng, 1, KD_RNG_TEST, 0, 0);
+    const char *term = "name=sparse_kl,sparse=sampled";
+    kd_loss *l = mix(1, C, 1, &term);
+    for (int trial = 0; trial < TRIALS; trial++) {
+        int counts[C] = {0};
+        for (int d = 0; d < N; d++) {
+            double u = kd_rng_uniform(&rng) * z;
+            int c = 0;
+            while (c < C - 1 && (u -= p[c]) >= 0) c++;
+            counts[c]++;
+        }
+        uint64_t offset[2] = {0, 0};
+        uint32_t id[C];
+        float value[C];
+        for (uint32_t c = 0; c < C; c++)
+            if (counts[c]) id[offset[1]] = c, value[offset[1]++] = (float)counts[c] / N;
+        kd_loss_sparse sparse = {.offset = offset, .id = id, .value = value};
+        kd_loss_input in = {.sparse = &sparse};
+        x.b.inputs = &in;
+        kd_loss_run(l, &x.b);
+        for (int c = 0; c < C; c++) mean[c] += x.grad[c] / TRIALS;
+    }
+    for (int c = 0; c < C; c++) // the mean's deviation is at most 0.5 / sqrt(N TRIALS) = 0.0028
+        if (!(fabs(mean[c] - want[c]) <= 0.01))
+            fail_msg("class %d: %g on average, dense %g", c, mean[c], want[c]);
+    kd_loss_free(l);
+    free_batch(&x);
+}
+
+static void weights_and_temperatures_follow_their_schedules(void **state)
+{
+    (void)state;
+    static const char *const terms[] = {"name=dkd,weight=warmup 2 20", "name=ce,weight=linear 1 0 10",
+                                        "name=kd,weight=cosine 0 1 8,temperature=linear 4 1 30"};
+    static const struct {
+        double epoch, weight[3], T;
+    } at[] = {{0, {0.1, 1, 0}, 4},
+              {0.5, {0.1, 0.95, 0.00960736}, 3.95},
+              {4, {0.5, 0.6, 0.5}, 3.6},
+              {19, {2, 0, 1}, 2.1},
+              {500, {2, 0, 1}, 1}};
+    batch x = make_batch(6, 10, 2, false, 4);
+    kd_loss *l = mix(6, 10, 3, terms);
+    for (size_t i = 0; i < KD_COUNT(at); i++) {
+        const char *names[KD_LOSS_TERMS];
+        double v[KD_LOSS_TERMS], want = 0;
+        char kd[64];
+        kd_loss_at(l, at[i].epoch);
+        kd_loss_run(l, &x.b);
+        kd_loss_terms(l, names, v);
+        for (int k = 0; k < 3; k++) want += at[i].weight[k] * v[k];
+        if (!(fabs(kd_loss_value(l) - want) <= 1e-6 * want))
+            fail_msg("epoch %g: %.9g, want %.9g", at[i].epoch, kd_loss_value(l), want);
+        if (at[i].weight[2] == 0) continue; // not computed
+        snprintf(kd, sizeof kd, "name=kd,temperature=%g", at[i].T);
+        assert_true(fabs(run_term(kd, &x) - v[2]) <= 1e-5 * v[2]);
+    }
+    char *f = kd_loss_formula(l);
+    assert_non_null(
+        strstr(f, "warmup(0..2 in 20 epochs) T^2 (1 TCKD + 8 NCKD)/B (T=4) + linear(1..0 in 10 epochs) CE"));
+    free(f);
+    kd_loss_free(l);
+    free_batch(&x);
+}
+
+static void terms_that_share_a_tap_add_their_gradients(void **state)
+{
+    (void)state;
+    static const char *const terms[] = {"name=sp,weight=2", "name=embed,metric=mse", "name=rkd_distance"};
+    batch x = make_batch(7, 5, 1, false, 12);
+    float grad[35], sum[35] = {0};
+    kd_loss_dims d[3] = {{1, {5}}, {1, {5}}, {1, {5}}};
+    kd_loss_input in[3];
+    kd_err err = {0};
+    for (int i = 0; i < 3; i++)
+        in[i] = (kd_loss_input){.student = x.logits, .dstudent = grad, .teacher = x.teacher};
+    kd_loss_batch b = {.rows = 7, .inputs = in};
+    kd_loss_shape shape = {.rows = 7, .student = d, .teacher = d};
+    for (int i = 0; i < 4; i++) {
+        kd_loss_spec s = {.terms = {(char **)(uintptr_t)(terms + i % 3), i < 3 ? 1 : 3}};
+        kd_loss *l;
+        if (kd_loss_create(&l, &s, &err) || kd_loss_plan(l, &shape, &err)) fail_msg("%s", err.msg);
+        memset(grad, 0xFF, sizeof grad);
+        kd_loss_run(l, &b);
+        for (int k = 0; k < 35 && i < 3; k++) sum[k] += grad[k];
+        kd_loss_free(l);
+    }
+    assert_true(max_diff(grad, sum, 35) <= 1e-6 * max_abs(sum, 35));
+    free_batch(&x);
+}
+
+static void a_list_of_mappings_in_yaml_is_a_mix(void **state)
+{
+    (void)state;
+    static const char *const yaml[] = {
+        "loss:\n  - {name: dkd, weight: warmup 1 20, beta: 2}\n  - name: ce\n    weight: 1\n",
+        "loss: {terms: [{name: dkd, weight: warmup 1 20, beta: 2}, 'name=ce']}\n",
+        "loss: [\"name=dkd,weight=warmup 1 20,beta=2\", {name: ce}]\n",
+    };
+    for (size_t i = 0; i < KD_COUNT(yaml); i++) {
+        kd_loss_spec s;
+        kd_config c = {0};
+        kd_err err = {0};
+        kd_loss *l;
+        if (kd_config_add(&c, kd_loss_options, kd_loss_options_n, &s, &err) ||
+            kd_config_yaml_text(&c, "a.yaml", yaml[i], strlen(yaml[i]), &err) || kd_loss_create(&l, &s, &err))
+            fail_msg("%s", err.msg);
+        char *f = kd_loss_formula(l);
+        assert_string_equal(f, "warmup(0..1 in 20 epochs) T^2 (1 TCKD + 2 NCKD)/B (T=4) + 1 CE");
+        assert_true(kd_loss_spec_distils(&s) && kd_loss_needs_labels(l) && kd_loss_needs_teacher(l));
+        free(f);
+        kd_loss_free(l);
+        assert_int_equal(kd_config_flag(&c, "loss.terms", "", &err),
+                         KD_OK); // nothing: back to the short form
+        assert_int_equal(s.terms.n, 0);
+        kd_config_release(&c);
+    }
+}
+
+static void wrong_terms_are_refused_by_name(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *term, *says;
+    } wrong[] = {
+        {"name=gkd", "loss.terms[0]: gkd works on-policy only"},
+        {"name=minillm", "minillm works on-policy only"},
+        {"name=dkk", "no objective 'dkk' (did you mean 'dkd'?)"},
+        {"weight=1", "no name"},
+        {"name=dkd,colour=1", "dkd has no key 'colour'; it has: temperature=4"},
+        {"name=dkd,betta=1", "(did you mean 'beta'?)"},
+        {"name=ce,temperature=2", "ce has no key 'temperature'"},
+        {"name=kd,temperature=0", "temperature: 0, expected more than 0"},
+        {"name=kd,temperature=linear 4 0 10", "temperature: 0, expected more than 0"},
+        {"name=kd,weight=-1", "weight: -1, expected 0 or more"},
+        {"name=kd,weight=0", "all weights are 0"},
+        {"name=kd,weight=warmup 1", "'warmup 1', expected a number"},
+        {"name=kd,reduction=mean", "loss.terms[0] (kd): reduction: 'mean'"},
+        {"name=gjsd,beta=2", "beta: 2, expected a share"},
+        {"name=sparse_kl,sparse=renorm,direction=reverse", "direction: reverse is infinite"},
+        {"name=minilm,relations=1-4", "relations: '1-4'"},
+        {"name=kd,preset=keras", "no preset 'keras', expected one of mdistiller, torchdistill, trl"},
+        {"name=kd,t2", "'t2', expected KEY=VALUE"},
+    };
+    for (size_t i = 0; i < KD_COUNT(wrong); i++) {
+        kd_loss_spec s = {.terms = {(char **)(uintptr_t)&wrong[i].term, 1}};
+        kd_loss *l;
+        kd_err err = {0};
+        assert_int_equal(kd_loss_create(&l, &s, &err), KD_EUSAGE);
+        if (!strstr(err.msg, wrong[i].says))
+            fail_msg("'%s': '%s' does not say '%s'", wrong[i].term, err.msg, wrong[i].says);
+    }
+}
+
+static void shapes_that_do_not_fit_are_refused(void **state)
+{
+    (void)state;
+    static const double temperatures[] = {1, 4};
+    static const struct {
+        const char *term;
+        kd_loss_dims student, teacher;
+        const char *says;
+    } wrong[] = {
+        {"name=sparse_kl,temperature=2", {1, {5}}, {1, {5}}, "needs the teacher's normaliser at T = 2"},
+        {"name=sparse_kl,sparse=sampled,temperature=4", {1, {5}}, {1, {5}}, "normaliser at T = 4"},
+        {"name=fitnet", {1, {5}}, {1, {6}}, "set projection: regressor"},
+        {"name=embed", {1, {5}}, {1, {6}}, "set projection: linear"},
+        {"name=at", {1, {5}}, {3, {4, 4, 2}}, "found 1 and 3 axes"},
+        {"name=at", {3, {4, 4, 2}}, {2, {8, 8}}, "larger than the student's"},
+        {"name=crd", {1, {5}}, {1, {5}}, "0 training rows"},
+        {"name=minilm", {3, {3, 4, 12}}, {3, {3, 5, 12}}, "of one length"},
+    };
+    for (size_t i = 0; i < KD_COUNT(wrong); i++) {
+        kd_loss_spec s = {.terms = {(char **)(uintptr_t)&wrong[i].term, 1}};
+        kd_loss_shape shape = {.rows = 4,
+                               .classes = 5,
+                               .student = &wrong[i].student,
+                               .teacher = &wrong[i].teacher,
+                               .temperatures = temperatures,
+                               .ntemperatures = 2};
+        kd_loss *l;
+        kd_err err = {0};
+        assert_int_equal(kd_loss_create(&l, &s, &err), KD_OK);
+        assert_int_equal(kd_loss_plan(l, &shape, &err), KD_EUSAGE);
+        if (!strstr(err.msg, wrong[i].says))
+            fail_msg("'%s': '%s' does not say '%s'", wrong[i].term, err.msg, wrong[i].says);
+        kd_loss_free(l);
+    }
+}
+
+static void every_line_of_every_preset_is_a_term(void **state)
+{
+    (void)state;
+    const char *sets, *name;
+    int lines = 0;
+    kd_loss *l;
+    kd_err err = {0};
+    for (size_t i = 0; (name = kd_loss_preset(i, &sets)); i++)
+        for (const char *p = sets; *p; p += strcspn(p, "\n") + 1, lines++) {
+            char *text = kd_sprintf("name=%.*s,preset=%s", (int)strcspn(p, ":"), p, name);
+            kd_loss_spec s = {.terms = {&text, 1}};
+            if (kd_loss_create(&l, &s, &err)) fail_msg("%s: %s", name, err.msg);
+            kd_loss_free(l);
+            free(text);
+        }
+    assert_true(lines > 20);
+    char sp[] = "name=sp", kd[] = "name=kd,temperature=2", torchdistill[] = "torchdistill",
+         *terms[] = {sp, kd};
+    kd_loss_spec s = {.terms = {terms, 2}, .preset = torchdistill};
+    assert_int_equal(kd_loss_create(&l, &s, &err), KD_OK);
+    char *f = kd_loss_formula(l);
+    assert_string_equal(f, "1 ||G_t - G_s||^2/B^2, rows by L1 + 1 T^2 KL(p||q)/B (T=2)");
+    free(f);
+    kd_loss_free(l);
+    kd_loss_spec short_form = {.kd = 1, .temperature = 1, .preset = torchdistill};
+    assert_int_equal(kd_loss_create(&l, &short_form, &err), KD_EUSAGE);
+    assert_non_null(strstr(err.msg, "loss.preset"));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -417,6 +748,16 @@ int main(void)
         cmocka_unit_test(bits_do_not_depend_on_the_number_of_threads),
         cmocka_unit_test(options_set_the_mix_and_the_formula_says_it),
         cmocka_unit_test(a_wrong_mix_is_refused_by_its_key),
+        cmocka_unit_test(a_mix_is_the_sum_of_its_terms),
+        cmocka_unit_test(dkd_with_the_right_weights_is_kd),
+        cmocka_unit_test(with_all_classes_kept_sparse_kl_is_dense_kl),
+        cmocka_unit_test(sampled_targets_average_to_the_dense_gradient),
+        cmocka_unit_test(weights_and_temperatures_follow_their_schedules),
+        cmocka_unit_test(terms_that_share_a_tap_add_their_gradients),
+        cmocka_unit_test(a_list_of_mappings_in_yaml_is_a_mix),
+        cmocka_unit_test(wrong_terms_are_refused_by_name),
+        cmocka_unit_test(shapes_that_do_not_fit_are_refused),
+        cmocka_unit_test(every_line_of_every_preset_is_a_term),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
