@@ -85,11 +85,16 @@ static const kd_tool tool = {
 static void list_losses(void)
 {
     char needs[160];
+    const char *sets, *preset;
     const kd_objective *o;
     for (size_t i = 0; (o = kd_loss_list(i)); i++)
-        printf("%s\n    %s\n    needs: %s; keys: %s%s%s\n    %s\n", o->name, o->formula,
-               kd_loss_needs_text(o->needs, needs, sizeof(needs)), "weight=1", *o->keys ? "," : "", o->keys,
-               o->source);
+        printf("%s\n    %s\n    needs: %s\n    keys:  weight=1%s%s\n    from:  %s\n", o->name, o->formula,
+               kd_loss_needs_text(o->needs, needs, sizeof(needs)), *o->keys ? "," : "", o->keys, o->source);
+    for (size_t i = 0; (preset = kd_loss_preset(i, &sets)); i++) {
+        printf("preset %s\n", preset);
+        for (const char *line = sets; *line; line += strcspn(line, "\n") + 1)
+            printf("    %.*s\n", (int)strcspn(line, "\n"), line);
+    }
 }
 
 static void list_table(const kd_option *o, size_t n)

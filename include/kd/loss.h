@@ -4,8 +4,11 @@
  * their defaults, where it comes from), its kernel and its naive twin. A student's loss is a weighted mix
  * of objectives, the `loss:` of its YAML, in one of two forms:
  *
- *     loss: {kd: 0.9, ce: 0.1, temperature: 4}                       # the short form: cached teacher and
- * labels loss: [{name: dkd, weight: warmup 1 20, beta: 8}, {name: ce}]  # any mix; each term has its own keys
+ *     loss: {kd: 0.9, ce: 0.1, temperature: 4}      # the short form: cached teacher and labels
+ *
+ *     loss:                                         # any mix; each term has its own keys
+ *       - {name: dkd, weight: warmup 1 20, beta: 8}
+ *       - {name: ce}
  *
  * Public implementations differ under one name, so whatever they differ in is a key (reduction, t2,
  * kl_form, direction, sparse, eps_mode, ...); a preset sets the keys as a framework has them, and

@@ -4,7 +4,7 @@
  *     mode code    1/(B HW) sum (a^_s - a^_t)^2, channels joined by their mean
  *     mode paper   1/B sum_b ||a^_s - a^_t||, channels joined by their sum
  *
- * Zagoruyko and Komodakis 2017, equation 2; the authors' code squares where the paper does not. Of two maps
+ * Zagoruyko and Komodakis 2017, section 3.1; the authors' code squares where the paper does not. Of two maps
  * of different size the larger feature map is average-pooled to the smaller one's size before the power
  * (adaptive windows: they overlap for ratios that are not whole), as in the code. The teacher may have stored
  * its map instead of its features: a column of shape (H, W), of the student's size.
@@ -202,7 +202,7 @@ const kd__objective kd__objective_at = {
             .needs = KD_NEEDS_FEATURES,
             .serves = KD_LOSS_VALUES,
             .keys = "tap=,feature=,power=2,mode=code,eps=1e-12",
-            .source = "Zagoruyko and Komodakis 2017, equation 2; RepDistiller distiller_zoo/AT.py"},
+            .source = "Zagoruyko and Komodakis 2017, section 3.1; RepDistiller distiller_zoo/AT.py"},
     .plan = plan,
     .row = row,
     .factor = factor,

@@ -2,14 +2,16 @@
  * others.
  *
  *     u, v: embeddings of student and teacher (learned linear layers, project.c) scaled to length 1
- *     P = exp(u . m_k / T) / Z for the teacher's bank entries m_k of one positive and K negatives; the same
- * with v and the student's bank; c = K / n, n: training rows value  -1/B sum_b (log(P_0 / (P_0 + c + eps)) +
- * sum_k log(c / (P_k + c + eps))), both directions added
+ *     P_k = exp(u . m_k / T) / Z for the teacher's bank entries m of one positive (k = 0) and K negatives,
+ *           and the same with v and the student's bank; c = K / n, n: training rows
+ *     value  -1/B sum_b (log(P_0 / (P_0 + c + eps)) + sum_k log(c / (P_k + c + eps)))
+ *            of both directions, added
  *
- * Tian et al. 2020, equations 15 to 19, as in the authors' code (crd/memory.py, crd/criterion.py): each
- * direction's Z is the mean of its first batch's scores times n, fixed from then on, without gradient; banks
- * are read before they are updated, m = unit(momentum m + (1 - momentum) u). The published K is 16384; a row
- * costs 2 (K + 1) reads of a bank entry at random places, so on few cores take about 1024 and say so.
+ * Tian et al. 2020, as in the authors' code (crd/memory.py, crd/criterion.py): each direction's Z is the mean
+ * of its first batch's scores times n, fixed from then on, without gradient; banks are read before they are
+ * updated, m = unit(momentum m + (1 - momentum) u). The published K is 16384; a row costs 2 (K + 1) reads of
+ * a bank entry at random places, so on few cores take about 1024 and say so. Scores stay logarithms, so
+ * that no size of the vectors overflows.
  *
  * Negatives are drawn by the counter generator, keyed by seed, step and place in the batch, among rows of
  * other classes where labels are known: nothing but banks and Z is carried from step to step. Runs that want
@@ -250,7 +252,7 @@ const kd__objective kd__objective_crd = {
             .serves = KD_LOSS_VALUES,
             .keys = "tap=,feature=,projection=linear,dim=128,negatives=1024,temperature=0.07,momentum=0.5,"
                     "eps=1e-7,normalize=on",
-            .source = "Tian et al. 2020, equations 15 to 19; RepDistiller crd/criterion.py, crd/memory.py"},
+            .source = "Tian et al. 2020; RepDistiller crd/criterion.py, crd/memory.py"},
     .plan = plan,
     .start = start,
     .run = run,

@@ -3,7 +3,7 @@
  *     y = softmax(z / T); rho: Pearson's correlation
  *     value  T^2 (beta (1 - mean_b rho(y_s[b,:], y_t[b,:])) + gamma (1 - mean_c rho(y_s[:,c], y_t[:,c])))
  *
- * Huang et al. 2022, equations 6 to 9; T (their tau) and T^2 as in their later code. What keeps the division
+ * Huang et al. 2022; T (their tau) and T^2 as in their later code. What keeps the division
  * from 0 differs between implementations: eps added to the product of the norms, or each norm at least eps
  * (eps_mode).
  *
@@ -146,7 +146,7 @@ const kd__objective kd__objective_dist = {
             .needs = KD_NEEDS_LOGITS,
             .serves = KD_LOSS_SOFTMAX,
             .keys = "temperature=1,t2=on,beta=1,gamma=1,eps=1e-8,eps_mode=add",
-            .source = "Huang et al. 2022, equations 6 to 9; DIST_KD segmentation/losses/dist_kd.py"},
+            .source = "Huang et al. 2022; DIST_KD segmentation/losses/dist_kd.py"},
     .plan = plan,
     .run = run,
     .describe = describe,

@@ -1,14 +1,21 @@
 /* divergence.c - reverse_kl, gjsd, skl, srkl, tvd: other distances of student and teacher.
  *
  *     p = softmax(z_t / T), q = softmax(z_s / T)
- *     reverse_kl   KL(q || p)                                           mode-seeking (Gu et al. 2024)
- *     gjsd         M = beta p + (1 - beta) q: beta KL(p || M) + (1 - beta) KL(q || M)    (Agarwal et al.
- * 2024, equation 2; beta 0 and 1 are KL(p || q) and KL(q || p), as TRL has it) skl          KL(p || alpha p +
- * (1 - alpha) q)                     (Ko et al. 2024, equation 2) srkl         KL(q || (1 - alpha) p + alpha
- * q) tvd          1/2 sum |p - q|                                      (Wen et al. 2023)
  *
- * all summed over classes and divided by the rows (tokens) that count. None is multiplied by T^2 by its
- * authors; DistillKit does (t2: on). DistiLLM's skl lacks the teacher's entropy (kl_form: cross_entropy).
+ *     reverse_kl   KL(q || p)                                    Gu et al. 2024 (MiniLLM)
+ *
+ *     gjsd         beta KL(p || M) + (1 - beta) KL(q || M), M = beta p + (1 - beta) q
+ *                                                                Agarwal et al. 2024 (GKD)
+ *
+ *     skl          KL(p || alpha p + (1 - alpha) q)              Ko et al. 2024 (DistiLLM), section 3.1
+ *
+ *     srkl         KL(q || (1 - alpha) p + alpha q)
+ *
+ *     tvd          1/2 sum |p - q|                               Wen et al. 2023 (f-DISTILL)
+ *
+ * all summed over classes and divided by the rows (tokens) that count; gjsd with beta 0 and 1 is KL(p || q)
+ * and KL(q || p), as TRL has it. None is multiplied by T^2 by its authors; DistillKit does (t2: on).
+ * DistiLLM's skl lacks the teacher's entropy (kl_form: cross_entropy).
  *
  * A distance gives its value and h_j = q_j df/dq_j; the way from there to logits is the same for all of
  * them: dz_j = (h_j - q_j sum h) / T. Mixtures are made of probabilities in double: where both underflow,
@@ -261,14 +268,14 @@ static void describe_srkl(kd_buf *b, const kd__term *t)
     };
 
 DENSE(reverse_kl, kd__reverse_kl, kd__naive_reverse_kl, NULL, "1/B sum_b KL(q || p)", "",
-      "Gu et al. 2024 (MiniLLM), equation 1; DistiLLM distillm/losses.py reverse_kl")
+      "Gu et al. 2024 (MiniLLM); DistiLLM distillm/losses.py reverse_kl")
 DENSE(gjsd, kd__jsd, kd__naive_jsd, check_beta,
       "1/B sum_b (beta KL(p || M) + (1-beta) KL(q || M)), M = beta p + (1-beta) q; beta 0, 1: KL(p || q), "
       "KL(q || p)",
-      ",beta=0.5", "Agarwal et al. 2024 (GKD), equation 2; TRL trl/experimental/gkd/gkd_trainer.py")
+      ",beta=0.5", "Agarwal et al. 2024 (GKD); TRL trl/experimental/gkd/gkd_trainer.py")
 DENSE(skl, skew, naive_skew, check_alpha, "1/B sum_b KL(p || alpha p + (1-alpha) q)", ",alpha=0.1,kl_form=kl",
-      "Ko et al. 2024 (DistiLLM), equation 2; distillm/losses.py skewed_forward_kl")
+      "Ko et al. 2024 (DistiLLM), section 3.1; distillm/losses.py skewed_forward_kl")
 DENSE(srkl, skew_reverse, naive_skew_reverse, check_alpha, "1/B sum_b KL(q || (1-alpha) p + alpha q)",
-      ",alpha=0.1", "Ko et al. 2024 (DistiLLM), section 3; distillm/losses.py skewed_reverse_kl")
+      ",alpha=0.1", "Ko et al. 2024 (DistiLLM), section 3.1; distillm/losses.py skewed_reverse_kl")
 DENSE(tvd, kd__tvd, kd__naive_tvd, NULL, "1/B sum_b 1/2 ||p - q||_1", "",
-      "Wen et al. 2023 (f-DISTILL), section 2; DistiLLM distillm/losses.py tv_distance")
+      "Wen et al. 2023 (f-DISTILL); DistiLLM distillm/losses.py tv_distance")

@@ -2,7 +2,7 @@
  *
  *     value  T^2 / B sum_b (alpha KL((p_y, 1 - p_y) || (q_y, 1 - q_y)) + beta KL(p^ || q^))
  *
- * p^, q^: softmax over the classes other than the target (Zhao et al. 2022, equations 5 to 7; beta takes the
+ * p^, q^: softmax over the classes other than the target (Zhao et al. 2022, section 3; beta takes the
  * place of 1 - p_y, so alpha = 1 and beta = 1 - p_y per row would be kd again). The first term depends on one
  * number, u = log(q_y / (1 - q_y)), with slope q_y - p_y; du/dz_y = 1/T and du/dz_j = -q^_j / T.
  *
@@ -87,7 +87,7 @@ const kd__objective kd__objective_dkd = {
             .needs = KD_NEEDS_LOGITS | KD_NEEDS_LABELS,
             .serves = KD_LOSS_SOFTMAX,
             .keys = "temperature=4,t2=on,reduction=batch,alpha=1,beta=8",
-            .source = "Zhao et al. 2022, equation 7; mdistiller mdistiller/distillers/DKD.py"},
+            .source = "Zhao et al. 2022, section 3; mdistiller mdistiller/distillers/DKD.py"},
     .plan = plan,
     .row = row,
     .factor = kd__class_scale,

@@ -1,6 +1,6 @@
 /* feature.c - fitnet, embed: the student's feature should be the teacher's.
  *
- *     fitnet  1/(B n) sum (r(f_s) - f_t)^2                        Romero et al. 2015, equation 3
+ *     fitnet  1/(B n) sum (r(f_s) - f_t)^2                        Romero et al. 2015, section 2.2
  *     embed   1/B sum_b of: cosine  1 - cos(l(f_s), f_t), norms at least eps
  *                           mse     ||l(f_s) - f_t||^2 / n
  *                           l2      ||l(f_s) - f_t||
@@ -61,7 +61,7 @@ const kd__objective kd__objective_fitnet = {
             .needs = KD_NEEDS_FEATURES,
             .serves = KD_LOSS_VALUES,
             .keys = "tap=,feature=,projection=regressor,reduction=element",
-            .source = "Romero et al. 2015, equation 3; mdistiller mdistiller/distillers/FitNet.py"},
+            .source = "Romero et al. 2015, section 2.2; mdistiller mdistiller/distillers/FitNet.py"},
     .plan = same_size,
     .row = hint_row,
     .factor = kd__class_scale,
@@ -134,7 +134,7 @@ const kd__objective kd__objective_embed = {
             .needs = KD_NEEDS_FEATURES,
             .serves = KD_LOSS_VALUES,
             .keys = "tap=,feature=,metric=cosine,projection=none,eps=1e-8",
-            .source = "Reimers and Gurevych 2020, section 2; sentence-transformers losses/embed_distill.py"},
+            .source = "Reimers and Gurevych 2020; sentence-transformers losses/embed_distill.py"},
     .plan = same_size,
     .row = embed_row,
     .factor = mean,

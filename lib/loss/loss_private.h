@@ -2,10 +2,10 @@
  *
  * Reading order: objectives.c (the table), presets.c, term.c (one term: its keys and schedules), mix.c (all
  * terms: create, plan, values, formula), run.c (a batch), loss.simd.c (the fused kernel of ce and kd, and
- * softmax in double); then one file per objective. naive.c drives the twins.
+ * softmax in double), math.c; then one file per objective; project.c (what is learned between features).
  *
  * A new objective is a file with a kd__objective and one line in KD__OBJECTIVES. It says what it compares row
- * by row (`row`), over the Gram matrices of a batch (`pairs`, relation.h) or in its own way (`run`), what
+ * by row (`row`), over the Gram matrices of a batch (relation.h) or in its own way (`run`), what
  * factor stands before the sum, and how its formula reads; kernels work in double, so that what is left of
  * rounding is the inputs' and the gradient's.
  */

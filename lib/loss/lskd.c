@@ -3,7 +3,7 @@
  *     z' = (z - mean z) / (std z + eps)          std with C - 1 (std_ddof)
  *     value  T^2 / B sum_b KL(softmax(z'_t / T) || softmax(z'_s / T))
  *
- * Sun et al. 2024, algorithm 1. The gradient flows through mean and std: with g = dL/dz', u = z - mean and
+ * Sun et al. 2024. The gradient flows through mean and std: with g = dL/dz', u = z - mean and
  * s = std + eps it is g / s - u (g . u) / (s^2 (C - 1) std), made free of its mean. A constant row has no
  * direction of its own: there the second part is 0 and eps stands for s, as in the reference.
  */
@@ -92,7 +92,7 @@ const kd__objective kd__objective_lskd = {
             .needs = KD_NEEDS_LOGITS,
             .serves = KD_LOSS_SOFTMAX,
             .keys = "temperature=2,t2=on,reduction=batch,std_ddof=1,eps=1e-7",
-            .source = "Sun et al. 2024, algorithm 1; logit-standardization-KD mdistiller/distillers/KD.py"},
+            .source = "Sun et al. 2024; logit-standardization-KD mdistiller/distillers/KD.py"},
     .plan = plan,
     .row = row,
     .factor = kd__class_scale,

@@ -1,8 +1,9 @@
-/* math.c - arithmetic that objectives share, and the drive of the twins.
+/* math.c - arithmetic that objectives share, and what twins need.
  *
  * A twin (naive) is the formula once more in plain C and double, written from the paper and not from the
  * kernel: separate code for the value only. Tests differentiate it numerically to check the kernel's
- * gradient. */
+ * gradient.
+ */
 #include "loss_private.h"
 
 #include <math.h>

@@ -3,7 +3,7 @@
  *     R_mn = softmax(X_m X_n^T / sqrt(d_r)) per relation head, X_1 queries, X_2 keys, X_3 values
  *     value  1/B sum_b sum_mn w_mn / (A L_b) sum KL(R_mn of teacher || R_mn of student)
  *
- * Wang et al. 2021 (MiniLMv2), equations 3 to 5; pairs 1-1 2-2 3-3. MiniLM (2020) takes 1-2 3-3. Both models
+ * Wang et al. 2021 (MiniLMv2); pairs 1-1 2-2 3-3. MiniLM (2020) takes 1-2 3-3. Both models
  * are split into A relation heads by contiguous slices, so their widths may differ; d_r is each model's own.
  * A row is a sequence, (3, L, width); only its first L_b positions count, so padding must trail.
  */
@@ -174,7 +174,7 @@ const kd__objective kd__objective_minilm = {
             .needs = KD_NEEDS_FEATURES,
             .serves = KD_LOSS_VALUES,
             .keys = "tap=,feature=,heads=12,relations=1-1 2-2 3-3",
-            .source = "Wang et al. 2021 (MiniLMv2), equations 3 to 5; minilmv2.bb minilmv2/minilmv2.py"},
+            .source = "Wang et al. 2021 (MiniLMv2); minilmv2.bb minilmv2/minilmv2.py"},
     .check = check,
     .plan = plan,
     .row = row,

@@ -3,7 +3,7 @@
  *     value     1/(B C) sum (z_s - z_t)^2         reduction batch: 1/B
  *     gradient  2/(B C) (z_s - z_t)
  *
- * Ba and Caruana 2014, equation 2 (there with 1/2 and 1/B). Needs the logits themselves: log-probabilities
+ * Ba and Caruana 2014 (there with 1/2 and 1/B). Needs the logits themselves: log-probabilities
  * lack the constant that this objective sees.
  */
 #include "loss_private.h"
@@ -39,7 +39,7 @@ const kd__objective kd__objective_logit_mse = {
             .needs = KD_NEEDS_LOGITS,
             .serves = KD_LOSS_VALUES,
             .keys = "reduction=element",
-            .source = "Ba and Caruana 2014, equation 2; torch.nn.MSELoss"},
+            .source = "Ba and Caruana 2014; torch.nn.MSELoss"},
     .row = row,
     .factor = kd__class_scale,
     .describe = describe,

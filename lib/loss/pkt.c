@@ -3,7 +3,7 @@
  *     c_ij = f_i . f_j / ((||f_i|| + eps)(||f_j|| + eps)), s = (c + 1) / 2, P = s with rows scaled to sum 1
  *     value  1/B^2 sum_ij P^t_ij log((P^t_ij + eps) / (P^s_ij + eps))
  *
- * Passalis and Tefas 2018, equations 3 to 7, with the authors' code's diagonal and mean over all pairs. A
+ * Passalis and Tefas 2018, with the authors' code's diagonal and mean over all pairs. A
  * zero row has no direction: its slope is 0 (NaN in the reference).
  */
 #include "relation.h"
@@ -85,7 +85,7 @@ const kd__objective kd__objective_pkt = {
             .needs = KD_NEEDS_FEATURES,
             .serves = KD_LOSS_VALUES,
             .keys = "tap=,feature=,eps=1e-7",
-            .source = "Passalis and Tefas 2018, equations 3 to 7; RepDistiller distiller_zoo/PKT.py"},
+            .source = "Passalis and Tefas 2018; RepDistiller distiller_zoo/PKT.py"},
     .plan = kd__relation_plan,
     .run = run,
     .describe = describe,

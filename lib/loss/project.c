@@ -4,10 +4,10 @@
  * model's own (whose initial values therefore stay the same), its gradient, optimizer state and checkpoints
  * are the student's, and the export leaves out whatever begins with KD_LOSS_PREFIX.
  *
- *     linear     one linear layer with bias onto the teacher's size; crd: onto `dim` numbers, on both sides
- *     regressor  convolution + batch norm + ReLU onto the teacher's map (mdistiller's ConvReg): 3x3 with
- * stride 2 where the student's map is twice as large, else a window of (student - teacher + 1) without
- * padding; features without space get a linear layer
+ * linear: one linear layer with bias onto the teacher's size; for crd onto `dim` numbers, on both sides.
+ * regressor: convolution + batch norm + ReLU onto the teacher's map (mdistiller's ConvReg), 3x3 with stride 2
+ * where the student's map is twice as large, else a window of (student - teacher + 1) without padding;
+ * features without space get a linear layer.
  *
  * The reference grows maps that are too small by a transposed convolution; here that is refused, an earlier
  * tap has the pixels.

@@ -2,7 +2,7 @@
  *
  * A row is a query, its numbers are the scores of n candidates, the positive first.
  *
- *     margin_mse   1/(B (n-1)) sum ((s_0 - s_j) - (t_0 - t_j))^2     Hofstaetter et al. 2020, equation 2
+ *     margin_mse   1/(B (n-1)) sum ((s_0 - s_j) - (t_0 - t_j))^2     Hofstaetter et al. 2020
  *     listwise_kl  T_s^2 / B sum KL(softmax(t / T_t) || softmax(s / T_s))
  *
  * The teacher may have stored its margins instead of its scores (teacher_scores: differences), n - 1 a row.
@@ -70,7 +70,7 @@ const kd__objective kd__objective_margin_mse = {
             .needs = KD_NEEDS_LOGITS,
             .serves = KD_LOSS_VALUES,
             .keys = "teacher_scores=scores",
-            .source = "Hofstaetter et al. 2020, equation 2; sentence-transformers losses/margin_mse.py"},
+            .source = "Hofstaetter et al. 2020; sentence-transformers losses/margin_mse.py"},
     .plan = margin_plan,
     .row = margin_row,
     .factor = margin_factor,
@@ -135,7 +135,7 @@ const kd__objective kd__objective_listwise_kl = {
             .needs = KD_NEEDS_LOGITS,
             .serves = KD_LOSS_SOFTMAX,
             .keys = "temperature=1,teacher_temperature=0,t2=on,reduction=batch",
-            .source = "Cao et al. 2007 (ListNet), section 4; sentence-transformers losses/distill_kl_div.py"},
+            .source = "Cao et al. 2007 (ListNet); sentence-transformers losses/distill_kl_div.py"},
     .plan = list_plan,
     .row = list_row,
     .factor = kd__class_scale,

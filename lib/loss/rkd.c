@@ -1,9 +1,9 @@
-/* rkd.c - rkd_distance, rkd_angle: how samples lie to each other (Park et al. 2019).
+/* rkd.c - rkd_distance, rkd_angle: how samples lie to each other (Park et al. 2019, section 3.2).
  *
  *     d_ij = ||e_i - e_j||, at least sqrt(eps), 0 on the diagonal; l: smooth L1 with threshold 1
- *     rkd_distance  1/B^2 sum_ij l(d^s_ij / mean d^s - d^t_ij / mean d^t)             equations 5 and 6
- *     rkd_angle     1/B^3 sum_ijk l(c^s_ijk - c^t_ijk), c_ijk: cosine of the angle at i between j and k  (7,
- * 8)
+ *     c_ijk: cosine of the angle at i between j and k
+ *     rkd_distance  1/B^2 sum_ij l(d^s_ij / mean d^s - d^t_ij / mean d^t)
+ *     rkd_angle     1/B^3 sum_ijk l(c^s_ijk - c^t_ijk)
  *
  * As in the authors' code the means run over all entries, diagonal and degenerate triplets included, the mean
  * distance is that of the positive entries, and the student's part of the gradient goes through it.
@@ -114,7 +114,7 @@ const kd__objective kd__objective_rkd_distance = {
             .needs = KD_NEEDS_FEATURES,
             .serves = KD_LOSS_VALUES,
             .keys = "tap=,feature=,eps=1e-12",
-            .source = "Park et al. 2019, equations 5 and 6; RepDistiller distiller_zoo/RKD.py"},
+            .source = "Park et al. 2019, section 3.2; RepDistiller distiller_zoo/RKD.py"},
     .plan = kd__relation_plan,
     .run = run_distance,
     .describe = describe_distance,
@@ -231,7 +231,7 @@ const kd__objective kd__objective_rkd_angle = {
             .needs = KD_NEEDS_FEATURES,
             .serves = KD_LOSS_VALUES,
             .keys = "tap=,feature=",
-            .source = "Park et al. 2019, equations 7 and 8; RepDistiller distiller_zoo/RKD.py"},
+            .source = "Park et al. 2019, section 3.2; RepDistiller distiller_zoo/RKD.py"},
     .plan = plan_angle,
     .run = run_angle,
     .describe = describe_angle,

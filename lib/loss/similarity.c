@@ -3,7 +3,7 @@
  *     G = F F^T, each row scaled to norm 1 (at least eps): G^
  *     value  1/B^2 sum (G^_t - G^_s)^2
  *
- * Tung and Mori 2019, equations 1 to 4. torchdistill scales rows by their sum of absolute values (row_norm:
+ * Tung and Mori 2019. torchdistill scales rows by their sum of absolute values (row_norm:
  * 1). With D = 2 (G^_s - G^_t) / B^2 a row's slope is (D - G^ (D . G^)) / norm, and K is its matrix plus its
  * transpose. A zero row has no direction: slope 0.
  */
@@ -75,7 +75,7 @@ const kd__objective kd__objective_sp = {
             .needs = KD_NEEDS_FEATURES,
             .serves = KD_LOSS_VALUES,
             .keys = "tap=,feature=,row_norm=2,eps=1e-12",
-            .source = "Tung and Mori 2019, equations 1 to 4; RepDistiller distiller_zoo/SP.py"},
+            .source = "Tung and Mori 2019; RepDistiller distiller_zoo/SP.py"},
     .plan = kd__relation_plan,
     .run = run,
     .describe = describe,

@@ -290,12 +290,11 @@ static void describe(kd_buf *b, const kd__term *t)
         .naive = naive_##NAME,                                                                               \
     };
 
-SPARSE(
-    sparse_kl, check, "1/B sum_b KL(p || q) by one of six conventions: key sparse",
-    "sparse=bucket,kl_form=kl,direction=forward",
-    "Anshumann et al. 2025 (RS-KD), section 3; Megatron-LM, DistillKit, ModelOpt, FKD, TinyViT by convention")
+SPARSE(sparse_kl, check, "1/B sum_b KL(p || q) by one of six conventions: key sparse",
+       "sparse=bucket,kl_form=kl,direction=forward",
+       "Anshumann et al. 2025 (RS-KD); Megatron-LM, DistillKit, ModelOpt, FKD, TinyViT by convention")
 SPARSE(sparse_jsd, NULL,
        "1/B sum_b (beta KL(p || M) + (1-beta) KL(q || M)), M = beta p + (1-beta) q; key sparse",
-       "sparse=bucket,beta=0.5", "Agarwal et al. 2024 (GKD), equation 2; DistillKit lossfuncs/jsd.py")
+       "sparse=bucket,beta=0.5", "Agarwal et al. 2024 (GKD); DistillKit lossfuncs/jsd.py")
 SPARSE(sparse_tvd, NULL, "1/B sum_b 1/2 ||p - q||_1; key sparse", "sparse=bucket",
-       "Wen et al. 2023 (f-DISTILL), section 2; DistillKit lossfuncs/tvd.py")
+       "Wen et al. 2023 (f-DISTILL); DistillKit lossfuncs/tvd.py")

@@ -453,7 +453,7 @@ static double run_term(const char *term, batch *x)
     return v;
 }
 
-/* Zhao et al. 2022, equation 5: kd = TCKD + (1 - p_y) NCKD for each row. */
+/* Zhao et al. 2022, section 3: kd = TCKD + (1 - p_y) NCKD for each row. */
 static void dkd_with_the_right_weights_is_kd(void **state)
 {
     (void)state;
@@ -733,6 +733,45 @@ static void every_line_of_every_preset_is_a_term(void **state)
     assert_non_null(strstr(err.msg, "loss.preset"));
 }
 
+/* docs/losses.md: the lines that come from the tables. */
+static void the_page_of_objectives_says_what_the_table_says(void **state)
+{
+    (void)state;
+    char *doc, needs[160], expects[256];
+    size_t len;
+    kd_err err = {0};
+    const kd_objective *o;
+    const char *preset, *sets;
+    if (kd_file_read("docs/losses.md", 1 << 20, &doc, &len, &err)) fail_msg("%s", err.msg);
+    for (size_t i = 0; (o = kd_loss_list(i)); i++) {
+        char *head = kd_sprintf("\n### %s\n\n    %s\n", o->name, o->formula);
+        char *tail = kd_sprintf("\nNeeds: %s. Keys: `weight=1%s%s`. From: %s.\n",
+                                kd_loss_needs_text(o->needs, needs, sizeof needs), *o->keys ? "," : "",
+                                o->keys, o->source);
+        const char *section = strstr(doc, head), *end = section ? strstr(section + 2, "\n### ") : NULL,
+                   *at = section ? strstr(section, tail) : NULL;
+        if (!at || (end && at > end)) fail_msg("docs/losses.md lacks%s...%s", head, tail);
+        free(head);
+        free(tail);
+    }
+    for (size_t i = 0; (preset = kd_loss_preset(i, &sets)); i++)
+        for (const char *p = sets; *p; p += strcspn(p, "\n") + 1) {
+            size_t name = strcspn(p, ":"), line = strcspn(p, "\n");
+            char *row = kd_sprintf("\n| %s | %.*s | `%.*s` |\n", preset, (int)name, p, (int)(line - name - 2),
+                                   p + name + 2);
+            if (!strstr(doc, row)) fail_msg("docs/losses.md lacks%s", row);
+            free(row);
+        }
+    for (size_t i = 0; i < kd_loss_term_options_n; i++) {
+        const kd_option *k = &kd_loss_term_options[i];
+        char *row =
+            kd_sprintf("\n- `%s`: %s (%s)\n", k->key, k->help, kd_option_expects(k, expects, sizeof expects));
+        if (!strstr(doc, row)) fail_msg("docs/losses.md lacks%s", row);
+        free(row);
+    }
+    free(doc);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -758,6 +797,7 @@ int main(void)
         cmocka_unit_test(wrong_terms_are_refused_by_name),
         cmocka_unit_test(shapes_that_do_not_fit_are_refused),
         cmocka_unit_test(every_line_of_every_preset_is_a_term),
+        cmocka_unit_test(the_page_of_objectives_says_what_the_table_says),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
