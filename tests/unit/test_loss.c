@@ -617,7 +617,7 @@ static void a_list_of_mappings_in_yaml_is_a_mix(void **state)
         kd_loss_spec s;
         kd_config c = {0};
         kd_err err = {0};
-        kd_loss *l;
+        kd_loss *l = NULL;
         if (kd_config_add(&c, kd_loss_options, kd_loss_options_n, &s, &err) ||
             kd_config_yaml_text(&c, "a.yaml", yaml[i], strlen(yaml[i]), &err) || kd_loss_create(&l, &s, &err))
             fail_msg("%s", err.msg);
