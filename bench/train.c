@@ -144,7 +144,8 @@ static kd_status trainer_init(bench_trainer *t, const bench_train_params *p, kd_
     kd_exec_params ep = {.batch = t->batch, .threads = t->threads, .training = true};
     if ((st = kd_exec_create(&t->exec, t->model->graph, &ep, err))) return st;
     kd_loss_spec ls = {.ce = 0.1, .kd = 0.9, .temperature = 4, .t2 = true, .reduction = (char[]){"batch"}};
-    if ((st = kd_loss_create(&t->loss, &ls, t->batch, err))) return st;
+    kd_loss_shape shape = {.rows = t->batch, .classes = t->model->spec.classes, .threads = t->threads};
+    if ((st = kd_loss_create(&t->loss, &ls, err)) || (st = kd_loss_plan(t->loss, &shape, err))) return st;
     size_t floats;
     kd_graph_slab(t->model->graph, &floats);
     t->m = kd_alloc_aligned(floats, sizeof(float));

@@ -84,9 +84,16 @@ static const kd_tool tool = {
 
 static void list_losses(void)
 {
-    for (size_t i = 0; i < kd_objectives_n; i++) {
-        const kd_objective *o = &kd_objectives[i];
-        printf("loss.%s\n    %s\n    needs: %s; %s\n", o->name, o->formula, o->needs, o->source);
+    char needs[160];
+    const char *sets, *preset;
+    const kd_objective *o;
+    for (size_t i = 0; (o = kd_loss_list(i)); i++)
+        printf("%s\n    %s\n    needs: %s\n    keys:  weight=1%s%s\n    from:  %s\n", o->name, o->formula,
+               kd_loss_needs_text(o->needs, needs, sizeof(needs)), *o->keys ? "," : "", o->keys, o->source);
+    for (size_t i = 0; (preset = kd_loss_preset(i, &sets)); i++) {
+        printf("preset %s\n", preset);
+        for (const char *line = sets; *line; line += strcspn(line, "\n") + 1)
+            printf("    %.*s\n", (int)strcspn(line, "\n"), line);
     }
 }
 
@@ -112,7 +119,7 @@ static void list_keys(void)
 static kd_status add_runs(const kd_cli *c, const train_opts *o, kd_trainer *t, const kd_student_spec *s,
                           bool flat, kd_err *err)
 {
-    const char *role = s->loss.kd > 0 ? "distilled" : flat ? "teacher" : "plain";
+    const char *role = kd_loss_spec_distils(&s->loss) ? "distilled" : flat ? "teacher" : "plain";
     kd_status st = KD_OK;
     for (size_t i = 0; i < (o->seeds.n ? o->seeds.n : 1) && !st; i++) {
         int64_t seed = o->seeds.n ? o->seeds.v[i] : 0;
@@ -134,16 +141,18 @@ static kd_status add_file(const kd_cli *c, const train_opts *o, kd_trainer *t, c
     kd_student_spec s;
     kd_status st = kd_student_load(&s, path, &o->set, err);
     if (st) return st;
-    bool distilled = s.loss.kd > 0;
+    bool distilled = kd_loss_spec_distils(&s.loss);
     st = add_runs(c, o, t, &s, flat, err);
     kd_student_release(&s);
     if (st || !o->control || !distilled) return st;
-    // The twin without the teacher is the same file with two keys changed, nothing more.
-    kd_strings twin = {.v = calloc(o->set.n + 2, sizeof(char *)), .n = o->set.n + 2};
+    // The twin without the teacher is the same file with another loss, nothing more.
+    kd_strings twin = {.v = calloc(o->set.n + 4, sizeof(char *)), .n = o->set.n + 4};
     if (!twin.v) return kd_fail(err, KD_ENOMEM, "out of memory");
     if (o->set.n) memcpy(twin.v, o->set.v, o->set.n * sizeof(char *));
     twin.v[o->set.n] = "loss.kd=0";
     twin.v[o->set.n + 1] = "loss.ce=1";
+    twin.v[o->set.n + 2] = "loss.terms=";
+    twin.v[o->set.n + 3] = "loss.preset=";
     if (!(st = kd_student_load(&s, path, &twin, err))) {
         st = add_runs(c, o, t, &s, false, err);
         kd_student_release(&s);

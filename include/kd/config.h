@@ -46,8 +46,10 @@ typedef enum kd_option_type {
     KD_OPTION_CHOICE, /* char *; one of a|b|c */
     KD_OPTION_INTS, /* kd_ints; "1,2,3" on the command line, also ranges "0-4"; a sequence or a scalar in YAML
                      */
-    KD_OPTION_REALS,  /* kd_reals */
-    KD_OPTION_STRINGS /* kd_strings; a repeated flag appends, YAML sequence */
+    KD_OPTION_REALS,   /* kd_reals */
+    KD_OPTION_STRINGS, /* kd_strings; a repeated flag appends, YAML sequence */
+    KD_OPTION_MAPS     /* kd_strings; as STRINGS, but a YAML item may be a mapping of plain values and becomes
+                        * "key=value,key=value". A sequence in place of the mapping above it is this row's */
 } kd_option_type;
 
 typedef struct kd_ints {
@@ -104,6 +106,10 @@ typedef struct kd_option {
 #define KD_OPT_REALS(g, T, f, k, m, l, d, lo, hi, h)                                                         \
     {                                                                                                        \
         g, k, NULL, m, l, KD_OPTION_REALS, offsetof(T, f), d, lo, hi, NULL, h                                \
+    }
+#define KD_OPT_MAPS(g, T, f, k, m, l, d, h)                                                                  \
+    {                                                                                                        \
+        g, k, NULL, m, l, KD_OPTION_MAPS, offsetof(T, f), d, 0, 0, NULL, h                                   \
     }
 #define KD_OPT_STRINGS(g, T, f, k, m, l, d, h)                                                               \
     {                                                                                                        \

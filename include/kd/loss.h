@@ -1,18 +1,33 @@
-/* kd/loss.h - objectives: value and gradient with respect to the student's outputs, in one pass.
+/* kd/loss.h - objectives: value and gradient with respect to the student's outputs.
  *
- * An objective is one file in lib/loss: its row of the objective table (name, formula, what it
- * needs), its fused kernel and its naive twin. A student's loss is a weighted mix of objectives, the
- * `loss:` mapping of its YAML; the mix is resolved once (kd_loss_create) and then called for each batch.
+ * An objective is one file in lib/loss: its row of the table (name, formula, what it needs, its keys with
+ * their defaults, where it comes from), its kernel and its naive twin. A student's loss is a weighted mix
+ * of objectives, the `loss:` of its YAML, in one of two forms:
  *
- *     kd: z_t, z_s logits of teacher and student (B, C); p = softmax(z_t / T), q = softmax(z_s / T)
- *         T^2 / B sum_b KL(p_b || q_b), gradient T / B (q - p)      (Hinton et al. 2015, section 2)
- *     ce: -1/B sum_b log softmax(z_s)_b[y_b], optional label smoothing (Szegedy et al. 2016, section 7)
+ *     loss: {kd: 0.9, ce: 0.1, temperature: 4}      # the short form: cached teacher and labels
  *
- * Conventions are explicit keys: reduction (batch: divide by rows; element: by rows * classes), t2
- * (whether KD is multiplied by T^2). kd_loss_formula gives the resolved formula for the log.
+ *     loss:                                         # any mix; each term has its own keys
+ *       - {name: dkd, weight: warmup 1 20, beta: 8}
+ *       - {name: ce}
  *
- * Values are finite for all finite logits: everything goes through log-sum-exp. Rows without a label (label <
- * 0) or masked count in neither value nor gradient; with no rows left both are 0.
+ * Public implementations differ under one name, so whatever they differ in is a key (reduction, t2,
+ * kl_form, direction, sparse, eps_mode, ...); a preset sets the keys as a framework has them, and
+ * kd_loss_formula prints what came out. Weights and temperatures may follow a schedule over the epochs:
+ * a number, or "linear FROM TO EPOCHS", "cosine FROM TO EPOCHS", "warmup VALUE EPOCHS".
+ *
+ *     if (kd_loss_create(&l, &spec, &err)) ...                      // what is asked for: names, keys
+ *     if (kd_loss_plan(l, &(kd_loss_shape){.rows = 128, .classes = 10, .threads = 2}, &err)) ...
+ *     kd_loss_at(l, epoch);                                         // only schedules need it
+ *     #pragma omp parallel num_threads(2)
+ *     kd_loss_run(l, &batch);                                       // fills batch.dlogits
+ *     log(kd_loss_value(l));
+ *
+ * Values and gradients are finite for all finite inputs. A row of logits whose label is not a class (-1: a
+ * masked token) counts in neither; with no rows left both are 0. Where a reference divides by a norm that
+ * is zero, the gradient through that norm is 0 here.
+ *
+ * Threads: kd_loss_run is called by all threads of a team of at most shape.threads, or serially; work is cut
+ * into fixed blocks and added in a fixed order, so the bits do not depend on the team. All else is serial.
  */
 #ifndef KD_LOSS_H
 #define KD_LOSS_H
@@ -20,51 +35,160 @@
 #include "kd/config.h"
 #include "kd/nn.h"
 
+#define KD_LOSS_TERMS 8 /* of one mix */
+
+/* ---- what there is ------------------------------------------------------------------------ */
+
+/* What an objective reads beside the student's own output. */
+typedef enum kd_loss_needs {
+    KD_NEEDS_LABELS = 1,
+    KD_NEEDS_LOGITS = 2,   /* the teacher's output for every class */
+    KD_NEEDS_SPARSE = 4,   /* the teacher's output for some classes */
+    KD_NEEDS_FEATURES = 8, /* a tap of the student and a feature column of the teacher */
+    KD_NEEDS_SAMPLES = 16, /* the position of each row among all training rows, and their labels */
+} kd_loss_needs;
+
+/* What a codec must keep for it; the bits of kd_serves in kd/codec.h. */
+enum { KD_LOSS_VALUES = 1, KD_LOSS_SOFTMAX = 2, KD_LOSS_HEAD = 4, KD_LOSS_EXPECTED = 8 };
+
+typedef struct kd_objective {
+    const char *name, *formula; /* "dkd"; one line */
+    unsigned needs, serves;     /* sparse objectives: serves of their default convention */
+    const char *keys;           /* keys it knows with their defaults: "weight=1,temperature=4,t2=on" */
+    const char *source;         /* paper and section; file of the reference implementation */
+} kd_objective;
+
+const kd_objective *kd_loss_list(size_t i);                            /* NULL past the end */
+const kd_objective *kd_loss_find(const char *name);                    /* NULL: unknown */
+const char *kd_loss_needs_text(unsigned needs, char *buf, size_t len); /* "labels, teacher logits" */
+/* "mdistiller"; what it sets, a line per objective: "kd: temperature=4,t2=on". NULL past the end. */
+const char *kd_loss_preset(size_t i, const char **sets);
+extern const kd_option kd_loss_term_options[]; /* keys of a term, for help; defaults are the objective's */
+extern const size_t kd_loss_term_options_n;
+
+/* ---- what is asked for -------------------------------------------------------------------- */
+
 typedef struct kd_loss_spec {
-    double ce, kd;          /* weights; at least one > 0 */
+    double ce, kd;          /* short form: weights */
     double temperature;     /* T of kd */
     bool t2;                /* multiply kd by T^2 */
     char *reduction;        /* of kd: batch, element; NULL: batch */
     char *kl_form;          /* of kd: kl, cross_entropy (larger by the teacher's entropy); NULL: kl */
     double label_smoothing; /* of ce, in [0, 1) */
     char *teacher;          /* name of the teacher in the store; NULL: the only one */
+    kd_strings terms;       /* long form, in place of the keys above: "name=dkd,weight=1,beta=8" */
+    char *preset;           /* of terms that name none */
 } kd_loss_spec;
-extern const kd_option kd_loss_options[]; /* keys loss.ce, loss.kd, loss.temperature, ... */
+extern const kd_option kd_loss_options[]; /* keys loss.ce, loss.kd, loss.temperature, ..., loss.terms */
 extern const size_t kd_loss_options_n;
-
-/* One row per objective, for --list-losses and for checks. */
-typedef struct kd_objective {
-    const char *name, *formula, *needs, *source;
-} kd_objective;
-extern const kd_objective kd_objectives[];
-extern const size_t kd_objectives_n;
+/* Whether any term with a weight reads a teacher. Terms that kd_loss_create would refuse count. */
+bool kd_loss_spec_distils(const kd_loss_spec *spec);
 
 typedef struct kd_loss kd_loss;
-#define KD_LOSS_TERMS 8
+/* KD_EUSAGE names the term and the key: an unknown or on-policy objective, a key that it does not have,
+ * weights that sum to zero, a temperature of 0. */
+kd_status kd_loss_create(kd_loss **out, const kd_loss_spec *spec, kd_err *err);
+void kd_loss_free(kd_loss *l);
+
+/* One term of the mix, resolved. */
+typedef struct kd_loss_term {
+    const kd_objective *objective;
+    const char *label;         /* its name in logs, unique in the mix */
+    const char *teacher;       /* of the store; NULL: the only one */
+    const char *tap, *feature; /* student's node, teacher's column; NULL where features are not needed */
+    unsigned needs, serves;    /* as resolved by its keys */
+} kd_loss_term;
+int kd_loss_count(const kd_loss *l);
+kd_loss_term kd_loss_term_at(const kd_loss *l, int i); /* strings borrowed from l */
+unsigned kd_loss_needs_of(const kd_loss *l);           /* of all terms */
+bool kd_loss_needs_teacher(const kd_loss *l);
+bool kd_loss_needs_labels(const kd_loss *l);
+
+/* ---- projections -------------------------------------------------------------------------- */
+
+typedef struct kd_loss_dims {
+    int ndims;
+    int64_t dims[KD_MAX_DIMS]; /* per row; images (H, W, C) */
+} kd_loss_dims;
+
+/* Nodes a term compares. teacher, teacher_out: negative unless the term learns an embedding of the
+ * teacher's feature too: then teacher is an input to be filled with it, teacher_out what is compared. */
+typedef struct kd_loss_nodes {
+    kd_node student, teacher, teacher_out;
+} kd_loss_nodes;
+/* Appends what term i learns between the student's tap and the teacher's feature (key projection) to a graph
+ * that is not finished, under names that begin with KD_LOSS_PREFIX: trained and kept in checkpoints with the
+ * student's own parameters, left out of the exported model by that name. Without a projection student is
+ * the tap itself. All nodes returned are outputs of the graph. KD_EUSAGE: shapes that do not fit. */
+#define KD_LOSS_PREFIX "loss."
+kd_status kd_loss_project(const kd_loss *l, int i, kd_graph *g, kd_node tap, const kd_loss_dims *teacher,
+                          kd_loss_nodes *out, kd_err *err);
+
+/* ---- planning and running ----------------------------------------------------------------- */
+
+typedef struct kd_loss_shape {
+    int64_t rows, classes; /* largest batch */
+    int threads;           /* largest team; 0: 1 */
+    /* By term, for those with KD_NEEDS_FEATURES: what is compared, behind projections. */
+    const kd_loss_dims *student, *teacher;
+    /* For KD_NEEDS_SPARSE: temperatures that the teacher's column lists. */
+    const double *temperatures;
+    int ntemperatures;
+    /* For KD_NEEDS_SAMPLES: training rows, their labels (NULL: none; copied) and the key of random draws. */
+    int64_t samples;
+    const int32_t *sample_labels;
+    uint64_t seed;
+} kd_loss_shape;
+/* Plans all memory. May be called again with another shape. KD_EUSAGE: shapes that do not fit; KD_ENOMEM. */
+kd_status kd_loss_plan(kd_loss *l, const kd_loss_shape *s, kd_err *err);
+size_t kd_loss_bytes(const kd_loss *l); /* planned */
+/* What a term keeps from step to step (the banks of crd), for checkpoints; NULL and 0: nothing. */
+void *kd_loss_state(kd_loss *l, size_t *bytes);
+/* Where in training the next runs are: epochs as a real number, 0 at the start. For weights and
+ * temperatures on schedules; a pure function, nothing is carried over. */
+void kd_loss_at(kd_loss *l, double epoch);
+
+/* Sparse targets of the rows of a batch, as kd_sparse in kd/codec.h has them; borrowed. */
+typedef struct kd_loss_sparse {
+    const uint64_t *offset; /* (rows + 1) */
+    const uint32_t *id;     /* (entries) */
+    const float *value;     /* (entries) log-probability; sampled: weight that estimates the probability */
+    int temperatures;       /* listed ones; 0: none */
+    const double *temperature;
+    const float *tail; /* (rows, temperatures) probability of all classes that are not kept */
+    const float *logz; /* (rows, temperatures) log sum exp((z - max z) / T) */
+} kd_loss_sparse;
+
+/* What one term reads, where it is not the student's logits and the teacher's logits of the batch. */
+typedef struct kd_loss_input {
+    const float *student; /* (rows, student dims); NULL: the logits */
+    float *dstudent;      /* its gradient; terms that share it add up; NULL: value only */
+    const float *teacher; /* (rows, teacher dims) or logits (rows, classes) */
+    float *dteacher;      /* of a learned embedding of the teacher's feature; else NULL */
+    const kd_loss_sparse *sparse;
+} kd_loss_input;
+
 /* One batch: student outputs and everything there is to compare them with. */
 typedef struct kd_loss_batch {
     int64_t rows, classes;
-    const float *logits;   /* (rows, classes) student */
-    const int32_t *labels; /* (rows); may be NULL if no objective needs it */
-    const float *teacher;  /* (rows, classes) teacher logits; may be NULL likewise */
-    float *dlogits;        /* (rows, classes) receives the gradient; NULL: value only */
+    const float *logits;         /* (rows, classes) student */
+    const int32_t *labels;       /* (rows); may be NULL if no objective needs it */
+    const float *teacher;        /* (rows, classes) teacher logits; may be NULL likewise */
+    float *dlogits;              /* (rows, classes) receives the gradient; NULL: value only */
+    const kd_loss_input *inputs; /* by term; NULL: no term needs more */
+    const int32_t *lengths;      /* (rows) positions of each row that count, in minilm; NULL: all */
+    const int64_t *samples;      /* (rows) among all training rows */
+    uint64_t step;               /* key of random draws */
 } kd_loss_batch;
 
-/* max_rows: largest batch. KD_EUSAGE names the key (weights sum to zero, temperature). */
-kd_status kd_loss_create(kd_loss **out, const kd_loss_spec *spec, int64_t max_rows, kd_err *err);
-void kd_loss_free(kd_loss *l);
-bool kd_loss_needs_teacher(const kd_loss *l);
-bool kd_loss_needs_labels(const kd_loss *l);
-/* Called by all threads of the team (orphaned omp for over fixed blocks of rows, fixed tree, barrier at the
- * end), or serially. */
+/* Terms with features whose input is missing (validation rows without them) are left out when only the
+ * value is wanted. */
 void kd_loss_run(kd_loss *l, const kd_loss_batch *b);
-/* After run (serial): weighted sum, and each term unweighted in the order of kd_loss_terms. */
+/* After run (serial): weighted sum, and each term unweighted in the order of kd_loss_term_at. */
 double kd_loss_value(const kd_loss *l);
 int kd_loss_terms(const kd_loss *l, const char *names[KD_LOSS_TERMS], double values[KD_LOSS_TERMS]);
-/* "0.1 CE + 0.9 T^2 KL(p||q)/B, T = 4" ; free() it. */
+/* "0.1 CE + 0.9 T^2 KL(p||q)/B (T=4)"; free() it. */
 char *kd_loss_formula(const kd_loss *l);
-/* Plain C in double, for tests: returns the weighted value, fills dlogits (may be NULL). */
-double kd_loss_naive(const kd_loss_spec *spec, const kd_loss_batch *b);
 
 /* Row statistics that evaluation needs, with the same vector exp: log softmax at temperature T into
  * out (rows, classes); orphaned omp for. */

@@ -117,7 +117,17 @@ static const char *found(const kd__node *n)
 
 static bool wants_text(const kd_option *o)
 {
-    return o->type == KD_OPTION_STRING || o->type == KD_OPTION_CHOICE || o->type == KD_OPTION_STRINGS;
+    return o->type == KD_OPTION_STRING || o->type == KD_OPTION_CHOICE || kd__option_is_strings(o);
+}
+
+/* Whether a mapping can become "key=value,key=value"; else *wrong is the member at fault. */
+static bool plain_members(const kd__node *map, const kd__node **wrong)
+{
+    for (const kd__node *m = map->child; m; m = m->next) {
+        *wrong = m;
+        if (m->kind != KD__SCALAR || kd__node_is_null(m) || strpbrk(m->text, ",=;")) return false;
+    }
+    return true;
 }
 
 /* Checks that the node has a form the option can take; *wrong is the node at fault. */
@@ -129,9 +139,25 @@ static bool fits(const kd_option *o, const kd__node *n, const kd__node **wrong)
     if (n->kind == KD__SCALAR) return n->plain || wants_text(o);
     for (const kd__node *c = n->child; c; c = c->next) {
         *wrong = c;
+        if (c->kind == KD__MAP && o->type == KD_OPTION_MAPS) {
+            if (!plain_members(c, wrong)) return false;
+            continue;
+        }
         if (c->kind != KD__SCALAR || kd__node_is_null(c) || !(c->plain || wants_text(o))) return false;
     }
     return true;
+}
+
+/* Text of an item: a scalar's own, a mapping as "key=value,key=value". NULL: out of memory. */
+static const char *item_text(walk *w, const kd__node *item)
+{
+    kd_buf b = {0};
+    if (item->kind == KD__SCALAR) return item->text;
+    for (const kd__node *m = item->child; m; m = m->next)
+        kd_buf_printf(&b, "%s%s=%s", b.len ? "," : "", m->key, m->text);
+    const char *text = b.failed ? NULL : kd_arena_strdup(&w->arena, b.text ? b.text : "");
+    kd_buf_release(&b);
+    return text;
 }
 
 static kd_status set_row(walk *w, size_t t, size_t i, const kd__node *n)
@@ -153,7 +179,7 @@ static kd_status set_row(walk *w, size_t t, size_t i, const kd__node *n)
     if (!text) return kd_fail(w->err, KD_ENOMEM, "%s: out of memory", w->path);
     for (size_t k = 0; k < count; k++) {
         if (n->kind == KD__LIST) item = k ? item->next : n->child;
-        text[k] = item->text;
+        if (!(text[k] = item_text(w, item))) return kd_fail(w->err, KD_ENOMEM, "%s: out of memory", w->path);
     }
     /* What a flag has set stays, but the file is checked all the same. */
     union {
@@ -185,6 +211,19 @@ static kd_status set_row(walk *w, size_t t, size_t i, const kd__node *n)
     return KD_OK;
 }
 
+/* The row of lists of mappings that a sequence in place of the mapping `prefix` is for. */
+static bool maps_below(const kd_config *c, const char *prefix, size_t *table, size_t *row)
+{
+    size_t len = strlen(prefix);
+    for (*table = 0; *table < c->tables; ++*table)
+        for (*row = 0; *row < c->table[*table].n; ++*row) {
+            const kd_option *o = &c->table[*table].rows[*row];
+            if (o->type == KD_OPTION_MAPS && o->key && !strncmp(o->key, prefix, len) && o->key[len] == '.')
+                return true;
+        }
+    return false;
+}
+
 static kd_status apply_map(walk *w, const kd__node *map, const char *prefix)
 {
     kd_status st = KD_OK;
@@ -199,6 +238,8 @@ static kd_status apply_map(walk *w, const kd__node *map, const char *prefix)
             st = unknown_key(w, n, prefix, full);
         else if (n->kind == KD__MAP)
             st = apply_map(w, n, full);
+        else if (n->kind == KD__LIST && maps_below(w->c, full, &t, &i))
+            st = set_row(w, t, i, n);
         else if (!kd__node_is_null(n)) /* an empty section is fine */
             st = kd_fail(w->err, w->code, "%s: %s: found %s, expected a mapping with keys below it",
                          place(w, n->line, n->column, at, sizeof at), full, found(n));

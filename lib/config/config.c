@@ -54,10 +54,11 @@ kd_status kd_config_add(kd_config *c, const kd_option *rows, size_t n, void *tar
     t.file = calloc(n + 1, sizeof *t.file);
     /* The struct may hold anything so far: zero each field without freeing what is there. */
     static const size_t sizes[] = {
-        [KD_OPTION_BOOL] = sizeof(bool),      [KD_OPTION_INT] = sizeof(int64_t),
-        [KD_OPTION_REAL] = sizeof(double),    [KD_OPTION_STRING] = sizeof(char *),
-        [KD_OPTION_CHOICE] = sizeof(char *),  [KD_OPTION_INTS] = sizeof(kd_ints),
-        [KD_OPTION_REALS] = sizeof(kd_reals), [KD_OPTION_STRINGS] = sizeof(kd_strings),
+        [KD_OPTION_BOOL] = sizeof(bool),       [KD_OPTION_INT] = sizeof(int64_t),
+        [KD_OPTION_REAL] = sizeof(double),     [KD_OPTION_STRING] = sizeof(char *),
+        [KD_OPTION_CHOICE] = sizeof(char *),   [KD_OPTION_INTS] = sizeof(kd_ints),
+        [KD_OPTION_REALS] = sizeof(kd_reals),  [KD_OPTION_STRINGS] = sizeof(kd_strings),
+        [KD_OPTION_MAPS] = sizeof(kd_strings),
     };
     for (size_t i = 0; i < n; i++) memset((char *)target + rows[i].offset, 0, sizes[rows[i].type]);
     kd_status st = KD_OK;
@@ -149,8 +150,10 @@ kd_status kd_config_flag(kd_config *c, const char *name, const char *value, kd_e
         value = negated ? "false" : "true";
     else if (negated)
         return kd_fail(err, KD_EUSAGE, "%s: takes no value", shown);
-    bool append = o->type == KD_OPTION_STRINGS && table->source[i] == 2;
-    kd_status st = kd__option_set(o, table->target, shown, &value, value ? 1 : 0, append, &bad, err);
+    bool append = kd__option_is_strings(o) && table->source[i] == 2;
+    bool nothing = !value || (o->type == KD_OPTION_MAPS && !*value);
+    kd_status st =
+        kd__option_set(o, table->target, shown, &value, nothing ? 0 : 1, append && !nothing, &bad, err);
     if (st) return st;
     table->source[i] = 2;
     table->line[i] = 0;

@@ -41,7 +41,8 @@ static json_t *value_of(const kd_option *o, const void *target)
     case KD_OPTION_CHOICE: s = *(char *const *)field; return s ? json_string(s) : json_null();
     case KD_OPTION_INTS: return list_of(ints->n, int_item, ints->v);
     case KD_OPTION_REALS: return list_of(reals->n, real_item, reals->v);
-    case KD_OPTION_STRINGS: return list_of(strings->n, string_item, strings->v);
+    case KD_OPTION_STRINGS:
+    case KD_OPTION_MAPS: return list_of(strings->n, string_item, strings->v);
     }
     return NULL;
 }

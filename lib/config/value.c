@@ -15,9 +15,14 @@
 
 #define LIST_MAX 65536
 
+bool kd__option_is_strings(const kd_option *o)
+{
+    return o->type == KD_OPTION_STRINGS || o->type == KD_OPTION_MAPS;
+}
+
 bool kd__option_is_list(const kd_option *o)
 {
-    return o->type == KD_OPTION_INTS || o->type == KD_OPTION_REALS || o->type == KD_OPTION_STRINGS;
+    return o->type == KD_OPTION_INTS || o->type == KD_OPTION_REALS || kd__option_is_strings(o);
 }
 
 bool kd__option_takes_nothing(const kd_option *o)
@@ -56,6 +61,7 @@ const char *kd_option_expects(const kd_option *o, char *buf, size_t len)
         [KD_OPTION_REAL] = "a number",           [KD_OPTION_STRING] = "a text",
         [KD_OPTION_CHOICE] = "one of",           [KD_OPTION_INTS] = "a list of whole numbers",
         [KD_OPTION_REALS] = "a list of numbers", [KD_OPTION_STRINGS] = "a list of texts",
+        [KD_OPTION_MAPS] = "a list of mappings",
     };
     char lo[32], hi[32];
     bool number = o->type == KD_OPTION_INT || o->type == KD_OPTION_REAL || o->type == KD_OPTION_INTS ||
@@ -215,11 +221,11 @@ static kd_status set_list(const kd_option *o, void *field, const char *name, con
     kd_reals reals = {0};
     kd_strings strings = {0}, *old = field;
     kd_status st = KD_OK;
-    if (append && o->type == KD_OPTION_STRINGS)
+    if (append && kd__option_is_strings(o))
         for (size_t i = 0; i < old->n && !st; i++) st = add_string(name, old->v[i], &strings, err);
     for (size_t i = 0; i < n && !st; i++) {
         *bad = i;
-        if (o->type == KD_OPTION_STRINGS)
+        if (kd__option_is_strings(o))
             st = add_string(name, text[i], &strings, err);
         else
             st = add_numbers(o, name, text[i], o->type == KD_OPTION_INTS ? &ints : NULL, &reals, err);
@@ -228,7 +234,7 @@ static kd_status set_list(const kd_option *o, void *field, const char *name, con
         free(ints.v);
         free(reals.v);
         free_strings(&strings);
-    } else if (o->type == KD_OPTION_STRINGS) {
+    } else if (kd__option_is_strings(o)) {
         free_strings(old);
         *old = strings;
     } else if (o->type == KD_OPTION_INTS) {
@@ -330,6 +336,7 @@ void kd__option_clear(const kd_option *o, void *target)
         free(((kd_reals *)field)->v);
         *(kd_reals *)field = (kd_reals){0};
         break;
-    case KD_OPTION_STRINGS: free_strings(field); break;
+    case KD_OPTION_STRINGS:
+    case KD_OPTION_MAPS: free_strings(field); break;
     }
 }

@@ -4,41 +4,61 @@
  *     gradient  1/B (softmax(z) - y)
  *
  * with label smoothing e (Szegedy et al. 2016, section 7). B counts the rows that have a label. The
- * fast form is part of the fused kernel in loss.simd.c; here is the formula as plain C in double.
+ * fast form is part of the fused kernel in loss.simd.c; `row` serves a second ce in one mix.
  */
 #include "loss_private.h"
 
-#include <math.h>
-
-static double weight(const kd_loss_spec *s) { return s->ce; }
-
-static void describe(kd_buf *b, const kd_loss_spec *s)
+static double row(const kd__term *t, const kd__row *r)
 {
-    kd_buf_puts(b, "CE");
-    if (s->label_smoothing > 0) kd_buf_printf(b, "(smoothing %g)", s->label_smoothing);
-}
-
-static double naive(const kd_loss_spec *s, const kd_loss_batch *b, int64_t valid, double w, double *grad)
-{
-    int64_t C = b->classes;
-    double value = 0, e = s->label_smoothing;
-    for (int64_t r = 0; r < b->rows; r++) {
-        const float *z = b->logits + r * C; // (C)
-        double max = -INFINITY, sum = 0;
-        if (!kd__row_counts(b, r)) continue;
-        for (int64_t c = 0; c < C; c++) max = fmax(max, z[c]);
-        for (int64_t c = 0; c < C; c++) sum += exp(z[c] - max);
-        for (int64_t c = 0; c < C; c++) {
-            double target = (c == b->labels[r] ? 1 - e : 0) + e / (double)C;
-            double logq = z[c] - max - log(sum);
-            value -= target * logq / (double)valid;
-            grad[r * C + c] += w * (exp(logq) - target) / (double)valid;
-        }
+    double *logq = r->scratch, *q = logq + r->n, value = 0, e = t->k.label_smoothing;
+    t->vec->softmax(logq, q, r->s, r->n, 1);
+    for (int64_t c = 0; c < r->n; c++) {
+        double y = (c == r->label ? 1 - e : 0) + e / (double)r->n;
+        if (y > 0) value -= y * logq[c];
+        if (r->grad) r->grad[c] = q[c] - y;
     }
     return value;
 }
 
-const kd__objective kd__objective_ce = {.labels = true,
-                                        .weight = weight,
-                                        .describe = describe,
-                                        .naive = naive};
+static kd_status plan(kd__term *t, size_t *shared, size_t *parts, kd_err *err)
+{
+    (void)shared, (void)parts, (void)err;
+    t->scratch = (size_t)(2 * t->n);
+    return KD_OK;
+}
+
+static double factor(const kd__term *t, int64_t valid)
+{
+    (void)t;
+    return 1 / (double)valid;
+}
+
+static void describe(kd_buf *b, const kd__term *t)
+{
+    kd_buf_puts(b, "CE");
+    if (t->k.label_smoothing > 0) kd_buf_printf(b, "(smoothing %g)", t->k.label_smoothing);
+}
+
+static double naive_row(const kd__term *t, const double *z, const double *teacher, int32_t label)
+{
+    double e = t->k.label_smoothing, value = kd__log_sum(z, t->n);
+    (void)teacher;
+    for (int64_t c = 0; c < t->n; c++) value -= ((c == label ? 1 - e : 0) + e / (double)t->n) * z[c];
+    return value;
+}
+
+static double naive(const kd__term *t, const kd__view *v) { return kd__naive_rows(t, v, naive_row); }
+
+const kd__objective kd__objective_ce = {
+    .pub = {.name = "ce",
+            .formula =
+                "-1/B sum_b sum_c y log softmax(z_s), y = (1-e) onehot(label) + e/C, e = label_smoothing",
+            .needs = KD_NEEDS_LABELS,
+            .keys = "label_smoothing=0",
+            .source = "Szegedy et al. 2016, section 7; torch.nn.CrossEntropyLoss"},
+    .plan = plan,
+    .row = row,
+    .factor = factor,
+    .describe = describe,
+    .naive = naive,
+};

@@ -34,9 +34,38 @@ static size_t teacher_names(const kd_store *s, kd_buf *names)
     return n;
 }
 
+/* The teacher that the terms of the mix name; NULL: none does. */
+static const char *teacher_wanted(const kd_loss *l)
+{
+    for (int i = 0; i < kd_loss_count(l); i++) {
+        kd_loss_term term = kd_loss_term_at(l, i);
+        if (term.needs & KD_NEEDS_LOGITS && term.teacher) return term.teacher;
+    }
+    return NULL;
+}
+
+/* What this trainer can feed: labels and the dense logits of one teacher. */
+static kd_status check_terms(const kd__run *r, kd_err *err)
+{
+    const char *want = teacher_wanted(r->loss);
+    for (int i = 0; i < kd_loss_count(r->loss); i++) {
+        kd_loss_term term = kd_loss_term_at(r->loss, i);
+        char needs[160];
+        if (term.needs & ~(unsigned)(KD_NEEDS_LABELS | KD_NEEDS_LOGITS))
+            return kd_fail(err, KD_EUNSUPPORTED, "%s: %s needs %s, which kd-train does not read yet",
+                           r->spec.name, term.label, kd_loss_needs_text(term.needs, needs, sizeof(needs)));
+        if (term.needs & KD_NEEDS_LOGITS && want && (!term.teacher || strcmp(term.teacher, want)))
+            return kd_fail(err, KD_EUNSUPPORTED,
+                           "%s: %s learns from %s and another term from %s; one mix has one "
+                           "teacher",
+                           r->spec.name, term.label, term.teacher ? term.teacher : "any teacher", want);
+    }
+    return KD_OK;
+}
+
 static kd_status find_logits(kd__run *r, kd_trainer *t, int *column, kd_err *err)
 {
-    const char *store = kd_store_path(t->store), *want = r->spec.loss.teacher;
+    const char *store = kd_store_path(t->store), *want = teacher_wanted(r->loss);
     kd_buf names = {0};
     size_t n = teacher_names(t->store, &names);
     kd_status st = KD_OK;
@@ -81,8 +110,8 @@ static kd_status check_columns(const kd_trainer *t, const kd__run *r, int input,
         return kd_fail(err, KD_EUNSUPPORTED, "%s: column %s has no fixed shape; these models need one", store,
                        x->name);
     if (!y && kd_loss_needs_labels(r->loss))
-        return kd_fail(err, KD_EMISMATCH, "%s: no labels, and loss.ce is %g; set loss.ce: 0 in %s", store,
-                       r->spec.loss.ce, r->spec.config.path);
+        return kd_fail(err, KD_EMISMATCH, "%s: no labels, and the loss needs them; set loss.ce: 0 in %s",
+                       store, r->spec.config.path);
     if (y && (y->ndims || !is_label_dtype(y->dtype)))
         return kd_fail(err, KD_EMISMATCH, "%s: column %s is no whole number a row, as labels are", store,
                        y->name);
@@ -191,8 +220,9 @@ static kd_status check_role(const kd_student_spec *s, const char *role, kd_err *
     bool distilled = !strcmp(role, "distilled");
     if (!distilled && strcmp(role, "plain") && strcmp(role, "teacher"))
         return kd_fail(err, KD_EUSAGE, "%s: role %s; expected distilled, plain or teacher", s->name, role);
-    if (distilled != (s->loss.kd > 0))
-        return kd_fail(err, KD_EUSAGE, "%s: a %s run with loss.kd %g", s->name, role, s->loss.kd);
+    if (distilled != kd_loss_spec_distils(&s->loss))
+        return kd_fail(err, KD_EUSAGE, "%s: a %s run whose loss %s a teacher", s->name, role,
+                       distilled ? "does not learn from" : "learns from");
     return KD_OK;
 }
 
@@ -218,10 +248,11 @@ kd_status kd__run_create(kd__run **out, kd_trainer *t, const kd_student_spec *sp
     int64_t rows = r->spec.train.batch > KD__EVAL_BATCH ? r->spec.train.batch : KD__EVAL_BATCH;
     if (!r->role || !r->part)
         st = kd_fail(err, KD_ENOMEM, "out of memory");
-    else if (!(st = check_role(&r->spec, role, err)) &&
-             (st = kd_loss_create(&r->loss, &r->spec.loss, rows, err)))
+    else if (!(st = check_role(&r->spec, role, err)) && (st = kd_loss_create(&r->loss, &r->spec.loss, err)))
         kd_fail_in(err, st, "%s", spec->config.path ? spec->config.path : r->spec.name);
-    if (st || (st = resolve(r, spec, t, err))) goto out;
+    if (st || (st = check_terms(r, err)) || (st = resolve(r, spec, t, err))) goto out;
+    kd_loss_shape shape = {.rows = rows, .classes = r->classes, .threads = t->p.threads};
+    if ((st = kd_loss_plan(r->loss, &shape, err))) goto out;
     if (!(r->contract = kd__contract(t, r))) st = kd_fail(err, KD_ENOMEM, "out of memory");
 out:
     if (st)

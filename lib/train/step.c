@@ -119,12 +119,16 @@ static void evaluate(kd__run *r, const kd__block *b)
     }
 }
 
+/* Where on the schedules of its loss a run is: a pure function of its position. */
+static void set_loss(kd__run *r) { kd_loss_at(r->loss, (double)r->at.total / (double)r->steps); }
+
 void kd__steps(kd_trainer *t)
 {
     for (size_t i = 0; i < t->ntodo; i++) { // serial: an exec's seed is set outside of its region
         kd__run *r = t->todo[i];
         r->lr = kd_lr_at(&r->spec.train, r->at.total, r->steps * (uint64_t)r->spec.train.epochs);
         kd_exec_seed(r->ex, r->seed, r->at.total);
+        set_loss(r);
         t->rows_trained += r->feed->b.rows;
     }
     if (t->solo) {
@@ -143,6 +147,7 @@ void kd__steps(kd_trainer *t)
 
 void kd__evaluate(kd_trainer *t, const kd__block *b)
 {
+    for (size_t i = 0; i < t->ntodo; i++) set_loss(t->todo[i]);
     if (t->solo) {
 #pragma omp parallel for schedule(dynamic, 1) num_threads(t->p.threads)
         for (size_t i = 0; i < t->ntodo; i++) {

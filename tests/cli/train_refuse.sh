@@ -54,7 +54,7 @@ check "with --resume --force it is replaced" "$T" -s f.kd plain.yaml --rows 1280
 check "with seeds each run has its folder" "$T" -s f.kd plain.yaml --rows 640 --seeds 0,3 -o many
 same "by name, role and seed" "$(ls -d many/plain/plain/seed-* | tr '\n' ' ')" "many/plain/plain/seed-0 many/plain/plain/seed-3 "
 check "the objectives are listed" "$T" --list-losses
-same "with their formulas" "$(grep -c '^loss\.\(kd\|ce\)' out)" 2
+same "with their formulas" "$(grep -c '^\(kd\|ce\|dkd\|crd\)$' out)" 4
 check "and the keys of a student" "$T" --list-keys
 same "with their defaults" "$(grep -c '\[0.001\]' out)" 1
 finish

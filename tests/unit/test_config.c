@@ -407,6 +407,59 @@ static void json_and_back_is_the_same(void **state)
     kd_config_release(&g.c);
 }
 
+/* A list of mappings is kept as texts, whatever way it was written. */
+static void mappings_in_a_list_become_texts(void **state)
+{
+    typedef struct mix {
+        kd_strings parts;
+        double scale;
+    } mix;
+    static const kd_option table[] = {
+        KD_OPT_MAPS("Mix", mix, parts, "mix.parts", "PARTS", 0, NULL, "parts"),
+        KD_OPT_REAL("Mix", mix, scale, "mix.scale", "X", 0, "1", 0, 0, "scale"),
+    };
+    static const char *const same[] = {"mix: [{a: 1, b: two words}, {c: 'x'}]\n",
+                                       "mix: {parts: [{a: 1, b: two words}, 'c=x']}\n",
+                                       "mix:\n  parts:\n  - a: 1\n    b: two words\n  - c: x\n"};
+    static const struct {
+        const char *text, *message;
+    } wrong[] = {
+        {"mix: [{a: [1]}]\n", "a.yaml:1:11: mix.parts: found a list, expected a list of mappings"},
+        {"mix: [{a: }]\n", "a.yaml:1:11: mix.parts: found nothing, expected a list of mappings"},
+        {"mix: [{a: 'x,y'}]\n",
+         "a.yaml:1:11: mix.parts: found a text in quotes, expected a list of mappings"},
+        {"mix: {scale: [{a: 1}]}\n", "a.yaml:1:14: mix.scale: found a list, expected a number"},
+        {"mix: {parts: {a: 1}}\n", "a.yaml:1:14: mix.parts: found a mapping, expected a list of mappings"},
+    };
+    (void)state;
+    for (size_t i = 0; i < KD_COUNT(same) + KD_COUNT(wrong); i++) {
+        kd_config c = {0}, again = {0};
+        mix m, n;
+        kd_err err = {0};
+        bool good = i < KD_COUNT(same);
+        const char *text = good ? same[i] : wrong[i - KD_COUNT(same)].text;
+        assert_int_equal(kd_config_add(&c, table, KD_COUNT(table), &m, &err), KD_OK);
+        kd_status st = kd_config_yaml_text(&c, "a.yaml", text, strlen(text), &err);
+        if (!good) {
+            assert_int_equal(st, KD_EUSAGE);
+            assert_string_equal(err.msg, wrong[i - KD_COUNT(same)].message);
+            kd_config_release(&c);
+            continue;
+        }
+        assert_int_equal(st, KD_OK);
+        assert_int_equal(m.parts.n, 2);
+        assert_string_equal(m.parts.v[0], "a=1,b=two words");
+        assert_string_equal(m.parts.v[1], "c=x");
+        json_t *j = kd_config_json(&c);
+        assert_int_equal(kd_config_add(&again, table, KD_COUNT(table), &n, &err), KD_OK);
+        assert_int_equal(kd_config_from_json(&again, j, "config.json", &err), KD_OK);
+        assert_string_equal(n.parts.v[0], "a=1,b=two words");
+        json_decref(j);
+        kd_config_release(&c);
+        kd_config_release(&again);
+    }
+}
+
 static void damaged_json_is_refused(void **state)
 {
     fixture *f = *state;
@@ -513,6 +566,7 @@ int main(void)
         T(flags_refuse_with_a_sentence),
         T(a_flag_beats_a_file_in_any_order),
         T(json_and_back_is_the_same),
+        T(mappings_in_a_list_become_texts),
         T(damaged_json_is_refused),
         T(our_own_bugs_are_told),
         T(rows_are_found_by_any_name),

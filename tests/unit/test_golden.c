@@ -87,7 +87,8 @@ static kd_loss *make_loss(const golden *g, double ce, double kd, double temperat
     kd_loss_spec s = {.ce = ce, .kd = kd, .temperature = temperature, .t2 = t2};
     kd_loss *l;
     kd_err err = {0};
-    if (kd_loss_create(&l, &s, g->rows, &err)) fail_msg("%s", err.msg);
+    kd_loss_shape shape = {.rows = g->rows, .classes = g->m->spec.classes, .threads = 2};
+    if (kd_loss_create(&l, &s, &err) || kd_loss_plan(l, &shape, &err)) fail_msg("%s", err.msg);
     return l;
 }
 

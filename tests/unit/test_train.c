@@ -380,7 +380,9 @@ static void a_run_is_what_its_parts_compute(void **state)
     kd_graph_init(m->graph, 0);
     kd_exec_params ep = {.batch = 16, .threads = 1, .training = true};
     OK(kd_exec_create(&ex, m->graph, &ep, err));
-    OK(kd_loss_create(&loss, &spec.loss, 16, err));
+    kd_loss_shape shape = {.rows = 16, .classes = CLASSES};
+    OK(kd_loss_create(&loss, &spec.loss, err));
+    OK(kd_loss_plan(loss, &shape, err));
     OK(kd_loader_open(&l, s, columns, 3, &lp, err));
     OK(kd_stream_open(&stream, l, 0, 16, true, err));
     size_t n, step = 0;
@@ -856,12 +858,49 @@ static void what_does_not_fit_is_refused_by_name(void **state)
     refused("s.kd", "model:\n  arch: mlp\n  input: [28, 28, 1]\n", "distilled", KD_EMISMATCH,
             "have the shape 8,8,1");
     refused("s.kd", "model: {arch: mlp}\ntrain: {batch: 4096}\n", "distilled", KD_EUSAGE, "student x");
-    refused("s.kd", MLP, "plain", KD_EUSAGE, "a plain run with loss.kd 0.9");
+    refused("s.kd", MLP, "plain", KD_EUSAGE, "a plain run whose loss learns from a teacher");
     refused("s.kd", MLP, "wizard", KD_EUSAGE, "role wizard");
     refused("s.kd", "model: {arch: mlp}\nloss: {ce: 0, kd: 0}\n", "plain", KD_EUSAGE, "x.yaml");
     refused("s.kd", "loss: {ce: 1}\n", "distilled", KD_EUSAGE, "model.arch");
+    refused("s.kd", "model: {arch: mlp}\nloss: [{name: ce}, {name: at}]\n", "distilled", KD_EUNSUPPORTED,
+            "x: at needs a student tap and a teacher feature");
+    refused("s.kd", "model: {arch: mlp}\nloss: [{name: gkd}]\n", "distilled", KD_EUSAGE,
+            "x.yaml: loss.terms[0]: gkd works on-policy only");
+    refused("two.kd", "model: {arch: mlp}\nloss: [{name: kd, teacher: big}, {name: dkd, teacher: huge}]\n",
+            "distilled", KD_EUNSUPPORTED, "dkd learns from huge and another term from big");
     refused("label.kd", MLP, "distilled", KD_ECORRUPT, "row 100: label 4");
     refused("nan.kd", MLP, "distilled", KD_ENUMERIC, "row 100: a logit is not finite");
+}
+
+/* Any mix of objectives of logits, on schedules, for any threads and through a stop: the same bits. */
+static void a_list_of_objectives_trains_bit_for_bit(void **state)
+{
+    (void)state;
+    static const student s = {
+        "mix",
+        "model: {arch: mlp, hidden: [24]}\n"
+        "loss:\n  - {name: dkd, weight: warmup 1 3, beta: 2}\n  - {name: dist, temperature: linear 4 1 2}\n"
+        "  - {name: lskd, weight: 0.5}\n  - name: ce\n"
+        "train: {epochs: 3, batch: 16, lr: 0.01}\n",
+        "distilled", "mix", 0};
+    kd_trainer_params p = params(1);
+    outcome whole = train("s.kd", "mix1", &s, 1, &p, 0);
+    expect_ok(&whole);
+    assert_non_null(strstr(whole.metrics[0], "\"terms\":{\"dkd\":"));
+    assert_non_null(strstr(whole.metrics[0], "\"lskd\":"));
+    for (uint64_t stop = 7; stop < 18; stop += 5) { // 7, 12 and 17 steps further
+        p.threads = 3 - p.threads;
+        outcome o = train("s.kd", "mix2", &s, 1, &p, stop);
+        assert_int_equal(o.st, KD_ESTOPPED);
+        p.resume = true;
+        release(&o);
+    }
+    outcome o = train("s.kd", "mix2", &s, 1, &p, 0);
+    expect_ok(&o);
+    assert_int_equal(o.hash[0], whole.hash[0]);
+    assert_string_equal(o.metrics[0], whole.metrics[0]);
+    release(&o);
+    release(&whole);
 }
 
 static void two_students_cannot_share_a_folder(void **state)
@@ -936,6 +975,7 @@ int main(void)
         cmocka_unit_test(a_teacher_at_chance_is_noticed),
         cmocka_unit_test(without_validation_rows_there_are_no_figures_of_them),
         cmocka_unit_test(what_does_not_fit_is_refused_by_name),
+        cmocka_unit_test(a_list_of_objectives_trains_bit_for_bit),
         cmocka_unit_test(two_students_cannot_share_a_folder),
         cmocka_unit_test(a_named_teacher_is_taken),
     };
