@@ -419,7 +419,7 @@ static void a_codebook_lists_no_more_than_pays(void **state)
     assert_non_null(v);
     for (int i = 0; i < CLASSES; i++) v[i] = (float)i / CLASSES; // the last class is the most probable
     OK(kd_codec_learn("head-tail", CLASSES, NULL, v, 1, &book, &bytes, err));
-    assert_int_equal(bytes, 2 * 16384);
+    assert_int_equal(bytes, 2 * 8192);
     assert_int_equal(*(uint8_t *)book, (CLASSES - 1) & 255);
     free(book);
     free(v);
