@@ -11,9 +11,10 @@ Logits:
              width: merges come in the order of their frequency, so these are the frequent classes
 
 kd's bytes are those of the sealed file of a store that holds row ids, splits and the encoded column: whole LMDB
-pages, index, checksums, codebook, everything; a chunk is 1,024 images, or 32 rows of text (dense ones at more than 1,000 classes: 8 rows, a block). The public
-systems' records are recomputed on the same logits (peers/logit_formats.py): bytes of the records alone, without
-files, index or ids; they compare with the column "column", kd's records alone. Errors: kd_bench pack says how they are measured.
+pages, index, checksums, codebook, everything. A chunk is 1,024 images or 32 rows of text, 16,384 tokens; dense encodings
+of more than 1,000 classes are measured on 8 rows in one chunk. The public systems' records are recomputed on the same
+logits (peers/logit_formats.py): bytes of the records alone, without files, index or ids; they compare with the column
+"column", kd's records alone. Errors: kd_bench pack says how they are measured.
 
 Not timed: a busy machine does no harm.
 """
