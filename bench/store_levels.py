@@ -167,6 +167,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", type=Path, help="folder of results to write into")
     args = parser.parse_args()
+    sys.stdout.reconfigure(line_buffering=True)
     by_level, by_chunk = {}, {}
     print(f"{'bytes a row':36}" + "".join(f"{'level ' + str(v):>10}" for v in LEVELS) + "   MB/s packed, level by level")
     for kind, column, rows in kinds():
@@ -176,7 +177,7 @@ def main():
         print(f"{title:36}" + "".join(f"{size[v]:>10.2f}" for v in LEVELS) + "   " + " ".join(f"{speed[v]}" for v in LEVELS))
     print(f"\n{'bytes a row in chunks of 64':36}{'plain':>11}{'dictionary':>11}{'chunks of ' + str(CHUNK):>16}")
     for kind, column, rows in kinds():
-        if column.width <= 1000 and column.role != "feature":
+        if column.width <= 28 or (not column.dense and codecs.ALL[column.encoding.partition(":")[0]].sparse):
             title = title_of(kind, column)
             got = by_chunk[title] = dictionary(column, rows, 64)
             print(f"{title:36}{got['plain']:>11.2f}{got['dictionary']:>11.2f}{got['usual_chunk']:>16.2f}")

@@ -3,7 +3,8 @@
 
 void dump_progress(void *progress, uint64_t done, uint64_t total)
 {
-    (void)total;
+    kd_progress *p = progress;
+    p->total = total; // of a part: known once it is cut
     kd_progress_set(progress, done, NULL);
 }
 

@@ -22,9 +22,12 @@ kd_status dump_plan(kd_cli *c, const dump_opts *o, kd_err *err);
 kd_status dump_check(kd_cli *c, const dump_opts *o, kd_err *err);
 kd_status dump_list_taps(kd_cli *c, const dump_opts *o, kd_err *err);
 kd_status dump_list_encodings(kd_cli *c, kd_err *err);
-/* Cuts the part --shard of a store as the store -o, unless a resumed run has done so. */
-kd_status dump_cut_shard(const dump_opts *o, const kd_store *whole, const kd_writer_params *wp,
-                         const char *command, kd_err *err);
+/* Cuts the part --shard of a store, unless a resumed run has done so; *path: the store to work on, free() it.
+ */
+kd_status dump_shard_begin(const dump_opts *o, const kd_store *whole, const kd_writer_params *wp,
+                           const char *command, char **path, kd_err *err);
+/* Gives the finished part its name. */
+kd_status dump_shard_end(const dump_opts *o, const char *path, kd_err *err);
 
 /* ---- what they share (common.c) ------------------------------------------------------------- */
 

@@ -150,6 +150,33 @@ static kd_status make_params(const dump_opts *o, const kd_teacher *t, kd_tap *ta
     return st;
 }
 
+/* Whether an earlier run has finished this very segment: it was stopped before the part got its name. */
+static bool has_segment(const kd_store *s, const kd_dump_params *p)
+{
+    char segment[KD_STORE_NAME_MAX];
+    bool there = false;
+    if (kd_dump_segment(p, p->name, segment, NULL)) return false;
+    for (size_t i = 0; i < kd_store_columns(s); i++)
+        there = there || !strcmp(kd_store_column(s, i)->segment, segment);
+    return there;
+}
+
+/* The pass over a part: path is the store --shard was cut into. */
+static kd_status run_part(kd_cli *c, const dump_opts *o, kd_teacher *t, kd_dump_params *p, kd_dump_report *r,
+                          const char *path, kd_err *err)
+{
+    const kd_writer_params wp = dump_writer_params(c, o);
+    kd_err why = {0};
+    kd_store *s;
+    kd_status st = kd_store_open(&s, path, err);
+    if (st) return st;
+    st = kd_teacher_dump(t, s, p, &wp, r, &why);
+    const bool done = st == KD_EEXISTS && o->resume && strcmp(path, o->out) && has_segment(s, p);
+    kd_store_close(s);
+    if (st && !done) return kd_fail(err, st, "%s", why.msg);
+    return dump_shard_end(o, path, err);
+}
+
 kd_status dump_teacher(kd_cli *c, const dump_opts *o, kd_err *err)
 {
     const kd_writer_params wp = dump_writer_params(c, o);
@@ -157,30 +184,27 @@ kd_status dump_teacher(kd_cli *c, const dump_opts *o, kd_err *err)
     kd_dump_params p;
     kd_dump_report r = {0};
     kd_teacher *t = NULL;
-    kd_store *whole = NULL, *part = NULL, *s;
+    kd_store *s = NULL;
     kd_progress pr;
-    const char *path = o->shard ? o->out : o->into;
-    char *command = kd_cli_command(c->argc, c->argv);
-    kd_status st = command ? dump_open(c, o, &t, &whole, err) : kd_fail(err, KD_ENOMEM, "out of memory");
+    char *part = NULL, *command = kd_cli_command(c->argc, c->argv);
+    kd_status st = command ? dump_open(c, o, &t, &s, err) : kd_fail(err, KD_ENOMEM, "out of memory");
     if (st || (st = make_params(o, t, taps, &p, err))) goto out;
     p.command = command;
-    if (o->shard && (st = dump_cut_shard(o, whole, &wp, command, err))) goto out;
+    p.arg = &pr;
+    if (o->shard && (st = dump_shard_begin(o, s, &wp, command, &part, err))) goto out;
     if (o->dry_run) {
-        st = dry_run(c, &p, t, whole, err);
+        st = dry_run(c, &p, t, s, err);
         goto out;
     }
-    if (o->shard && (st = kd_store_open(&part, path, err))) goto out;
-    s = part ? part : whole;
-    p.sample = part ? whole : NULL;
-    p.arg = &pr;
-    kd_progress_begin(&pr, c, "teacher", "rows", kd_store_rows(s));
-    st = kd_teacher_dump(t, s, &p, &wp, &r, err);
+    p.sample = part ? s : NULL;
+    kd_progress_begin(&pr, c, "teacher", "rows", part ? 0 : kd_store_rows(s));
+    st = part ? run_part(c, o, t, &p, &r, part, err) : kd_teacher_dump(t, s, &p, &wp, &r, err);
     kd_progress_end(&pr);
-    if (!st) st = report(c, o, &p, &r, path, err);
+    if (!st) st = report(c, o, &p, &r, part ? o->out : o->into, err);
 out:
-    kd_store_close(part);
-    kd_store_close(whole);
+    kd_store_close(s);
     kd_teacher_close(t);
+    free(part);
     free(command);
     return st;
 }

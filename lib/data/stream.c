@@ -166,7 +166,11 @@ static kd_status gather(kd_stream *s, int c, const uint32_t *from, uint32_t n, k
     if (f->form == KD__FIXED) {
         const uint8_t *in = l->now->slab[c];
         uint8_t *out = s->slab[c] + s->fill * f->bytes;
-        for (uint32_t i = 0; i < n; i++, out += f->bytes) memcpy(out, in + from[i] * f->bytes, f->bytes);
+        for (uint32_t i = 0, run; i < n;
+             i += run, out += run * f->bytes) { // one piece where nothing is shuffled
+            for (run = 1; i + run < n && from[i + run] == from[i] + run; run++) continue;
+            memcpy(out, in + from[i] * f->bytes, run * f->bytes);
+        }
     }
     for (uint32_t i = 0; i < n && f->form != KD__FIXED && !st; i++)
         st = kd__held_append(&s->held[c], f, &l->now->held[c][from[i] / l->unit], from[i] % l->unit, err);

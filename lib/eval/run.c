@@ -41,7 +41,7 @@ static kd_status set_error_columns(const eval_set *e, const char *teacher, kd_er
                        kd_store_path(e->s));
     if (teacher && e->logits < 0)
         return kd_fail(err, KD_EMISMATCH,
-                       "%s: no logits of all classes of a teacher named %s; see: kd-store stat %s",
+                       "%s: no logits of a teacher named %s that keep all classes; see: kd-store stat %s",
                        kd_store_path(e->s), teacher, kd_store_path(e->s));
     return KD_OK;
 }

@@ -46,7 +46,10 @@ static kd_status set_classes(kd_column *c, const kd_store *s, const kd_import_pa
 static kd_status set_name(kd_column *c, const kd__in_column *in, const char *name, kd_err *err)
 {
     const char *end = in->role == KD_ROLE_LOGITS ? "logits" : in->role == KD_ROLE_SCORE ? "score" : "feat";
-    const int n = snprintf(c->name, sizeof c->name, "%s/%s%s%s", name, end, in->tap[0] ? "." : "", in->tap);
+    const bool layer =
+        in->role == KD_ROLE_FEATURE && in->tap[0]; // logits have one name whatever node they are of
+    const int n =
+        snprintf(c->name, sizeof c->name, "%s/%s%s%s", name, end, layer ? "." : "", layer ? in->tap : "");
     if (n < 0 || (size_t)n >= sizeof c->name)
         return kd_fail(err, KD_EUSAGE, "'%.70s/%s.%.70s' is too long for a column; give a shorter --name",
                        name, end, in->tap);

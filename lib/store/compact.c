@@ -76,10 +76,30 @@ static kd_status lock_folder(int *folder, const char *path, kd_err *err)
     return kd_fail_errno(err, errno, "%s: cannot be locked", path);
 }
 
+/* A run that was stopped right after it had exchanged the folders left the old store in the unfinished one's
+ * place, and its plan in the new one. */
+static kd_status finish_earlier(const kd__rewrite *r, kd_err *err)
+{
+    char *plan = kd_path_join(r->out, KD__PLAN_FILE), *old = kd_path_join(r->folder, "manifest.json");
+    char *part = kd_path_join(r->folder, "base.mdb.part"), *begun = kd_path_join(r->folder, KD__PLAN_FILE);
+    kd_status st = KD_OK;
+    if (!plan || !old || !part || !begun)
+        st = kd_fail(err, KD_ENOMEM, "%s: out of memory", r->out);
+    else if (kd_exists(plan) && kd_exists(old) && !kd_exists(part) && !kd_exists(begun))
+        st = kd_remove_tree(r->folder, err);
+    if (!st) unlink(plan);
+    free(plan);
+    free(old);
+    free(part);
+    free(begun);
+    return st;
+}
+
 static kd_status run(kd__rewrite *r, int level, kd_err *err)
 {
     const kd_store *s = r->source[0];
     kd_status st = kd__no_unfinished(s, err);
+    if (!st) st = finish_earlier(r, err);
     for (uint32_t i = 0; i < s->nchunks && !st; i++) st = kd__rewrite_pick(r, 0, i, s->chunks[i].rows, err);
     r->level = level;
     r->replace = true;

@@ -23,8 +23,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#define PLAN_FILE "rewrite.json"
-#define PLAN_MAX  (64u << 20)
+#define PLAN_MAX (64u << 20)
 
 /* Buffers of one segment's columns. */
 typedef struct kd__copier {
@@ -354,22 +353,29 @@ static kd_status make_plan(kd__rewrite *r, const char *kind, kd_err *err)
     return r->plan ? KD_OK : no_memory(r, err);
 }
 
+/* Whether a writer of any kind has begun in this folder. */
+static bool holds_segment(const char *folder)
+{
+    char *file = kd_path_join(folder, "base.mdb"), *part = kd_path_join(folder, "base.mdb.part");
+    const bool holds = !file || !part || kd_exists(file) || kd_exists(part);
+    free(file);
+    free(part);
+    return holds;
+}
+
 /* Compares with what an unfinished folder says it is, and says so in a new one. */
 static kd_status begin_plan(kd__rewrite *r, kd_err *err)
 {
-    char *path = kd_path_join(r->folder, PLAN_FILE);
+    char *path = kd_path_join(r->folder, KD__PLAN_FILE);
     json_t *was = NULL;
     kd__difference d = {0};
     kd_status st = KD_OK;
     if (!path) return no_memory(r, err);
-    rmdir(r->folder); // of a run that was stopped before it wrote anything
     const bool begun = kd_exists(path);
-    if (!begun && kd_exists(r->folder) && (!r->params.force || r->replace))
-        st = kd_fail(
-            err, KD_EEXISTS,
-            "%s: left by a run of another kind that was not finished; finish that, or start anew with "
-            "--force",
-            r->folder);
+    if (!begun && holds_segment(r->folder) && (!r->params.force || r->replace))
+        st = kd_fail(err, KD_EEXISTS,
+                     "%s: left by a run of another kind that was not finished; finish that, or %s", r->folder,
+                     r->replace ? "remove it" : "start anew with --force");
     else if (begun && !r->params.resume && !r->params.force)
         st = kd_fail(err, KD_EEXISTS,
                      "%s: left by an unfinished run; --resume goes on with it, --force starts anew",
@@ -397,7 +403,8 @@ static kd_status begin_plan(kd__rewrite *r, kd_err *err)
     return st;
 }
 
-/* Removes what manifest.json of the folder does not name: rewrite.json, segments of an earlier try. */
+/* Removes what manifest.json of the folder does not name, such as segments of an earlier try; the plan stays.
+ */
 static kd_status remove_unnamed(const char *folder, kd_err *err)
 {
     kd_store *s = NULL;
@@ -407,8 +414,8 @@ static kd_status remove_unnamed(const char *folder, kd_err *err)
     if (!d) st = kd_fail_errno(err, errno, "%s: cannot list", folder);
     struct dirent *e;
     while (!st && (e = readdir(d))) {
-        bool named =
-            !strcmp(e->d_name, ".") || !strcmp(e->d_name, "..") || !strcmp(e->d_name, "manifest.json");
+        bool named = !strcmp(e->d_name, ".") || !strcmp(e->d_name, "..") ||
+                     !strcmp(e->d_name, "manifest.json") || !strcmp(e->d_name, KD__PLAN_FILE);
         for (uint32_t i = 0; i < s->nsegments; i++) named = named || !strcmp(e->d_name, s->segments[i].file);
         if (!named && unlinkat(dirfd(d), e->d_name, 0) && errno != ENOENT)
             st = kd_fail_errno(err, errno, "%s/%s: cannot remove", folder, e->d_name);
@@ -435,6 +442,11 @@ kd_status kd__rewrite_run(kd__rewrite *r, const char *kind, kd_err *err)
         if ((st = copy_segment(r, g, err))) return st;
     close_reader(r);                                                          // before its files go away
     if (r->replace && (st = kd__no_unfinished(r->source[0], err))) return st; // somebody began one meanwhile
-    if ((st = remove_unnamed(r->folder, err))) return st;
-    return kd__publish(r->folder, r->out, r->params.force, err);
+    if ((st = remove_unnamed(r->folder, err)) || (st = kd__publish(r->folder, r->out, r->params.force, err)))
+        return st;
+    char *plan =
+        kd_path_join(r->out, KD__PLAN_FILE); // last, so that until then a kill leaves what can be resumed
+    if (plan) unlink(plan);
+    free(plan);
+    return KD_OK;
 }

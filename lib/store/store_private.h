@@ -347,6 +347,8 @@ kd_status kd__lock_manifest(int *folder, kd_store **now, const char *path, kd_er
 
 /* ---- new stores from chunks of old ones (rewrite.c) --------------------------------------- */
 
+#define KD__PLAN_FILE "rewrite.json" /* in the unfinished folder: what is being done */
+
 /* A chunk of the new store: one of a source, or what of it is not left out. */
 typedef struct kd__pick {
     uint32_t source, chunk, rows;

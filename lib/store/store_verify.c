@@ -307,9 +307,16 @@ static kd_status check_places(check *k, kd_err *err)
     return KD_OK;
 }
 
-static kd_status check_open_segment(check *k, int threads, kd_err *err)
+static kd_status check_open_segment(check *k, uint64_t records, int threads, kd_err *err)
 {
     const uint64_t before = k->report->damaged;
+    const off_t size = lseek(k->segment->fd, 0, SEEK_END);
+    if (size < 0 ||
+        (uint64_t)size / KD__RECORD_HEAD < records) { // tables are made for what may be there only
+        note(k, 0, records, "segment %s (%s): %lld bytes cannot hold its %llu records", k->segment->name,
+             k->segment->file, (long long)size, (unsigned long long)records);
+        return KD_OK;
+    }
     kd_status st = check_structure(k, err);
     if (!st && !(k->sums = calloc(k->index.entries, sizeof(*k->sums))))
         st = kd_fail(err, KD_ENOMEM, "%s: out of memory", k->store->path);
@@ -332,7 +339,7 @@ static kd_status check_segment(check *k, int threads, kd_err *err)
     else if ((g->fd = open(path, O_RDONLY | O_CLOEXEC)) < 0)
         note(k, 0, records, "segment %s: %s: %s", g->name, g->file, strerror(errno));
     else
-        st = check_open_segment(k, threads, err);
+        st = check_open_segment(k, records, threads, err);
     for (uint32_t i = 0; k->codec && i < g->columns; i++) kd_codec_close(k->codec[i]);
     k->before += records;
     kd__index_release(&k->index);

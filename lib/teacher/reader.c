@@ -1,6 +1,7 @@
 /* reader.c - the rows of a store, cut into what the teacher takes at a time.
  *
- * A chunk is read once; its rows come first, in batches, then their views in the order (row, view). Batches
+ * A chunk is read once; its rows come first, in batches, then their views in the order (row, view). A view
+ * that is the row as it is (number 0 of an identity) is not run twice: it gets the row's own logits. Batches
  * never cross chunks, so a pass that goes on behind any chunk computes each row in the same place of the same
  * batch as an uninterrupted one.
  */
@@ -54,6 +55,12 @@ void kd__reader_close(kd__reader *r)
     *r = (kd__reader){0};
 }
 
+/* Views of a row that are run. */
+static uint64_t per_row(const kd__reader *r)
+{
+    return r->views ? (uint64_t)r->views->count - (r->plain && r->views->identity) : 0;
+}
+
 kd_status kd__reader_seek(kd__reader *r, uint32_t chunk, kd_err *err)
 {
     const uint32_t have = kd_store_chunk(r->s, chunk)->rows;
@@ -62,7 +69,7 @@ kd_status kd__reader_seek(kd__reader *r, uint32_t chunk, kd_err *err)
     r->chunk = chunk;
     r->rows = have;
     r->at = 0;
-    r->end = (uint64_t)r->rows * ((r->plain ? 1 : 0) + (r->views ? (uint64_t)r->views->count : 0));
+    r->end = (uint64_t)r->rows * ((r->plain ? 1 : 0) + per_row(r));
     return st;
 }
 
@@ -72,15 +79,16 @@ void kd__reader_next(kd__reader *r, kd__feed *f)
     f->chunk = r->chunk;
     f->opens = !r->at;
     f->views = r->at >= plain;
+    f->known = r->plain && r->views && r->views->identity;
     f->at = (kd__place){.base = kd_store_chunk(r->s, r->chunk)->first,
                         .first = f->views ? r->at - plain : r->at,
-                        .per = f->views ? (uint64_t)r->views->count : 1};
+                        .per = f->views ? per_row(r) : 1};
     const uint64_t left = (f->views ? r->end : plain) - r->at;
     f->rows = left < (uint64_t)r->batch ? (int64_t)left : r->batch;
     if (!f->views) memcpy(f->raw, r->raw + f->at.first * r->row_bytes, (size_t)f->rows * r->row_bytes);
     for (int64_t i = 0; f->views && i < f->rows; i++) {
         const uint64_t pair = f->at.first + (uint64_t)i, row = pair / f->at.per;
-        kd_view_apply(r->views, r->column, r->ids[row], (uint32_t)(pair % f->at.per),
+        kd_view_apply(r->views, r->column, r->ids[row], (uint32_t)(f->known + pair % f->at.per),
                       r->raw + row * r->row_bytes, f->raw + (size_t)i * r->row_bytes);
     }
     r->at += (uint64_t)f->rows;

@@ -81,18 +81,30 @@ void kd__values_release(kd__values *v)
     *v = (kd__values){0};
 }
 
+/* Logits of a feed into the views' values, (rows, count, classes). */
+static void put_views(float *to, const kd__feed *f, const float *logits, size_t count, size_t classes)
+{
+    for (size_t i = 0; i < (size_t)f->rows; i++) {
+        const uint64_t pair = f->at.first + i, row = pair / f->at.per;
+        const size_t view = f->views ? f->known + pair % f->at.per : 0;
+        memcpy(to + (row * count + view) * classes, logits + i * classes, classes * sizeof *to);
+    }
+}
+
 kd_status kd__values_take(kd__values *v, kd_teacher *t, const kd__feed *f, kd_dtype dtype,
                           const kd__target *target, size_t n, float *scratch, kd_err *err)
 {
     float *logits = scratch;
     for (size_t i = 0; i < n; i++)
-        if (target[i].source == (f->views ? KD__VIEWS : KD__LOGITS))
-            logits = v->v[i] + f->at.first * t->classes;
+        if (target[i].source == KD__LOGITS && !f->views) logits = v->v[i] + f->at.first * t->classes;
     kd_status st = kd__teacher_run(t, f->raw, dtype, f->rows, f->at, logits, err);
-    for (size_t i = 0; i < n && !st && !f->views; i++)
-        if (target[i].source >= KD__TAPS)
+    for (size_t i = 0; i < n && !st; i++) {
+        if (target[i].source == KD__VIEWS && (f->views || f->known))
+            put_views(v->v[i], f, logits, target[i].size / t->classes, t->classes);
+        if (target[i].source >= KD__TAPS && !f->views)
             st = kd__teacher_tap(t, target[i].source - KD__TAPS, f->rows, f->at,
                                  v->v[i] + f->at.first * target[i].size, err);
+    }
     return st;
 }
 

@@ -65,6 +65,7 @@ void kd__ring_stop(kd__ring *r);
 typedef struct kd__feed {
     uint32_t chunk;
     bool views, opens, closes; /* opens, closes: the first and the last of its chunk */
+    bool known;                /* view 0 is not run: its logits are those of the row */
     double done;               /* of its chunk, this one included: 1 when it closes */
     kd__place at;
     int64_t rows; /* or (row, view) pairs */

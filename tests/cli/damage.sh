@@ -2,6 +2,7 @@
 # A few hundred damaged copies of a store, read by kd and by LMDB alone; `make damage` does 4,000.
 . "$(dirname "$0")/common"
 cd "$work" || exit 1
+export ASAN_OPTIONS=exitcode=99 UBSAN_OPTIONS=exitcode=99 # what a sanitizer ends is a crash, too
 check "damaged copies are read in processes of their own" sh -c '"$1/tests/fault/damage" "$2" 75 >d.json' sh "$KD_BIN" "$work"
 jq -c '.kd, .lmdb, .kinds[]' d.json | sed 's/^/# /'
 same "all copies were read" "$(jq '.cases, (.kd | add)' d.json | tr '\n' ' ')" "300 300 "

@@ -21,6 +21,12 @@ mkdir "$work/raw" "$work/scratch"
 check "a store of every type and encoding is written" "$KD_BIN/tests/unit/make_store" "$work/c.kd" "$work/raw"
 for t in same_bytes.py encodings.py damage.py writing.py torch_data.py guide.py; do run $t; done
 
+# The package's own XXH3, for where the module is missing: the same roots.
+mkdir "$work/without" "$work/scratch2"
+echo 'raise ImportError' >"$work/without/xxhash.py"
+check "without the module xxhash everything is the same" \
+  env PYTHONPATH="$work/without" "$python" "$tests/same_bytes.py" "$work/c.kd" "$work/raw" "$work/scratch2"
+
 # Installed, as its README says, without looking anything up on the net.
 venv() {
   "$python" -m venv --system-site-packages "$work/venv" &&

@@ -105,12 +105,24 @@ for i in 1 2 3; do
   # shellcheck disable=SC2086
   check "part $i of 3" "$KD_BIN/kd-dump" --teacher teacher --into s.kd $many --shard $i/3 -o p$i.kd
 done
+same "a part has its name when it is finished" "$(find . -name '*.shard' | wc -l)" 0
 # shellcheck disable=SC2086
 refused 2 "already there" "a part is not made twice" "$KD_BIN/kd-dump" --teacher teacher --into s.kd $many --shard 1/3 -o p1.kd
 refused 3 "p1.kd: is not part 2/3" "nor gone on with as another part" \
   "$KD_BIN/kd-dump" --teacher teacher --into s.kd --name s2 --shard 2/3 -o p1.kd --resume
 check "but another pass goes over it" "$KD_BIN/kd-dump" --teacher teacher --into s.kd --name s2 --shard 1/3 -o p1.kd --resume
 check "whose segment is dropped again" "$KD_BIN/kd-store" drop p1.kd s2
+"$KD_BIN/kd-dump" --teacher teacher --into s.kd --name s3 --shard 3/3 -o p4.kd --views 20 --view-flip --batch 1 >/dev/null 2>&1 &
+pid=$!
+sleep 0.5
+kill -9 $pid 2>/dev/null
+wait $pid 2>/dev/null
+if [ -e p4.kd ]; then echo "# the part was through before it was killed"; else
+  check "a part that was killed goes on" "$KD_BIN/kd-dump" --teacher teacher --into s.kd --name s3 --shard 3/3 -o p4.kd --views 20 --view-flip --batch 1 --resume
+fi
+mv p4.kd p4.kd.shard
+check "also behind its last row" "$KD_BIN/kd-dump" --teacher teacher --into s.kd --name s3 --shard 3/3 -o p4.kd --views 20 --view-flip --batch 1 --resume
+check "and is what the teacher says" "$KD_BIN/kd-dump" --teacher teacher --into p4.kd --name s3 --check
 check "the parts are merged" "$KD_BIN/kd-store" merge m.kd p1.kd p2.kd p3.kd
 # shellcheck disable=SC2086
 check "one machine does it all" "$KD_BIN/kd-dump" --teacher teacher --into s.kd $many

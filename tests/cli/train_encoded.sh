@@ -95,9 +95,12 @@ done
 reader() { train "m$1" heads --rows "$1" --window-rows 256 --threads 2 --json -q | jq "$2"; }
 bytes=$(reader 400 .reader_bytes)
 same "20 times the rows take 4 bytes a chunk more" "$(reader 8000 .reader_bytes)" $((bytes + 4 * 30))
+peak() { train "p$1" heads --rows "$1" --window-rows 256 --threads 2 2>&1 | sed -n 's/.* \([0-9.]*\) MiB peak.*/\1/p'; }
+few=$(peak 400) many=$(peak 8000) # 6 MiB of images
+same "and no memory of the process ($few MiB, $many MiB)" "$(jq -n "$many - $few < 3")" true
 same "stall stands in the metrics" "$(jq -s 'map(.stall_s >= 0) | all' dense/metrics.jsonl)" true
 check "the last line says it" sh -c "'$KD_BIN/kd-train' -s f.kd s.yaml -o last --set loss.teacher=int8 --rows 640 2>&1 | grep -q 'stall [0-9.]* %'"
 
 check "students are judged by a teacher that kept all classes" "$KD_BIN/kd-eval" -s f.kd dense heads
-refused 3 "no logits of all classes of a teacher named heads" "a sparse teacher is no judge" "$KD_BIN/kd-eval" -s f.kd --teacher heads dense
+refused 3 "no logits of a teacher named heads that keep all classes" "a sparse teacher is no judge" "$KD_BIN/kd-eval" -s f.kd --teacher heads dense
 finish

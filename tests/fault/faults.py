@@ -98,6 +98,8 @@ class Bench:
     def run(self, command, fault=None, skip=SKIP):
         """exit code, stderr, (calls, failed, skipped)"""
         env = dict(os.environ, OMP_WAIT_POLICY="passive")
+        if self.leaks:
+            env.update(KD_ISA="avx2")  # the best that valgrind knows; runs without it must give the same
         whole = [self.tool + "/" + command[0]] + command[1:]
         if fault and self.leaks:
             whole = VALGRIND + [f"--log-file={self.found}"] + whole
@@ -220,6 +222,7 @@ def run_case(bench, case, points, leaks):
         bad = sweep(bench, case, points)
         if leaks != "0" and not (case.slow and leaks == "1"):
             before, bench.leaks = bench.points, True
+            bench.begin(case)
             bad += sweep(bench, case, leaks)
             looked = bench.points - before
     except Failed as e:
@@ -254,7 +257,10 @@ def make_inputs(bench, folder):
                 "train: {epochs: 1, batch: 16, lr: 0.01}\n")
     stages = [("packed", data, ["kd-dump", "data.yaml", "-o", "f.kd", "--threads", "1"]),
               ("taught", folder + "/packed", ["kd-train", "-s", "f.kd", "t.yaml", "-o", "t", "--rows", "64"]),
-              ("dumped", folder + "/taught", ["kd-dump", "--teacher", "t", "--into", "f.kd"])]
+              ("dumped", folder + "/taught", ["kd-dump", "--teacher", "t", "--into", "f.kd"]),
+              ("half", folder + "/dumped", ["kd-store", "slice", "f.kd", "--part", "1/2", "-o", "p1.kd"]),
+              ("halves", folder + "/half", ["kd-store", "slice", "f.kd", "--part", "2/2", "-o", "p2.kd"]),
+              ("exported", folder + "/dumped", ["kd-store", "export", "f.kd", "t/logits", "-o", "o.jsonl"])]
     for name, template, command in stages:
         bench.fresh(Case(name, command, template))
         rc, err, _ = bench.run(command + ["-q"])
@@ -268,9 +274,22 @@ def cases(folder):
     yield Case("pack", ["kd-dump", "data.yaml", "-o", "f.kd", "--resume"] + few, folder + "/data", "f.kd")
     yield Case("teacher", ["kd-dump", "--teacher", "t", "--into", "f.kd", "--resume"] + few, folder + "/taught", "f.kd",
                slow=True)
+    rich = ["--encoding", "head-tail:n=2", "--views", "2", "--view-noise", "3", "--tap", "fc0_relu", "--batch", "16"]
+    yield Case("rich", ["kd-dump", "--teacher", "t", "--into", "f.kd", "--resume"] + rich + few, folder + "/taught", "f.kd",
+               slow=True)
+    yield Case("plan", ["kd-dump", "--teacher", "t", "--into", "f.kd", "--plan", "--threads", "2", "-q"], folder + "/dumped",
+               "f.kd", kinds=READS, slow=True)
+    yield Case("check", ["kd-dump", "--teacher", "t", "--into", "f.kd", "--check", "--threads", "2", "-q"],
+               folder + "/dumped", "f.kd", kinds=READS, slow=True)
     yield Case("stat", ["kd-store", "stat", "f.kd", "--json", "-q"], folder + "/dumped", "f.kd", kinds=READS)
     yield Case("verify", ["kd-store", "verify", "f.kd", "--threads", "2", "-q"], folder + "/dumped", "f.kd", kinds=READS)
     yield Case("drop", ["kd-store", "drop", "f.kd", "t", "-q"], folder + "/dumped", "f.kd")
+    yield Case("slice", ["kd-store", "slice", "f.kd", "--part", "1/2", "-o", "s.kd", "--resume", "-q"], folder + "/dumped", "s.kd")
+    yield Case("merge", ["kd-store", "merge", "m.kd", "p1.kd", "p2.kd", "--resume", "-q"], folder + "/halves", "m.kd")
+    yield Case("compact", ["kd-store", "compact", "f.kd", "--level", "9", "-q"], folder + "/dumped", "f.kd")
+    yield Case("export", ["kd-store", "export", "f.kd", "t/logits", "label", "-o", "o.safetensors", "-q"],
+               folder + "/dumped", "f.kd", "o.safetensors")
+    yield Case("import", ["kd-store", "import", "f.kd", "o.jsonl", "--name", "i", "--resume", "-q"], folder + "/exported", "f.kd")
 
 
 def main():

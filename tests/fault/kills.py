@@ -3,10 +3,10 @@
 
     kills.py KD_BIN FOLDER [--kills N] [--seed N] [--results DIR]
 
-Two kinds of run are killed in turn: packing a data set, and a teacher's pass over its store. Both commit
-every few chunks, so a run makes dozens of transactions. A run gets SIGKILL after a random part of the time
-that an uninterrupted run takes; half of the runs that follow, with --resume, are killed too. The same with SIGTERM,
-for a fifth of the number.
+Three kinds of run are killed in turn: packing a data set, a teacher's pass over its store, and one that writes
+encoded logits, views and features. All commit every few chunks, so a run makes dozens of transactions. A run gets
+SIGKILL after a random part of the time that an uninterrupted run takes; half of the runs that follow, with --resume,
+are killed too. The same with SIGTERM, for a fifth of the number.
 
 After each kill the rows that are committed are counted through LMDB, by a reader that shares no code with
 kd: they may never become fewer, and the run that finishes must write exactly the others. Its store must
@@ -126,11 +126,11 @@ class Pack(Kind):
 
 
 class Teacher(Kind):
-    def __init__(self, tool, folder, base, model):
-        super().__init__("teacher", tool, folder + "/t.kd")
+    def __init__(self, tool, folder, base, model, name="teacher", *options):
+        super().__init__(name, tool, f"{folder}/{name}.kd")
         self.base = base
         self.command = [tool + "/kd-dump", "--teacher", model, "--into", self.store, "--name", "t",
-                        "--commit", "0.005", "--threads", "2", "--resume", "--json"]
+                        "--commit", "0.005", "--threads", "2", "--resume", "--json", *options]
         self.places = [f"{self.store}/t.mdb.part", f"{self.store}/t.mdb"]
 
     def fresh(self):
@@ -254,6 +254,10 @@ def tool_of(kind):
     return kind.tool + "/kd-store"
 
 
+RICH = ("rich", "--encoding", "head-tail:n=4", "--views", "2", "--view-noise", "3", "--tap", "fc0_relu",
+        "--feature-encoding", "int8-channel")
+
+
 def make_inputs(tool, folder):
     rng = np.random.default_rng(1)
     x = rng.integers(0, 7, (ROWS, 256)).astype("u1")
@@ -328,11 +332,13 @@ def main():
     pack.rows, pack.bytes = pack.total(), os.path.getsize(pack.store + "/base.mdb")
     must(tool + "/kd-train", "-s", pack.store, folder + "/t.yaml", "-o", folder + "/t", "--rows", "640", "-q")
     shutil.copytree(pack.store, folder + "/base.kd")
-    teacher = Teacher(tool, folder, folder + "/base.kd", folder + "/t")
-    teacher.measure()
-    teacher.rows, teacher.bytes = pack.rows, os.path.getsize(teacher.store + "/t.mdb")
-    print(f"# uninterrupted: pack {pack.seconds:.2f} s, teacher {teacher.seconds:.2f} s")
-    kinds, kills, stops = [pack, teacher], Tally(signal.SIGKILL, (0, -9)), Tally(signal.SIGTERM, (0, 5, -15))
+    passes = [Teacher(tool, folder, folder + "/base.kd", folder + "/t", *more) for more in ((), RICH)]
+    for kind in passes:
+        kind.measure()
+        kind.rows, kind.bytes = pack.rows, os.path.getsize(kind.places[1].replace(".part/", "/"))
+    kinds = [pack, *passes]
+    print("# uninterrupted: " + ", ".join(f"{kind.name} {kind.seconds:.2f} s" for kind in kinds))
+    kills, stops = Tally(signal.SIGKILL, (0, -9)), Tally(signal.SIGTERM, (0, 5, -15))
     good = [attempt("{} kills of kd-dump: no committed row lost, every store finished, verified and of the same root",
                     kills_of, kinds, args.kills, rng, kills),
             attempt("{} times SIGTERM to kd-dump: exit 5, no committed row lost, the same store in the end", kills_of,

@@ -170,7 +170,7 @@ def main():
     parser.add_argument("--runs", type=int, default=0)
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--results")
-    args = parser.parse_args()
+    args = parser.parse_intermixed_args()
     args.bin = args.bin.resolve()
     return run(args) if args.command == "run" else merge(args)
 

@@ -12,7 +12,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     uint8_t sum = 0;
     for (size_t i = 0; !whole && i < kd_tensors_count(t); i++) {
         const kd_tensor *x = kd_tensors_at(t, i);
-        MUST(kd_tensors_find(t, x->name) == x && kd_tensors_where(t, i) + x->bytes <= size);
+        MUST(kd_tensors_where(t, i) + x->bytes <= size);
+        if (i < 16) MUST(kd_tensors_find(t, x->name) == x);
         for (size_t k = 0; k < x->bytes; k++) sum ^= ((const uint8_t *)x->data)[k]; // all of it can be read
     }
     if (!whole && sum) kd_tensors_metadata(t, "format");

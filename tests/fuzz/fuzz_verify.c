@@ -74,7 +74,8 @@ static size_t used_place(const uint8_t *p, size_t size, unsigned seed)
 size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t size, size_t max, unsigned seed)
 {
     uint8_t window[WINDOW], *nul = memchr(data, 0, size);
-    if (!nul || nul + HEAD > data + size || seed % 64 == 0) return LLVMFuzzerMutate(data, size, max);
+    if (!nul || nul == data || nul + HEAD > data + size || seed % 64 == 0)
+        return LLVMFuzzerMutate(data, size, max);
     uint8_t *segment = nul + 1;
     const size_t len = (size_t)(nul - data), bytes = size - len - 1;
     uint8_t *base = seed % 8 ? segment : data;

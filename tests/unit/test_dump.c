@@ -172,36 +172,50 @@ static void a_value_that_is_never_there_names_the_one_that_is(void **state)
 
 /* ---- views ---------------------------------------------------------------------------------------- */
 
-static void views_are_the_teacher_on_changed_rows(void **state)
+static void check_views(const kd_view_spec *spec, kd_dump_params p)
 {
-    (void)state;
+    const size_t count = (size_t)spec->count;
     make_store();
-    make_teacher(right);
     kd_teacher *t = open_teacher(teacher_path, 10, 2);
-    OK(dump(t, all_of_it(), params(false, false), NULL, err));
-    float *got = column("big/logits.views", 3 * CLASSES), *plain = column("big/logits", CLASSES),
-          want[CLASSES];
+    p.views = spec;
+    OK(dump(t, p, params(false, false), NULL, err));
+    float *got = column("big/logits.views", count * CLASSES), want[CLASSES];
     kd_store *s = open_store();
     const kd_column *in = kd_store_column(s, (size_t)kd_store_find(s, "image"));
     for (uint64_t r = 0; r < ROWS; r++)
-        for (uint32_t v = 0; v < 3; v++) {
+        for (uint32_t v = 0; v < count; v++) {
             uint8_t row[PIXELS], view[PIXELS];
             kd_id id = {{0}};
             memcpy(id.b, &r, sizeof r); // as make_store has it
             for (size_t k = 0; k < PIXELS; k++) row[k] = pixel(r, k);
-            kd_view_apply(&VIEWS, in, id, v, row, view);
+            kd_view_apply(spec, in, id, v, row, view);
             OK(kd_teacher_run(t, view, KD_U8, 1, want, err));
-            assert_memory_equal(got + (r * 3 + v) * CLASSES, want, sizeof want);
-            if (!v) assert_memory_equal(plain + r * CLASSES, want, sizeof want); // the identity
+            assert_memory_equal(got + (r * count + v) * CLASSES, want, sizeof want);
         }
     const kd_column *c = kd_store_column(s, (size_t)kd_store_find(s, "big/logits.views"));
     kd_view_spec kept;
     OK(kd_view_parse(&kept, json_object_get(c->params, "views"), "column", err));
-    assert_int_equal(kept.seed, VIEWS.seed);
+    assert_int_equal(kept.seed, spec->seed);
     assert_int_equal(c->role, KD_ROLE_VIEW);
     kd_store_close(s);
     kd_teacher_close(t);
-    free(got), free(plain);
+    free(got);
+}
+
+static void views_are_the_teacher_on_changed_rows(void **state)
+{
+    (void)state;
+    kd_view_spec changed = VIEWS, alone = {.count = 1, .identity = true};
+    kd_dump_params p = all_of_it();
+    make_teacher(right);
+    check_views(&VIEWS, p); // view 0 is the row itself, which the pass runs anyway
+    check_views(&alone, p);
+    changed.identity = false;
+    check_views(&changed, p);
+    p.logits = false;
+    check_views(&VIEWS, p); // beside taps
+    p.ntaps = 0;
+    check_views(&VIEWS, p); // by themselves
 }
 
 /* ---- encodings ------------------------------------------------------------------------------------ */

@@ -10,7 +10,7 @@ enum { CHUNK = 32, COLUMNS = 8, WIDTH = 50, MAX_CHUNKS = 400, MAX_ROWS = MAX_CHU
 static const struct {
     const char *name, *encoding;
     kd_dtype dtype;
-    int64_t dims[3]; // ends with 0
+    int64_t dims[4]; // ends with 0
 } made[COLUMNS] = {
     {"tokens", "dense", KD_I32, {-1}},
     {"ragged-f16", "dense", KD_F16, {-1, 2, 5}},

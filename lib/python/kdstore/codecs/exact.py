@@ -11,23 +11,44 @@ _LOG = [_h(c) for c in ("0x1.5555555555593p-1", "0x1.999999997fa04p-2", "0x1.249
                         "0x1.7466496cb03dep-3", "0x1.39a09d078c69fp-3", "0x1.2f112df3e5244p-3")]
 _LOG2E, _LN2_HI, _LN2_LO = _h("0x1.71547652b82fep+0"), _h("0x1.62e42fee00000p-1"), _h("0x1.a39ef35793c76p-33")
 _ROUNDER, _EXP_MIN = _h("0x1.8p52"), -708.0
+_PIECE = 4096
 _u64 = np.uint64
 
 
 def exp(x):
     """e^x for x <= 0; subnormal results are 0."""
-    x = np.asarray(x, np.float64)
+    x = np.ascontiguousarray(x, np.float64)
+    out = np.empty(x.shape)
+    flat, to = x.reshape(-1), out.reshape(-1)
+    for i in range(0, flat.size, _PIECE):  # what is at work stays in the cache
+        _exp_piece(flat[i:i + _PIECE], to[i:i + _PIECE])
+    return out
+
+
+def _exp_piece(x, out):
     small = x < _EXP_MIN
-    x = np.where(small, 0.0, x)
-    shifted = x * _LOG2E + _ROUNDER
+    x = np.maximum(x, _EXP_MIN)
+    shifted = x * _LOG2E
+    shifted += _ROUNDER
     k = shifted - _ROUNDER
-    r = (x - k * _LN2_HI) - k * _LN2_LO
-    q = np.full_like(r, _EXP[9])
-    for c in _EXP[8::-1]:
-        q = q * r + c
-    p = 1.0 + (r + r * r * q)
-    scale = ((shifted.view(_u64) + _u64(1023)) << _u64(52)).view(np.float64)
-    return np.where(small, 0.0, p * scale)
+    r = x
+    r -= k * _LN2_HI
+    k *= _LN2_LO
+    r -= k
+    q = r * _EXP[9]
+    q += _EXP[8]
+    for c in _EXP[7::-1]:
+        q *= r
+        q += c
+    k = r * r
+    q *= k
+    q += r
+    q += 1.0
+    scale = shifted.view(_u64)
+    scale += _u64(1023)
+    scale <<= _u64(52)
+    np.multiply(q, scale.view(np.float64), out=out)
+    out[small] = 0
 
 
 def log(x):

@@ -15,9 +15,11 @@ BLOCK = 64
 def weights(z, temperature):
     """(n, blocks, 64) f64 of logits (n, width) f32; behind the last class stand zeros."""
     n, width = z.shape
-    z = z.astype(np.float64)
     out = np.zeros((n, -(-width // BLOCK) * BLOCK))
-    out[:, :width] = exact.exp((z - z.max(axis=1, keepdims=True)) * (1 / temperature))
+    gap = z.astype(np.float64)
+    gap -= z.max(axis=1, keepdims=True)
+    gap *= 1 / temperature
+    out[:, :width] = exact.exp(gap)
     return out.reshape(n, -1, BLOCK)
 
 
