@@ -22,8 +22,10 @@ others took the CPU is thrown away and repeated, as by run.py.
 import argparse
 import json
 import os
+import signal
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
 
@@ -63,6 +65,16 @@ def logit_rows(args):
 ROWS = {"images": image_rows, "logits": logit_rows}
 
 
+@contextmanager
+def paused(process):
+    """Stops a program: MosaicML's threads go on behind the batches that were asked for."""
+    os.kill(process.p.pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(process.p.pid, signal.SIGCONT)
+
+
 def one_run(args, what, kd_rows, data):
     """{(contender, order): [answer, ...]}, and what was around."""
     before = measure_peak(args)
@@ -76,7 +88,8 @@ def one_run(args, what, kd_rows, data):
         for i in range(args.rounds):
             for order in ("sequential", "random"):
                 for process, name in contenders:
-                    a = process.go(f"{name} {order} {args.seconds}")
+                    with paused(peer if process is kd else kd):
+                        a = process.go(f"{name} {order} {args.seconds}")
                     answers.setdefault((name, order), []).append(a | {"rows_s": a["rows"] / a["seconds"]})
             print(f"{what}: round {i + 1}/{args.rounds}", file=sys.stderr)
         ready = {"kd": kd.ready, "peer": peer.ready}
