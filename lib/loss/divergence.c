@@ -28,8 +28,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* a (log a - log b) with 0 log 0 = 0 */
-static double gain(double a, double log_a, double log_b) { return a > 0 ? a * (log_a - log_b) : 0; }
+/* a (log a - log b) with 0 log 0 = 0; NaN stays */
+static double gain(double a, double log_a, double log_b) { return a == 0 ? 0 : a * (log_a - log_b); }
 
 /* log_m = log(share a + (1 - share) b); where the mixture is 0 it is finite and means nothing. */
 static void log_mix(const kd__term *t, double *log_m, double share, const double *a, const double *log_a,
@@ -147,14 +147,20 @@ static kd_status plan(kd__term *t, size_t *shared, size_t *parts, kd_err *err)
     return KD_OK;
 }
 
-static kd_status check_share(const kd__term *t, double share, const char *key, kd_err *err)
+kd_status kd__check_beta(kd__term *t, kd_err *err)
 {
-    (void)t;
-    if (share > 1) return kd_fail(err, KD_EUSAGE, "%s: %g, expected a share from 0 to 1", key, share);
+    if (t->k.beta > 1) return kd_fail(err, KD_EUSAGE, "beta: %g, expected a share from 0 to 1", t->k.beta);
     return KD_OK;
 }
-static kd_status check_beta(kd__term *t, kd_err *err) { return check_share(t, t->k.beta, "beta", err); }
-static kd_status check_alpha(kd__term *t, kd_err *err) { return check_share(t, t->k.alpha, "alpha", err); }
+
+static kd_status check_alpha(kd__term *t, kd_err *err)
+{
+    if (t->k.alpha >= 1)
+        return kd_fail(err, KD_EUSAGE,
+                       "alpha: %g, expected a share of less than 1: at 1 a model is compared with itself",
+                       t->k.alpha);
+    return KD_OK;
+}
 
 /* ---- twins -------------------------------------------------------------------------------- */
 
@@ -283,7 +289,7 @@ static void describe_srkl(kd_buf *b, const kd__term *t)
 
 DENSE(reverse_kl, kd__reverse_kl, kd__naive_reverse_kl, NULL, "1/B sum_b KL(q || p)", "",
       "Gu et al. 2024 (MiniLLM); DistiLLM distillm/losses.py reverse_kl")
-DENSE(gjsd, kd__jsd, kd__naive_jsd, check_beta,
+DENSE(gjsd, kd__jsd, kd__naive_jsd, kd__check_beta,
       "1/B sum_b (beta KL(p || M) + (1-beta) KL(q || M)), M = beta p + (1-beta) q; beta 0, 1: KL(p || q), "
       "KL(q || p)",
       ",beta=0.5", "Agarwal et al. 2024 (GKD); TRL trl/experimental/gkd/gkd_trainer.py")

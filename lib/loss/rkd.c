@@ -25,6 +25,9 @@ static double squared(const double *g, int64_t n, int64_t i, int64_t j)
 
 /* ---- distance ----------------------------------------------------------------------------- */
 
+/* NaN stays, which fmax would hide. */
+static double distance(double squared, double eps) { return sqrt(squared < eps ? eps : squared); }
+
 static double total(const double *x, int64_t n)
 {
     double sum = 0;
@@ -40,8 +43,8 @@ static void distances(const kd__term *t, kd__pairs *x)
     for (int64_t i = 0; i < n; i++) {
         double ss = 0, st = 0;
         for (int64_t j = 0; j < n; j++) {
-            ss += x->a[i * n + j] = i == j ? 0 : sqrt(fmax(squared(x->gs, n, i, j), t->k.eps));
-            st += x->b[i * n + j] = i == j ? 0 : sqrt(fmax(squared(x->gt, n, i, j), t->k.eps));
+            ss += x->a[i * n + j] = i == j ? 0 : distance(squared(x->gs, n, i, j), t->k.eps);
+            st += x->b[i * n + j] = i == j ? 0 : distance(squared(x->gt, n, i, j), t->k.eps);
         }
         x->u[i] = ss;
         x->u[n + i] = st;

@@ -34,6 +34,13 @@ static size_t teacher_names(const kd_store *s, kd_buf *names)
     return n;
 }
 
+/* What an objective asks of a column is said in the codecs' words. */
+_Static_assert((int)KD_LOSS_VALUES == (int)KD_SERVES_VALUES &&
+                   (int)KD_LOSS_SOFTMAX == (int)KD_SERVES_SOFTMAX &&
+                   (int)KD_LOSS_HEAD == (int)KD_SERVES_HEAD &&
+                   (int)KD_LOSS_EXPECTED == (int)KD_SERVES_EXPECTED,
+               "one set of bits");
+
 /* The teacher that the terms of the mix name; NULL: none does. */
 static const char *teacher_wanted(const kd_loss *l)
 {
@@ -325,5 +332,5 @@ size_t kd__run_bytes(const kd__run *r)
     size_t slabs = 2 + (r->moment2 != NULL) + (r->best != NULL);
     if (!r->model) return 0;
     return (slabs * r->slab + r->buffers) * sizeof(float) + (r->ex ? kd_exec_bytes(r->ex) : 0) +
-           (r->eval ? kd_exec_bytes(r->eval) : 0);
+           (r->eval ? kd_exec_bytes(r->eval) : 0) + kd_loss_bytes(r->loss);
 }
