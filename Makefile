@@ -28,6 +28,15 @@ USES_exchange := base config codec nn model store data
 USES_train := base config codec nn loss model store data
 USES_eval := base config codec nn loss model store data train
 
+# Fuzzing needs what reads foreign bytes, with clang and without OpenMP.
+OPENMP := -fopenmp
+ifeq ($(MODE),fuzz)
+CC := clang
+OPENMP :=
+MODULES := base config codec store data model exchange
+UNUSED := lib/data/loader.c
+endif
+
 TOOLS := kd kd-dump kd-train kd-eval kd-store
 LIBS := -ldnnl -llmdb -lzstd -lyaml -ljansson -lxxhash -lz -lm
 
@@ -36,10 +45,11 @@ OPT_release := -O3 -g -DNDEBUG
 OPT_debug := -O1 -g
 OPT_asan := -O1 -g -fsanitize=address,undefined -fno-omit-frame-pointer -fno-sanitize-recover=all
 OPT_tsan := -O1 -g -fsanitize=thread
-ALL_CFLAGS := -std=c11 -D_GNU_SOURCE -Iinclude $(WARN) $(OPT_$(MODE)) -fopenmp -fno-math-errno \
+OPT_fuzz := -Wno-error -O1 -g -fsanitize=fuzzer-no-link,address,undefined -fno-omit-frame-pointer -fno-sanitize-recover=all
+ALL_CFLAGS := -std=c11 -D_GNU_SOURCE -Iinclude $(WARN) $(OPT_$(MODE)) $(OPENMP) -fno-math-errno \
   -fno-trapping-math -DKD_MODE='"$(MODE)"' $(CFLAGS)
 
-LIB_SRC := $(foreach m,$(MODULES),$(wildcard lib/$m/*.c))
+LIB_SRC := $(filter-out $(UNUSED),$(foreach m,$(MODULES),$(wildcard lib/$m/*.c)))
 # A kernel file NAME.simd.c is compiled once per instruction set, its functions suffixed _$(isa).
 SIMD_SRC := $(filter %.simd.c,$(LIB_SRC))
 ISAS := scalar avx2 avx512
@@ -91,20 +101,24 @@ $(TOOL_BIN): $B/%: $B/cmd/%.o $$(patsubst %.c,$B/%.o,$$(wildcard cmd/$$*/*.c)) $
 
 # ---- tests ---------------------------------------------------------------------------------
 
-test: deps ## install what is missing, build, run all checks and tests; ends with "N passed, N failed"
-	@$(MAKE) --no-print-directory -j$(JOBS) all unit-tests
+test: deps-test ## install what is missing, build, run all checks and tests; ends with "N passed, N failed"
+	@$(MAKE) --no-print-directory -j$(JOBS) all unit-tests fuzzers
 	@$(MAKE) --no-print-directory dep-check hdr-check
 	@$(MAKE) --no-print-directory run-tests
 
-unit-tests: $(UNIT_TESTS) $B/tests/fault/shim.so
+unit-tests: $(UNIT_TESTS) $B/tests/unit/make_store $B/tests/fault/shim.so $B/tests/fault/damage
+
+$B/tests/fault/damage: $B/tests/fault/damage.o $B/libkd.a
+	@echo "  LD   $@"
+	$(Q)$(CC) $(ALL_CFLAGS) $(LDFLAGS) -o $@ $^ $(LIBS)
 
 # Loaded by LD_PRELOAD into tools of any mode, so without a sanitizer of its own.
 $B/tests/fault/shim.so: tests/fault/shim.c
 	@mkdir -p $(@D); echo "  LD   $@"
 	$(Q)$(CC) -std=c11 $(WARN) -Wno-missing-prototypes -O1 -g -shared -fPIC -o $@ $<
 
-run-tests: all unit-tests ## run the tests without installing anything
-	@tests/run.sh $B $(UNIT_TESTS) $(CLI_TESTS)
+run-tests: all unit-tests $(if $(filter release,$(MODE)),fuzzers) ## run the tests without installing anything; FUZZ_SECONDS=1 for a short run
+	@FUZZ_SECONDS=$(FUZZ_SECONDS) tests/run.sh $B $(UNIT_TESTS) $(CLI_TESTS)
 
 check: all unit-tests ## unit tests only, under a minute
 	@tests/run.sh $B $(UNIT_TESTS)
@@ -115,6 +129,9 @@ test-full: deps-full ## the tests in release, with clang, under address and thre
 	@$(MAKE) --no-print-directory -j$(JOBS) MODE=asan run-tests
 	@$(MAKE) --no-print-directory -j$(JOBS) MODE=tsan run-tests
 	@$(MAKE) --no-print-directory fresh
+
+damage: $B/tests/fault/damage ## 4,000 damaged copies of a store, read by kd and by LMDB alone, into bench/results/
+	@bench/damage.py --program $< --folder $(BUILD)/bench/damage
 
 fresh: ## `make test` and `make demo` in fresh Debian 12 and 13 systems (as root, by debootstrap)
 	tests/fresh.sh bookworm
@@ -142,15 +159,16 @@ demo: deps ## install what is missing, build, run the image pipeline on Fashion-
 	@$(MAKE) --no-print-directory -j$(JOBS) all
 	@$(MAKE) --no-print-directory image
 
-include $(wildcard pipelines/*/*.mk bench/bench.mk)
+include $(wildcard pipelines/*/*.mk bench/bench.mk tests/*/*.mk)
 
 # ---- housekeeping --------------------------------------------------------------------------
 
 JOBS ?= $(shell nproc 2>/dev/null || echo 2)
 DEPS := gcc libc6-dev make liblmdb-dev libzstd-dev libyaml-dev libdnnl-dev libjansson-dev libxxhash-dev zlib1g-dev \
   libcmocka-dev jq dataset-fashion-mnist python3 python3-lmdb python3-zstandard python3-numpy python3-xxhash \
-  python3-pip python3-setuptools python3-wheel
-DEPS_FULL := clang libomp-dev libclang-rt-dev debootstrap shellcheck
+  python3-pip python3-setuptools python3-wheel python3-venv
+DEPS_TEST := clang libclang-rt-dev valgrind
+DEPS_FULL := libomp-dev debootstrap shellcheck
 
 # Installs Debian packages that are missing, by name; as root with apt-get, otherwise through sudo.
 define install_packages
@@ -167,7 +185,10 @@ endef
 deps: ## install the packages that building and testing need
 	$(call install_packages,$(DEPS))
 
-deps-full: deps
+deps-test: deps
+	$(call install_packages,$(DEPS_TEST))
+
+deps-full: deps-test
 	$(call install_packages,$(DEPS_FULL))
 
 install: all man ## copy tools and man pages to DESTDIR PREFIX
@@ -190,7 +211,7 @@ help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
 	@echo "  MODE=release|debug|asan|tsan, CC=, CFLAGS=, V=1, SIZE=full (pipelines)"
 
-.PHONY: all test unit-tests run-tests check test-full fresh dep-check hdr-check demo deps deps-full install man \
+.PHONY: all test unit-tests run-tests check test-full damage fresh dep-check hdr-check demo deps deps-test deps-full install man \
   format clean help
 
 -include $(shell find $(B) -name '*.d' 2>/dev/null)

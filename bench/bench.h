@@ -31,6 +31,20 @@ typedef struct bench_train_params {
  * end of the input. */
 kd_status bench_train(const bench_train_params *p, kd_err *err);
 
+/* `pack`: logits into a store, one JSON line of bytes and errors. */
+typedef struct bench_pack_params {
+    const char *logits, *store, *encoding;
+    int64_t classes, rows; /* 0: all */
+    int64_t chunk_rows, judge, redraws, threads;
+} bench_pack_params;
+kd_status bench_pack(const bench_pack_params *p, kd_err *err);
+
+/* `read`: rows of a store, by the columns' names, served as by bench_train. window: rows of the loader's. */
+kd_status bench_read(const char *store, const char *columns, uint64_t window, kd_err *err);
+
+/* `teacher`: all rows of a store through a teacher, one JSON line. */
+kd_status bench_teacher(const char *folder, const char *store, int threads, kd_err *err);
+
 void bench_print(json_t *line); /* prints one line on stdout, flushes, releases line */
 
 #endif

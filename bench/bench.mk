@@ -32,10 +32,61 @@ peak: $(BENCH_BIN) ## what this machine can do: GFLOP/s on registers, memory GB/
 bench-image: deps $(BENCH_BIN) all ## the image pipeline from nothing: time, teacher's accuracy, into bench/results/
 	@bench/pipeline.py --bench $(BENCH_BIN) --folder $(BUILD)/bench/image
 
+bench-commits: all ## what the sync of LMDB's meta page costs: the default beside MDB_NOMETASYNC, into bench/results/
+	@bench/commits.py $B $(abspath $(BUILD))/bench/commits
+
+bench-shuffle: deps all ## what shuffling within windows costs a student beside a full shuffle, into bench/results/
+	@bench/shuffle.py $B $(BUILD)/bench/shuffle
+
 kernels: $(BENCH_BIN) ## matrix products and convolutions alone against the peak
 	@$(BENCH_BIN) kernels
+
+store-levels: deps ## what zstd levels, filters and dictionaries change in a store's bytes, into bench/results/
+	@bench/store_levels.py --json bench/results
+
+# ---- the store ---------------------------------------------------------------------------------
+#
+# Real logits: Fashion-MNIST's teacher (the image pipeline's first stages) and a language model's over text.
+STORE_PYTHON := $(BUILD)/peers/store-venv/bin/python
+STORE_FASHION := $(BUILD)/bench/fashion
+STORE_SMOLLM := $(BUILD)/bench/smollm
+STORE_BENCH := --bench $(BENCH_BIN) --scratch $(BUILD)/bench --fashion $(STORE_FASHION)/fashion.kd
+DEPS_STORE := python3 python3-venv python3-dev g++ wordnet-base
+
+$(BUILD)/peers/store-venv/ready: bench/peers/requirements-store.txt bench/peers/requirements-store-alone.txt bench/peers/setup.sh
+	@bench/peers/setup.sh $(@D) requirements-store
+	@touch $@
+
+$(STORE_SMOLLM)/logits.npy: bench/peers/smollm_logits.py | $(BUILD)/peers/store-venv/ready
+	@$(STORE_PYTHON) $< $(@D)
+	@touch $@
+
+bench-store-ready: deps $(BENCH_BIN) all # what all of them need
+	$(call install_packages,$(DEPS_STORE))
+	@$(MAKE) --no-print-directory $(BUILD)/peers/store-venv/ready
+	@[ -f $(STORE_FASHION)/dump.json ] || $(MAKE) --no-print-directory IMAGE=$(STORE_FASHION) $(STORE_FASHION)/dump.json
+
+bench-store-size: bench-store-ready ## bytes a position of every encoding on real logits, beside public systems (6 GB of logits, made once)
+	@$(MAKE) --no-print-directory $(STORE_SMOLLM)/logits.npy
+	@$(STORE_PYTHON) bench/store_size.py $(STORE_BENCH) --smollm $(STORE_SMOLLM) $(BENCH_ARGS)
+
+bench-store-speed: bench-store-ready ## rows a second out of a store, beside the ways of Python trainers
+	@$(MAKE) --no-print-directory $(STORE_SMOLLM)/logits.npy
+	@$(STORE_PYTHON) bench/store_speed.py $(STORE_BENCH) --smollm $(STORE_SMOLLM) $(BENCH_ARGS)
+
+bench-store-verify: bench-store-ready ## GB/s of kd-store verify
+	@$(STORE_PYTHON) bench/store_passes.py verify $(STORE_BENCH) --teacher $(STORE_FASHION)/teacher $(BENCH_ARGS)
+
+bench-store-rss: bench-store-ready ## peak memory of dump, verify and loader at 1 and 20 times the rows
+	@$(STORE_PYTHON) bench/store_passes.py rss $(STORE_BENCH) --teacher $(STORE_FASHION)/teacher $(BENCH_ARGS)
+
+bench-dump: bench-store-ready ## what a dump takes beyond the teacher's own time
+	@$(STORE_PYTHON) bench/store_passes.py dump $(STORE_BENCH) --teacher $(STORE_FASHION)/teacher $(BENCH_ARGS)
+
+bench-store: bench-store-size bench-store-speed bench-store-verify bench-store-rss bench-dump ## all figures of the store
 
 scoreboard: ## bench/results/*.json to docs/scoreboard.md; prints the figures that fall short
 	@bench/scoreboard.sh
 
-.PHONY: bench bench-run bench-image kernels peak scoreboard deps-bench
+.PHONY: bench-store bench-store-ready bench-store-size bench-store-speed bench-store-verify bench-store-rss bench-dump
+.PHONY: bench bench-run bench-image bench-commits bench-shuffle kernels store-levels peak scoreboard deps-bench

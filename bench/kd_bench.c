@@ -3,8 +3,11 @@
  *     kd_bench peak                            one JSON line: GFLOP/s and GB/s (peak.c)
  *     kd_bench kernels                         one JSON line a kernel: GFLOP/s, share of peak (kernels.c)
  *     kd_bench train MODEL BATCH [--data FILE] training steps on demand (train.c)
+ *     kd_bench pack LOGITS STORE ENCODING      bytes and errors of an encoding (pack.c)
+ *     kd_bench read STORE COLUMN,...           rows of a store on demand, and what bounds them (read.c)
+ *     kd_bench teacher FOLDER STORE            a teacher's forward passes over a store's rows (teacher.c)
  *
- * The driver run.py calls both; either can be run by hand:
+ * The drivers (run.py, store_*.py) call them; each can be run by hand:
  *
  *     echo go 5 | build/release/bench/kd_bench train cnn-16-32-64 128 | jq .
  *
@@ -21,13 +24,24 @@ static const char usage[] =
     "usage: kd_bench peak [--threads N]\n"
     "       kd_bench kernels [--threads N]\n"
     "       kd_bench train MODEL BATCH [--threads N] [--models FILE] [--data FILE]\n"
+    "       kd_bench pack LOGITS.npy STORE ENCODING [--classes N] [--rows N] [--chunk-rows N] [--judge N]\n"
+    "                     [--redraws N] [--threads N]\n"
+    "       kd_bench read STORE COLUMN,... [--window N]\n"
+    "       kd_bench teacher FOLDER STORE [--threads N]\n"
     "\n"
     "  --threads N    threads of the measured team [2]\n"
     "  --models FILE  JSON object: name -> model specification [bench/models.json]\n"
     "  --data FILE    safetensors with x, labels, teacher and param.* [random numbers]\n"
+    "  --classes N    the first N classes of the logits [all]\n"
+    "  --rows N       the first N rows of the logits [all]\n"
+    "  --chunk-rows N rows of a chunk [1024]\n"
+    "  --judge N      positions whose errors are measured [4096]\n"
+    "  --redraws N    draws of sampled targets with other seeds, for their variance [8]\n"
+    "  --window N     rows of the loader's window [8192]\n"
     "\n"
     "train reads lines \"go SECONDS\" and answers each with one JSON line, for example\n"
-    "  echo go 5 | kd_bench train mlp-784-512-256-10 128\n";
+    "  echo go 5 | kd_bench train mlp-784-512-256-10 128\n"
+    "and read likewise lines \"go decode|values|batches|resident|zstd|memcpy sequential|random SECONDS\".\n";
 
 void bench_print(json_t *line)
 {
@@ -67,16 +81,27 @@ static int fail_usage(const char *what)
 
 int main(int argc, char **argv)
 {
+    bench_train_params p = {.models = "bench/models.json", .threads = 2};
+    bench_pack_params k = {.chunk_rows = 1024, .judge = 4096, .redraws = 8, .threads = 2};
     static const struct option options[] = {{"threads", required_argument, NULL, 't'},
                                             {"models", required_argument, NULL, 'm'},
                                             {"data", required_argument, NULL, 'd'},
+                                            {"classes", required_argument, NULL, 'c'},
+                                            {"rows", required_argument, NULL, 'r'},
+                                            {"chunk-rows", required_argument, NULL, 'k'},
+                                            {"judge", required_argument, NULL, 'j'},
+                                            {"redraws", required_argument, NULL, 'w'},
+                                            {"window", required_argument, NULL, 'n'},
                                             {"help", no_argument, NULL, 'h'},
                                             {0}};
-    bench_train_params p = {.models = "bench/models.json", .threads = 2};
+    int64_t window = 8192;
+    const struct {
+        int c;
+        int64_t *value;
+    } numbers[] = {{'c', &k.classes}, {'r', &k.rows},    {'k', &k.chunk_rows}, {'j', &k.judge},
+                   {'w', &k.redraws}, {'t', &k.threads}, {'n', &window}};
     for (int c; (c = getopt_long(argc, argv, "h", options, NULL)) != -1;) {
-        if (c == 't' && !(p.threads = (int)count(optarg, 1024)))
-            return fail_usage("--threads takes 1 to 1024");
-        else if (c == 'm')
+        if (c == 'm')
             p.models = optarg;
         else if (c == 'd')
             p.data = optarg;
@@ -84,7 +109,11 @@ int main(int argc, char **argv)
             return fputs(usage, stdout) < 0;
         else if (c == '?')
             return fail_usage(NULL);
+        for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++)
+            if (numbers[i].c == c && !(*numbers[i].value = count(optarg, c == 't' ? 1024 : INT_MAX)))
+                return fail_usage(c == 't' ? "--threads takes 1 to 1024" : "a number is a whole one from 1");
     }
+    p.threads = (int)k.threads;
     int n = argc - optind;
     char **arg = argv + optind;
     kd_err err = {0};
@@ -97,8 +126,17 @@ int main(int argc, char **argv)
         p.model = arg[1];
         if (!(p.batch = count(arg[2], INT_MAX))) return fail_usage("BATCH takes a whole number from 1");
         st = bench_train(&p, &err);
+    } else if (n == 4 && strcmp(arg[0], "pack") == 0) {
+        k.logits = arg[1], k.store = arg[2], k.encoding = arg[3];
+        st = bench_pack(&k, &err);
+    } else if (n == 3 && strcmp(arg[0], "read") == 0) {
+        st = bench_read(arg[1], arg[2], (uint64_t)window, &err);
+    } else if (n == 3 && strcmp(arg[0], "teacher") == 0) {
+        st = bench_teacher(arg[1], arg[2], (int)k.threads, &err);
     } else {
-        return fail_usage(n ? "expected \"peak\", \"kernels\" or \"train MODEL BATCH\"" : NULL);
+        return fail_usage(n ? "expected \"peak\", \"kernels\", \"train MODEL BATCH\", \"pack LOGITS STORE "
+                              "ENCODING\", \"read STORE COLUMN\" or \"teacher FOLDER STORE\""
+                            : NULL);
     }
     if (st) fprintf(stderr, "kd_bench: %s\n", err.msg);
     return kd_exit_code(st);

@@ -9,16 +9,15 @@
     kd-train-mlp, kd-train-cnn   rows a second of the tool, from the store, validation included: the models of `make bench`
 """
 import argparse
-import datetime
 import json
-import platform
 import shutil
 import subprocess
 import sys
 import time
 from pathlib import Path
 
-from run import HERE, machine, measure_peak, text_of
+import figure
+from run import HERE, machine, measure_peak
 
 
 STUDENTS = {
@@ -62,22 +61,13 @@ def main():
           for name in STUDENTS),
         ("image-decodes", reads["decoded"] / reads["expected"], "passes", 1, "lower"),
     ]
-    common = {
-        "peer": None, "peer_value": None, "command": "make bench-image", "machine": machine(args, peak),
-        "versions": {"kd": text_of(["git", "describe", "--always", "--dirty"]),
-                     "backend": results["provenance"]["backend"], "build": results["provenance"]["build"],
-                     "kernel": platform.release()},
-        "date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
-    }
+    versions = {"backend": results["provenance"]["backend"], "build": results["provenance"]["build"]}
     summary = [{k: s.get(k) for k in ("name", "params", "accuracy_gain", "p_value", "verdict")}
                for s in results["students"]]
     for name, value, unit, bar, direction in figures:
-        out = {"name": name, "value": value, "unit": unit, "bar": bar, "direction": direction} | common
-        out["details"] = {"students": summary, "reads": reads, "cost": results["cost"]}
-        path = HERE / "results" / f"{name}.json"
-        temporary = path.with_suffix(".json.tmp")
-        temporary.write_text(json.dumps(out, indent=2) + "\n")
-        temporary.replace(path)
+        figure.save(HERE / "results", name, value, unit, "make bench-image", bar=bar, direction=direction,
+                    machine=machine(args, peak), versions=versions,
+                    details={"students": summary, "reads": reads, "cost": results["cost"]})
         print(f"{name}: {value} {unit}")
 
 

@@ -18,16 +18,16 @@ Standard library only. Exit status 0 measured (also when a bar is missed: `make 
 1 could not measure, 2 usage.
 """
 import argparse
-import datetime
 import json
 import os
-import platform
 import random
 import statistics
 import subprocess
 import sys
 import time
 from pathlib import Path
+
+import figure
 
 HERE = Path(__file__).resolve().parent
 MODELS = ["mlp-784-512-256-10", "cnn-16-32-64"]   # the promised ones; bench/models.json has more
@@ -156,24 +156,15 @@ def side(rows, flops, peak):
             "peak_rss_mb": round(max(r["peak_rss"] for r in rows) / 1e6)}
 
 
-def text_of(command):
-    try:
-        out = subprocess.run(command, cwd=HERE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-        return out.stdout.strip()
-    except OSError:
-        return ""
-
-
 def machine(args, peak):
-    pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     info = dict(line.split(":", 1) for line in Path("/proc/cpuinfo").read_text().splitlines() if ":" in line)
     numbers = [value.strip() for key, value in info.items() if key.strip() in ("cpu family", "model")]
     return {"cpu": peak["cpu"], "isa": peak["isa"], "family_model": "/".join(numbers), "cores": args.threads,
-            "cores_of_machine": os.cpu_count(), "mem_gb": round(pages / 2**30, 1)}
+            "cores_of_machine": os.cpu_count()}
 
 
 def result(args, model, run):
-    """The scoreboard's object."""
+    """What figure.save takes."""
     peak = min(run["peak_before"]["f32_gflops"], run["peak_after"]["f32_gflops"])
     ready, peer = run["kd_ready"], run["peer_ready"]
     flops = ready["flops_per_img"]
@@ -185,11 +176,8 @@ def result(args, model, run):
                "others_share": round(run["foreign"], 4), "pairs": args.pairs, "seconds_each": args.seconds,
                "planned_bytes": ready["planned_bytes"]}
     out = {"name": f"train-{model}", "value": kd["img_s"], "unit": "img/s", "bar": None, "direction": "higher",
-           "peer": None, "peer_value": None, "command": args.command,
-           "machine": machine(args, run["peak_before"]),
-           "versions": {"kd": text_of(["git", "describe", "--always", "--dirty"]), "backend": ready["backend"],
-                        "build": ready["build"], "kernel": platform.release()},
-           "date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")}
+           "peer": None, "peer_value": None, "command": args.command, "machine": machine(args, run["peak_before"]),
+           "versions": {"backend": ready["backend"], "build": ready["build"]}}
     if peer:
         ratios = [p["kd"]["img_s"] / p["peer"]["img_s"] for p in run["pairs"]]
         low, high = bootstrap(ratios)
@@ -225,15 +213,20 @@ def arguments():
     return parser.parse_args()
 
 
+def own_defaults():
+    """Programs started from here see no tuning of the caller's."""
+    tuning = ("OMP_", "GOMP_", "KMP_", "MKL_", "OPENBLAS_", "DNNL_", "ONEDNN_", "KD_")
+    for variable in [v for v in os.environ if v.startswith(tuning)]:
+        del os.environ[variable]
+
+
 def main():
     args = arguments()
     cpus = sorted(os.sched_getaffinity(0))
     if len(cpus) < args.threads:
         sys.exit(f"bench/run.py: {args.threads} threads need as many CPUs, here are {len(cpus)}; try --threads")
     os.sched_setaffinity(0, cpus[:args.threads])   # both sides inherit it
-    tuning = ("OMP_", "GOMP_", "KMP_", "MKL_", "OPENBLAS_", "DNNL_", "ONEDNN_", "KD_")
-    for variable in [v for v in os.environ if v.startswith(tuning)]:
-        del os.environ[variable]                   # both sides' own defaults
+    own_defaults()
     args.scratch.mkdir(parents=True, exist_ok=True)
     args.results.mkdir(parents=True, exist_ok=True)
     status = 0
@@ -254,10 +247,7 @@ def main():
             status = 1
             continue
         out = result(args, model, run)
-        path = args.results / f"{out['name']}.json"
-        temporary = path.with_suffix(".json.tmp")
-        temporary.write_text(json.dumps(out, indent=2) + "\n")
-        temporary.replace(path)
+        figure.save(args.results, **out)
         d = out["details"]
         line = (f"{out['name']}: kd {out['value']:,.0f} img/s, {d['kd']['gflops']:.0f} GFLOP/s, "
                 f"{d['kd']['percent_of_peak']} % of peak")

@@ -230,7 +230,7 @@ static json_t *report_json(const kd_trainer *t, const kd_store *s, uint64_t trai
 /* What will be computed, before an hour is spent on it. */
 static void say_plan(const kd_cli *c, const kd_trainer *t)
 {
-    char bytes[32];
+    char bytes[32], reader[32];
     kd_train_result r, before = {0};
     for (size_t i = 0; i < kd_trainer_students(t); i++, before = r) {
         kd_trainer_result(t, i, &r);
@@ -239,8 +239,9 @@ static void say_plan(const kd_cli *c, const kd_trainer *t)
         kd_cli_say(c, "%s %s: loss = %s", r.name, r.role, formula ? formula : "?");
         free(formula);
     }
-    kd_cli_say(c, "%zu runs, %s planned, %s", kd_trainer_students(t),
-               kd_fmt_bytes(bytes, (double)kd_trainer_bytes(t)), kd_nn_backend());
+    kd_cli_say(c, "%zu runs, %s planned, the reader's windows %s of it, %s", kd_trainer_students(t),
+               kd_fmt_bytes(bytes, (double)kd_trainer_bytes(t)),
+               kd_fmt_bytes(reader, (double)kd_trainer_reader_bytes(t)), kd_nn_backend());
 }
 
 static void note_end(kd_cli *c, const kd_trainer *t, const train_opts *o, uint64_t trained, double seconds)

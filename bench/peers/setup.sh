@@ -1,7 +1,10 @@
 #!/bin/sh
-# Makes the virtual environment of the bench peers, build/peers/venv by default:
+# Makes a virtual environment of bench peers: those of `make bench` in build/peers/venv by default,
 #
-#   bench/peers/setup.sh [FOLDER]
+#   bench/peers/setup.sh [FOLDER [NAME]]
+#
+# with the packages of NAME.txt (requirements; requirements-store for the store's peers) and, without their
+# dependencies, those of NAME-alone.txt, where there is one.
 #
 # The stamp FOLDER/ready is written last, with the requirements it stands for; a second call does
 # nothing. Everything comes from PyPI (PyTorch's wheel there brings its GPU libraries along, about 6 GB
@@ -9,9 +12,14 @@
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 venv=${1:-build/peers/venv}
+wanted=$here/${2:-requirements}
+lists=$wanted.txt
+alone=
+[ ! -f "$wanted-alone.txt" ] || { alone=$wanted-alone.txt; lists="$lists $alone"; }
 python=${PYTHON:-python3}
 
-if [ -f "$venv/ready" ] && cmp -s "$here/requirements.txt" "$venv/ready"; then exit 0; fi
+# shellcheck disable=SC2086 # lists of words, here and below
+if [ -f "$venv/ready" ] && cat $lists | cmp -s - "$venv/ready"; then exit 0; fi
 
 missing=
 command -v "$python" >/dev/null || missing="$missing python3"
@@ -29,10 +37,12 @@ echo "installing the bench peers into $venv"
 rm -rf "$venv"
 mkdir -p "$(dirname "$venv")"
 "$python" -m venv "$venv"
-# shellcheck disable=SC2086 # PIP_ARGS is a list of words
-if ! "$venv/bin/pip" install -q --disable-pip-version-check ${PIP_ARGS:-} -r "$here/requirements.txt"; then
-  echo "bench/peers/setup.sh: pip could not install $here/requirements.txt; check the network, or set PIP_ARGS" >&2
+pip="$venv/bin/pip install -q --disable-pip-version-check ${PIP_ARGS:-}"
+# shellcheck disable=SC2086
+if ! $pip -r "$wanted.txt" || { [ -n "$alone" ] && ! $pip --no-deps -r "$alone"; }; then
+  echo "bench/peers/setup.sh: pip could not install $lists; check the network, or set PIP_ARGS" >&2
   exit 1
 fi
-cp "$here/requirements.txt" "$venv/ready.tmp"
+# shellcheck disable=SC2086
+cat $lists >"$venv/ready.tmp"
 mv "$venv/ready.tmp" "$venv/ready"

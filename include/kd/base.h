@@ -62,7 +62,8 @@ typedef struct kd_err {
 const char *kd_strstatus(kd_status s);
 int kd_exit_code(kd_status s); /* the documented exit code of a tool: 0, 1, 2, 3, 4 or 5 */
 
-/* Sets err (if not NULL) and returns code, so that `return kd_fail(err, KD_EIO, ...)` reads well. */
+/* Sets err (if not NULL) and returns code, so that `return kd_fail(err, KD_EIO, ...)` reads well. Control characters
+ * but the newline become '?': sentences quote strangers' files, and terminals obey. */
 kd_status kd_fail(kd_err *err, kd_status code, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
 /* As kd_fail, for errno: ENOSPC and EDQUOT become KD_EFULL, ENOENT KD_ENOTFOUND, ENOMEM KD_ENOMEM,
  * EEXIST KD_EEXISTS, others KD_EIO. The sentence gets ": strerror" at its end. */
@@ -169,6 +170,18 @@ float kd_rng_normal(kd_rng *r);               /* mean 0, sd 1 (Box-Muller) */
 /* Fisher-Yates: order receives a permutation of 0..n-1. */
 void kd_rng_permute(kd_rng *r, uint32_t *order, size_t n);
 
+/* A permutation of 0..n-1 that is a function instead of a list: any element, or the place of an element, in
+ * O(log n) time and no memory. Another seed, purpose or a is another permutation. 1 <= n <= 2^56. */
+#define KD_PERMUTATION_ROUNDS 240
+typedef struct kd_permutation {
+    uint64_t n;
+    int rounds;
+    uint64_t mirror[KD_PERMUTATION_ROUNDS], coin[KD_PERMUTATION_ROUNDS];
+} kd_permutation;
+void kd_permutation_init(kd_permutation *p, uint64_t n, uint64_t seed, kd_rng_purpose purpose, uint32_t a);
+uint64_t kd_permutation_at(const kd_permutation *p, uint64_t place);      /* the element at a place */
+uint64_t kd_permutation_place(const kd_permutation *p, uint64_t element); /* its inverse */
+
 /* ---- hashes ------------------------------------------------------------------------------- */
 
 uint64_t kd_hash64(const void *data, size_t len); /* XXH3, 64 bits, seed 0 */
@@ -214,6 +227,8 @@ char *kd_strdup(const char *s);             /* NULL for NULL or when out of memo
 char *kd_sprintf(const char *fmt, ...) __attribute__((format(printf, 1, 2))); /* free() it */
 /* The nearest of n names by edit distance, NULL if none is near enough to be a typing error. */
 const char *kd_nearest(const char *word, const char *const *names, size_t n);
+/* "2/8" to 2 and 8: part of parts, 1 to parts. false: it is something else (or NULL). */
+bool kd_part_parse(const char *text, uint32_t *part, uint32_t *parts);
 
 /* ---- guards ------------------------------------------------------------------------------- */
 

@@ -71,6 +71,8 @@ void kd_codec_close(kd_codec *c); /* NULL-safe */
 const kd_codec_info *kd_codec_describe(const kd_codec *c);
 const json_t *kd_codec_params(const kd_codec *c); /* all keys, defaults filled in; borrowed */
 int64_t kd_codec_width(const kd_codec *c);
+/* Entries of one position, at most, as the parameters have it; the width for dense codecs. */
+size_t kd_codec_most(const kd_codec *c);
 /* Makes a codebook (for sparse codecs: classes by falling mean probability) from n sample positions,
  * values: (n, width). *book: free() it; NULL and 0 for codecs without one. KD_ENUMERIC, KD_ENOMEM. */
 kd_status kd_codec_learn(const char *name, int64_t width, const json_t *params, const float *values, size_t n,

@@ -22,7 +22,7 @@
  * old one. Strings and lists inside the target struct belong to the config until release.
  *
  * A number or truth value must stand plain: quotes make it a string, which is another type. `~`,
- * `null` or nothing empties a string or a list.
+ * `null` or nothing empties a list or a string that has no default.
  *
  * YAML limits (each refused by name): file 1 MiB, depth 32, 65,536 events, aliases, duplicate keys,
  * anchors, tags, unknown keys (the nearest known key is suggested), several documents. Syntax and

@@ -4,7 +4,8 @@
  * data.yaml, packs the sources into a store, and from then on only the store is read.
  *
  * The loader streams a store for training: it decodes each chunk once an epoch into a window, and
- * any number of streams (one per seed and batch size) draw their shuffled batches from that window.
+ * any number of streams (one per seed and batch size) draw their shuffled batches from that window, ragged
+ * and encoded columns included.
  * The order is a pure function of (seed, epoch, step): it does not depend on threads, on the other
  * streams, or on where a run was interrupted.
  */
@@ -123,6 +124,11 @@ kd_status kd_view_parse(kd_view_spec *s, const json_t *j, const char *where, kd_
  *     for (uint64_t epoch = 0; epoch < 10; epoch++)
  *         for (kd_loader_epoch(l, epoch, &err); !kd_stream_next(s, &b, &err) && b.rows;)
  *             use(b.column[0], b.column[1], b.rows);
+ *
+ * Rows in store order: the same with p.shuffle = false. Order, in full: chunk k of an epoch is
+ * kd_permutation_at(k) of (seed, KD_RNG_CHUNKS, epoch) over the split's chunks; a window is so many chunks that
+ * the rows of the largest fit into window_rows; a stream permutes the rows of window w, chunk after chunk, by
+ * kd_rng_permute of (its seed, KD_RNG_ROWS, epoch, w); batches are consecutive pieces of that sequence.
  */
 #define KD_LOADER_COLUMNS 8
 typedef struct kd_loader kd_loader;
@@ -135,19 +141,24 @@ typedef struct kd_loader_params {
     uint64_t seed;        /* of the order of chunks; shared by all streams */
     bool shuffle;         /* default true; false: store order (evaluation) */
     int threads;          /* that decode a window, default 1 */
+    bool ahead; /* one thread more decodes the next window while the caller uses this one: for callers that leave
+                   a CPU free. Takes a second window's memory, changes no bit; default false */
 } kd_loader_params;
 kd_loader_params kd_loader_default_params(void);
 
-/* columns: indices in the store, dense and of fixed shape. A window is whole chunks, in the epoch's order of
- * chunks, as many as window_rows holds (at least one). If one window holds all rows, they are decoded once a
- * run, else each chunk once an epoch. KD_EUSAGE (empty split: names it), KD_EUNSUPPORTED (ragged), KD_ENOMEM.
- */
+/* columns: indices in the store, of any encoding. A window is whole chunks, in the epoch's order of chunks, as
+ * many as window_rows holds (at least one). If one window holds all rows, they are decoded once a run, else each
+ * chunk once an epoch. Ragged columns are read through once here. KD_EUSAGE (empty split: names it), KD_ECORRUPT,
+ * KD_ENOMEM. */
 kd_status kd_loader_open(kd_loader **out, kd_store *s, const int *columns, int n, const kd_loader_params *p,
                          kd_err *err);
 void kd_loader_close(kd_loader *l); /* frees its streams too; NULL-safe */
 uint64_t kd_loader_rows(const kd_loader *l);
-size_t kd_loader_bytes(const kd_loader *l);     /* memory held, streams included */
-double kd_loader_seconds(const kd_loader *l);   /* spent decoding so far: the stall of the trainer */
+/* Memory of windows, order and streams, known before the first row is decoded. It does not grow with the store
+ * but for 4 bytes a chunk; columns of differing lengths count as if every chunk were the longest. The cursors
+ * (threads, and one ahead) add a record and a block each. */
+size_t kd_loader_bytes(const kd_loader *l);
+double kd_loader_seconds(const kd_loader *l);   /* that callers waited for windows: the stall of the trainer */
 uint64_t kd_loader_blocks(const kd_loader *l);  /* chunks x columns: what one pass decodes */
 uint64_t kd_loader_decoded(const kd_loader *l); /* blocks decoded so far */
 bool kd_loader_resident(const kd_loader *l);    /* one window holds all rows: decoded once a run */
@@ -168,14 +179,21 @@ kd_status kd_loader_epoch(kd_loader *l, uint64_t epoch, kd_err *err);
  * at least one delivers. KD_ECORRUPT and others: from the store. */
 typedef struct kd_batch {
     uint32_t rows;
-    const void
-        *column[KD_LOADER_COLUMNS]; /* (rows, row bytes) raw values; borrowed until the stream's next call */
-    const uint64_t *row;            /* (rows) store-wide row numbers */
+    /* All borrowed until the stream's next call, by column:
+     * dense, fixed shape: (rows, row bytes) values as stored; of a dense codec: f32.
+     * dense, ragged: (offset[rows], width) values, rows one behind the other; of a dense codec: f32.
+     * sparse codec: NULL. */
+    const void *column[KD_LOADER_COLUMNS];
+    /* Ragged columns: (rows + 1) positions before each row; NULL: every row has kd_column_each positions. */
+    const uint64_t *offset[KD_LOADER_COLUMNS];
+    /* Sparse codecs: the targets of the batch's positions, row after row; NULL: any other column. */
+    const kd_sparse *sparse[KD_LOADER_COLUMNS];
+    const uint64_t *row; /* (rows) store-wide row numbers */
     bool wait;
 } kd_batch;
 kd_status kd_stream_next(kd_stream *s, kd_batch *b, kd_err *err);
 /* Skips n batches of an epoch just begun, for resume (n == steps: the whole epoch): what follows equals the
- * uninterrupted run. KD_EUSAGE behind the first batch or for n over steps. */
+ * uninterrupted run. Takes no time that grows with n. KD_EUSAGE behind the first batch or for n over steps. */
 kd_status kd_stream_skip(kd_stream *s, uint64_t n, kd_err *err);
 
 #endif

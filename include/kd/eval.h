@@ -34,6 +34,9 @@ typedef struct kd_eval_params {
  * kd_store_split_rows rows). */
 kd_status kd_eval_model(kd_measures *m, kd_model *model, kd_store *s, const kd_eval_params *p, float *logits,
                         kd_err *err);
+/* Column of the logits to compare with: of this teacher, or of the first that kept all classes (not a sparse
+ * encoding); -1: none. */
+int kd_eval_logits(const kd_store *s, const char *teacher);
 /* The cached teacher judged by the same measures. */
 kd_status kd_eval_teacher(kd_measures *m, kd_store *s, const kd_eval_params *p, kd_err *err);
 /* Median and p99 of single-row forward passes, microseconds. */

@@ -1,24 +1,41 @@
-/* kd/teacher.h - something that turns input rows into logits.
+/* kd/teacher.h - something that turns input rows into logits, and inner values into features.
  *
  * Native teachers are model folders that kd can run itself (a student's folder is one). The
  * interface carries what other kinds (a command over a pipe, files) need later: a name, a
  * fingerprint, a number of classes, and batches in, logits out.
+ *
+ * One pass over a store adds one segment. What it adds is chosen: logits, values of inner nodes (taps),
+ * logits of augmented views; each dense or in an encoding. A later pass of the same teacher adds other
+ * columns in a segment of its own:
+ *
+ *     segment "big"             big/logits            kd-dump --teacher runs/big --into S
+ *     segment "big.feat.relu1"  big/feat.relu1        ... --no-logits --tap relu1
+ *     segment "big.views"       big/logits.views      ... --no-logits --views 4 --view-shift 2
+ *
+ * Each has the teacher's name and fingerprint; one name never stands for two fingerprints.
  */
 #ifndef KD_TEACHER_H
 #define KD_TEACHER_H
 
+#include "kd/data.h"
 #include "kd/model.h"
 #include "kd/store.h"
+
+#define KD_TEACHER_TAPS 32
 
 typedef struct kd_teacher kd_teacher;
 /* Loads the folder. batch: rows a call at most; threads: of the computation. */
 kd_status kd_teacher_open(kd_teacher **out, const char *folder, int64_t batch, int threads, kd_err *err);
 void kd_teacher_close(kd_teacher *t);
 const char *kd_teacher_name(const kd_teacher *t);
-const char *kd_teacher_fingerprint(const kd_teacher *t); /* 32 hex digits */
+/* 32 hex digits: of the model (kd_model_fingerprint), and of its tokenizer where the folder has one. */
+const char *kd_teacher_fingerprint(const kd_teacher *t);
+const char *
+kd_teacher_tokenizer(const kd_teacher *t); /* kd_hash128 of the folder's tokenizer.json, hex; "": none */
 const kd_model *kd_teacher_model(const kd_teacher *t);
-/* Whether the store's input column (shape, mean, scale) and classes (number, names) fit; KD_EMISMATCH names
- * the field and both values. What the store does not say is not compared. */
+/* Whether the store's input column (shape, mean, scale, tokenizer) and classes (number, names) fit;
+ * KD_EMISMATCH names the field and both values. What the store or the teacher does not say is not compared.
+ */
 kd_status kd_teacher_check(const kd_teacher *t, const kd_store *s, kd_err *err);
 /* raw: (rows, input shape) of dtype as stored; logits: (rows, classes) f32. rows <= batch. The bits of a
  * row's logits do not depend on its neighbours or on the thread count. KD_ENUMERIC: not finite, names the
@@ -26,15 +43,128 @@ kd_status kd_teacher_check(const kd_teacher *t, const kd_store *s, kd_err *err);
 kd_status kd_teacher_run(kd_teacher *t, const void *raw, kd_dtype dtype, int64_t rows, float *logits,
                          kd_err *err);
 
-/* The whole pass: reads the input column of a sealed store chunk by chunk and adds a segment NAME
- * with the column NAME/logits (dtype f32 or f16) for all rows of all splits. Resumable; polled stop
- * as in kd_pack. name NULL: the model's own. With both wp->resume and wp->force an unfinished pass that fits
- * is gone on with, anything else is replaced. seconds (may be NULL) receives the time spent in the teacher by
- * this call. The manifest keeps {"name", "fingerprint", "model", "arch", "params", "macs", "command",
- * "seconds", "seconds_rows"} (kd_store_teacher). KD_EUNSUPPORTED (dtype), KD_EMISMATCH, KD_EEXISTS,
- * KD_ESTOPPED, KD_ENUMERIC, and the store's. */
-kd_status kd_teacher_dump(kd_teacher *t, kd_store *s, const char *name, kd_dtype dtype,
-                          const kd_writer_params *wp, const char *command, volatile const int *stop,
-                          void (*progress)(void *arg, uint64_t done, uint64_t total), void *arg,
-                          double *seconds, kd_err *err);
+/* ---- taps --------------------------------------------------------------------------------- */
+
+typedef enum kd_tap_form {
+    KD_TAP_USUAL, /* mean for a map (height, width, channels), flat for a vector */
+    KD_TAP_MEAN,  /* (channels): mean over the pixels */
+    KD_TAP_MAX,   /* (channels): largest value over the pixels */
+    KD_TAP_FLAT   /* all values, in the node's shape */
+} kd_tap_form;
+typedef struct kd_tap {
+    char node[KD_STORE_NAME_MAX];
+    kd_tap_form form;
+} kd_tap;
+const char *kd_tap_form_name(kd_tap_form f); /* "mean", "max", "flat" */
+/* "NODE", "NODE:mean", "NODE:max", "NODE:flat". KD_EUSAGE. */
+kd_status kd_tap_parse(kd_tap *tap, const char *text, kd_err *err);
+/* From now on kd_teacher_run keeps the values of these nodes, in the place of earlier taps; logits do not
+ * change by it. KD_EUSAGE: no such node (names the nearest), the same one twice, a form that its shape does
+ * not have, a node whose value is never there because the ReLU behind it is computed with it (names that
+ * one); KD_ENOMEM. */
+kd_status kd_teacher_take(kd_teacher *t, const kd_tap *taps, size_t n, kd_err *err);
+size_t kd_teacher_taps(const kd_teacher *t);
+/* Tap i of the last kd_teacher_run, out: (rows, shape). KD_ENUMERIC: not finite. */
+kd_status kd_teacher_tap(kd_teacher *t, size_t i, int64_t rows, float *out, kd_err *err);
+/* What tap i is; its form is resolved. dims: axes of a row; returns their number. */
+int kd_teacher_tap_shape(const kd_teacher *t, size_t i, kd_tap *tap, int64_t dims[KD_MAX_DIMS]);
+
+/* ---- the pass ----------------------------------------------------------------------------- */
+
+typedef struct kd_dump_params {
+    const char *name;     /* of the teacher in the store; NULL: the model's own */
+    const char *segment;  /* NULL: NAME; without logits NAME.feat.NODE of the first tap, or NAME.views */
+    bool logits;          /* column NAME/logits */
+    kd_dtype dtype;       /* of dense columns: f32, f16, bf16 */
+    const char *encoding; /* of logits and views' logits, as kd_codec_parse reads it; NULL: dense */
+    const char *feature_encoding; /* of taps; NULL: dense */
+    const kd_tap *taps;           /* columns NAME/feat.NODE, role feature, the form in their params */
+    size_t ntaps;
+    const kd_view_spec *views; /* column NAME/logits.views, (count, classes), role view, with kd_view_json in
+                                  its params; NULL or count 0: none */
+    kd_store *sample; /* codebooks are learned from this store's first chunk; NULL: the store's own. For parts
+                         of one store, whose columns must be equal to be merged */
+    const char *command;                                        /* kept in the manifest; may be NULL */
+    volatile const int *stop;                                   /* polled between batches; may be NULL */
+    void (*progress)(void *arg, uint64_t done, uint64_t total); /* on the caller's thread; may be NULL */
+    void *arg;
+} kd_dump_params;
+kd_dump_params kd_dump_default_params(void); /* logits, f32 */
+typedef struct kd_dump_report {
+    double seconds; /* of the call */
+    double teacher; /* of them computing in the teacher */
+    uint64_t rows;  /* of this call */
+} kd_dump_report;
+/* The whole pass: reads the input column of a sealed store chunk by chunk and adds a segment with the columns
+ * that p asks for, for all rows of all splits. Reading and views, the teacher, and encoding with writing
+ * overlap, each on a thread; memory does not depend on the number of rows. Resumable; what was committed
+ * stays after any failure. With both wp->resume and wp->force an unfinished pass that fits is gone on with,
+ * anything else is replaced. Takes its own taps (kd_teacher_take). report may be NULL; it is filled in after
+ * failures too. The manifest keeps {"name", "fingerprint", "model", "arch", "params", "macs", "command",
+ * "seconds", "seconds_rows"} (kd_store_teacher). KD_EUNSUPPORTED (dtype), KD_EUSAGE, KD_EMISMATCH (also: the
+ * store knows the name with another fingerprint), KD_EEXISTS, KD_ESTOPPED, KD_ENUMERIC (names the row), and
+ * the store's. */
+kd_status kd_teacher_dump(kd_teacher *t, kd_store *s, const kd_dump_params *p, const kd_writer_params *wp,
+                          kd_dump_report *report, kd_err *err);
+/* The segment that p's pass would write for a teacher of this name. KD_EUSAGE: too long. */
+kd_status kd_dump_segment(const kd_dump_params *p, const char *name, char out[KD_STORE_NAME_MAX],
+                          kd_err *err);
+
+/* ---- before paying: what encodings would cost and lose -------------------------------------- */
+
+/* One encoding on a sample of logits. What a codec does not serve is NaN. */
+typedef struct kd_plan_entry {
+    char encoding[128]; /* "f32", "f16", "bf16" (dense), or as kd_codec_parse reads it */
+    unsigned serves;    /* kd_serves */
+    bool sparse;
+    double row_bytes; /* bytes a row as packed, headers included */
+    double kl1, kl4;  /* mean KL(teacher || decoded) at T = 1 and T = 4, nats; of a sparse encoding all
+                         classes that it does not keep count as one */
+    double top1;      /* share of positions whose most probable class still is it */
+    double tail;      /* mean probability at T = 1 of the classes that are not kept */
+    double variance;  /* of sampled ones: mean of sum over classes of (weight - probability)^2 */
+    double encode_s, decode_s; /* a row */
+    double dump_s;             /* the whole pass: teacher and encoder overlap */
+    double students; /* from so many students on, one dump and reading it every epoch takes less time
+                        than a teacher beside each of them; infinite: never */
+} kd_plan_entry;
+/* Fills in everything up to decode_s. logits: (rows, classes); ids: (rows), may be NULL for codecs that draw
+ * nothing. Blocks have chunk_rows rows; codebooks are learned from the first. KD_EUSAGE: no such encoding, or
+ * not of so many classes. */
+kd_status kd_plan_measure(kd_plan_entry *e, const char *encoding, const float *logits, uint64_t rows,
+                          int64_t classes, const kd_id *ids, uint32_t chunk_rows, int level, int threads,
+                          kd_err *err);
+/* Fills in dump_s and students. teacher_s: a row; epochs: of each student. */
+void kd_plan_time(kd_plan_entry *e, double teacher_s, uint64_t rows, int64_t epochs);
+
+typedef struct kd_plan {
+    uint64_t sampled, rows; /* of the sample and of the store */
+    double teacher_s;       /* of the teacher, a row */
+    kd_plan_entry *entry;
+    size_t n;
+} kd_plan;
+/* Runs the teacher over about `rows` rows (whole chunks, spread over the store) and measures the encodings; n
+ * 0: those that there are and that fit the number of classes, with a few settings each. Nothing is written.
+ */
+kd_status kd_teacher_plan(kd_plan *plan, kd_teacher *t, kd_store *s, const char *const *encodings, size_t n,
+                          uint64_t rows, int64_t epochs, const kd_writer_params *wp, kd_err *err);
+void kd_plan_release(kd_plan *plan);
+
+/* ---- afterwards: is what a store holds what the teacher says? -------------------------------- */
+
+typedef struct kd_recheck {
+    char column[KD_STORE_NAME_MAX];
+    uint64_t rows;
+    double largest;  /* difference of a value, of sparse columns of a probability */
+    double relative; /* root mean square of the differences / that of the fresh values */
+    double top1;     /* share of positions with the same largest value */
+    bool matches;    /* relative <= 0.01, and of logits top1 >= 0.99 */
+} kd_recheck;
+/* Runs the teacher over about `rows` rows (whole chunks, spread over the store), puts what it says through
+ * each column's encoding and compares it with what the columns of `name` hold; on the machine of the dump
+ * nothing differs. out: room for KD_STORE_MAX_COLUMNS; *n: columns. KD_ENOTFOUND (no column of that teacher),
+ * KD_EMISMATCH (the store states another fingerprint: names both). */
+kd_status kd_teacher_recheck(kd_teacher *t, kd_store *s, const char *name, uint64_t rows, kd_recheck *out,
+                             size_t *n, kd_err *err);
+
 #endif

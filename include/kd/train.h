@@ -119,13 +119,14 @@ void kd_trainer_result(const kd_trainer *t, size_t i, kd_train_result *r);
 /* Blocks (chunks x columns) of training rows decoded by this run, and what one decode of each chunk an epoch
  * would be (one a run where all rows fit into one window): equal when all is well, fewer after a resume. */
 void kd_trainer_reads(const kd_trainer *t, uint64_t *decoded, uint64_t *expected);
-double kd_trainer_stall(const kd_trainer *t); /* seconds spent decoding */
+double kd_trainer_stall(const kd_trainer *t); /* seconds in which all students waited for rows */
+size_t kd_trainer_reader_bytes(const kd_trainer *t); /* of the loader's windows and streams; 0 before plan */
 /* Formula of student i as resolved; free() it. */
 char *kd_trainer_formula(const kd_trainer *t, size_t i);
 /* Configuration of student i as resolved against the store; new reference. */
 json_t *kd_trainer_config(const kd_trainer *t, size_t i);
-/* All of this as {"students": [...], "reads": {"decoded", "expected"}, "planned_bytes", "stall_s"}; new
- * reference, NULL when out of memory. */
+/* All of this as {"students": [...], "reads": {"decoded", "expected"}, "planned_bytes", "reader_bytes",
+ * "stall_s"}; new reference, NULL when out of memory. */
 json_t *kd_trainer_json(const kd_trainer *t);
 /* Sentences that do not stop a run (a damaged checkpoint passed over, a student that diverged, a teacher that
  * disagrees with the labels); NULL past the last. Borrowed until the next call that trains or adds. */

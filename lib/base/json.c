@@ -19,42 +19,70 @@
 /* Allocations that jansson was refused on this thread and that nobody was told of. */
 static _Thread_local unsigned long refused;
 
+typedef struct list {
+    void **v;
+    size_t n, cap;
+} list;
+
+static bool push(list *l, void *p)
+{
+    if (l->n == l->cap) {
+        const size_t cap = l->cap ? 2 * l->cap : 64;
+        void **more = realloc(l->v, cap * sizeof *more);
+        if (!more) return false;
+        l->v = more;
+        l->cap = cap;
+    }
+    l->v[l->n++] = p;
+    return true;
+}
+
 /* jansson's parser does not survive a refused allocation: it asserts that it can take back what it could not
  * save, or goes on with a string of another content. So it never sees one: the parse is left by a jump, and
- * what it held is freed from a list. */
+ * what it held is freed from a list.
+ *
+ * What it gives back is looked for among the youngest of the list only. The rest is freed when the parse is
+ * over: a text that is wrong at its end gives back everything, the oldest first. */
 typedef struct parse {
     jmp_buf out;
-    void **held;
-    size_t n, cap;
+    list held, dead; /* dead: given back, still in held */
 } parse;
 static _Thread_local parse *parsing;
+
+enum { YOUNGEST = 16 };
 
 static void *json_take(size_t n)
 {
     parse *p = parsing;
-    if (p && p->n == p->cap) {
-        const size_t cap = p->cap ? 2 * p->cap : 64;
-        void **more = realloc(p->held, cap * sizeof *more);
-        if (!more) longjmp(p->out, 1);
-        p->held = more;
-        p->cap = cap;
-    }
     void *taken = malloc(n);
-    if (!taken && p) longjmp(p->out, 1);
+    if (p && (!taken || !push(&p->held, taken))) {
+        free(taken);
+        longjmp(p->out, 1);
+    }
     if (!taken) refused++;
-    if (p) p->held[p->n++] = taken;
     return taken;
 }
 
 static void json_drop(void *taken)
 {
     parse *p = parsing;
-    for (size_t i = p && taken ? p->n : 0; i-- > 0;) { // the youngest are freed first
-        if (p->held[i] != taken) continue;
-        p->held[i] = p->held[--p->n];
-        break;
+    if (!p || !taken) {
+        free(taken);
+        return;
     }
-    free(taken);
+    list *l = &p->held;
+    for (size_t i = l->n; i-- > 0 && l->n - i <= YOUNGEST;)
+        if (l->v[i] == taken) {
+            l->v[i] = l->v[--l->n];
+            free(taken);
+            return;
+        }
+    if (!push(&p->dead, taken)) longjmp(p->out, 1);
+}
+
+static void free_all(list *l)
+{
+    while (l->n) free(l->v[--l->n]);
 }
 
 __attribute__((constructor)) static void watch_jansson(void) { json_set_alloc_funcs(json_take, json_drop); }
@@ -70,20 +98,22 @@ static bool memory_lost(void)
 
 kd_status kd_json_parse(json_t **out, const char *text, size_t len, json_error_t *at)
 {
-    parse p = {.n = 0};
+    parse p = {.held = {0}};
     kd_status st = KD_OK;
     *out = NULL;
     parsing = &p;
     if (setjmp(p.out)) {
         parsing = NULL;
-        while (p.n) free(p.held[--p.n]);
+        free_all(&p.held);
         *out = NULL;
         st = KD_ENOMEM;
     } else {
         *out = json_loadb(text, len, JSON_REJECT_DUPLICATES, at);
         parsing = NULL;
+        free_all(&p.dead);
     }
-    free(p.held);
+    free(p.held.v);
+    free(p.dead.v);
     return st ? st : *out ? KD_OK : KD_ECORRUPT;
 }
 

@@ -11,6 +11,12 @@
  * layout, not a probability. A stream holds 2^56 blocks of four numbers, given out word 0 first.
  * Whoever wants element i of a stream alone calls kd_philox with block i / 4. The layout is part of
  * the file formats (views, orders and samples are replayed by other programs): it never changes.
+ *
+ * kd_permutation is the swap-or-not shuffle (Hoang, Morris, Rogaway, "An Enciphering Scheme Based on a
+ * Card Shuffle", CRYPTO 2012). A round pairs every x with its mirror image m - x (mod n) and tosses one
+ * coin per pair; on heads both change places. Each round is its own inverse, so the inverse is the same
+ * rounds backwards, and unlike a Feistel network it needs no power of two and no walk back into range. The
+ * mirrors and the coins' keys are drawn from a Philox stream; a coin is one bit of a 64-bit mixing function.
  */
 #include "kd/base.h"
 
@@ -96,4 +102,49 @@ void kd_rng_permute(kd_rng *r, uint32_t *order, size_t n)
         order[i - 1] = order[j];
         order[j] = t;
     }
+}
+
+/* ---- permutations without a list ---------------------------------------------------------- */
+
+/* 4 log2 n rounds and a few: after that neither fixed points nor neighbours nor the parity of small
+ * permutations tell it from a shuffled list (tests/unit/test_base.c). */
+void kd_permutation_init(kd_permutation *p, uint64_t n, uint64_t seed, kd_rng_purpose purpose, uint32_t a)
+{
+    kd_rng r;
+    kd_rng_init(&r, seed, purpose, a, 0);
+    p->n = n;
+    p->rounds = 16;
+    for (uint64_t rest = n - 1; rest; rest >>= 1) p->rounds += 4;
+    for (int i = 0; i < p->rounds; i++) {
+        p->mirror[i] = kd_rng_below(&r, n);
+        p->coin[i] = kd_rng_u32(&r);
+        p->coin[i] |= (uint64_t)kd_rng_u32(&r) << 32;
+    }
+}
+
+/* The finaliser of SplitMix64 (Steele, Lea, Flood, OOPSLA 2014, with Stafford's constants, mix 13). */
+static bool coin(uint64_t x, uint64_t key)
+{
+    x = (x + 1) * 0x9E3779B97F4A7C15u ^ key;
+    x = (x ^ x >> 30) * 0xBF58476D1CE4E5B9u;
+    x = (x ^ x >> 27) * 0x94D049BB133111EBu;
+    return x >> 63;
+}
+
+static uint64_t turn(const kd_permutation *p, int round, uint64_t x)
+{
+    uint64_t m = p->mirror[round], other = m >= x ? m - x : m + p->n - x;
+    return coin(x > other ? x : other, p->coin[round]) ? other : x;
+}
+
+uint64_t kd_permutation_at(const kd_permutation *p, uint64_t place)
+{
+    for (int i = 0; i < p->rounds; i++) place = turn(p, i, place);
+    return place;
+}
+
+uint64_t kd_permutation_place(const kd_permutation *p, uint64_t element)
+{
+    for (int i = p->rounds; i-- > 0;) element = turn(p, i, element);
+    return element;
 }

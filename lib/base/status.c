@@ -39,6 +39,13 @@ int kd_exit_code(kd_status s)
     return 1;
 }
 
+/* What files say of themselves is quoted in sentences, and a terminal obeys escape sequences. */
+static void disarm(char *text)
+{
+    for (; *text; text++)
+        if (((unsigned char)*text < ' ' && *text != '\n') || *text == 0x7F) *text = '?';
+}
+
 /* Appends to text at position *pos; marks the end with "..." when it does not fit. */
 static void put(char *text, size_t size, size_t *pos, const char *fmt, va_list ap)
     __attribute__((format(printf, 4, 0)));
@@ -51,6 +58,7 @@ static void put(char *text, size_t size, size_t *pos, const char *fmt, va_list a
         text[*pos] = '\0';
         return;
     }
+    disarm(text + *pos);
     if ((size_t)n < size - *pos) {
         *pos += (size_t)n;
         return;

@@ -7,6 +7,7 @@
 #include "kd/base.h"
 
 #include <ctype.h>
+#include <inttypes.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -105,6 +106,14 @@ char *kd_fmt_bytes(char *buf, double bytes)
     }
     snprintf(buf, 32, u && bytes < 9.95 ? "%.1f %s" : "%.0f %s", bytes, units[u]);
     return buf;
+}
+
+bool kd_part_parse(const char *text, uint32_t *part, uint32_t *parts)
+{
+    int end = 0;
+    if (!text || strspn(text, "0123456789/") != strlen(text)) return false;
+    return sscanf(text, "%9" SCNu32 "/%9" SCNu32 "%n", part, parts, &end) == 2 && !text[end] && *part &&
+           *part <= *parts;
 }
 
 char *kd_fmt_count(char *buf, double count)

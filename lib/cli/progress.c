@@ -31,7 +31,7 @@ void kd__cli_line(const char *text)
     kd__progress_clear();
     for (; *text; text++) {
         const unsigned char c = (unsigned char)*text; /* names in messages may hold anything, even escapes */
-        piece[n++] = (c < 0x20 && c != '\n') || c == 0x7F ? '?' : *text;
+        piece[n++] = c < 0x20 || c == 0x7F ? '?' : *text;
         if (n < sizeof piece - 1) continue;
         fwrite(piece, 1, n, stderr);
         n = 0;

@@ -12,7 +12,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const kd__codec *const codecs[] = {&kd__codec_int8, &kd__codec_int8_channel, NULL}; // ends with NULL
+static const kd__codec *const codecs[] = {
+    &kd__codec_int8, &kd__codec_int8_channel, &kd__codec_log8,      &kd__codec_log6,
+    &kd__codec_topk, &kd__codec_sample,       &kd__codec_head_tail, NULL,
+}; // by code; ends with NULL
 
 static const kd__codec *find(const char *name)
 {
@@ -169,6 +172,12 @@ void kd_codec_close(kd_codec *c)
 const kd_codec_info *kd_codec_describe(const kd_codec *c) { return &c->ops->info; }
 const json_t *kd_codec_params(const kd_codec *c) { return c->params; }
 int64_t kd_codec_width(const kd_codec *c) { return c->width; }
+
+size_t kd_codec_most(const kd_codec *c)
+{
+    const uint64_t width = (uint64_t)c->width, kept = (uint64_t)c->p.k + (uint64_t)c->p.n; // 0 where it has none
+    return (size_t)(c->ops->info.sparse && kept < width ? kept : width);
+}
 
 kd_status kd_codec_learn(const char *name, int64_t width, const json_t *params, const float *values, size_t n,
                          void **book, size_t *book_bytes, kd_err *err)

@@ -27,32 +27,16 @@ static const double LIMIT = 0x1p126, SCALE_MIN = 0x1p-126, SCALE_MAX = 0x1p120, 
 
 /* ---- writing ------------------------------------------------------------------------------ */
 
-/* Floats as integers of the same order: infinities and NaNs lie beyond all finite numbers. */
-static inline int32_t key_of(float v)
-{
-    int32_t k;
-    memcpy(&k, &v, 4);
-    return k ^ (int32_t)((uint32_t)(k >> 31) >> 1);
-}
-
-static inline float of_key(int32_t k)
-{
-    float v;
-    k ^= (int32_t)((uint32_t)(k >> 31) >> 1);
-    memcpy(&v, &k, 4);
-    return v;
-}
-
 bool kd__codec_range(const float *v, size_t n, float *lo, float *hi)
 {
     int32_t a = INT32_MAX, b = INT32_MIN;
     for (size_t i = 0; i < n; i++) {
-        const int32_t k = key_of(v[i]);
+        const int32_t k = kd__key_of(v[i]);
         a = k < a ? k : a;
         b = k > b ? k : b;
     }
-    *lo = of_key(a);
-    *hi = of_key(b);
+    *lo = kd__of_key(a);
+    *hi = kd__of_key(b);
     return isfinite(*lo) && isfinite(*hi);
 }
 

@@ -27,7 +27,8 @@ bool kd__option_is_list(const kd_option *o)
 
 bool kd__option_takes_nothing(const kd_option *o)
 {
-    return o->type == KD_OPTION_STRING || o->type == KD_OPTION_CHOICE || kd__option_is_list(o);
+    const bool text = o->type == KD_OPTION_STRING || o->type == KD_OPTION_CHOICE;
+    return (text && !o->value) || kd__option_is_list(o); // nobody looks for NULL where there is a default
 }
 
 const char *kd_option_flag(const kd_option *o, char *buf, size_t len)

@@ -4,6 +4,8 @@
 
 #include "kd/data.h"
 
+#include <stdatomic.h>
+
 #define KD__SOURCE_MAX_BYTES (16ull << 30) /* of one decoded array */
 #define KD__NPY_MAX_HEADER   (64u << 10)
 #define KD__CSV_MAX_FIELDS   65536
@@ -101,39 +103,116 @@ kd_status kd__idmaker_init(kd__idmaker *m, const char *name, const kd_array *a, 
 kd_id kd__idmaker_id(kd__idmaker *m, const void *row);
 void kd__idmaker_release(kd__idmaker *m);
 
-/* ---- loader.c, stream.c: windows of decoded chunks, and the streams that draw from them ------ */
+/* ---- form.c: rows of a column in memory, in one of three forms ------------------------------ */
+
+typedef enum kd__form {
+    KD__FIXED,  /* every row has the same bytes: row i lies at i * bytes */
+    KD__RAGGED, /* rows of some positions each, one behind the other */
+    KD__SPARSE  /* positions of a sparse codec */
+} kd__form;
+typedef struct kd__shape {
+    int column;
+    kd__form form;
+    bool coded, ragged;
+    size_t each;    /* positions of a step of the ragged axis, or of a row */
+    size_t bytes;   /* of a row (fixed), of a position (ragged); of an entry and its place (sparse) */
+    size_t most;    /* positions of the largest chunk, at most */
+    size_t longest; /* positions of the longest row */
+    size_t entries; /* sparse: of a position, at most */
+    int temperatures;
+} kd__shape;
+/* Describes a column. Reads ragged ones through, chunk by chunk, to know their longest. */
+kd_status kd__shape_init(kd__shape *f, kd_store *s, int column, const uint32_t *chunks, uint32_t n,
+                         kd_err *err);
+
+/* Some rows of a column that is ragged or sparse. Zeroed: none. */
+typedef struct kd__held {
+    uint32_t rows;
+    uint64_t *offset; /* (rows + 1) positions before each row */
+    uint8_t *values;  /* ragged: positions from byte `head` on */
+    size_t head;
+    kd_sparse sparse;
+    uint32_t *length; /* (rows) of a chunk being read */
+    size_t offset_room, value_room, length_room;
+} kd__held;
+/* Room for so many rows and positions, and what it takes. */
+kd_status kd__held_reserve(kd__held *h, const kd__shape *f, size_t rows, size_t positions, kd_err *err);
+size_t kd__held_bytes(const kd__shape *f, size_t rows, size_t positions);
+kd_status kd__held_read(kd__held *h, const kd__shape *f, kd_cursor *c, uint32_t chunk, uint32_t rows,
+                        kd_err *err);
+void kd__held_clear(kd__held *h);
+kd_status kd__held_append(kd__held *h, const kd__shape *f, const kd__held *from, uint32_t row, kd_err *err);
+void kd__held_release(kd__held *h);
+
+/* ---- window.c: decoded chunks, and the thread that decodes ahead ----------------------------- */
+
+typedef struct kd__window {
+    uint32_t number, chunks;
+    uint64_t first, rows; /* in the sequence of the epoch's rows */
+    bool loaded;
+    uint32_t *order;                  /* (chunks) indices into the loader's list, in order; each has a slot */
+    uint64_t *row_at;                 /* (slots) store-wide number of a slot's first row */
+    uint8_t *slab[KD_LOADER_COLUMNS]; /* fixed: (slots, unit rows, row bytes) */
+    kd__held *held[KD_LOADER_COLUMNS]; /* others: (slots) */
+    size_t tasks;                      /* blocks to decode; those below next are taken */
+    atomic_size_t next, bad;           /* bad: the first that failed, tasks: none */
+} kd__window;
+typedef struct kd__ahead kd__ahead;
+
+kd_status kd__window_alloc(kd__window *w, kd_loader *l, kd_err *err);
+void kd__window_release(kd__window *w, const kd_loader *l);
+size_t kd__window_bytes(const kd_loader *l);
+/* Decides what window `number` of this epoch holds; nothing is decoded yet. */
+void kd__window_plan(kd__window *w, const kd_loader *l, uint32_t number);
+/* Decodes what is not decoded yet, with the loader's team. KD_ECORRUPT names the first bad block. */
+kd_status kd__window_finish(kd__window *w, kd_loader *l, kd_err *err);
+kd_status kd__ahead_open(kd__ahead **out, kd_loader *l, kd_err *err);
+void kd__ahead_close(kd__ahead *a);
+void kd__ahead_begin(kd__ahead *a, kd__window *w); /* w: planned, and nobody else's */
+void kd__ahead_leave(kd__ahead *a);                /* gives up what is not begun; waits for the rest */
+
+/* ---- loader.c, stream.c: the order of an epoch, and the streams that draw from it ------------ */
+
+/* A chunk that has fewer rows to give than the largest. */
+typedef struct kd__short {
+    uint32_t index, place; /* in the loader's list; in this epoch's order */
+    uint32_t missing;
+    uint64_t before; /* rows missing at the places before this one */
+} kd__short;
 
 struct kd_loader {
     kd_store *store;
     kd_loader_params p;
-    int columns, column[KD_LOADER_COLUMNS];
-    size_t row_bytes[KD_LOADER_COLUMNS];
-    uint32_t chunks;
-    uint32_t *chunk, *use; /* (chunks) in store order: number in the store; rows used of it */
-    uint64_t rows;         /* all rows used */
-    uint32_t *order;       /* (chunks) order of this epoch: indices into chunk */
+    int columns;
+    kd__shape shape[KD_LOADER_COLUMNS];
+    uint32_t *chunk;             /* (chunks) numbers in the store, in store order */
+    uint32_t chunks, last, unit; /* last: rows used of the last one; unit: rows of the largest */
+    uint64_t rows;               /* all rows used */
+    kd__short *shorts;           /* by place */
+    uint32_t nshorts;
+    kd_permutation order;
     uint64_t epoch;
-    bool begun;
-    /* The window: places 0..cap of the slabs. */
-    uint8_t *slab[KD_LOADER_COLUMNS]; /* (cap, row bytes) */
-    uint64_t *row_at;                 /* (cap) store-wide row of each place */
-    uint32_t *slot;                   /* (chunks) first place of a chunk */
-    uint32_t *place; /* (window_rows) places in the order of chunks: what a stream permutes */
-    size_t cap;
-    bool loaded, resident, decoded_all; /* resident: one window holds everything, decoded once a run */
-    uint32_t window, window_chunk, window_chunks; /* number; its chunks in order */
-    uint64_t window_first, window_rows;           /* in the sequence of the epoch's rows */
-    kd_cursor **cursor;                           /* (p.threads) */
+    bool begun, resident, decoded_all; /* resident: one window holds everything, decoded once a run */
+    uint32_t slots, windows;           /* chunks of a window; windows of an epoch */
+    kd__window window[2], *now, *next; /* next: the one that is decoded ahead, NULL: none */
+    uint32_t *place;                   /* (now->rows) slot * unit + row, in the order of chunks */
+    kd_cursor **cursor;                /* (p.threads) */
+    kd__ahead *ahead;
     kd_stream *streams;
     size_t bytes;
-    uint64_t decoded;
+    atomic_uint_least64_t decoded;
     double seconds;
 };
-/* Makes the window that holds row `at` of the epoch's sequence the current one, if it is not. */
+/* Makes the window that holds row `at` of the epoch's sequence the current one. */
 kd_status kd__loader_reach(kd_loader *l, uint64_t at, kd_err *err);
+uint32_t kd__loader_use(const kd_loader *l, uint32_t i);   /* rows used of chunk i of the list */
+uint32_t kd__loader_whole(const kd_loader *l, uint32_t i); /* rows it has */
+uint32_t kd__loader_chunk_at(const kd_loader *l, uint32_t place);
+uint64_t kd__loader_rows_before(const kd_loader *l, uint32_t place);
 /* Frees a stream that is no longer in the loader's list. */
 void kd__stream_free(kd_stream *s);
 void kd__stream_rewind(kd_stream *s);
+bool kd__stream_wants(const kd_stream *s, uint64_t row); /* this row or one behind it */
 kd_stream *kd__stream_following(const kd_stream *s);
 
 #endif

@@ -1,23 +1,26 @@
-/* loader.c - windows of decoded chunks.
+/* loader.c - the order in which an epoch's rows come, and the window that is open.
  *
- * Shuffling a store that does not fit in memory needs two levels: the order of chunks is a permutation
- * keyed by (seed, epoch), and within a window of consecutive chunks each stream permutes rows by
- * its own seed. Rows that are far apart in the store meet only if their chunks share a window; since
- * packing stores the rows of a split in a shuffled order anyway, that is a small loss, and window_rows
- * says how small.
+ * Shuffling a store that does not fit in memory needs two levels: chunks come in an order that is a keyed
+ * permutation of (seed, epoch), and within a window of consecutive chunks each stream permutes rows by its
+ * own seed. Rows that are far apart in the store meet only if their chunks share a window; since packing
+ * stores the rows of a split in a shuffled order anyway, that is a small loss, and window_rows says how small
+ * (bench/shuffle.py measures it).
+ *
+ * The order of chunks is a function, not a list (kd_permutation). Nearly all chunks have the same number of
+ * rows; the few that have fewer (the last of a split, of a merged shard, the one that the row limit cuts) are
+ * listed, and at the beginning of an epoch their places are looked up. So the first row of any place, and the
+ * window of any row, is known without walking there: a resumed run begins where it stood at once.
  *
  * Each wanted column of a chunk is decoded once an epoch, whatever the number of streams; if one window
- * holds everything, once a run. Decoding goes straight from the map to the block's place in the slab. The
- * places are fixed before the threads start, so nothing depends on which thread decodes what.
+ * holds everything, once a run.
  *
  * Alignment: all columns of a chunk come from records whose headers repeat chunk, rows and first row,
- * and the store refuses a record whose header says otherwise; so row i of one slab is row i of another.
+ * and the store refuses a record whose header says otherwise; so row i of one column is row i of another.
  *
  * The row limit may cut the last chunk: it is decoded whole, and its first rows are used.
  */
 #include "data_private.h"
 
-#include <omp.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -30,21 +33,20 @@ uint64_t kd_loader_rows(const kd_loader *l) { return l->rows; }
 size_t kd_loader_bytes(const kd_loader *l) { return l->bytes; }
 double kd_loader_seconds(const kd_loader *l) { return l->seconds; }
 uint64_t kd_loader_blocks(const kd_loader *l) { return (uint64_t)l->chunks * (uint64_t)l->columns; }
-uint64_t kd_loader_decoded(const kd_loader *l) { return l->decoded; }
+uint64_t kd_loader_decoded(const kd_loader *l) { return atomic_load(&l->decoded); }
 bool kd_loader_resident(const kd_loader *l) { return l->resident; }
 
 void kd_loader_close(kd_loader *l)
 {
     if (!l) return;
+    kd__ahead_close(l->ahead);
     while (l->streams) kd_stream_close(l->streams);
     for (int i = 0; l->cursor && i < l->p.threads; i++) kd_cursor_close(l->cursor[i]);
-    for (int i = 0; i < l->columns; i++) free(l->slab[i]);
+    kd__window_release(&l->window[0], l);
+    kd__window_release(&l->window[1], l);
     free(l->cursor);
     free(l->chunk);
-    free(l->use);
-    free(l->order);
-    free(l->row_at);
-    free(l->slot);
+    free(l->shorts);
     free(l->place);
     free(l);
 }
@@ -58,27 +60,18 @@ static kd_status take_columns(kd_loader *l, const int *columns, int n, kd_err *e
         return kd_fail(err, KD_EUSAGE, "%s: %d columns to load, expected 1 to %d", path, n,
                        KD_LOADER_COLUMNS);
     for (int i = 0; i < n; i++) {
-        const kd_column *c = columns[i] < 0 ? NULL : kd_store_column(l->store, (size_t)columns[i]);
-        if (!c)
+        if (columns[i] < 0 || (size_t)columns[i] >= kd_store_columns(l->store))
             return kd_fail(err, KD_EUSAGE, "%s: no column %d, there are %zu", path, columns[i],
                            kd_store_columns(l->store));
-        if ((c->ndims && c->dims[0] < 0) || strcmp(c->encoding, "dense"))
-            return kd_fail(err, KD_EUNSUPPORTED,
-                           "%s: column %s (%s, %s): the loader reads dense columns of fixed shape", path,
-                           c->name, c->encoding, c->ndims && c->dims[0] < 0 ? "ragged" : "fixed");
-        size_t bytes = kd_dtype_size(c->dtype);
-        for (int d = 0; d < c->ndims; d++)
-            if (!kd_mul_size(bytes, (size_t)c->dims[d], &bytes))
-                return kd_fail(err, KD_ECORRUPT, "%s: column %s: its shape overflows", path, c->name);
-        l->column[i] = columns[i];
-        l->row_bytes[i] = bytes;
+        kd_status st = kd__shape_init(&l->shape[i], l->store, columns[i], l->chunk, l->chunks, err);
+        if (st) return st;
+        l->columns = i + 1;
     }
-    l->columns = n;
     return KD_OK;
 }
 
-/* Lists the chunks of the split, as far as the row limit goes. *full: rows of these chunks, uncut. */
-static kd_status take_chunks(kd_loader *l, uint64_t *full, uint32_t *largest, kd_err *err)
+/* Lists the chunks of the split, as far as the row limit goes. *whole: rows of these chunks, uncut. */
+static kd_status take_chunks(kd_loader *l, uint64_t *whole, kd_err *err)
 {
     const char *path = kd_store_path(l->store), *split = kd_split_name(l->p.split);
     uint64_t there = kd_store_split_rows(l->store, l->p.split);
@@ -89,53 +82,51 @@ static kd_status take_chunks(kd_loader *l, uint64_t *full, uint32_t *largest, kd
                        (unsigned long long)l->p.rows, split, (unsigned long long)there);
     uint64_t want = l->p.rows ? l->p.rows : there;
     l->chunk = malloc(all * sizeof(*l->chunk));
-    l->use = malloc(all * sizeof(*l->use));
-    if (!l->chunk || !l->use) return kd_fail(err, KD_ENOMEM, "%s: out of memory", path);
+    if (!l->chunk) return kd_fail(err, KD_ENOMEM, "%s: out of memory", path);
     for (uint32_t c = 0; c < all && l->rows < want; c++) {
         const kd_chunk_info *info = kd_store_chunk(l->store, c);
         if (info->split != l->p.split) continue;
-        l->chunk[l->chunks] = c;
-        l->use[l->chunks] = (uint32_t)kd_min_size(info->rows, (size_t)(want - l->rows));
-        l->rows += l->use[l->chunks++];
-        *full += info->rows;
-        if (info->rows > *largest) *largest = info->rows;
+        l->chunk[l->chunks++] = c;
+        l->last = (uint32_t)kd_min_size(info->rows, (size_t)(want - l->rows));
+        l->rows += l->last;
+        *whole += info->rows;
+        if (info->rows > l->unit) l->unit = info->rows;
     }
+    return KD_OK;
+}
+
+static kd_status take_shorts(kd_loader *l, kd_err *err)
+{
+    for (uint32_t i = 0; i < l->chunks; i++) l->nshorts += kd__loader_use(l, i) < l->unit;
+    if (!(l->shorts = malloc((l->nshorts + 1) * sizeof(*l->shorts))))
+        return kd_fail(err, KD_ENOMEM, "%s: out of memory", kd_store_path(l->store));
+    for (uint32_t i = 0, n = 0; i < l->chunks; i++)
+        if (kd__loader_use(l, i) < l->unit)
+            l->shorts[n++] = (kd__short){.index = i, .missing = l->unit - kd__loader_use(l, i)};
     return KD_OK;
 }
 
 static kd_status allocate(kd_loader *l, kd_err *err)
 {
-    size_t bytes = 0;
-    bool failed = false;
-    for (int i = 0; i < l->columns; i++) {
-        size_t slab;
-        failed |= !kd_mul_size(l->cap, l->row_bytes[i], &slab) ||
-                  !(l->slab[i] = kd_alloc_aligned(l->cap, l->row_bytes[i]));
-        bytes += slab;
-    }
-    l->order = malloc(l->chunks * sizeof(*l->order));
-    l->slot = malloc(l->chunks * sizeof(*l->slot));
-    l->row_at = malloc(l->cap * sizeof(*l->row_at));
-    l->place = malloc(l->cap * sizeof(*l->place));
+    const size_t rows = (size_t)l->slots * l->unit;
+    kd_status st = kd__window_alloc(&l->window[0], l, err);
+    if (!st && l->p.ahead) st = kd__window_alloc(&l->window[1], l, err);
+    if (st) return st;
+    l->place = malloc(rows * sizeof(*l->place));
     l->cursor = calloc((size_t)l->p.threads, sizeof(*l->cursor));
-    if (failed || !l->order || !l->slot || !l->row_at || !l->place || !l->cursor)
-        return kd_fail(err, KD_ENOMEM, "%s: no memory for a window of %zu rows (%zu bytes); lower its rows",
-                       kd_store_path(l->store), l->cap, bytes);
-    for (int i = 0; i < l->p.threads; i++) {
-        kd_status st = kd_cursor_open(&l->cursor[i], l->store, err);
-        if (st) return st;
-    }
-    l->bytes = sizeof(*l) + bytes + l->cap * (sizeof(*l->row_at) + sizeof(*l->place)) +
-               l->chunks * (sizeof(*l->order) + sizeof(*l->slot)) +
-               kd_store_chunks(l->store) * (sizeof(*l->chunk) + sizeof(*l->use));
-    return KD_OK;
+    if (!l->place || !l->cursor) return kd_fail(err, KD_ENOMEM, "%s: out of memory", kd_store_path(l->store));
+    for (int i = 0; i < l->p.threads; i++)
+        if ((st = kd_cursor_open(&l->cursor[i], l->store, err))) return st;
+    l->now = &l->window[0];
+    l->bytes = sizeof(*l) + kd__window_bytes(l) * (l->p.ahead ? 2 : 1) + rows * sizeof(*l->place) +
+               l->chunks * sizeof(*l->chunk) + l->nshorts * sizeof(*l->shorts);
+    return l->p.ahead ? kd__ahead_open(&l->ahead, l, err) : KD_OK;
 }
 
 kd_status kd_loader_open(kd_loader **out, kd_store *s, const int *columns, int n, const kd_loader_params *p,
                          kd_err *err)
 {
-    uint64_t full = 0, cap;
-    uint32_t largest = 0;
+    uint64_t whole = 0;
     kd_loader *l = calloc(1, sizeof(*l));
     kd_status st;
     *out = NULL;
@@ -144,16 +135,19 @@ kd_status kd_loader_open(kd_loader **out, kd_store *s, const int *columns, int n
     l->p = p ? *p : kd_loader_default_params();
     if (l->p.threads < 1) l->p.threads = 1;
     if (!l->p.window_rows) l->p.window_rows = kd_loader_default_params().window_rows;
-    if ((st = take_columns(l, columns, n, err)) || (st = take_chunks(l, &full, &largest, err))) goto out;
-    l->resident = full <= l->p.window_rows || l->chunks == 1;
-    cap = l->resident ? full : l->p.window_rows > largest ? l->p.window_rows : largest;
-    if (cap > UINT32_MAX) {
-        st = kd_fail(err, KD_ELIMIT, "%s: a window of %llu rows, the limit is %u", kd_store_path(s),
-                     (unsigned long long)cap, UINT32_MAX);
+    if ((st = take_chunks(l, &whole, err)) || (st = take_columns(l, columns, n, err)) ||
+        (st = take_shorts(l, err)))
         goto out;
-    }
-    l->cap = (size_t)cap;
-    st = allocate(l, err);
+    uint64_t slots = kd_max_size(1, (size_t)(l->p.window_rows / l->unit));
+    l->resident = whole <= l->p.window_rows || slots >= l->chunks;
+    l->slots = l->resident ? l->chunks : (uint32_t)slots;
+    l->windows = (l->chunks - 1) / l->slots + 1;
+    l->p.ahead &= !l->resident;
+    if ((uint64_t)l->slots * l->unit > UINT32_MAX)
+        st = kd_fail(err, KD_ELIMIT, "%s: a window of %llu rows, the limit is %u", kd_store_path(s),
+                     (unsigned long long)l->slots * l->unit, UINT32_MAX);
+    else
+        st = allocate(l, err);
 out:
     if (st)
         kd_loader_close(l);
@@ -162,108 +156,130 @@ out:
     return st;
 }
 
-/* ---- windows ------------------------------------------------------------------------------ */
+/* ---- the order of an epoch ---------------------------------------------------------------- */
 
-kd_status kd_loader_epoch(kd_loader *l, uint64_t epoch, kd_err *err)
-{
-    kd_rng rng;
-    if (epoch > UINT32_MAX)
-        return kd_fail(err, KD_EUSAGE, "epoch %llu, the limit is %u", (unsigned long long)epoch, UINT32_MAX);
-    kd_rng_init(&rng, l->p.seed, KD_RNG_CHUNKS, (uint32_t)epoch, 0);
-    if (l->p.shuffle) kd_rng_permute(&rng, l->order, l->chunks);
-    for (uint32_t i = 0; i < l->chunks && !l->p.shuffle; i++) l->order[i] = i;
-    l->epoch = epoch;
-    l->begun = true;
-    l->loaded = false;
-    l->window = UINT32_MAX; // the one before window 0
-    l->window_chunk = l->window_chunks = 0;
-    l->window_first = l->window_rows = 0;
-    for (kd_stream *s = l->streams; s; s = kd__stream_following(s)) kd__stream_rewind(s);
-    return KD_OK;
-}
-
-static uint32_t whole_rows(const kd_loader *l, uint32_t i)
+uint32_t kd__loader_whole(const kd_loader *l, uint32_t i)
 {
     return kd_store_chunk(l->store, l->chunk[i])->rows;
 }
 
-/* Decides which chunks the next window holds. */
-static void plan_next(kd_loader *l)
+uint32_t kd__loader_use(const kd_loader *l, uint32_t i)
 {
-    uint64_t rows = 0;
-    l->window++;
-    l->window_chunk += l->window_chunks;
-    l->window_first += l->window_rows;
-    l->window_chunks = 0;
-    l->window_rows = 0;
-    l->loaded = false;
-    for (uint32_t i = l->window_chunk; i < l->chunks; i++) {
-        rows += whole_rows(l, l->order[i]);
-        if (rows > l->cap) break;
-        l->window_chunks++;
-        l->window_rows += l->use[l->order[i]];
-    }
+    return i + 1 == l->chunks ? l->last : kd__loader_whole(l, i);
 }
 
-static kd_status decode_block(kd_loader *l, int thread, size_t task, kd_err *err)
+uint32_t kd__loader_chunk_at(const kd_loader *l, uint32_t place)
 {
-    uint32_t i = l->order[l->window_chunk + task / (size_t)l->columns];
-    size_t c = task % (size_t)l->columns, row = l->row_bytes[c];
-    return kd_cursor_read(l->cursor[thread], l->column[c], l->chunk[i], l->slab[c] + l->slot[i] * row,
-                          whole_rows(l, i) * row, err);
+    return l->p.shuffle ? (uint32_t)kd_permutation_at(&l->order, place) : place;
 }
 
-/* Decodes the window's blocks. The one OpenMP loop outside the compute modules: the tasks are independent,
- * each writes a place of its own, each thread has a cursor of its own, nothing is summed. */
-static kd_status decode(kd_loader *l, kd_err *err)
+uint64_t kd__loader_rows_before(const kd_loader *l, uint32_t place)
 {
-    size_t tasks = (size_t)l->window_chunks * (size_t)l->columns, bad = tasks;
-    double start = kd_now();
-#pragma omp parallel for schedule(dynamic) num_threads(l->p.threads) if (l->p.threads > 1)
-    for (size_t t = 0; t < tasks; t++) {
-        if (!decode_block(l, omp_get_thread_num(), t, NULL)) continue;
-#pragma omp critical(kd_loader_bad)
-        bad = t < bad ? t : bad;
+    uint32_t lo = 0, hi = l->nshorts; // to the first short one that is not before it
+    while (lo < hi) {
+        uint32_t mid = lo + (hi - lo) / 2;
+        if (l->shorts[mid].place < place)
+            lo = mid + 1;
+        else
+            hi = mid;
     }
-    kd_status st = KD_OK;
-    for (size_t t = bad; t < tasks && !st; t++) st = decode_block(l, 0, t, err); // again, for its sentence
-    l->seconds += kd_now() - start;
-    if (!st) l->decoded += tasks;
-    return st;
+    uint64_t missing = lo ? l->shorts[lo - 1].before + l->shorts[lo - 1].missing : 0;
+    return (uint64_t)place * l->unit - missing;
 }
 
-/* Gives the window's chunks their slots: one behind the other. */
-static void lay_out(kd_loader *l)
+/* The window that holds row `at` of the sequence. */
+static uint32_t window_of(const kd_loader *l, uint64_t at)
 {
-    uint32_t at = 0;
-    for (uint32_t k = 0; k < l->window_chunks; k++) {
-        uint32_t i = l->order[l->window_chunk + k], rows = whole_rows(l, i);
-        uint64_t first = kd_store_chunk(l->store, l->chunk[i])->first;
-        l->slot[i] = at;
-        for (uint32_t r = 0; r < rows; r++) l->row_at[at + r] = first + r;
-        at += rows;
+    uint32_t lo = 0, hi = l->windows - 1;
+    while (lo < hi) {
+        uint32_t mid = lo + (hi - lo) / 2;
+        if (kd__loader_rows_before(l, (mid + 1) * l->slots) > at)
+            hi = mid;
+        else
+            lo = mid + 1;
     }
+    return lo;
 }
 
-static kd_status load(kd_loader *l, kd_err *err)
+static int by_place(const void *a, const void *b)
 {
-    kd_status st;
-    size_t n = 0;
-    if (!l->decoded_all) {
-        lay_out(l);
-        if ((st = decode(l, err))) return st;
-        l->decoded_all = l->resident;
+    const kd__short *x = a, *y = b;
+    return (x->place > y->place) - (x->place < y->place);
+}
+
+static void order_chunks(kd_loader *l, uint32_t epoch)
+{
+    uint64_t missing = 0;
+    kd_permutation_init(&l->order, l->chunks, l->p.seed, KD_RNG_CHUNKS, epoch);
+    for (uint32_t i = 0; i < l->nshorts; i++) {
+        kd__short *s = &l->shorts[i];
+        s->place = l->p.shuffle ? (uint32_t)kd_permutation_place(&l->order, s->index) : s->index;
     }
-    for (uint32_t k = 0; k < l->window_chunks; k++) {
-        uint32_t i = l->order[l->window_chunk + k];
-        for (uint32_t r = 0; r < l->use[i]; r++) l->place[n++] = l->slot[i] + r;
-    }
-    l->loaded = true;
+    qsort(l->shorts, l->nshorts, sizeof(*l->shorts), by_place);
+    for (uint32_t i = 0; i < l->nshorts; missing += l->shorts[i++].missing) l->shorts[i].before = missing;
+}
+
+kd_status kd_loader_epoch(kd_loader *l, uint64_t epoch, kd_err *err)
+{
+    if (epoch > UINT32_MAX)
+        return kd_fail(err, KD_EUSAGE, "epoch %llu, the limit is %u", (unsigned long long)epoch, UINT32_MAX);
+    if (l->ahead) kd__ahead_leave(l->ahead);
+    order_chunks(l, (uint32_t)epoch);
+    l->epoch = epoch;
+    l->begun = true;
+    l->next = NULL;
+    l->now->loaded = false;
+    for (kd_stream *s = l->streams; s; s = kd__stream_following(s)) kd__stream_rewind(s);
     return KD_OK;
+}
+
+/* ---- the window --------------------------------------------------------------------------- */
+
+/* Lists the places of the window's rows, chunk after chunk. */
+static void list_places(kd_loader *l)
+{
+    const kd__window *w = l->now;
+    size_t n = 0;
+    for (uint32_t k = 0; k < w->chunks; k++) {
+        uint32_t i = w->order[k], at = (l->resident ? i : k) * l->unit;
+        for (uint32_t r = 0; r < kd__loader_use(l, i); r++) l->place[n++] = at + r;
+    }
+}
+
+/* Lets the next window be decoded, if any stream will come to it. */
+static void look_ahead(kd_loader *l)
+{
+    bool wanted = false;
+    if (!l->ahead || l->now->number + 1 == l->windows) return;
+    for (const kd_stream *s = l->streams; s; s = kd__stream_following(s))
+        wanted |= kd__stream_wants(s, l->now->first + l->now->rows);
+    if (!wanted) return;
+    l->next = &l->window[l->now == &l->window[0]];
+    kd__window_plan(l->next, l, l->now->number + 1);
+    kd__ahead_begin(l->ahead, l->next);
 }
 
 kd_status kd__loader_reach(kd_loader *l, uint64_t at, kd_err *err)
 {
-    while (at >= l->window_first + l->window_rows) plan_next(l);
-    return l->loaded ? KD_OK : load(l, err);
+    double start = kd_now();
+    uint32_t number = window_of(l, at);
+    kd__window *w = l->next;
+    kd_status st = KD_OK;
+    if (l->now->loaded && l->now->number == number) return KD_OK;
+    if (!w || w->number != number) {
+        if (l->ahead) kd__ahead_leave(l->ahead);
+        kd__window_plan(w = l->now, l, number);
+    }
+    l->next = NULL;
+    if (l->decoded_all)
+        w->loaded = true;
+    else
+        st = kd__window_finish(w, l, err);
+    l->seconds += kd_now() - start;
+    if (st) return st;
+    l->now = w;
+    l->decoded_all = l->resident;
+    list_places(l);
+    look_ahead(l);
+    return KD_OK;
 }

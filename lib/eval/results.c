@@ -240,7 +240,7 @@ static kd_status student_json(json_t **out, const kd_run *r, const kd_run *end, 
 static json_t *teacher_json(kd_store *s, const kd_eval_params *p, kd_err *err)
 {
     kd_measures m;
-    int col = kd_store_find_role(s, KD_ROLE_LOGITS, p->teacher);
+    int col = kd_eval_logits(s, p->teacher);
     if (col < 0) return json_null();
     const json_t *info = kd_store_teacher(s, kd_store_column(s, (size_t)col)->teacher);
     if (kd_eval_teacher(&m, s, p, err)) return NULL;

@@ -19,6 +19,18 @@ typedef struct eval_set {
     float *teacher;  /* (rows, classes) or NULL */
 } eval_set;
 
+int kd_eval_logits(const kd_store *s, const char *teacher)
+{
+    for (size_t i = 0; i < kd_store_columns(s); i++) {
+        const kd_column *c = kd_store_column(s, i);
+        const kd_codec_info *codec = kd_codec_find(c->encoding);
+        if (c->role == KD_ROLE_LOGITS && !(codec && codec->sparse) &&
+            (!teacher || !strcmp(teacher, c->teacher)))
+            return (int)i;
+    }
+    return -1;
+}
+
 static kd_status set_error_columns(const eval_set *e, const char *teacher, kd_err *err)
 {
     if (e->input < 0)
@@ -28,7 +40,8 @@ static kd_status set_error_columns(const eval_set *e, const char *teacher, kd_er
         return kd_fail(err, KD_EMISMATCH, "%s: no column with role label; evaluation needs labels",
                        kd_store_path(e->s));
     if (teacher && e->logits < 0)
-        return kd_fail(err, KD_EMISMATCH, "%s: no logits of a teacher named %s; see: kd-store stat %s",
+        return kd_fail(err, KD_EMISMATCH,
+                       "%s: no logits of a teacher named %s that keep all classes; see: kd-store stat %s",
                        kd_store_path(e->s), teacher, kd_store_path(e->s));
     return KD_OK;
 }
@@ -39,7 +52,6 @@ static kd_status set_collect(eval_set *e, kd_err *err)
     kd_status st = KD_OK;
     const kd_column *lc = kd_store_column(e->s, e->label);
     const kd_column *tc = e->logits < 0 ? NULL : kd_store_column(e->s, e->logits);
-    void *raw = NULL;
     uint64_t at = 0;
     if (lc->dtype != KD_I32 || lc->ndims != 0)
         return kd_fail(err, KD_EMISMATCH, "%s: column %s is %s, evaluation needs one i32 a row",
@@ -48,34 +60,20 @@ static kd_status set_collect(eval_set *e, kd_err *err)
         const kd_chunk_info *ci = kd_store_chunk(e->s, c);
         if (ci->split != e->split) continue;
         st = kd_cursor_read(e->cur, e->label, c, e->labels + at, (size_t)ci->rows * sizeof(int32_t), err);
-        if (st) goto out;
+        if (st) return st;
         if (tc) {
-            size_t n = (size_t)ci->rows * (size_t)e->classes, bytes = n * kd_dtype_size(tc->dtype);
-            void *grown = realloc(raw, bytes);
-            if (!grown) {
-                st = kd_fail(err, KD_ENOMEM, "no memory for %zu bytes of logits", bytes);
-                goto out;
-            }
-            raw = grown;
-            if ((st = kd_cursor_read(e->cur, e->logits, c, raw, bytes, err))) goto out;
-            if ((st = kd_to_f32(e->teacher + at * (uint64_t)e->classes, raw, tc->dtype, n))) {
-                kd_fail(err, st, "%s: column %s has dtype %s", kd_store_path(e->s), tc->name,
-                        kd_dtype_name(tc->dtype));
-                goto out;
-            }
+            st = kd_cursor_read_f32(e->cur, e->logits, c, e->teacher + at * (uint64_t)e->classes, ci->rows,
+                                    err);
+            if (st) return st;
         }
         at += ci->rows;
     }
     for (uint64_t r = 0; r < e->rows; r++)
-        if (e->labels[r] < 0 || e->labels[r] >= e->classes) {
-            st = kd_fail(err, KD_EMISMATCH, "%s: %s split, row %llu: label %d, but there are %lld classes",
-                         kd_store_path(e->s), kd_split_name(e->split), (unsigned long long)r, e->labels[r],
-                         (long long)e->classes);
-            goto out;
-        }
-out:
-    free(raw);
-    return st;
+        if (e->labels[r] < 0 || e->labels[r] >= e->classes)
+            return kd_fail(err, KD_EMISMATCH, "%s: %s split, row %llu: label %d, but there are %lld classes",
+                           kd_store_path(e->s), kd_split_name(e->split), (unsigned long long)r, e->labels[r],
+                           (long long)e->classes);
+    return KD_OK;
 }
 
 static void set_release(eval_set *e)
@@ -85,7 +83,8 @@ static void set_release(eval_set *e)
     free(e->teacher);
 }
 
-/* Without p->teacher the first teacher of the store is taken, if there is one. classes 0: the teacher's. */
+/* Without p->teacher the first teacher of the store that kept all classes is taken, if there is one. classes
+ * 0: the teacher's. */
 static kd_status set_open(eval_set *e, kd_store *s, const kd_eval_params *p, int64_t classes, kd_err *err)
 {
     kd_status st;
@@ -94,7 +93,7 @@ static kd_status set_open(eval_set *e, kd_store *s, const kd_eval_params *p, int
     e->split = p->split;
     e->input = kd_store_find_role(s, KD_ROLE_INPUT, NULL);
     e->label = kd_store_find_role(s, KD_ROLE_LABEL, NULL);
-    e->logits = kd_store_find_role(s, KD_ROLE_LOGITS, p->teacher);
+    e->logits = kd_eval_logits(s, p->teacher);
     if ((st = set_error_columns(e, p->teacher, err))) return st;
     e->rows = kd_store_split_rows(s, p->split);
     if (!e->rows)
@@ -187,7 +186,7 @@ kd_status kd_eval_model(kd_measures *m, kd_model *model, kd_store *s, const kd_e
 kd_status kd_eval_teacher(kd_measures *m, kd_store *s, const kd_eval_params *p, kd_err *err)
 {
     eval_set e;
-    if (kd_store_find_role(s, KD_ROLE_LOGITS, p->teacher) < 0)
+    if (kd_eval_logits(s, p->teacher) < 0)
         return kd_fail(err, KD_ENOTFOUND,
                        "%s: no teacher's logits; add them: kd-dump --teacher FOLDER --into %s",
                        kd_store_path(s), kd_store_path(s));

@@ -126,7 +126,7 @@ static kd_status open_columns(kd__export *x, kd_err *err)
     const kd_export_params *p = x->p;
     if (!p->n)
         return kd_fail(err, KD_EUSAGE,
-                       "which columns? name them with --columns, as kd-store stat lists them");
+                       "which columns? name at least one, as kd-store stat lists them");
     if (p->n > KD_STORE_MAX_COLUMNS || !(x->view = calloc(p->n, sizeof *x->view)))
         return kd_fail(err, KD_ENOMEM, "no memory for %zu columns", p->n);
     for (; x->n < p->n; x->n++) {

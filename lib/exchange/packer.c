@@ -46,7 +46,10 @@ static kd_status set_classes(kd_column *c, const kd_store *s, const kd_import_pa
 static kd_status set_name(kd_column *c, const kd__in_column *in, const char *name, kd_err *err)
 {
     const char *end = in->role == KD_ROLE_LOGITS ? "logits" : in->role == KD_ROLE_SCORE ? "score" : "feat";
-    const int n = snprintf(c->name, sizeof c->name, "%s/%s%s%s", name, end, in->tap[0] ? "." : "", in->tap);
+    const bool layer =
+        in->role == KD_ROLE_FEATURE && in->tap[0]; // logits have one name whatever node they are of
+    const int n =
+        snprintf(c->name, sizeof c->name, "%s/%s%s%s", name, end, layer ? "." : "", layer ? in->tap : "");
     if (n < 0 || (size_t)n >= sizeof c->name)
         return kd_fail(err, KD_EUSAGE, "'%.70s/%s.%.70s' is too long for a column; give a shorter --name",
                        name, end, in->tap);
@@ -97,8 +100,8 @@ kd_status kd__packer_open(kd__packer *k, kd_column *c, const kd__in_column *in, 
     char topk[32];
     const char *text = in->role == KD_ROLE_FEATURE ? p->feature_encoding : p->encoding;
     kd_status st;
-    if (in->tap[0] && in->role != KD_ROLE_FEATURE)
-        return kd_fail(err, KD_EUSAGE, "--tap %s: names the layer of a feature, say --role feature", in->tap);
+    if (p->tap && in->role != KD_ROLE_FEATURE)
+        return kd_fail(err, KD_EUSAGE, "--tap %s: names the layer of a feature, say --role feature", p->tap);
     *c = (kd_column){.role = in->role, .ndims = in->ndims, .encoding = "dense"};
     memcpy(c->dims, in->dims, sizeof c->dims);
     k->from = in->dtype;

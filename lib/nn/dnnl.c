@@ -31,6 +31,7 @@
 #include <oneapi/dnnl/dnnl_debug.h>
 #include <oneapi/dnnl/dnnl_version.h>
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -300,6 +301,8 @@ struct kd__prim {
     md plain;           /* of a convolution's weights, as kd keeps them */
     int weights;        /* which operand the weights are; -1: a matrix product */
     bool has_bias;
+    atomic_bool
+        ran;       /* once at least: some kernels (AVX2's matrix product) are made when they are first used */
     char what[96]; /* for messages */
 };
 
@@ -576,7 +579,13 @@ void kd__prim_run(const kd__prim *p, const float *a, const float *b, const float
     }
     const int threads = omp_get_max_threads();
     if (threads != 1) omp_set_num_threads(1);
+    const bool first = !atomic_load_explicit(&p->ran, memory_order_relaxed);
+    if (first) enter_library();
     if (!st) st = dnnl_primitive_execute(p->prim, l->stream, n, args);
+    if (first) {
+        leave_library(st);
+        atomic_store_explicit(&((kd__prim *)(uintptr_t)p)->ran, true, memory_order_relaxed);
+    }
     if (threads != 1) omp_set_num_threads(threads);
     if (st) c[0] = NAN;
 }

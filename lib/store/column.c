@@ -54,6 +54,7 @@ int kd__filter_code(const char *name)
 {
     if (!strcmp(name, "none")) return KD__FILTER_NONE;
     if (!strcmp(name, "shuffle")) return KD__FILTER_SHUFFLE;
+    if (!strcmp(name, "exponent")) return KD__FILTER_EXPONENT;
     return KD__FILTER_UNKNOWN;
 }
 
@@ -155,11 +156,16 @@ kd_status kd__column_defaults(kd_column *c, int default_level, kd_err *err)
     // there.
     if (!c->filter[0])
         snprintf(c->filter, sizeof(c->filter), "%s",
-                 dense && kd_dtype_size(c->dtype) > 1 ? "shuffle" : "none");
+                 !dense || kd_dtype_size(c->dtype) == 1 ? "none"
+                 : c->dtype == KD_BF16                  ? "exponent"
+                                                        : "shuffle");
     if (kd__filter_code(c->filter) == KD__FILTER_UNKNOWN)
         return kd_fail(err, KD_EUNSUPPORTED,
-                       "column %s: unknown filter '%.15s', known are 'none' and 'shuffle'", c->name,
-                       c->filter);
+                       "column %s: unknown filter '%.15s', known are 'none', 'shuffle' and 'exponent'",
+                       c->name, c->filter);
+    if (kd__filter_code(c->filter) == KD__FILTER_EXPONENT && c->dtype != KD_BF16)
+        return kd_fail(err, KD_EUSAGE, "column %s: filter exponent needs dtype bf16, not %s", c->name,
+                       kd_dtype_name(c->dtype));
     if (!dense && (c->dtype != KD_F32 || kd__filter_code(c->filter) != KD__FILTER_NONE))
         return kd_fail(err, KD_EUSAGE,
                        "column %s: encoding %s needs dtype f32 and filter none, not %s and %s", c->name,
@@ -292,7 +298,8 @@ kd_status kd__column_from_json(kd_column *c, uint64_t *book_sum, const json_t *o
     json_t *params = json_object_get(obj, "params");
     if (params && !json_is_object(params))
         return kd_fail(err, KD_ECORRUPT, "%s: column %s: params is not an object", path, c->name);
-    if (!kd__column_dense(c) && (c->dtype != KD_F32 || strcmp(c->filter, "none")))
+    if ((!kd__column_dense(c) && (c->dtype != KD_F32 || strcmp(c->filter, "none"))) ||
+        (c->dtype != KD_BF16 && !strcmp(c->filter, "exponent")))
         return kd_fail(err, KD_ECORRUPT, "%s: column %s: encoding %s with dtype %s and filter %s", path,
                        c->name, c->encoding, kd_dtype_name(c->dtype), c->filter);
     if ((st = book_from_json(c, book_sum, obj, path, err))) return st;

@@ -9,12 +9,13 @@
  * agreeing on a canonical form of JSON.
  *
  * Sizes are bounded before memory is taken for them: a chunk table cannot announce more records than
- * its segments have bytes for.
+ * its segments have bytes for, a long one no more than their files have.
  */
 #include "store_private.h"
 
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #define CHECKSUM_KEY "\"checksum\": \""
 
@@ -73,6 +74,21 @@ static kd_status check_text(char *text, size_t len, const char *path, kd_err *er
 
 /* ---- reading ------------------------------------------------------------------------------ */
 
+enum { FREE_CHUNKS = 1 << 20 }; /* believed without a look at the files */
+
+/* Bytes that the segments' files have, whatever the manifest says. */
+static uint64_t bytes_there(const kd_store *s)
+{
+    uint64_t bytes = 0;
+    struct stat sb;
+    for (uint32_t i = 0; i < s->nsegments; i++) {
+        char *path = kd_path_join(s->path, s->segments[i].file);
+        if (path && !stat(path, &sb) && S_ISREG(sb.st_mode)) bytes += (uint64_t)sb.st_size;
+        free(path);
+    }
+    return bytes;
+}
+
 static kd_status load_chunks(kd_store *s, const char *path, kd_err *err)
 {
     const json_t *runs = json_object_get(s->manifest, "chunks"),
@@ -84,6 +100,9 @@ static kd_status load_chunks(kd_store *s, const char *path, kd_err *err)
     const json_t *run;
     if (!json_is_array(runs)) return kd_fail(err, KD_ECORRUPT, "%s: 'chunks' is not a list", path);
     for (int pass = 0; pass < 2; pass++) {
+        if (pass && n > FREE_CHUNKS && n > bytes_there(s) / (KD__RECORD_HEAD + 16) + 1)
+            return kd_fail(err, KD_ECORRUPT, "%s: %llu chunks, more than its files can hold", path,
+                           (unsigned long long)n);
         if (pass && !(s->chunks = calloc(n ? n : 1, sizeof(*s->chunks))))
             return kd_fail(err, KD_ENOMEM, "out of memory");
         json_array_foreach(runs, i, run)
@@ -222,7 +241,8 @@ static kd_status parse(kd_store *s, const char *path, kd_err *err)
     kd_status st = kd_file_read(path, KD__MANIFEST_MAX, &text, &len, err);
     if (st) return st;
     if ((st = kd_json_parse(&s->manifest, text, len, &at))) {
-        st = kd_fail(err, st, "%s:%d:%d: %s", path, at.line, at.column, at.text);
+        st = st == KD_ENOMEM ? kd_fail(err, st, "%s: no memory to parse it", path)
+                             : kd_fail(err, st, "%s:%d:%d: %s", path, at.line, at.column, at.text);
         goto out;
     }
     // The version first: another version may compute its checksum in another way.

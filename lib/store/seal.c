@@ -98,22 +98,19 @@ static json_t *new_manifest(const kd_store_writer *w, json_t *entry)
                      "test", (json_int_t)rows[KD_TEST], "segments", entry);
 }
 
-/* Moves NAME.kd.part to NAME.kd; with force an old store goes away in the same step where the file
- * system can exchange names. */
-static kd_status publish(const kd_store_writer *w, kd_err *err)
+kd_status kd__publish(const char *folder, const char *path, bool force, kd_err *err)
 {
     kd_status st;
-    if (!rename(w->folder, w->path)) return sync_parent(w->path, err);
-    if (!w->params.force || (errno != ENOTEMPTY && errno != EEXIST && errno != ENOTDIR))
-        return kd_fail_errno(err, errno, "%s: renaming it to %s", w->folder, w->path);
-    if (!renameat2(AT_FDCWD, w->folder, AT_FDCWD, w->path, RENAME_EXCHANGE)) {
-        if ((st = sync_parent(w->path, err))) return st;
-        return kd_remove_tree(w->folder, err);
+    if (!rename(folder, path)) return sync_parent(path, err);
+    if (!force || (errno != ENOTEMPTY && errno != EEXIST && errno != ENOTDIR))
+        return kd_fail_errno(err, errno, "%s: renaming it to %s", folder, path);
+    if (!renameat2(AT_FDCWD, folder, AT_FDCWD, path, RENAME_EXCHANGE)) {
+        if ((st = sync_parent(path, err))) return st;
+        return kd_remove_tree(folder, err);
     }
-    if ((st = kd_remove_tree(w->path, err))) return st;
-    if (rename(w->folder, w->path))
-        return kd_fail_errno(err, errno, "%s: renaming it to %s", w->folder, w->path);
-    return sync_parent(w->path, err);
+    if ((st = kd_remove_tree(path, err))) return st;
+    if (rename(folder, path)) return kd_fail_errno(err, errno, "%s: renaming it to %s", folder, path);
+    return sync_parent(path, err);
 }
 
 /* Puts entry into the list of segments, or in the place of the one with its name, whose file name
@@ -134,9 +131,7 @@ static kd_status add_segment(json_t *manifest, json_t *entry, const char *name, 
     return json_array_append(list, entry) ? kd_fail(err, KD_ENOMEM, "out of memory") : KD_OK;
 }
 
-/* Locks the store's folder (close *folder to unlock) and reads the manifest, which others may have
- * replaced since. */
-static kd_status lock_manifest(int *folder, kd_store **now, const char *path, kd_err *err)
+kd_status kd__lock_manifest(int *folder, kd_store **now, const char *path, kd_err *err)
 {
     *folder = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (*folder < 0 || flock(*folder, LOCK_EX))
@@ -149,7 +144,7 @@ static kd_status publish_extension(kd_store_writer *w, json_t *entry, kd_err *er
     kd_store *now = NULL;
     char *old = NULL, *old_path = NULL, root[33];
     int folder;
-    kd_status st = lock_manifest(&folder, &now, w->folder, err);
+    kd_status st = kd__lock_manifest(&folder, &now, w->folder, err);
     if (st) goto out;
     kd_id_hex(now->segments[0].root, root);
     if (strcmp(root, w->base_root)) {
@@ -196,8 +191,8 @@ kd_status kd_store_writer_seal(kd_store_writer *w, const json_t *extra, kd_err *
     }
     if (!(manifest = new_manifest(w, entry)))
         st = kd_fail(err, KD_ENOMEM, "%s: out of memory", w->path);
-    else if (!(st = kd__manifest_save(manifest, w->folder, err)))
-        st = publish(w, err);
+    else if (!(st = kd__manifest_save(manifest, w->folder, err)) && !w->held)
+        st = kd__publish(w->folder, w->path, w->params.force, err);
 out:
     json_decref(manifest);
     json_decref(entry);
@@ -235,7 +230,7 @@ kd_status kd_store_drop(const char *path, const char *name, uint64_t *bytes, kd_
     struct stat sb;
     size_t at;
     int folder;
-    kd_status st = lock_manifest(&folder, &now, path, err);
+    kd_status st = kd__lock_manifest(&folder, &now, path, err);
     if (st) goto out;
     json_t *list = json_object_get(now->manifest, "segments");
     if ((st = find_dropped(list, path, name, &at, err))) goto out;

@@ -2,7 +2,8 @@
  *
  * Reading order: column.c (what a column is), record.c and shuffle.c (one block to bytes and back),
  * pagewalk.c (finding records in an LMDB file without LMDB), segment.c, manifest.c, store_reader.c,
- * cursor.c; then store_writer.c, writer_resume.c, writer_group.c, seal.c; last store_verify.c.
+ * cursor.c; then store_writer.c, writer_resume.c, writer_group.c, seal.c; store_verify.c; last rewrite.c and
+ * what is done with it: slice.c, merge.c, compact.c.
  */
 #ifndef KD_STORE_PRIVATE_H
 #define KD_STORE_PRIVATE_H
@@ -28,7 +29,7 @@
 /* ---- columns (column.c) ------------------------------------------------------------------- */
 
 enum { KD__ENCODING_DENSE = 1 };
-enum { KD__FILTER_NONE = 0, KD__FILTER_SHUFFLE = 1, KD__FILTER_UNKNOWN = 255 };
+enum { KD__FILTER_NONE = 0, KD__FILTER_SHUFFLE = 1, KD__FILTER_EXPONENT = 2, KD__FILTER_UNKNOWN = 255 };
 int kd__encoding_code(const char *name); /* 0 if this build does not know it */
 int kd__filter_code(const char *name);   /* KD__FILTER_UNKNOWN if this build does not know it */
 bool kd__column_dense(const kd_column *c);
@@ -56,6 +57,9 @@ kd_status kd__column_from_json(kd_column *c, uint64_t *book_sum, const json_t *o
 /* in: n elements of `size` bytes; out: byte 0 of all elements, then byte 1 of all, ... */
 void kd__shuffle(uint8_t *out, const uint8_t *in, size_t n, size_t size);
 void kd__unshuffle(uint8_t *out, const uint8_t *in, size_t n, size_t size);
+/* in: n bf16; out: their exponents (n), then mantissa and sign of each (n), sign in the lowest bit. */
+void kd__split_exponents(uint8_t *out, const uint8_t *in, size_t n);
+void kd__join_exponents(uint8_t *out, const uint8_t *in, size_t n);
 
 /* ---- records (record.c) ------------------------------------------------------------------- */
 
@@ -99,8 +103,11 @@ kd_status kd__record_open_book(const uint8_t *record, size_t size, const kd_colu
 void kd__block_filter(uint8_t *out, const kd_column *c, uint32_t rows, const kd_block *b, int filter);
 /* Bytes of the block before compression. KD_EUSAGE when the sizes do not fit the column. */
 kd_status kd__block_size(const kd_column *c, uint32_t rows, const kd_block *b, size_t *raw, kd_err *err);
-/* Compresses raw (r->raw bytes, already filtered) into out (KD__RECORD_HEAD + r->raw bytes), fills
- * codec, stored and checksum and writes the header. Returns the size of the record; 0: zstd ran out of memory. */
+/* Room for packing so many bytes. zstd gets all that it could need: with less, the frame that it makes would
+ * depend on how much less, and other writers' records would not be the same. */
+static inline size_t kd__record_room(size_t raw) { return KD__RECORD_HEAD + ZSTD_compressBound(raw); }
+/* Compresses raw (r->raw bytes, already filtered) into out (kd__record_room of them), fills codec, stored and
+ * checksum and writes the header. Returns the size of the record; 0: zstd ran out of memory. */
 size_t kd__record_pack(kd__record *r, const uint8_t *raw, uint8_t *out, ZSTD_CCtx *zstd, int level);
 
 typedef struct kd__decoder {
@@ -248,7 +255,7 @@ char *kd__store_path(const char *path);
 /* ---- writer (store_writer.c, writer_resume.c, writer_group.c, seal.c) --------------------- */
 
 /* A block that waits for its transaction. Both slabs use the same layout: item i has
- * KD__RECORD_HEAD + raw bytes at `at` in each. */
+ * kd__record_room bytes at `at` in each. */
 typedef struct kd__item {
     kd__record record;
     size_t at, size; /* size: of the packed record */
@@ -295,6 +302,7 @@ struct kd_store_writer {
     uint32_t nchunks, chunks_cap;
     uint64_t rows, raw_bytes;
     bool failed;
+    bool held; /* the folder keeps its name NAME.kd.part when this segment is sealed */
 };
 
 void kd__group_release(kd__group *g);
@@ -316,5 +324,83 @@ kd_status kd__writer_push_chunk(kd_store_writer *w, kd_split split, uint32_t row
 kd_status kd__part_take(kd_store_writer *w, off_t *size, kd_err *err);
 /* Finds out what it holds. text: the header that is wanted now. *fresh: nothing was committed. */
 kd_status kd__part_resume(kd_store_writer *w, const char *text, bool *fresh, kd_err *err);
+/* The first difference between two JSON values; false: none. where: the member's name with dots, "" for the
+ * whole; a and b: the two texts, "absent" where there is none. All three end up zeroed or filled. */
+typedef struct kd__difference {
+    kd_buf where, a, b;
+} kd__difference;
+bool kd__json_difference(kd__difference *d, const json_t *a, const json_t *b);
+void kd__difference_release(kd__difference *d);
+/* Text of a kd_buf that may have stayed empty. */
+static inline const char *kd__buf_text(const kd_buf *b) { return b->text ? b->text : ""; }
+
+/* As kd_store_create, but sealing leaves the folder under its name PATH.part, so that more segments can be
+ * added before kd__publish. What is at PATH is not looked at. (store_writer.c) */
+kd_status kd__store_create_held(kd_store_writer **out, const char *path, const kd_column *columns, size_t n,
+                                const json_t *contract, const kd_writer_params *p, kd_err *err);
+/* Renames folder to path; with force what is there goes away in the same step where the file system can
+ * exchange names. (seal.c) */
+kd_status kd__publish(const char *folder, const char *path, bool force, kd_err *err);
+/* Locks the store's folder (close *folder to unlock) and reads the manifest, which others may have replaced
+ * since. */
+kd_status kd__lock_manifest(int *folder, kd_store **now, const char *path, kd_err *err);
+
+/* ---- new stores from chunks of old ones (rewrite.c) --------------------------------------- */
+
+#define KD__PLAN_FILE "rewrite.json" /* in the unfinished folder: what is being done */
+
+/* A chunk of the new store: one of a source, or what of it is not left out. */
+typedef struct kd__pick {
+    uint32_t source, chunk, rows;
+} kd__pick;
+
+typedef struct kd__rewrite {
+    char *out, *folder; /* NAME.kd, NAME.kd.part */
+    kd_store **source;  /* (n) their manifests; files are opened one store at a time */
+    uint32_t n;
+    uint64_t *base;     /* (n) number of each source's first row, counted over all of them */
+    uint64_t *left_out; /* bitmap over these numbers; NULL: every row stays */
+    kd__pick *pick;     /* (picks) */
+    uint32_t picks, picks_cap;
+    uint32_t segments; /* to write: all of the first source's, or the base segment alone */
+    json_t **contract; /* (segments) */
+    json_t **extra;    /* (segments) members of the manifest's entries */
+    json_t *plan;      /* what a resume must present again */
+    int level;         /* zstd level of all columns; 0: as it is */
+    bool replace;      /* out is the source */
+    kd_writer_params params;
+    volatile const int *stop;
+    void (*progress)(void *arg, uint64_t done, uint64_t total);
+    void *arg;
+    /* private to rewrite.c */
+    kd_store *reader;
+    kd_cursor *cursor;
+    uint32_t reading; /* source of reader */
+    struct kd__copier *copier;
+    uint64_t done, total;
+} kd__rewrite;
+
+/* Loads the sources' manifests, copies contracts and entries of the first one. r: zeroed; released by
+ * kd__rewrite_release in every case. */
+kd_status kd__rewrite_init(kd__rewrite *r, const char *out, const char *const *stores, uint32_t n,
+                           const kd_writer_params *p, const char *command, kd_err *err);
+kd_status kd__rewrite_pick(kd__rewrite *r, uint32_t source, uint32_t chunk, uint32_t rows, kd_err *err);
+/* The source, opened for reading, in r->reader and r->cursor. */
+kd_status kd__rewrite_open(kd__rewrite *r, uint32_t source, kd_err *err);
+/* Whether a row stays; row: counted over all sources. */
+static inline bool kd__rewrite_keeps(const kd__rewrite *r, uint64_t row)
+{
+    return !r->left_out || !(r->left_out[row / 64] >> row % 64 & 1);
+}
+/* Writes out. kind: "slice", ... */
+kd_status kd__rewrite_run(kd__rewrite *r, const char *kind, kd_err *err);
+void kd__rewrite_release(kd__rewrite *r);
+/* The root of a store's base segment. */
+void kd__base_root(const kd_store *s, char hex[33]);
+/* Compares the ids of all sources: KD_EEXISTS for one that an earlier store has, or with skip left_out has
+ * its row. (merge_ids.c) */
+kd_status kd__merge_ids(kd__rewrite *r, bool skip, kd_err *err);
+/* KD_EEXISTS: a segment file lies in the store's folder that its manifest does not name. (compact.c) */
+kd_status kd__no_unfinished(const kd_store *s, kd_err *err);
 
 #endif

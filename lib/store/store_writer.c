@@ -115,7 +115,7 @@ static kd_status pack_books(kd_store_writer *w, kd_err *err)
                         .column = i,
                         .chunk = KD__NO_CHUNK,
                         .raw = c->book_bytes};
-        uint8_t *record = malloc(KD__RECORD_HEAD + c->book_bytes);
+        uint8_t *record = malloc(kd__record_room(c->book_bytes));
         w->books[i].data = record;
         if (!record || (!zstd && !(zstd = ZSTD_createCCtx()))) {
             st = kd_fail(err, KD_ENOMEM, "%s: out of memory for a codebook", w->path);
@@ -135,7 +135,7 @@ static kd_status put_header(kd_store_writer *w, const char *text, kd_err *err)
 {
     size_t len = strlen(text), n = 1;
     kd__record r = {.column = KD__NO_CHUNK, .chunk = KD__NO_CHUNK, .raw = len};
-    uint8_t *record = malloc(KD__RECORD_HEAD + len);
+    uint8_t *record = malloc(kd__record_room(len));
     ZSTD_CCtx *zstd = ZSTD_createCCtx();
     kd__put *puts = calloc(1 + (size_t)w->ncolumns, sizeof(*puts));
     kd_status st;
@@ -251,7 +251,7 @@ static bool start_anew(kd_writer_params *p, bool both, kd_status st, kd_err *err
 }
 
 static kd_status create(kd_store_writer **out, const char *path, const kd_column *columns, size_t n,
-                        const json_t *contract, const kd_writer_params *p, kd_err *err)
+                        const json_t *contract, const kd_writer_params *p, bool held, kd_err *err)
 {
     kd_store_writer *w = calloc(1, sizeof(*w));
     kd_status st;
@@ -259,12 +259,13 @@ static kd_status create(kd_store_writer **out, const char *path, const kd_column
     if (!w) return kd_fail(err, KD_ENOMEM, "out of memory");
     w->lock = -1;
     w->params = *p;
+    w->held = held;
     memcpy(w->name, "base", 5);
     if (!(w->path = kd__store_path(path)) || !(w->folder = kd_sprintf("%s.part", w->path))) {
         st = kd_fail(err, KD_ENOMEM, "out of memory");
     } else if (!w->path[0] || !strcmp(w->path, "/")) {
         st = kd_fail(err, KD_EUSAGE, "'%s' cannot be the name of a store", path);
-    } else if (kd_exists(w->path) && !w->params.force) {
+    } else if (!held && kd_exists(w->path) && !w->params.force) {
         st = kd_fail(err, KD_EEXISTS, "%s: already there and finished; --force replaces it", w->path);
     } else {
         w->file = kd_path_join(w->folder, "base.mdb");
@@ -278,14 +279,27 @@ static kd_status create(kd_store_writer **out, const char *path, const kd_column
     return st;
 }
 
-kd_status kd_store_create(kd_store_writer **out, const char *path, const kd_column *columns, size_t n,
-                          const json_t *contract, const kd_writer_params *p, kd_err *err)
+static kd_status create_or_anew(kd_store_writer **out, const char *path, const kd_column *columns, size_t n,
+                                const json_t *contract, const kd_writer_params *p, bool held, kd_err *err)
 {
     kd_writer_params params = p ? *p : kd_writer_default_params();
     const bool both = params.resume && params.force;
     if (both) params.force = false;
-    kd_status st = create(out, path, columns, n, contract, &params, err);
-    return start_anew(&params, both, st, err) ? create(out, path, columns, n, contract, &params, err) : st;
+    kd_status st = create(out, path, columns, n, contract, &params, held, err);
+    return start_anew(&params, both, st, err) ? create(out, path, columns, n, contract, &params, held, err)
+                                              : st;
+}
+
+kd_status kd_store_create(kd_store_writer **out, const char *path, const kd_column *columns, size_t n,
+                          const json_t *contract, const kd_writer_params *p, kd_err *err)
+{
+    return create_or_anew(out, path, columns, n, contract, p, false, err);
+}
+
+kd_status kd__store_create_held(kd_store_writer **out, const char *path, const kd_column *columns, size_t n,
+                                const json_t *contract, const kd_writer_params *p, kd_err *err)
+{
+    return create_or_anew(out, path, columns, n, contract, p, true, err);
 }
 
 /* A segment's file: NAME.mdb, or with a number when a sealed segment of that name is replaced. */

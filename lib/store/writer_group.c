@@ -59,7 +59,7 @@ kd_status kd__group_add(kd_store_writer *w, const kd_chunk_info *info, uint32_t 
 {
     kd__group *g = &w->group;
     size_t need = 0;
-    for (uint32_t i = 0; i < w->ncolumns; i++) need += KD__RECORD_HEAD + raw[i];
+    for (uint32_t i = 0; i < w->ncolumns; i++) need += kd__record_room(raw[i]);
     kd_status st = reserve(w, need, w->ncolumns, err);
     if (st) return st;
     for (uint32_t i = 0; i < w->ncolumns; i++) {
@@ -78,7 +78,7 @@ kd_status kd__group_add(kd_store_writer *w, const kd_chunk_info *info, uint32_t 
                                     .raw = raw[i],
                                     .tag = w->tag};
         kd__block_filter(g->raw + g->used, c, info->rows, &blocks[i], filter);
-        g->used += KD__RECORD_HEAD + raw[i];
+        g->used += kd__record_room(raw[i]);
         w->raw_bytes += raw[i];
     }
     g->chunks++;

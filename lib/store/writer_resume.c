@@ -63,53 +63,72 @@ kd_status kd__part_take(kd_store_writer *w, off_t *size, kd_err *err)
 
 /* ---- resume ------------------------------------------------------------------------------- */
 
-/* The first difference between two JSON values, as a sentence; path is extended with dots. */
-static bool first_difference(const json_t *was, const json_t *is, kd_buf *path, kd_buf *what)
+static char *value_text(const json_t *v)
 {
-    if (json_is_object(was) && json_is_object(is)) {
+    return v ? json_dumps(v, JSON_COMPACT | JSON_ENCODE_ANY | JSON_SORT_KEYS | JSON_REAL_PRECISION(15))
+             : kd_strdup("absent");
+}
+
+bool kd__json_difference(kd__difference *d, const json_t *a, const json_t *b)
+{
+    if (json_is_object(a) && json_is_object(b)) {
         const char *key;
         json_t *v;
-        size_t len = path->len;
+        const size_t len = d->where.len;
         for (int pass = 0; pass < 2; pass++) {
-            json_object_foreach((json_t *)(uintptr_t)(pass ? is : was), key, v)
+            json_object_foreach((json_t *)(uintptr_t)(pass ? b : a), key, v)
             {
-                kd_buf_printf(path, "%s%s", path->len ? "." : "", key);
-                if (first_difference(json_object_get(was, key), json_object_get(is, key), path, what))
-                    return true;
-                path->len = len;
-                if (path->text) path->text[len] = '\0';
+                kd_buf_printf(&d->where, "%s%s", d->where.len ? "." : "", key);
+                if (kd__json_difference(d, json_object_get(a, key), json_object_get(b, key))) return true;
+                d->where.len = len;
+                if (d->where.text) d->where.text[len] = '\0';
             }
         }
         return false;
     }
-    if (was && is && json_equal(was, is)) return false;
-    char *a = was ? json_dumps(was, JSON_COMPACT | JSON_ENCODE_ANY | JSON_SORT_KEYS) : NULL;
-    char *b = is ? json_dumps(is, JSON_COMPACT | JSON_ENCODE_ANY | JSON_SORT_KEYS) : NULL;
-    kd_buf_printf(what, "%s was %.200s, is %.200s now", path->len ? path->text : "it", a ? a : "absent",
-                  b ? b : "absent");
-    free(a);
-    free(b);
+    if (json_is_array(a) && json_is_array(b) && json_array_size(a) == json_array_size(b)) {
+        const size_t len = d->where.len;
+        for (size_t i = 0; i < json_array_size(a); i++) {
+            kd_buf_printf(&d->where, "%s%zu", d->where.len ? "." : "", i);
+            if (kd__json_difference(d, json_array_get(a, i), json_array_get(b, i))) return true;
+            d->where.len = len;
+            if (d->where.text) d->where.text[len] = '\0';
+        }
+        return false;
+    }
+    if (a == b || (a && b && json_equal(a, b))) return false;
+    char *was = value_text(a), *is = value_text(b);
+    kd_buf_printf(&d->a, "%.200s", was ? was : "something");
+    kd_buf_printf(&d->b, "%.200s", is ? is : "something else");
+    free(was);
+    free(is);
     return true;
+}
+
+void kd__difference_release(kd__difference *d)
+{
+    kd_buf_release(&d->where);
+    kd_buf_release(&d->a);
+    kd_buf_release(&d->b);
 }
 
 static kd_status compare_header(kd_store_writer *w, const char *was, size_t was_len, const char *is,
                                 kd_err *err)
 {
     json_t *a = NULL, *b = NULL;
-    kd_buf path = {0}, what = {0};
+    kd__difference d = {0};
     kd_status st = kd_json_parse(&a, was, was_len, NULL);
     if (!st) st = kd_json_parse(&b, is, strlen(is), NULL);
     if (st == KD_ENOMEM)
         kd_fail(err, st, "%s: out of memory for its header record", w->part);
     else if (st)
         st = kd_fail(err, KD_ECORRUPT, "%s: its header record is not JSON; start anew with --force", w->part);
-    else if (first_difference(a, b, &path, &what))
-        st = kd_fail(
-            err, KD_EMISMATCH,
-            "%s: cannot go on with it: %s; use the options it was begun with, or start anew with --force",
-            w->part, what.text ? what.text : "something differs");
-    kd_buf_release(&path);
-    kd_buf_release(&what);
+    else if (kd__json_difference(&d, a, b))
+        st = kd_fail(err, KD_EMISMATCH,
+                     "%s: cannot go on with it: %s was %s, is %s now; use the options it was begun with, or "
+                     "start anew with --force",
+                     w->part, d.where.len ? d.where.text : "it", kd__buf_text(&d.a), kd__buf_text(&d.b));
+    kd__difference_release(&d);
     json_decref(a);
     json_decref(b);
     return st;

@@ -1,12 +1,21 @@
 /* dump.c - the teacher's one pass over a store.
  *
- * Chunk by chunk: read the input column, run the teacher over the chunk's rows in batches, append the
- * logits as a chunk of the new segment. The writer commits whole chunks, so a pass that is killed goes on
- * behind the last commit; batches never cross chunks, so the resumed pass computes each row in the same place
- * of the same batch as an uninterrupted one would, and gets the same bits.
+ * Three stages, each on a thread, with a few places between them (ring.c):
  *
- * The contract of the segment holds what those bits depend on: teacher, tap, type, the data's root,
- * the batch size and the instruction set. The writer refuses to resume under another one.
+ *     reads chunks, makes views  ->  4 batches of input  ->  runs the teacher  ->  2 chunks of values
+ *                                                                     ->  encodes, packs, writes
+ *
+ * The teacher runs on the caller's thread, which is the leader of its team. The others need a few per cent of
+ * its time, so the pass takes as long as the teacher does. What waits in the places is all the memory there
+ * is besides the writer's: it does not grow with the store.
+ *
+ * The writer commits whole chunks, so a pass that is killed goes on behind the last commit; a stage that
+ * fails lets the chunks before it go through. Codebooks are learned from one chunk, which is run before the
+ * segment is begun, because its header names their checksums; a pass from the start then writes what it
+ * learned from.
+ *
+ * The contract of the segment holds what the bits depend on beside the columns themselves: teacher, the
+ * data's root, the batch size and the instruction set. The writer refuses to resume under another one.
  */
 #include "teacher_private.h"
 
@@ -16,114 +25,151 @@
 #define COMMIT_SECONDS                                                                                       \
     2.0 /* of a pass that a kill can cost; logits are too small to fill a commit by bytes */
 
+enum { FEEDS = 4, VALUES = 2 }; /* places between the stages */
+
 typedef struct pass {
     kd_teacher *t;
     kd_store *s;
-    kd_cursor *cursor;
+    const kd_dump_params *p;
+    const char *name; /* of the teacher in the store */
+    char segment[KD_STORE_NAME_MAX];
+    kd__target target[KD__TARGETS];
+    size_t n;
+    kd__reader reader;
+    kd_cursor *ids; /* the last stage's */
+    kd_id *id;      /* (most rows of a chunk) */
+    kd__encoder encoder[KD__TARGETS];
     kd_store_writer *writer;
-    int input;        /* column */
-    kd_dtype dtype;   /* of the logits in the store */
-    char *raw;        /* (chunk rows, row bytes) */
-    float *logits;    /* (chunk rows, classes) */
-    void *packed;     /* the same as dtype */
-    double seconds;   /* in the teacher */
+    int threads;      /* of the encoder */
     double committed; /* when */
-    uint64_t rows;    /* of this run */
+    uint32_t from;    /* the first chunk of this call */
+    kd__feed feed[FEEDS];
+    kd__values value[VALUES];
+    kd__ring feeds, values;
+    float *scratch; /* (batch, classes) */
+    kd_err read_err, write_err;
+    kd_dump_report report;
 } pass;
 
-static json_t *contract_of(const pass *p)
+kd_dump_params kd_dump_default_params(void) { return (kd_dump_params){.logits = true, .dtype = KD_F32}; }
+
+/* ---- what is asked for ---------------------------------------------------------------------- */
+
+static bool wants_views(const kd_dump_params *p) { return p->views && p->views->count > 0; }
+
+static kd_status put_name(char out[KD_STORE_NAME_MAX], const char *name, const char *what, const char *node,
+                          kd_err *err)
 {
-    const json_t *base = json_array_get(json_object_get(kd_store_manifest(p->s), "segments"), 0);
-    const char *root = json_string_value(json_object_get(base, "root"));
-    return json_pack("{s:s, s:s, s:s, s:s, s:s, s:I, s:s}", "kind", "teacher", "teacher", p->t->fingerprint,
-                     "tap", "logits", "dtype", kd_dtype_name(p->dtype), "store", root ? root : "", "batch",
-                     (json_int_t)p->t->batch, "isa", kd_isa_name(kd_cpu_isa()));
+    const int n = snprintf(out, KD_STORE_NAME_MAX, "%s%s%s", name, what, node);
+    if (n >= 0 && n < KD_STORE_NAME_MAX) return KD_OK;
+    return kd_fail(err, KD_EUSAGE,
+                   "the name '%.80s%s%.80s' is longer than %d; give the teacher a shorter one with --name",
+                   name, what, node, KD_STORE_NAME_MAX - 1);
 }
 
-static kd_status make_column(const pass *p, const char *name, kd_column *c, kd_err *err)
+kd_status kd_dump_segment(const kd_dump_params *p, const char *name, char out[KD_STORE_NAME_MAX], kd_err *err)
+{
+    if (p->segment) return put_name(out, p->segment, "", "", err);
+    if (p->logits) return put_name(out, name, "", "", err);
+    if (p->ntaps) return put_name(out, name, ".feat.", p->taps[0].node, err);
+    return put_name(out, name, ".views", "", err);
+}
+
+static kd_status add(pass *p, unsigned source, const char *what, const char *node, kd_column c,
+                     const char *encoding, json_t *params, kd_err *err)
+{
+    kd__target *g = &p->target[p->n++];
+    c.dtype = p->p->dtype;
+    g->column = c;
+    snprintf(g->column.teacher, sizeof g->column.teacher, "%s", p->name);
+    kd_status st = kd__target_make(g, source, encoding, params, err); // takes params in every case
+    return st ? st : put_name(g->column.name, p->name, what, node, err);
+}
+
+static kd_status add_tap(pass *p, size_t i, kd_err *err)
+{
+    kd_column c = {.role = KD_ROLE_FEATURE};
+    kd_tap tap;
+    c.ndims = kd_teacher_tap_shape(p->t, i, &tap, c.dims);
+    memcpy(c.tap, tap.node, sizeof c.tap);
+    json_t *params = json_pack("{s:s}", "form", kd_tap_form_name(tap.form));
+    if (!params) return kd_fail(err, KD_ENOMEM, "out of memory");
+    return add(p, KD__TAPS + (unsigned)i, "/feat.", tap.node, c, p->p->feature_encoding, params, err);
+}
+
+static kd_status make_targets(pass *p, kd_err *err)
 {
     const kd_model *m = p->t->model;
-    *c = (kd_column){.role = KD_ROLE_LOGITS, .dtype = p->dtype, .ndims = 1, .encoding = "dense"};
-    c->dims[0] = (int64_t)p->t->classes;
-    const int n = snprintf(c->name, sizeof c->name, "%s/logits", name);
-    if (n < 0 || (size_t)n >= sizeof c->name)
-        return kd_fail(err, KD_EUSAGE,
-                       "the teacher's name '%.80s' is too long; give a shorter one with --name", name);
-    snprintf(c->teacher, sizeof c->teacher, "%s", name);
-    snprintf(c->tap, sizeof c->tap, "%s", kd_graph_node_name(m->graph, m->logits));
-    return KD_OK;
-}
-
-static kd_status begin(pass *p, const char *name, const kd_column *c, const kd_writer_params *wp, kd_err *err)
-{
-    json_t *contract = contract_of(p);
-    if (!contract) return kd_fail(err, KD_ENOMEM, "%s: out of memory", kd_store_path(p->s));
-    kd_status st = kd_store_extend(&p->writer, p->s, name, c, 1, contract, wp, err);
-    json_decref(contract);
+    const int64_t classes = (int64_t)p->t->classes;
+    kd_column c = {.role = KD_ROLE_LOGITS, .ndims = 1, .dims = {classes}};
+    kd_status st = kd_teacher_take(p->t, p->p->taps, p->p->ntaps, err);
+    snprintf(c.tap, sizeof c.tap, "%s", kd_graph_node_name(m->graph, m->logits));
+    if (!st && p->p->logits) st = add(p, KD__LOGITS, "/logits", "", c, p->p->encoding, NULL, err);
+    if (!st && wants_views(p->p)) {
+        json_t *params = json_pack("{s:o}", "views", kd_view_json(p->p->views));
+        c.role = KD_ROLE_VIEW;
+        c.ndims = 2;
+        c.dims[0] = p->p->views->count;
+        c.dims[1] = classes;
+        st = params ? add(p, KD__VIEWS, "/logits.views", "", c, p->p->encoding, params, err)
+                    : kd_fail(err, KD_ENOMEM, "out of memory");
+    }
+    for (size_t i = 0; i < p->p->ntaps && !st; i++) st = add_tap(p, i, err);
     return st;
 }
 
-static kd_status make_buffers(pass *p, size_t *row_bytes, kd_err *err)
+/* One name never stands for two teachers. A segment that this pass replaces does not count. */
+static kd_status check_name(const pass *p, bool force, kd_err *err)
 {
-    const kd_column *c = kd_store_column(p->s, (size_t)p->input);
-    size_t rows = 0, raw, logits;
-    for (uint32_t i = 0; i < kd_store_chunks(p->s); i++)
-        rows = kd_max_size(rows, kd_store_chunk(p->s, i)->rows);
-    *row_bytes = p->t->input * kd_dtype_size(c->dtype);
-    if (kd_mul_size(rows, *row_bytes, &raw) && kd_mul_size(rows, p->t->classes, &logits)) {
-        p->raw = kd_alloc_aligned(raw + 1, 1);
-        p->logits = kd_alloc_aligned(logits + 1, sizeof(float));
-        p->packed = kd_alloc_aligned(logits + 1, kd_dtype_size(p->dtype));
+    const json_t *segment;
+    size_t i;
+    json_array_foreach(json_object_get(kd_store_manifest(p->s), "segments"), i, segment)
+    {
+        const json_t *t = json_object_get(segment, "teacher");
+        const char *name = json_string_value(json_object_get(t, "name")),
+                   *have = json_string_value(json_object_get(t, "fingerprint")),
+                   *at = json_string_value(json_object_get(segment, "name"));
+        if (!name || !have || !at || strcmp(name, p->name) || !strcmp(have, p->t->fingerprint)) continue;
+        if (!strcmp(at, p->segment) && force) continue;
+        return kd_fail(err, KD_EMISMATCH,
+                       "%s: other teacher: segment %s is of '%s' with the fingerprint %.32s, %s has %s; give "
+                       "another --name, or replace it with --force",
+                       kd_store_path(p->s), at, name, have, p->t->folder, p->t->fingerprint);
     }
-    if (p->raw && p->logits && p->packed) return KD_OK;
-    return kd_fail(err, KD_ENOMEM, "%s: no memory for a chunk of %zu rows", kd_store_path(p->s), rows);
-}
-
-/* Logits of a chunk to the stored type. A half that overflows would be an infinite logit. */
-static kd_status pack_logits(pass *p, const kd_chunk_info *ci, kd_err *err)
-{
-    const size_t n = (size_t)ci->rows * p->t->classes;
-    kd_from_f32(p->packed, p->dtype, p->logits, n);
-    for (size_t i = 0; p->dtype == KD_F16 && i < n; i++)
-        if ((((const uint16_t *)p->packed)[i] & 0x7C00u) == 0x7C00u)
-            return kd_fail(err, KD_ENUMERIC,
-                           "%s: row %llu: a logit of %g does not fit into f16; dump with --dtype f32",
-                           kd_store_path(p->s), (unsigned long long)(ci->first + i / p->t->classes),
-                           p->logits[i]);
     return KD_OK;
 }
 
-static kd_status run_chunk(pass *p, uint32_t chunk, size_t row_bytes, kd_err *err)
+/* ---- begin and end -------------------------------------------------------------------------- */
+
+static kd_status begin(pass *p, const kd_writer_params *wp, kd_err *err)
 {
-    const kd_chunk_info *ci = kd_store_chunk(p->s, chunk);
-    const kd_column *c = kd_store_column(p->s, (size_t)p->input);
-    kd_status st = kd_cursor_read(p->cursor, p->input, chunk, p->raw, ci->rows * row_bytes, err);
-    const double start = kd_now();
-    for (int64_t r = 0; !st && r < ci->rows; r += p->t->batch) {
-        const int64_t rows = ci->rows - r < p->t->batch ? ci->rows - r : p->t->batch;
-        st = kd__teacher_run(p->t, p->raw + (size_t)r * row_bytes, c->dtype, rows, ci->first + (uint64_t)r,
-                             p->logits + (size_t)r * p->t->classes, err);
-    }
-    p->seconds += kd_now() - start;
-    if (!st) st = pack_logits(p, ci, err);
-    if (st) return st;
-    p->rows += ci->rows;
-    const kd_block block = {.data = p->packed, .bytes = ci->rows * p->t->classes * kd_dtype_size(p->dtype)};
-    st = kd_store_writer_append(p->writer, ci->split, ci->rows, &block, err);
-    if (st || kd_now() - p->committed < COMMIT_SECONDS) return st;
+    kd_column columns[KD__TARGETS];
+    const json_t *base = json_array_get(json_object_get(kd_store_manifest(p->s), "segments"), 0);
+    const char *root = json_string_value(json_object_get(base, "root"));
+    json_t *contract =
+        json_pack("{s:s, s:s, s:s, s:I, s:s}", "kind", "teacher", "teacher", p->t->fingerprint, "store",
+                  root ? root : "", "batch", (json_int_t)p->t->batch, "isa", kd_isa_name(kd_cpu_isa()));
+    if (!contract) return kd_fail(err, KD_ENOMEM, "%s: out of memory", kd_store_path(p->s));
+    for (size_t i = 0; i < p->n; i++) columns[i] = p->target[i].column;
+    kd_status st = kd_store_extend(&p->writer, p->s, p->segment, columns, p->n, contract, wp, err);
+    json_decref(contract);
+    if (!st) p->from = kd_store_writer_chunks(p->writer);
     p->committed = kd_now();
-    return kd_store_writer_commit(p->writer, err);
+    return st;
 }
 
-static kd_status seal(pass *p, const char *name, const char *command, kd_err *err)
+static kd_status seal(pass *p, kd_err *err)
 {
     const kd_model *m = p->t->model;
-    const char *text = command ? command : ""; // beside the teacher too, where every segment has it
-    json_t *extra =
-        json_pack("{s:{s:s, s:s, s:s, s:s, s:I, s:f, s:s, s:f, s:I}, s:s}", "teacher", "name", name,
-                  "fingerprint", p->t->fingerprint, "model", m->name, "arch", m->spec.arch, "params",
-                  (json_int_t)kd_graph_param_count(m->graph), "macs", kd_graph_macs(m->graph), "command",
-                  text, "seconds", p->seconds, "seconds_rows", (json_int_t)p->rows, "command", text);
+    const char *text =
+        p->p->command ? p->p->command : ""; // beside the teacher too, where every segment has it
+    json_t *extra = json_pack("{s:{s:s, s:s, s:s, s:s, s:I, s:f, s:s, s:f, s:I}, s:s}", "teacher", "name",
+                              p->name, "fingerprint", p->t->fingerprint, "model", m->name, "arch",
+                              m->spec.arch, "params", (json_int_t)kd_graph_param_count(m->graph), "macs",
+                              kd_graph_macs(m->graph), "command", text, "seconds", p->report.teacher,
+                              "seconds_rows", (json_int_t)p->report.rows, "command", text);
+    json_t *teacher = json_object_get(extra, "teacher");
+    if (teacher && *p->t->tokenizer) json_object_set_new(teacher, "tokenizer", json_string(p->t->tokenizer));
     kd_status st = extra ? kd_store_writer_seal(p->writer, extra, err)
                          : kd_fail(err, KD_ENOMEM, "%s: out of memory (or a name that is not UTF-8)",
                                    kd_store_path(p->s));
@@ -132,41 +178,203 @@ static kd_status seal(pass *p, const char *name, const char *command, kd_err *er
     return st;
 }
 
-kd_status kd_teacher_dump(kd_teacher *t, kd_store *s, const char *name, kd_dtype dtype,
-                          const kd_writer_params *wp, const char *command, volatile const int *stop,
-                          void (*progress)(void *arg, uint64_t done, uint64_t total), void *arg,
-                          double *seconds, kd_err *err)
+/* ---- the stages ----------------------------------------------------------------------------- */
+
+static void *read_stage(void *arg)
 {
-    pass p = {.t = t, .s = s, .dtype = dtype, .committed = kd_now()};
-    kd_column column;
-    size_t row_bytes;
-    if (seconds) *seconds = 0;
-    if (dtype != KD_F32 && dtype != KD_F16)
-        return kd_fail(err, KD_EUNSUPPORTED, "logits as %s; expected f32 or f16", kd_dtype_name(dtype));
-    if (!name) name = kd_teacher_name(t);
-    kd_status st = kd_teacher_check(t, s, err);
-    if (st) return st;
-    p.input = kd_store_find_role(s, KD_ROLE_INPUT, NULL);
-    if ((st = make_column(&p, name, &column, err)) || (st = make_buffers(&p, &row_bytes, err)) ||
-        (st = kd_cursor_open(&p.cursor, s, err)) || (st = begin(&p, name, &column, wp, err)))
-        goto out;
-    for (uint32_t i = kd_store_writer_chunks(p.writer); i < kd_store_chunks(s); i++) {
-        if (stop && *stop) {
-            st = kd_fail(err, KD_ESTOPPED, "%s: stopped after %llu of %llu rows; go on with --resume",
-                         kd_store_path(s), (unsigned long long)kd_store_writer_rows(p.writer),
-                         (unsigned long long)kd_store_rows(s));
-            goto out;
+    pass *p = arg;
+    for (uint32_t i = p->from; i < kd_store_chunks(p->s); i++) {
+        if (kd__reader_seek(&p->reader, i, &p->read_err)) break;
+        for (bool last = false; !last;) {
+            const size_t place = kd__ring_free(&p->feeds);
+            if (place == SIZE_MAX) return NULL;
+            kd__reader_next(&p->reader, &p->feed[place]);
+            last = p->feed[place].closes;
+            kd__ring_filled(&p->feeds);
         }
-        if ((st = run_chunk(&p, i, row_bytes, err))) goto out;
-        if (progress) progress(arg, kd_store_writer_rows(p.writer), kd_store_rows(s));
     }
-    st = seal(&p, name, command, err);
+    kd__ring_end(&p->feeds);
+    return NULL;
+}
+
+static kd_status write_chunk(pass *p, const kd__values *v, kd_err *err)
+{
+    const kd_chunk_info *ci = kd_store_chunk(p->s, v->chunk);
+    kd_block block[KD__TARGETS];
+    kd_status st = KD_OK;
+    if (p->ids) st = kd_cursor_read(p->ids, p->reader.id, v->chunk, p->id, ci->rows * sizeof *p->id, err);
+    for (size_t i = 0; i < p->n && !st; i++)
+        st = kd__encode(&p->encoder[i], &p->target[i], v->v[i], p->id, ci->rows, p->threads,
+                        kd_store_path(p->s), ci->first, &block[i], err);
+    if (!st) st = kd_store_writer_append(p->writer, ci->split, ci->rows, block, err);
+    if (st || kd_now() - p->committed < COMMIT_SECONDS) return st;
+    p->committed = kd_now();
+    return kd_store_writer_commit(p->writer, err);
+}
+
+static void *write_stage(void *arg)
+{
+    pass *p = arg;
+    for (size_t place; (place = kd__ring_take(&p->values)) != SIZE_MAX; kd__ring_emptied(&p->values))
+        if (write_chunk(p, &p->value[place], &p->write_err)) {
+            kd__ring_stop(&p->values);
+            break;
+        }
+    return NULL;
+}
+
+/* One feed through the teacher. */
+static kd_status run_feed(pass *p, const kd__feed *f, kd__values *v, kd_err *err)
+{
+    if (p->p->stop && *p->p->stop) return kd_fail(err, KD_ESTOPPED, "%s", kd_store_path(p->s));
+    const double start = kd_now();
+    v->chunk = f->chunk;
+    kd_status st = kd__values_take(v, p->t, f, p->reader.column->dtype, p->target, p->n, p->scratch, err);
+    p->report.teacher += kd_now() - start;
+    return st;
+}
+
+static kd_status run_stage(pass *p, kd_err *err)
+{
+    kd_status st = KD_OK;
+    size_t to = SIZE_MAX;
+    for (size_t place; !st && (place = kd__ring_take(&p->feeds)) != SIZE_MAX; kd__ring_emptied(&p->feeds)) {
+        const kd__feed *f = &p->feed[place];
+        const kd_chunk_info *ci = kd_store_chunk(p->s, f->chunk);
+        if (f->opens && (to = kd__ring_free(&p->values)) == SIZE_MAX) break; // the writer has failed
+        if ((st = run_feed(p, f, &p->value[to], err))) break;
+        if (f->closes) {
+            p->report.rows += ci->rows;
+            kd__ring_filled(&p->values);
+        }
+        if (p->p->progress)
+            p->p->progress(p->p->arg, ci->first + (uint64_t)(f->done * ci->rows), kd_store_rows(p->s));
+    }
+    kd__ring_stop(&p->feeds);
+    kd__ring_end(&p->values);
+    return st;
+}
+
+/* All three, from chunk p->from on. The failure that concerns the earliest rows is reported. */
+static kd_status run(pass *p, kd_err *err)
+{
+    pthread_t reader, writer;
+    kd_err run_err = {0};
+    kd__ring_init(&p->feeds, FEEDS);
+    kd__ring_init(&p->values, VALUES);
+    const bool reads = !pthread_create(&reader, NULL, read_stage, p);
+    const bool writes = reads && !pthread_create(&writer, NULL, write_stage, p);
+    if (writes)
+        run_stage(p, &run_err);
+    else
+        kd_fail(&run_err, KD_ENOMEM, "%s: no memory for threads", kd_store_path(p->s));
+    kd__ring_stop(&p->feeds);
+    if (reads) pthread_join(reader, NULL);
+    if (writes) pthread_join(writer, NULL);
+    kd__ring_release(&p->feeds);
+    kd__ring_release(&p->values);
+    const kd_err *e = p->write_err.code ? &p->write_err : run_err.code ? &run_err : &p->read_err;
+    if (e->code == KD_ESTOPPED)
+        return kd_fail(err, KD_ESTOPPED, "%s: stopped after %llu of %llu rows; go on with --resume",
+                       kd_store_path(p->s), (unsigned long long)kd_store_writer_rows(p->writer),
+                       (unsigned long long)kd_store_rows(p->s));
+    return e->code ? kd_fail(err, e->code, "%s", e->msg) : KD_OK;
+}
+
+/* ---- the pass ------------------------------------------------------------------------------- */
+
+static kd_status make_rooms(pass *p, kd_err *err)
+{
+    const size_t most = kd__most_rows(p->s);
+    bool coded = false, ok = true;
+    kd_status st = KD_OK;
+    for (size_t i = 0; i < FEEDS; i++)
+        ok = (p->feed[i].raw = kd_alloc_aligned((size_t)p->t->batch + 1, p->reader.row_bytes)) && ok;
+    p->scratch = kd_alloc_aligned((size_t)p->t->batch + 1, p->t->classes * sizeof *p->scratch);
+    p->id = kd_alloc_aligned(most + 1, sizeof *p->id);
+    if (!ok || !p->scratch || !p->id)
+        return kd_fail(err, KD_ENOMEM, "%s: no memory for batches", kd_store_path(p->s));
+    for (size_t i = 0; i < VALUES && !st; i++) st = kd__values_open(&p->value[i], p->target, p->n, most, err);
+    for (size_t i = 0; i < p->n; i++) coded = coded || kd_codec_find(p->target[i].column.encoding);
+    return !st && coded ? kd_cursor_open(&p->ids, p->s, err) : st;
+}
+
+/* Learns codebooks from the first chunk of the sample and opens the codecs. *mine: what it was learned from
+ * is this store's first chunk, in p->value[0]. */
+static kd_status learn(pass *p, bool *mine, kd_err *err)
+{
+    kd_store *s = p->p->sample ? p->p->sample : p->s;
+    const kd_view_spec *views = wants_views(p->p) ? p->p->views : NULL;
+    kd__values v = {0}, *to = s == p->s ? &p->value[0] : &v;
+    kd__reader other = {0}, *from = s == p->s ? &p->reader : &other;
+    bool learns = false;
+    kd_status st = KD_OK;
+    for (size_t i = 0; i < p->n; i++) learns = learns || kd__target_learns(&p->target[i]);
+    if (learns) {
+        const double start = kd_now();
+        if (from == &other && ((st = kd__reader_open(&other, p->t, s, views, p->reader.plain, err)) ||
+                               (st = kd__values_open(&v, p->target, p->n, kd__most_rows(s), err))))
+            goto out;
+        if ((st = kd__values_fill(to, p->t, from, 0, p->target, p->n, err))) goto out;
+        p->report.teacher += kd_now() - start;
+    }
+    for (size_t i = 0; i < p->n && !st; i++) st = kd__target_open(&p->target[i], to->v[i], to->rows, err);
+    *mine = learns && s == p->s;
 out:
-    kd_store_writer_close(p.writer); // after a failure: what is whole stays for a resume
-    kd_cursor_close(p.cursor);
-    free(p.raw);
-    free(p.logits);
-    free(p.packed);
-    if (seconds) *seconds = p.seconds;
+    if (from == &other) kd__reader_close(&other);
+    kd__values_release(&v);
+    return st;
+}
+
+static void release(pass *p)
+{
+    kd_store_writer_close(p->writer); // after a failure: what is whole stays for a resume
+    for (size_t i = 0; i < p->n; i++) {
+        kd__target_release(&p->target[i]);
+        kd__encoder_release(&p->encoder[i]);
+    }
+    for (size_t i = 0; i < FEEDS; i++) free(p->feed[i].raw);
+    for (size_t i = 0; i < VALUES; i++) kd__values_release(&p->value[i]);
+    kd__reader_close(&p->reader);
+    kd_cursor_close(p->ids);
+    free(p->id);
+    free(p->scratch);
+}
+
+static kd_status check_params(const kd_dump_params *p, kd_err *err)
+{
+    if (p->dtype != KD_F32 && p->dtype != KD_F16 && p->dtype != KD_BF16)
+        return kd_fail(err, KD_EUNSUPPORTED, "teacher outputs as %s; expected f32, f16 or bf16",
+                       kd_dtype_name(p->dtype));
+    if (!p->logits && !p->ntaps && !wants_views(p))
+        return kd_fail(err, KD_EUSAGE, "nothing to dump: no logits, no tap and no views");
+    return KD_OK;
+}
+
+kd_status kd_teacher_dump(kd_teacher *t, kd_store *s, const kd_dump_params *params,
+                          const kd_writer_params *wp, kd_dump_report *report, kd_err *err)
+{
+    const double start = kd_now();
+    const kd_writer_params w = wp ? *wp : kd_writer_default_params();
+    pass p = {.t = t, .s = s, .p = params, .threads = w.threads < 1 ? 1 : w.threads};
+    bool mine = false;
+    p.name = params->name ? params->name : kd_teacher_name(t);
+    kd_status st = check_params(params, err);
+    if (st || (st = kd_dump_segment(params, p.name, p.segment, err)) ||
+        (st = kd__reader_open(&p.reader, t, s, wants_views(params) ? params->views : NULL,
+                              params->logits || params->ntaps, err)) ||
+        (st = check_name(&p, w.force, err)) || (st = make_targets(&p, err)) || (st = make_rooms(&p, err)) ||
+        (st = learn(&p, &mine, err)) || (st = begin(&p, &w, err)))
+        goto out;
+    if (mine && !p.from && kd_store_chunks(s)) {
+        if ((st = write_chunk(&p, &p.value[0], err))) goto out;
+        p.report.rows += p.value[0].rows;
+        p.from = 1;
+    }
+    if (!(st = run(&p, err))) st = seal(&p, err);
+out:
+    release(&p);
+    p.report.seconds = kd_now() - start;
+    if (report) *report = p.report;
     return st;
 }

@@ -14,6 +14,27 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define TOKENIZER_MAX (64u << 20)
+
+/* The tokenizer decides what a token model's input means: with another one it is another teacher. */
+static kd_status identify(kd_teacher *t, kd_err *err)
+{
+    char *path = kd_path_join(t->folder, "tokenizer.json"), *text = NULL, both[66];
+    size_t len;
+    kd_status st = KD_OK;
+    kd_model_fingerprint(t->model, t->fingerprint);
+    if (!path || !*t->fingerprint) {
+        st = kd_fail(err, KD_ENOMEM, "%s: no memory for its fingerprint", t->folder);
+    } else if (kd_exists(path) && !(st = kd_file_read(path, TOKENIZER_MAX, &text, &len, err))) {
+        kd_id_hex(kd_hash128(text, len), t->tokenizer);
+        const int n = snprintf(both, sizeof both, "%s %s", t->fingerprint, t->tokenizer);
+        kd_id_hex(kd_hash128(both, (size_t)n), t->fingerprint);
+    }
+    free(text);
+    free(path);
+    return st;
+}
+
 kd_status kd_teacher_open(kd_teacher **out, const char *folder, int64_t batch, int threads, kd_err *err)
 {
     *out = NULL;
@@ -28,10 +49,10 @@ kd_status kd_teacher_open(kd_teacher **out, const char *folder, int64_t batch, i
                              : kd_model_load(&t->model, folder, err);
     if (!st) {
         t->batch = batch;
+        t->threads = threads;
         t->input = kd_graph_node_size(t->model->graph, t->model->input);
         t->classes = kd_graph_node_size(t->model->graph, t->model->logits);
-        kd_model_fingerprint(t->model, t->fingerprint);
-        if (!*t->fingerprint) st = kd_fail(err, KD_ENOMEM, "%s: no memory for its fingerprint", folder);
+        st = identify(t, err);
     }
     if (!st && (st = kd_exec_create(&t->exec, t->model->graph, &p, err))) kd_fail_in(err, st, "%s", folder);
     if (st) {
@@ -53,6 +74,7 @@ void kd_teacher_close(kd_teacher *t)
 
 const char *kd_teacher_name(const kd_teacher *t) { return t->model->name; }
 const char *kd_teacher_fingerprint(const kd_teacher *t) { return t->fingerprint; }
+const char *kd_teacher_tokenizer(const kd_teacher *t) { return t->tokenizer; }
 const kd_model *kd_teacher_model(const kd_teacher *t) { return t->model; }
 
 /* ---- does it fit? --------------------------------------------------------------------------- */
@@ -114,6 +136,15 @@ static kd_status check_classes(const kd_teacher *t, const kd_store *s, kd_err *e
     return KD_OK;
 }
 
+static kd_status check_tokenizer(const kd_teacher *t, const kd_store *s, const kd_column *c, kd_err *err)
+{
+    const char *have = json_string_value(json_object_get(c->params, "tokenizer"));
+    if (!have || !*t->tokenizer || !strcmp(have, t->tokenizer)) return KD_OK;
+    return kd_fail(err, KD_EMISMATCH,
+                   "%s: column %s was made with the tokenizer %.64s, the teacher %s has %s (tokenizer.json)",
+                   kd_store_path(s), c->name, have, t->folder, t->tokenizer);
+}
+
 kd_status kd_teacher_check(const kd_teacher *t, const kd_store *s, kd_err *err)
 {
     kd_status st;
@@ -125,12 +156,13 @@ kd_status kd_teacher_check(const kd_teacher *t, const kd_store *s, kd_err *err)
     if ((st = check_shape(t, s, c, err))) return st;
     if ((st = check_number(t, s, c, "mean", t->model->mean, err))) return st;
     if ((st = check_number(t, s, c, "scale", t->model->scale, err))) return st;
+    if ((st = check_tokenizer(t, s, c, err))) return st;
     return check_classes(t, s, err);
 }
 
 /* ---- running ----------------------------------------------------------------------------------- */
 
-kd_status kd__teacher_run(kd_teacher *t, const void *raw, kd_dtype dtype, int64_t rows, uint64_t row,
+kd_status kd__teacher_run(kd_teacher *t, const void *raw, kd_dtype dtype, int64_t rows, kd__place at,
                           float *logits, kd_err *err)
 {
     if (rows < 1 || rows > t->batch)
@@ -147,12 +179,13 @@ kd_status kd__teacher_run(kd_teacher *t, const void *raw, kd_dtype dtype, int64_
         if (!isfinite(logits[i]))
             return kd_fail(err, KD_ENUMERIC,
                            "%s: row %llu, class %zu: the logit is %g; the teacher's weights are broken",
-                           t->folder, (unsigned long long)(row + i / t->classes), i % t->classes, logits[i]);
+                           t->folder, (unsigned long long)(at.base + (at.first + i / t->classes) / at.per),
+                           i % t->classes, logits[i]);
     return KD_OK;
 }
 
 kd_status kd_teacher_run(kd_teacher *t, const void *raw, kd_dtype dtype, int64_t rows, float *logits,
                          kd_err *err)
 {
-    return kd__teacher_run(t, raw, dtype, rows, 0, logits, err);
+    return kd__teacher_run(t, raw, dtype, rows, (kd__place){.per = 1}, logits, err);
 }

@@ -79,12 +79,13 @@ static kd_status fill_labels(kd__targets *g, const kd_trainer *t, int slot, cons
 }
 
 static kd_status fill_logits(kd__targets *g, const kd_trainer *t, int slot, const void *raw,
-                             const kd__rows *rows, kd_err *err)
+                             const kd_sparse *sparse, const kd__rows *rows, kd_err *err)
 {
     const kd_column *c = kd__trainer_column(t, slot);
     size_t classes = (size_t)t->slot_classes[slot];
     float *z = g->logits[slot]; // (rows, classes)
-    kd_status st = kd_to_f32(z, raw, c->dtype, rows->n * classes);
+    kd_status st = sparse ? KD_OK : kd_to_f32(z, raw, c->dtype, rows->n * classes);
+    if (sparse) kd__logits_scatter(z, c, sparse, rows->n, classes);
     if (st)
         return kd_fail(err, st, "%s: column %s: dtype %s", kd_store_path(t->store), c->name,
                        kd_dtype_name(c->dtype));
@@ -106,15 +107,15 @@ static kd_status fill_logits(kd__targets *g, const kd_trainer *t, int slot, cons
     return KD_OK;
 }
 
-kd_status kd__targets_fill(kd__targets *g, const kd_trainer *t, const void *const *raw, const kd__rows *rows,
-                           kd_err *err)
+kd_status kd__targets_fill(kd__targets *g, const kd_trainer *t, const void *const *raw,
+                           const kd_sparse *const *sparse, const kd__rows *rows, kd_err *err)
 {
     kd_status st = KD_OK;
     for (int pass = 0; pass < 2; pass++) // labels first: hits need them
         for (int i = 0; i < t->ncolumns && !st; i++) {
             kd_role role = kd__trainer_column(t, i)->role;
             if (!pass && role == KD_ROLE_LABEL) st = fill_labels(g, t, i, raw[i], rows, err);
-            if (pass && role == KD_ROLE_LOGITS) st = fill_logits(g, t, i, raw[i], rows, err);
+            if (pass && role == KD_ROLE_LOGITS) st = fill_logits(g, t, i, raw[i], sparse[i], rows, err);
         }
     return st;
 }
@@ -159,7 +160,7 @@ kd_status kd__feed_draw(kd__feed *f, kd_trainer *t, kd_err *err)
     }
     f->drawn = true;
     kd__rows rows = {.row = f->b.row, .n = f->b.rows};
-    return kd__targets_fill(&f->targets, t, f->b.column, &rows, err);
+    return kd__targets_fill(&f->targets, t, f->b.column, f->b.sparse, &rows, err);
 }
 
 /* ---- validation rows ---------------------------------------------------------------------- */
@@ -184,23 +185,37 @@ static size_t block_row_bytes(const kd_trainer *t)
     return n;
 }
 
+/* One column of a chunk: bytes as stored, f32 of a dense codec, or *sparse. */
+static kd_status read_column(kd_trainer *t, int slot, uint32_t chunk, uint32_t rows, void *raw,
+                             kd_sparse *sparse, kd_err *err)
+{
+    const kd_column *c = kd__trainer_column(t, slot);
+    const kd_codec_info *codec = kd_codec_find(c->encoding);
+    if (codec && codec->sparse) return kd_cursor_read_sparse(t->cursor, t->columns[slot], chunk, sparse, err);
+    if (codec)
+        return kd_cursor_read_f32(t->cursor, t->columns[slot], chunk, raw, rows * kd_column_each(c), err);
+    return kd_cursor_read(t->cursor, t->columns[slot], chunk, raw, row_bytes(c) * rows, err);
+}
+
 static kd_status block_decode(kd__block *b, kd_trainer *t, kd_err *err)
 {
     void *raw[KD_LOADER_COLUMNS] = {0};
+    kd_sparse sparse[KD_LOADER_COLUMNS] = {0};
+    const kd_sparse *given[KD_LOADER_COLUMNS] = {0};
     kd_status st = KD_OK;
     kd__rows rows = {.first = kd_store_chunk(t->store, b->chunk)->first, .n = b->rows};
     for (int i = 0; i < t->ncolumns && !st; i++) {
         const kd_column *c = kd__trainer_column(t, i);
-        size_t size = row_bytes(c) * b->rows;
-        raw[i] = c->role == KD_ROLE_INPUT ? b->input : malloc(size);
-        if (!raw[i])
-            st = kd_fail(err, KD_ENOMEM, "no memory for %u validation rows", b->rows);
-        else
-            st = kd_cursor_read(t->cursor, t->columns[i], b->chunk, raw[i], size, err);
+        raw[i] = c->role == KD_ROLE_INPUT ? b->input : malloc(row_bytes(c) * b->rows);
+        st = raw[i] ? read_column(t, i, b->chunk, b->rows, raw[i], &sparse[i], err)
+                    : kd_fail(err, KD_ENOMEM, "no memory for %u validation rows", b->rows);
+        if (sparse[i].positions) given[i] = &sparse[i];
     }
-    if (!st) st = kd__targets_fill(&b->targets, t, (const void *const *)raw, &rows, err);
-    for (int i = 0; i < t->ncolumns; i++)
+    if (!st) st = kd__targets_fill(&b->targets, t, (const void *const *)raw, given, &rows, err);
+    for (int i = 0; i < t->ncolumns; i++) {
         if (raw[i] != b->input) free(raw[i]);
+        kd_sparse_release(&sparse[i]);
+    }
     return st;
 }
 

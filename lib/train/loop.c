@@ -33,6 +33,7 @@ static kd_status begin_epoch(kd_trainer *t, uint64_t epoch, kd_err *err)
 {
     kd_status st = kd_loader_epoch(t->loader, epoch, err);
     t->loader_epochs++;
+    t->stall = kd_loader_seconds(t->loader);
     for (size_t i = 0; i < t->nfeeds && !st; i++) {
         kd__feed *f = t->feeds[i];
         uint64_t first = f->steps;
@@ -181,6 +182,7 @@ static kd_status end_epoch(kd_trainer *t, uint64_t epoch, kd_err *err)
     }
     for (size_t i = 0; i < t->ntodo && !st; i++) {
         check_alignment(t, t->todo[i], t->todo[i]->at.hits, t->todo[i]->at.labelled);
+        t->todo[i]->stall = kd_loader_seconds(t->loader) - t->stall;
         st = kd__run_end_epoch(t->todo[i], err);
     }
     warn_diverged(t);

@@ -28,6 +28,7 @@ static json_t *line_json(kd__run *r)
     if (r->logits >= 0 && s->labelled)
         json_object_set_new(o, "teacher_accuracy", real((double)s->hits / (double)s->labelled));
     json_object_set_new(o, "seconds", real(s->seconds));
+    json_object_set_new(o, "stall_s", real(r->stall));
     return o;
 }
 

@@ -122,10 +122,13 @@ static kd_status check_columns(const kd_trainer *t, const kd__run *r, int input,
     if (y && (y->ndims || !is_label_dtype(y->dtype)))
         return kd_fail(err, KD_EMISMATCH, "%s: column %s is no whole number a row, as labels are", store,
                        y->name);
-    if (z && (z->ndims != 1 || strcmp(z->encoding, "dense") || !kd_dtype_is_float(z->dtype)))
-        return kd_fail(err, KD_EUNSUPPORTED,
-                       "%s: column %s has the encoding %s; the losses here need dense logits", store, z->name,
-                       z->encoding);
+    char where[300];
+    if (z)
+        return kd__logits_check(t, z, r->loss,
+                                kd_config_where(&r->spec.config,
+                                                r->spec.loss.terms.n ? "loss.terms" : "loss.temperature",
+                                                where, sizeof(where)),
+                                err);
     return KD_OK;
 }
 

@@ -1,7 +1,8 @@
 /* train_private.h - what the files of lib/train share.
  *
  * Reading order: options.c, schedule.c, student.c (what is asked for); run.c (one student against the
- * store), folder.c (its folder's life), optimizer.c, feed.c (batches, validation rows), step.c (the only
+ * store), folder.c (its folder's life), optimizer.c, targets.c (logits as stored), feed.c (batches,
+ * validation rows), step.c (the only
  * parallel regions); checkpoint.c, metrics.c, provenance.c (what is written); trainer.c (all students),
  * loop.c (epochs and rounds).
  */
@@ -69,7 +70,8 @@ typedef struct kd__run {
     kd_buf log;                                         /* metrics.jsonl so far */
     enum { KD__FRESH, KD__RESUMED, KD__WRITTEN } start; /* WRITTEN: only the renaming is missing */
     bool done, skipped, diverged;
-    double lr; /* of this step */
+    double lr;    /* of this step */
+    double stall; /* seconds in which this epoch waited for rows, in this run of the tool */
     /* Sums of the validation pass of an epoch. */
     struct {
         double loss;
@@ -144,10 +146,15 @@ typedef struct kd__rows {
 } kd__rows;
 kd_status kd__targets_alloc(kd__targets *g, const kd_trainer *t, uint32_t rows, kd_err *err);
 void kd__targets_release(kd__targets *g);
-/* raw[slot]: rows of the trainer's columns. KD_ECORRUPT names store, column and row of a label out of
- * range or a logit that is not finite. */
-kd_status kd__targets_fill(kd__targets *g, const kd_trainer *t, const void *const *raw, const kd__rows *rows,
+/* Whether a column of logits serves every term of the mix; refuses by name. where: of the key. */
+kd_status kd__logits_check(const kd_trainer *t, const kd_column *z, const kd_loss *l, const char *where,
                            kd_err *err);
+/* z: (rows, classes) receives values whose softmax at the temperature of the dump is what s holds. */
+void kd__logits_scatter(float *z, const kd_column *c, const kd_sparse *s, uint32_t rows, size_t classes);
+/* raw[slot], or sparse[slot] where that is not NULL: rows of the trainer's columns. KD_ECORRUPT names store, column and row of a label out of
+ * range or a logit that is not finite. */
+kd_status kd__targets_fill(kd__targets *g, const kd_trainer *t, const void *const *raw,
+                           const kd_sparse *const *sparse, const kd__rows *rows, kd_err *err);
 
 kd_status kd__feed_open(kd__feed **out, kd_trainer *t, uint64_t seed, uint32_t batch, kd_err *err);
 void kd__feed_close(kd__feed *f);
@@ -179,7 +186,7 @@ struct kd_trainer {
     kd_cursor *cursor;
     /* Counters. */
     uint64_t loader_epochs, rows_trained;
-    double last_checkpoint;
+    double last_checkpoint, stall; /* stall: of the loader when the epoch began */
     char **warnings;
     size_t nwarnings;
 };

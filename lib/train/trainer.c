@@ -166,6 +166,7 @@ kd_status kd_trainer_plan(kd_trainer *t, kd_err *err)
         lp.window_rows = t->p.window_rows;
         lp.shuffle = true;
         lp.threads = t->p.threads;
+        lp.ahead = t->p.threads < kd_cpu_count();
         if ((st = kd_loader_open(&t->loader, t->store, t->columns, t->ncolumns, &lp, err)) ||
             (st = kd__valid_open(t, err)))
             return st;
@@ -191,7 +192,7 @@ size_t kd_trainer_bytes(const kd_trainer *t)
     size_t n = 0;
     if (!t->planned) return 0;
     for (size_t i = 0; i < t->nruns; i++) n += kd__run_bytes(t->runs[i]);
-    return n + kd__valid_bytes(t) + (t->loader ? kd_loader_bytes(t->loader) : 0);
+    return n + kd__valid_bytes(t) + kd_trainer_reader_bytes(t);
 }
 
 void kd_trainer_result(const kd_trainer *t, size_t i, kd_train_result *out)
@@ -223,6 +224,7 @@ void kd_trainer_reads(const kd_trainer *t, uint64_t *decoded, uint64_t *expected
                 (kd_loader_resident(t->loader) ? t->loader_epochs > 0 : t->loader_epochs);
 }
 
+size_t kd_trainer_reader_bytes(const kd_trainer *t) { return t->loader ? kd_loader_bytes(t->loader) : 0; }
 double kd_trainer_stall(const kd_trainer *t) { return t->loader ? kd_loader_seconds(t->loader) : 0; }
 char *kd_trainer_formula(const kd_trainer *t, size_t i) { return kd_loss_formula(t->runs[i]->loss); }
 json_t *kd_trainer_config(const kd_trainer *t, size_t i) { return kd_config_json(&t->runs[i]->spec.config); }
@@ -256,9 +258,10 @@ json_t *kd_trainer_json(const kd_trainer *t)
             json_decref(students);
             return NULL;
         }
-    return json_pack("{s:o, s:{s:I, s:I}, s:I, s:f}", "students", students, "reads", "decoded",
+    return json_pack("{s:o, s:{s:I, s:I}, s:I, s:I, s:f}", "students", students, "reads", "decoded",
                      (json_int_t)decoded, "expected", (json_int_t)expected, "planned_bytes",
-                     (json_int_t)kd_trainer_bytes(t), "stall_s", kd_trainer_stall(t));
+                     (json_int_t)kd_trainer_bytes(t), "reader_bytes", (json_int_t)kd_trainer_reader_bytes(t),
+                     "stall_s", kd_trainer_stall(t));
 }
 
 const char *kd_trainer_warning(const kd_trainer *t, size_t i)

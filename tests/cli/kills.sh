@@ -4,5 +4,5 @@
 here=$(cd "$(dirname "$0")" && pwd)
 . "$here/common"
 export OMP_WAIT_POLICY=passive
-"$here/../fault/kills.py" "$KD_BIN" "$work" "${KD_KILLS:-10}" ${KD_SEED:+"$KD_SEED"} || failures=1
+"$here/../fault/kills.py" "$KD_BIN" "$work" --kills "${KD_KILLS:-50}" ${KD_SEED:+--seed "$KD_SEED"} || failures=1
 finish

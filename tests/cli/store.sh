@@ -14,6 +14,7 @@ same "the columns' bytes are nearly all of the file" \
 same "the folder's bytes are what stat says" "$(jq .bytes stat.json)" "$(cat f.kd/*.mdb | wc -c)"
 check "the table is printed" sh -c '"$1/kd-store" stat f.kd | grep -q "image .*input .*u8"' sh "$KD_BIN"
 check "a whole store verifies" sh -c '"$1/kd-store" verify f.kd | grep -q "records.*GB/s.*whole"' sh "$KD_BIN"
+check "its pages alone do, too" sh -c '"$1/kd-store" verify f.kd --structure | grep -q "structure alone.*GB/s.*whole"' sh "$KD_BIN"
 same "sealed files are read-only" "$(stat -c %a f.kd/base.mdb)" 444
 
 refused 2 "stat STORE" "a command without a store is refused" "$KD_BIN/kd-store" stat
@@ -32,6 +33,12 @@ damage d.kd/base.mdb $((size / 2))
 refused 3 "column [a-z]+, chunk [0-9]+, rows [0-9]+-[0-9]+: checksum" "damage is named by column, chunk and rows" \
   "$KD_BIN/kd-store" verify d.kd
 same "as JSON too" "$("$KD_BIN/kd-store" verify d.kd --json 2>/dev/null | jq '.damaged, (.first | length)' | tr '\n' ' ')" "1 1 "
+check "the pages alone do not show it" "$KD_BIN/kd-store" verify d.kd --structure
+cp f.kd/base.mdb d.kd/base.mdb
+dd if=/dev/zero of=d.kd/base.mdb bs=4096 seek=1 count=1 conv=notrunc 2>/dev/null
+refused 3 "base.mdb" "a page of zeros is" "$KD_BIN/kd-store" verify d.kd --structure
+same "as JSON too, with what was checked" \
+  "$("$KD_BIN/kd-store" verify d.kd --structure --json 2>/dev/null | jq -r '.checked, (.damaged > 0)' | tr '\n' ' ')" "structure true "
 cp f.kd/base.mdb d.kd/base.mdb
 truncate -s $((size - 4096)) d.kd/base.mdb
 refused 3 "manifest.json says $size" "a truncated store is refused at once" "$KD_BIN/kd-store" stat d.kd
@@ -72,4 +79,25 @@ same "the store is what it was before" "$("$KD_BIN/kd-store" stat f.kd --json 2>
 same "and has its file no more" "$(ls f.kd)" "base.mdb
 manifest.json"
 check "it verifies again" "$KD_BIN/kd-store" verify f.kd
+
+# The examples of --help, on a small store with the names they use.
+mkdir examples && cd examples || exit 1
+/usr/bin/python3 - <<'P'
+import numpy as np, struct
+rng = np.random.default_rng(1)
+np.save("x.npy", rng.integers(0, 9, (400, 6), dtype=np.uint8))
+np.save("y.npy", rng.integers(0, 3, 400).astype(np.int32))
+np.save("big.npy", rng.normal(size=(400, 3)).astype(np.float32))
+with open("wiki.kld", "wb") as f:
+    f.write(b"_logits_" + struct.pack("<3i", 4, 2, 1) + struct.pack("<4i", 0, 1, 1, 0))
+    f.write(struct.pack("<2f2H", 1e-5, -0.7, 0, 100))
+P
+check "their store is packed" "$KD_BIN/kd-dump" --train-input x.npy --train-label y.npy --chunk-rows 32 -o fashion.kd
+"$KD_BIN/kd-store" export fashion.kd id -o - --format csv 2>/dev/null |
+  sed -n 's/^\([0-9a-f]\{32\}\).*/{"id": "\1", "logits": [1, 2, 3]}/p' >big.jsonl
+for i in 2 3 4; do "$KD_BIN/kd-store" slice fashion.kd --part $i/4 --base-only -o part$i.kd >/dev/null 2>&1; done
+"$KD_BIN/kd-store" --help | sed -n '/^Examples:/,/^Output:/s/^  \(kd-store .*\)/\1/p' >commands
+same "help shows examples" "$(grep -c . commands)" 13
+while read -r line; do check "$line" env PATH="$KD_BIN:$PATH" sh -c "$line"; done <commands
+check "the man page has them, too" sh -c '"$1/kd-store" --man | grep -q "skip.*duplicates"' sh "$KD_BIN"
 finish

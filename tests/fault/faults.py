@@ -1,11 +1,11 @@
 #!/usr/bin/python3
 """faults.py - every call that can fail, made to fail in turn.
 
-    faults.py KD_BIN FOLDER [POINTS|all] [CASE ...]
+    faults.py KD_BIN FOLDER [--points N|all] [--leaks N|all] [--results DIR] [CASE ...]
 
 A tool runs on a small input with tests/fault/shim.c loaded, which makes the n-th call of one kind fail: reads,
 writes, syncs, renames, opens, allocations, threads ... n runs over all calls that an undisturbed run makes (all), or
-over POINTS of them, evenly (default 4). Some calls fail once, some for good from then on; some kill the process
+over N of them, evenly (default 4). Some calls fail once, some for good from then on; some kill the process
 with SIGKILL just before or just after the call. Whatever fails,
 
   - the tool ends with a documented exit code, never by a signal, and says why in one line that begins with its name
@@ -13,10 +13,13 @@ with SIGKILL just before or just after the call. Whatever fails,
   - exit code 0 means that the result is right: the fault was made good;
   - the store is there as it was before, or whole as it should be, and verifies; the same command, run again,
     leads to the root hash of an undisturbed run;
-  - an output file is absent or whole.
+  - an output file is absent or whole;
+  - nothing leaks, and no byte is read or written that is not the tool's: this is seen by valgrind, which takes a
+    hundred times as long, so --leaks says for how many of the points (default 0; a teacher's pass from 2 on).
 
-Prints TAP lines. Allocations left alone, with reasons: see SKIP.
+Prints TAP lines. --results: how many faults there were goes into DIR/store-faults.json. Allocations left alone, with reasons: see SKIP.
 """
+import argparse
 import gzip
 import json
 import os
@@ -26,6 +29,9 @@ import subprocess
 import sys
 
 import numpy as np
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../../bench"))
+import figure  # noqa: E402
 
 # Libraries whose failed allocations cannot be told from outside. kd passes nothing to them that it could check.
 #   libyaml, jansson, zstd, lmdb, zlib and libgomp report theirs, or end the process with a line; none is left alone.
@@ -46,6 +52,9 @@ WRITES = {
     "alloc": ["ENOMEM", "ENOMEM+"],
     "thread": ["EAGAIN"],
 }
+LEAK = 99  # exit code of valgrind when it found something
+VALGRIND = ["valgrind", "-q", "--soname-synonyms=somalloc=nouserintercepts", "--leak-check=full",
+            "--errors-for-leak-kinds=definite,indirect", "--show-leak-kinds=definite,indirect", f"--error-exitcode={LEAK}"]
 READS = {k: WRITES[k] for k in ("read", "open", "lock", "map", "meta", "alloc", "thread")}
 
 
@@ -56,9 +65,10 @@ class Failed(Exception):
 class Case:
     """A command, and what must be there before and after it. The command runs in a copy of `template`."""
 
-    def __init__(self, name, command, template, store=None, output=None, kinds=None, again=None):
+    def __init__(self, name, command, template, store=None, output=None, kinds=None, again=None, slow=False):
         self.name, self.command, self.template = name, command, template
         self.store, self.output, self.kinds, self.again = store, output, kinds or WRITES, again or command
+        self.slow = slow  # under valgrind, 7 s a run
 
 
 def root_of(path):
@@ -81,22 +91,32 @@ def bytes_of(path):
 class Bench:
     def __init__(self, tool, folder):
         self.tool, self.folder, self.here = tool, folder, folder + "/run"
-        self.log = folder + "/log"
-        self.points = self.fired = self.killed = self.good = 0
+        self.log, self.found = folder + "/log", folder + "/valgrind"
+        self.leaks = False  # look for leaks in what follows
+        self.points = self.fired = self.killed = self.good = self.total = self.looked = 0
 
     def run(self, command, fault=None, skip=SKIP):
         """exit code, stderr, (calls, failed, skipped)"""
         env = dict(os.environ, OMP_WAIT_POLICY="passive")
+        if self.leaks:
+            env.update(KD_ISA="avx2")  # the best that valgrind knows; runs without it must give the same
+        whole = [self.tool + "/" + command[0]] + command[1:]
+        if fault and self.leaks:
+            whole = VALGRIND + [f"--log-file={self.found}"] + whole
+            env.update(KD_FAULT_MALLOC="next")
         if fault:
             with open(self.log, "wb") as f:
                 f.write(bytes(24))
             env.update(KD_FAULT=fault, KD_FAULT_LOG=self.log, LD_PRELOAD=self.tool + "/tests/fault/shim.so",
                        KD_FAULT_SKIP=skip)
         try:
-            p = subprocess.run([self.tool + "/" + command[0]] + command[1:], cwd=self.here, env=env, timeout=60,
+            p = subprocess.run(whole, cwd=self.here, env=env, timeout=300 if self.leaks else 60,
                                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         except subprocess.TimeoutExpired:
-            raise Failed("hangs: not finished after 60 s") from None
+            raise Failed("hangs: not finished in time") from None
+        if p.returncode == LEAK:
+            with open(self.found, errors="replace") as f:
+                raise Failed("a leak or a wrong access:\n# " + f.read()[:3000].replace("\n", "\n# "))
         tally = struct.unpack("QQQ", open(self.log, "rb").read()) if fault else (0, 0, 0)
         return p.returncode, p.stderr.decode(errors="replace"), tally
 
@@ -130,7 +150,7 @@ class Bench:
                 raise Failed(f"the store does not verify: {err.strip()}")
 
     def judge(self, case, rc, err, how):
-        lines = [s for s in err.splitlines() if s.strip()]
+        lines = [s for s in err.splitlines() if s.strip() and ": warning: " not in s]
         dies = how.startswith("kill")
         wanted = {"ENOMEM": 1, "ENOSPC": 4}.get(how.rstrip("+"))
         if rc < 0 and not (dies and rc == -9):
@@ -182,21 +202,36 @@ def chosen(calls, points):
     return sorted({1 + round(i * (calls - 1) / (k - 1)) for i in range(k)}) if k > 1 else [calls]
 
 
-def run_case(bench, case, points):
-    """Runs all faults of a case; True if all were survived."""
-    bench.points = bench.fired = bench.killed = bench.good = 0
+def sweep(bench, case, points):
+    """Faults at so many points of each kind; how many were badly handled. No kills while leaks are looked for."""
     bad = 0
-    try:
-        bench.begin(case)
-        for kind, hows in case.kinds.items():
-            calls = bench.count(case, kind)
-            for how in hows:
+    for kind, hows in case.kinds.items():
+        calls = bench.count(case, kind)
+        for how in hows:
+            if not (bench.leaks and how.startswith("kill")):
                 bad += sum(not bench.point(case, kind, how, n) for n in chosen(calls, points))
+    return bad
+
+
+def run_case(bench, case, points, leaks):
+    """Runs all faults of a case; True if all were survived."""
+    bench.points = bench.fired = bench.killed = bench.good = looked = 0
+    try:
+        bench.leaks = False
+        bench.begin(case)
+        bad = sweep(bench, case, points)
+        if leaks != "0" and not (case.slow and leaks == "1"):
+            before, bench.leaks = bench.points, True
+            bench.begin(case)
+            bad += sweep(bench, case, leaks)
+            looked = bench.points - before
     except Failed as e:
         print(f"# {case.name}: {e}")
-        bad += 1
+        bad = 1
+    bench.total += bench.points
+    bench.looked += looked
     print(f"{'not ' if bad else ''}ok - {case.name}: {bench.points} faults, {bench.fired} met, {bench.killed} of them kills, "
-          f"{bench.good} made good; {bad} badly handled", flush=True)
+          f"{bench.good} made good, {looked} searched for leaks; {bad} badly handled", flush=True)
     return not bad
 
 
@@ -222,7 +257,10 @@ def make_inputs(bench, folder):
                 "train: {epochs: 1, batch: 16, lr: 0.01}\n")
     stages = [("packed", data, ["kd-dump", "data.yaml", "-o", "f.kd", "--threads", "1"]),
               ("taught", folder + "/packed", ["kd-train", "-s", "f.kd", "t.yaml", "-o", "t", "--rows", "64"]),
-              ("dumped", folder + "/taught", ["kd-dump", "--teacher", "t", "--into", "f.kd"])]
+              ("dumped", folder + "/taught", ["kd-dump", "--teacher", "t", "--into", "f.kd"]),
+              ("half", folder + "/dumped", ["kd-store", "slice", "f.kd", "--part", "1/2", "-o", "p1.kd"]),
+              ("halves", folder + "/half", ["kd-store", "slice", "f.kd", "--part", "2/2", "-o", "p2.kd"]),
+              ("exported", folder + "/dumped", ["kd-store", "export", "f.kd", "t/logits", "-o", "o.jsonl"])]
     for name, template, command in stages:
         bench.fresh(Case(name, command, template))
         rc, err, _ = bench.run(command + ["-q"])
@@ -234,23 +272,45 @@ def make_inputs(bench, folder):
 def cases(folder):
     few = ["--commit", "0.001", "--threads", "2", "-q"]
     yield Case("pack", ["kd-dump", "data.yaml", "-o", "f.kd", "--resume"] + few, folder + "/data", "f.kd")
-    yield Case("teacher", ["kd-dump", "--teacher", "t", "--into", "f.kd", "--resume"] + few, folder + "/taught", "f.kd")
+    yield Case("teacher", ["kd-dump", "--teacher", "t", "--into", "f.kd", "--resume"] + few, folder + "/taught", "f.kd",
+               slow=True)
+    rich = ["--encoding", "head-tail:n=2", "--views", "2", "--view-noise", "3", "--tap", "fc0_relu", "--batch", "16"]
+    yield Case("rich", ["kd-dump", "--teacher", "t", "--into", "f.kd", "--resume"] + rich + few, folder + "/taught", "f.kd",
+               slow=True)
+    yield Case("plan", ["kd-dump", "--teacher", "t", "--into", "f.kd", "--plan", "--threads", "2", "-q"], folder + "/dumped",
+               "f.kd", kinds=READS, slow=True)
+    yield Case("check", ["kd-dump", "--teacher", "t", "--into", "f.kd", "--check", "--threads", "2", "-q"],
+               folder + "/dumped", "f.kd", kinds=READS, slow=True)
     yield Case("stat", ["kd-store", "stat", "f.kd", "--json", "-q"], folder + "/dumped", "f.kd", kinds=READS)
     yield Case("verify", ["kd-store", "verify", "f.kd", "--threads", "2", "-q"], folder + "/dumped", "f.kd", kinds=READS)
     yield Case("drop", ["kd-store", "drop", "f.kd", "t", "-q"], folder + "/dumped", "f.kd")
+    yield Case("slice", ["kd-store", "slice", "f.kd", "--part", "1/2", "-o", "s.kd", "--resume", "-q"], folder + "/dumped", "s.kd")
+    yield Case("merge", ["kd-store", "merge", "m.kd", "p1.kd", "p2.kd", "--resume", "-q"], folder + "/halves", "m.kd")
+    yield Case("compact", ["kd-store", "compact", "f.kd", "--level", "9", "-q"], folder + "/dumped", "f.kd")
+    yield Case("export", ["kd-store", "export", "f.kd", "t/logits", "label", "-o", "o.safetensors", "-q"],
+               folder + "/dumped", "f.kd", "o.safetensors")
+    yield Case("import", ["kd-store", "import", "f.kd", "o.jsonl", "--name", "i", "--resume", "-q"], folder + "/exported", "f.kd")
 
 
-def main(tool, folder, points="4", *names):
-    bench = Bench(tool, folder)
-    make_inputs(bench, folder)
-    good = True
-    for case in cases(folder):
-        if not names or case.name in names:
-            good &= run_case(bench, case, points)
-    return 0 if good else 1
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("tool", metavar="KD_BIN")
+    parser.add_argument("folder")
+    parser.add_argument("--points", default="4")
+    parser.add_argument("--leaks", default="0")
+    parser.add_argument("--results")
+    parser.add_argument("names", nargs="*", metavar="CASE")
+    args = parser.parse_intermixed_args()
+    bench = Bench(args.tool, args.folder)
+    make_inputs(bench, args.folder)
+    good = [run_case(bench, case, args.points, args.leaks) for case in cases(args.folder)
+            if not args.names or case.name in args.names]
+    if args.results:
+        figure.save(args.results, "store-faults", good.count(False), "commands that handled one badly",
+                    f"make faults POINTS={args.points} LEAKS={args.leaks}", bar=0, direction="lower",
+                    details={"commands": len(good), "faults": bench.total, "searched_for_leaks": bench.looked})
+    return 0 if all(good) else 1
 
 
 if __name__ == "__main__":
-    if len(sys.argv) < 3:
-        sys.exit("usage: faults.py KD_BIN FOLDER [POINTS|all] [CASE ...]")
-    sys.exit(main(*sys.argv[1:]))
+    sys.exit(main())

@@ -1,22 +1,26 @@
 #!/usr/bin/python3
-"""kills.py - kd-dump killed at random moments, and on a disk that fills up.
+"""kills.py - kd-dump killed or told to stop at random moments, and on a disk that fills up.
 
-    kills.py KD_BIN FOLDER [KILLS] [SEED]
+    kills.py KD_BIN FOLDER [--kills N] [--seed N] [--results DIR]
 
-Two kinds of run are killed in turn: packing a data set, and a teacher's pass over its store. Both commit
-every few chunks, so a run makes dozens of transactions. A run gets SIGKILL after a random part of the time
-that an uninterrupted run takes; half of the runs that follow, with --resume, are killed too.
+Three kinds of run are killed in turn: packing a data set, a teacher's pass over its store, and one that writes
+encoded logits, views and features. All commit every few chunks, so a run makes dozens of transactions. A run gets
+SIGKILL after a random part of the time that an uninterrupted run takes; half of the runs that follow, with --resume,
+are killed too. The same with SIGTERM, for a fifth of the number.
 
 After each kill the rows that are committed are counted through LMDB, by a reader that shares no code with
 kd: they may never become fewer, and the run that finishes must write exactly the others. Its store must
 verify, and its root hash must be that of the uninterrupted run.
 
-Prints TAP lines; the seed of the moments is printed and may be given.
+Prints TAP lines; the seed of the moments is printed and may be given. --results: what happened goes into
+DIR/store-kills.json.
 """
+import argparse
 import json
 import os
 import random
 import shutil
+import signal
 import struct
 import subprocess
 import sys
@@ -24,6 +28,9 @@ import time
 
 import lmdb
 import numpy as np
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../../bench"))
+import figure  # noqa: E402
 
 ROWS, CHUNK = 24000, 128
 
@@ -42,6 +49,11 @@ def must(*args):
     if rc:
         raise Failed(f"exit {rc} from {' '.join(args)}: {err.strip()}")
     return out
+
+
+def said(err):
+    """Lines of an error; not that there are fewer CPUs than threads."""
+    return [s for s in err.splitlines() if ": warning: " not in s]
 
 
 def rows_in(path):
@@ -114,11 +126,11 @@ class Pack(Kind):
 
 
 class Teacher(Kind):
-    def __init__(self, tool, folder, base, model):
-        super().__init__("teacher", tool, folder + "/t.kd")
+    def __init__(self, tool, folder, base, model, name="teacher", *options):
+        super().__init__(name, tool, f"{folder}/{name}.kd")
         self.base = base
         self.command = [tool + "/kd-dump", "--teacher", model, "--into", self.store, "--name", "t",
-                        "--commit", "0.005", "--threads", "2", "--resume", "--json"]
+                        "--commit", "0.005", "--threads", "2", "--resume", "--json", *options]
         self.places = [f"{self.store}/t.mdb.part", f"{self.store}/t.mdb"]
 
     def fresh(self):
@@ -134,7 +146,11 @@ class Teacher(Kind):
 
 
 class Tally:
-    kills = rounds = committed_kills = finishing = 0
+    """What was done with one signal. ends: the exit codes that it may lead to."""
+
+    def __init__(self, signal_, ends):
+        self.signal, self.ends = signal_, ends
+        self.kills = self.rounds = self.committed_kills = self.finishing = 0
 
 
 def finish(kind, before):
@@ -145,22 +161,22 @@ def finish(kind, before):
         raise Failed(f"{kind.name}: {before} of {kind.rows} rows were committed, the last run wrote {wrote}")
 
 
-def kill_once(kind, rng):
-    """True if the run was killed before it ended."""
+def kill_once(kind, rng, tally):
+    """True if the run was stopped before it ended."""
     p = subprocess.Popen(kind.command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     time.sleep(rng.uniform(0, 1.1 * kind.seconds))
-    p.kill()
+    p.send_signal(tally.signal)
     err = p.communicate()[1].decode()
-    if p.returncode not in (0, -9):
-        raise Failed(f"{kind.name}: a run that is killed later ended with {p.returncode}: {err.strip()}")
-    return p.returncode == -9
+    if p.returncode not in tally.ends:
+        raise Failed(f"{kind.name}: a run that gets {tally.signal.name} ended with {p.returncode}: {err.strip()}")
+    return p.returncode != 0
 
 
 def one_round(kind, rng, tally):
     kind.fresh()
     before = 0
     while True:
-        killed = kill_once(kind, rng)
+        killed = kill_once(kind, rng, tally)
         if kind.finished():
             tally.finishing += killed
             tally.kills += killed
@@ -191,7 +207,7 @@ def full_disk(kind, rng, folder, need):
     if rc == 0:
         kind.verify()
         return 0
-    if rc != 4 or len(err.splitlines()) > 2:
+    if rc != 4 or len(said(err)) != 1:
         raise Failed(f"{kind.name}: exit {rc} on a full disk ({size} KiB): {err.strip()}")
     if not kind.finished():
         finish(kind, kind.committed())
@@ -212,7 +228,7 @@ def cut_once(kind, rng):
     except FileNotFoundError:
         pass
     err = p.communicate()[1].decode()
-    if p.returncode not in (0, 1, 3) or (p.returncode and len(err.splitlines()) != 1):
+    if p.returncode not in (0, 1, 3) or (p.returncode and len(said(err)) != 1):
         raise Failed(f"{kind.name}: exit {p.returncode} after its file was cut: {err.strip()}")
     return p.returncode, err
 
@@ -236,6 +252,10 @@ def cuts_of(kinds, n, rng):
 
 def tool_of(kind):
     return kind.tool + "/kd-store"
+
+
+RICH = ("rich", "--encoding", "head-tail:n=4", "--views", "2", "--view-noise", "3", "--tap", "fc0_relu",
+        "--feature-encoding", "int8-channel")
 
 
 def make_inputs(tool, folder):
@@ -266,8 +286,8 @@ def kills_of(kinds, n, rng, tally):
     while tally.kills < n:
         for kind in kinds:
             one_round(kind, rng, tally)
-    print(f"# {tally.kills} kills in {tally.rounds} dumps; {tally.committed_kills} with rows committed before "
-          f"them, {tally.finishing} after the store was sealed")
+    print(f"# {tally.kills} times {tally.signal.name} in {tally.rounds} dumps; {tally.committed_kills} with rows committed "
+          f"before them, {tally.finishing} after the store was sealed")
     return tally.kills
 
 
@@ -279,45 +299,61 @@ def disks_of(kinds, n, rng, folder, need):
     return full
 
 
-def main(tool, folder, kills="10", seed=None):
-    seed = int(seed or time.time_ns() % 1000000)
-    rng = random.Random(seed)
-    print(f"# seed {seed}")
+def small_disks(tool, folder, data, like, n, rng):
+    """The runs on a file system of their own that is too small. True, or None where none can be mounted."""
+    what = "disks that fill up: exit 4, and with room the same store in the end"
+    small, need = folder + "/small", {k.name: k.bytes for k in like}
+    os.mkdir(small)
+    if os.getuid() or run("mount", "-t", "tmpfs", "-o", "size=64m", "kd-test", small)[0]:
+        print(f"ok - {what} # SKIP mounting a tmpfs needs root")
+        return None
+    try:
+        kinds = [Pack(tool, small, data), Teacher(tool, small, data + "/base.kd", data + "/t")]
+        for k, other in zip(kinds, like):
+            k.root, k.rows = other.root, other.rows
+        return attempt("{} " + what, disks_of, kinds, n, rng, small, need)
+    finally:
+        run("umount", small)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("tool", metavar="KD_BIN")
+    parser.add_argument("folder")
+    parser.add_argument("--kills", type=int, default=10)
+    parser.add_argument("--seed", type=int, default=time.time_ns() % 1000000)
+    parser.add_argument("--results")
+    args = parser.parse_args()
+    tool, folder, rng = args.tool, args.folder, random.Random(args.seed)
+    print(f"# seed {args.seed}")
     make_inputs(tool, folder)
     pack = Pack(tool, folder, folder)
     pack.measure()
-    pack.rows = pack.total()
+    pack.rows, pack.bytes = pack.total(), os.path.getsize(pack.store + "/base.mdb")
     must(tool + "/kd-train", "-s", pack.store, folder + "/t.yaml", "-o", folder + "/t", "--rows", "640", "-q")
     shutil.copytree(pack.store, folder + "/base.kd")
-    teacher = Teacher(tool, folder, folder + "/base.kd", folder + "/t")
-    teacher.measure()
-    teacher.rows = pack.rows
-    print(f"# uninterrupted: pack {pack.seconds:.2f} s, teacher {teacher.seconds:.2f} s")
-    tally = Tally()
-    good = attempt("{} kills of kd-dump: no committed row lost, every store finished, verified and of the same root",
-                   kills_of, [pack, teacher], int(kills), rng, tally)
-    need = {"pack": os.path.getsize(pack.store + "/base.mdb"), "teacher": os.path.getsize(teacher.store + "/t.mdb")}
-    for kind in (pack, teacher):
-        kind.bytes = need[kind.name]
-    good &= attempt("{} files cut while they are written: one line, no signal; refused or finished as they should be",
-                    cuts_of, [pack, teacher], max(4, int(kills) // 5), rng)
-    small = folder + "/small"
-    os.mkdir(small)
-    what = "disks that fill up: exit 4, and with room the same store in the end"
-    if os.getuid() or run("mount", "-t", "tmpfs", "-o", "size=64m", "kd-test", small)[0]:
-        print(f"ok - {what} # SKIP mounting a tmpfs needs root")
-        return 0 if good else 1
-    try:
-        on_small = [Pack(tool, small, folder), Teacher(tool, small, folder + "/base.kd", folder + "/t")]
-        for k, like in zip(on_small, (pack, teacher)):
-            k.root, k.rows = like.root, like.rows
-        good &= attempt("{} " + what, disks_of, on_small, max(3, int(kills) // 10), rng, small, need)
-    finally:
-        run("umount", small)
-    return 0 if good else 1
+    passes = [Teacher(tool, folder, folder + "/base.kd", folder + "/t", *more) for more in ((), RICH)]
+    for kind in passes:
+        kind.measure()
+        kind.rows, kind.bytes = pack.rows, os.path.getsize(kind.places[1].replace(".part/", "/"))
+    kinds = [pack, *passes]
+    print("# uninterrupted: " + ", ".join(f"{kind.name} {kind.seconds:.2f} s" for kind in kinds))
+    kills, stops = Tally(signal.SIGKILL, (0, -9)), Tally(signal.SIGTERM, (0, 5, -15))
+    good = [attempt("{} kills of kd-dump: no committed row lost, every store finished, verified and of the same root",
+                    kills_of, kinds, args.kills, rng, kills),
+            attempt("{} times SIGTERM to kd-dump: exit 5, no committed row lost, the same store in the end", kills_of,
+                    kinds, max(2, args.kills // 5), rng, stops),
+            attempt("{} files cut while they are written: one line, no signal; refused or finished as they should be",
+                    cuts_of, kinds, max(4, args.kills // 5), rng),
+            small_disks(tool, folder, folder, kinds, max(3, args.kills // 10), rng)]
+    if args.results:
+        figure.save(args.results, "store-kills", good.count(False), "kinds of stop that lost something",
+                    f"make kills KILLS={args.kills}", bar=0, direction="lower",
+                    details={"kills": kills.kills, "kills_with_rows_committed": kills.committed_kills,
+                             "kills_after_sealing": kills.finishing, "dumps": kills.rounds, "sigterm": stops.kills,
+                             "full_disks": good[3], "seed": args.seed})
+    return 1 if False in good else 0
 
 
 if __name__ == "__main__":
-    if len(sys.argv) < 3:
-        sys.exit("usage: kills.py KD_BIN FOLDER [KILLS] [SEED]")
-    sys.exit(main(*sys.argv[1:]))
+    sys.exit(main())

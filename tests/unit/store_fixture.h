@@ -46,7 +46,7 @@ static inline void fx_columns(kd_column c[FX_COLUMNS])
     fx_column(&c[12], "t/logits", KD_ROLE_LOGITS, KD_F32, 1, 10, 0);
     fx_column(&c[13], "a.f64", KD_ROLE_SCORE, KD_F64, 0, 0, 0);
     fx_column(&c[14], "tokens", KD_ROLE_INPUT, KD_I32, 1, -1, 0);
-    fx_column(&c[15], "ragged.f16", KD_ROLE_FEATURE, KD_F16, 2, -1, 5);
+    fx_column(&c[15], "ragged.bf16", KD_ROLE_FEATURE, KD_BF16, 2, -1, 5);
     fx_column(&c[16], "ragged.u8", KD_ROLE_INPUT, KD_U8, 1, -1, 0);
     fx_column(&c[17], "noise", KD_ROLE_INPUT, KD_U8, 1, 300, 0);
 }

@@ -40,6 +40,9 @@ static void errors_keep_one_sentence(void **state)
     assert_string_equal(err.msg, "store x.kd: a: 3");
     kd_fail(&err, KD_EIO, "again: %s", err.msg); /* an argument inside the err itself */
     assert_string_equal(err.msg, "again: store x.kd: a: 3");
+    kd_fail(&err, KD_ECORRUPT, "tensor %s, then\n  more",
+            "\x1b[2J\r\x7f\xc3\xa4"); /* no orders to the terminal */
+    assert_string_equal(err.msg, "tensor ?[2J??\xc3\xa4, then\n  more");
     assert_int_equal(kd_fail(NULL, KD_EIO, "x"), KD_EIO);
     assert_int_equal(kd_fail_in(NULL, KD_EFULL, "x"), KD_EFULL);
     err = (kd_err){0};
@@ -339,6 +342,20 @@ static void typing_errors_find_their_word(void **state)
     assert_null(kd_nearest("seed", NULL, 0));
 }
 
+static void parts_are_counted_from_one(void **state)
+{
+    (void)state;
+    static const char *const wrong[] = {"",     "3",     "3/",   "/8",   "0/8",          "9/8",
+                                        "-1/8", "1/8/2", "1 /8", "1/8x", "1/99999999999"};
+    uint32_t part, parts;
+    assert_true(kd_part_parse("2/8", &part, &parts));
+    assert_true(part == 2 && parts == 8);
+    assert_true(kd_part_parse("1/1", &part, &parts));
+    for (size_t i = 0; i < LEN(wrong); i++)
+        if (kd_part_parse(wrong[i], &part, &parts)) fail_msg("'%s' is a part", wrong[i]);
+    assert_false(kd_part_parse(NULL, &part, &parts));
+}
+
 static void figures_read_well(void **state)
 {
     (void)state;
@@ -413,6 +430,7 @@ int main(void)
         cmocka_unit_test(permutations_hold_every_number_once),
         cmocka_unit_test(hashes_are_xxh3),
         cmocka_unit_test(typing_errors_find_their_word),
+        cmocka_unit_test(parts_are_counted_from_one),
         cmocka_unit_test(figures_read_well),
         cmocka_unit_test(the_machine_is_described),
     };

@@ -1,7 +1,7 @@
 /* test_codec_dense.c - codecs that keep every class: int8, int8-channel, log8, log6.
  *
- * Fast paths against plain twins, bytes against an independent writer
- * (tests/golden/codecs_dense.safetensors), stated errors against measured ones, damaged blocks refused. */
+ * Fast paths against plain twins, bytes against docs/store-format.md (and against the Python package in
+ * tests/cli/python.sh), stated errors against measured ones, damaged blocks refused. */
 #include "check.h"
 #include "kd/config.h"
 #include "../../lib/codec/codec_private.h"
@@ -16,7 +16,7 @@ typedef struct encoded {
     float *values, *back; /* (positions, width) */
 } encoded;
 
-static const char *const all[] = {"int8", "int8-channel"};
+static const char *const all[] = {"int8", "int8-channel", "log8", "log6", "log8:step=0.3"};
 
 static float *logits(size_t n, float spread, uint32_t seed)
 {
@@ -290,6 +290,158 @@ static void int8_says_what_it_serves(void **state)
     assert_int_equal(kd_codec_find("int8-channel")->code, 3);
 }
 
+/* ---- log8, log6 --------------------------------------------------------------------------- */
+
+static double log_sum_exp(const float *v, size_t n, double t)
+{
+    double top = v[0], sum = 0;
+    for (size_t k = 1; k < n; k++) top = fmax(top, v[k]);
+    for (size_t k = 0; k < n; k++) sum += exp((v[k] - top) / t);
+    return top / t + log(sum);
+}
+
+/* KL(values || back) of softmax at t, mean over positions. */
+static double divergence(const encoded *e, size_t width, double t)
+{
+    double sum = 0;
+    for (size_t i = 0; i < e->positions; i++) {
+        const float *z = e->values + i * width, *y = e->back + i * width;
+        const double a = log_sum_exp(z, width, t), b = log_sum_exp(y, width, t);
+        for (size_t k = 0; k < width; k++) sum += exp(z[k] / t - a) * (z[k] / t - a - (y[k] / t - b));
+    }
+    return sum / (double)e->positions;
+}
+
+static void logs_have_the_bytes_of_the_documentation(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *name;
+        uint8_t bytes[5];
+    } vector[] = {{"log8", {0x41, 0x00, 0x20, 0x58, 0xff}}, {"log6", {0x11, 0x00, 0x08, 0x16, 0x3f}}};
+    static const double want[] = {-0.13052117, -2.13052117, -5.63052117, -20.13052117};
+    for (size_t j = 0; j < 2; j++) {
+        float *v = malloc(4 * sizeof(float));
+        assert_non_null(v);
+        memcpy(v, (float[]){3, 1, -2.5f, -17}, 4 * sizeof(float));
+        encoded e = encoded_of(vector[j].name, v, 1, 4);
+        assert_int_equal(e.bytes.len, 5);
+        assert_memory_equal(e.bytes.text, vector[j].bytes, 5);
+        for (int k = 0; k < 4; k++) assert_true(fabs(e.back[k] - want[k]) < 2e-6);
+        release(&e);
+    }
+}
+
+static void logs_come_back_as_log_probabilities(void **state)
+{
+    (void)state;
+    static const char *const logs[] = {"log8", "log6", "log8:step=0.001", "log6:step=1"};
+    for (size_t j = 0; j < KD_COUNT(logs); j++) {
+        encoded e = encoded_of(logs[j], logits(40 * 500, 4, 11), 40, 500);
+        for (size_t i = 0; i < 40; i++) assert_true(fabs(log_sum_exp(e.back + 500 * i, 500, 1)) < 1e-6);
+        release(&e);
+    }
+}
+
+/* Within the codes' range no gap is more than half a step off. */
+static void logs_are_half_a_step_off_at_most(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *name;
+        double step;
+    } logs[] = {{"log8", 1.0 / 16}, {"log6", 1.0 / 4}, {"log8:step=0.3", 0.3}};
+    for (size_t j = 0; j < KD_COUNT(logs); j++) {
+        encoded e = encoded_of(logs[j].name, logits(50 * 200, 2, 12), 50, 200);
+        for (size_t i = 0; i < 50; i++) {
+            const float *z = e.values + 200 * i, *y = e.back + 200 * i;
+            size_t top = 0;
+            for (size_t k = 1; k < 200; k++) top = z[k] > z[top] ? k : top;
+            for (size_t k = 0; k < 200; k++)
+                assert_true(fabs((double)(y[k] - y[top]) - (z[k] - z[top])) <= logs[j].step / 2 + 1e-5);
+        }
+        release(&e);
+    }
+}
+
+static void logs_cost_the_divergence_that_is_stated(void **state)
+{
+    (void)state;
+    encoded e = encoded_of("log8", logits(300 * 100, 3, 13), 300, 100);
+    const double kl8 = divergence(&e, 100, 1);
+    release(&e);
+    e = encoded_of("log6", logits(300 * 100, 3, 13), 300, 100);
+    const double kl6 = divergence(&e, 100, 1);
+    release(&e);
+    const double bound8 = 1.0 / 256 / 24, bound6 = 1.0 / 16 / 24;
+    if (!(kl8 > 0.3 * bound8 && kl8 < bound8)) fail_msg("log8: KL %g, stated %g", kl8, bound8);
+    if (!(kl6 > 0.3 * bound6 && kl6 < bound6)) fail_msg("log6: KL %g, stated %g", kl6, bound6);
+}
+
+/* A long tail below the codes' range: its mean is kept, so a high temperature finds it where it was. */
+static void the_tail_below_the_last_code_keeps_its_level(void **state)
+{
+    (void)state;
+    static const char *const logs[] = {"log8", "log6"};
+    for (size_t j = 0; j < 2; j++) {
+        float *v = logits(20 * 5000, 1.5f, 14);
+        for (size_t i = 0; i < 20 * 5000; i++) v[i] -= i % 5000 < 50 ? 0 : 25;
+        encoded e = encoded_of(logs[j], v, 20, 5000);
+        const double kept = divergence(&e, 5000, 4);
+        for (size_t i = 0; i < e.positions; i++) e.bytes.text[i] = 0; // as if there were no rest
+        OK(kd_codec_decode(e.c, e.bytes.text, e.bytes.len, e.positions, e.back, err));
+        const double cut = divergence(&e, 5000, 4);
+        if (!(kept < 0.03 && kept < cut / 10))
+            fail_msg("%s: KL %g at T = 4, without rest %g", logs[j], kept, cut);
+        release(&e);
+    }
+}
+
+static void extreme_logits_are_taken(void **state)
+{
+    (void)state;
+    static const char *const logs[] = {"log8", "log6", "log8:step=1"};
+    for (size_t j = 0; j < KD_COUNT(logs); j++) {
+        float *v = malloc(4 * sizeof(float));
+        assert_non_null(v);
+        memcpy(v, (float[]){-3.4e38f, 3.4e38f, 0, 1}, 4 * sizeof(float));
+        encoded e = encoded_of(logs[j], v, 1, 4);
+        assert_true(e.back[1] <= 0 && e.back[1] > -1e-9);
+        for (int k = 0; k < 4; k++) assert_true(isfinite(e.back[k]) && e.back[k] <= 0);
+        release(&e);
+    }
+}
+
+static void codes_that_no_writer_makes_are_refused(void **state)
+{
+    (void)state;
+    encoded e = encoded_of("log6", logits(20, 2, 15), 2, 10);
+    e.bytes.text[2 + 10 + 7] = 64;
+    FAILS(kd_codec_check(e.c, e.bytes.text, e.bytes.len, 2, err), KD_ECORRUPT, "position 1 has codes");
+    FAILS(kd_codec_decode(e.c, e.bytes.text, e.bytes.len, 2, e.back, err), KD_ECORRUPT,
+          "position 1 has codes");
+    release(&e);
+    e = encoded_of("log8", logits(20, 2, 15), 2, 10);
+    for (int k = 2; k < 12; k++) e.bytes.text[k] |= 1; // nobody is the largest
+    FAILS(kd_codec_check(e.c, e.bytes.text, e.bytes.len, 2, err), KD_ECORRUPT, "position 0 has codes");
+    FAILS(kd_codec_decode(e.c, e.bytes.text, e.bytes.len, 2, e.back, err), KD_ECORRUPT,
+          "position 0 has codes");
+    release(&e);
+}
+
+static void logs_say_what_they_serve(void **state)
+{
+    (void)state;
+    assert_int_equal(kd_codec_find("log8")->serves, KD_SERVES_SOFTMAX);
+    assert_int_equal(kd_codec_find("log8")->code, 4);
+    assert_int_equal(kd_codec_find("log6")->serves, KD_SERVES_SOFTMAX);
+    assert_int_equal(kd_codec_find("log6")->code, 5);
+    char name[16];
+    json_t *params;
+    FAILS(kd_codec_parse("log8:step=2", name, &params, err), KD_EUSAGE, "step");
+    FAILS(kd_codec_parse("log8:n=2", name, &params, err), KD_EUSAGE, "n");
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -304,6 +456,14 @@ int main(void)
         cmocka_unit_test(equal_values_come_back_exactly),
         cmocka_unit_test(int8_refuses_what_could_overflow),
         cmocka_unit_test(int8_says_what_it_serves),
+        cmocka_unit_test(logs_have_the_bytes_of_the_documentation),
+        cmocka_unit_test(logs_come_back_as_log_probabilities),
+        cmocka_unit_test(logs_are_half_a_step_off_at_most),
+        cmocka_unit_test(logs_cost_the_divergence_that_is_stated),
+        cmocka_unit_test(the_tail_below_the_last_code_keeps_its_level),
+        cmocka_unit_test(extreme_logits_are_taken),
+        cmocka_unit_test(codes_that_no_writer_makes_are_refused),
+        cmocka_unit_test(logs_say_what_they_serve),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -142,7 +142,7 @@ static void nothing_in_a_file_changes_nothing(void **state)
     assert_int_equal(kd_config_source(&f->c, "train.epochs"), 0);
 }
 
-static void null_empties_texts_and_lists_only(void **state)
+static void null_empties_lists_and_texts_without_default_only(void **state)
 {
     fixture *f = *state;
     assert_int_equal(yaml(f, "name: x\ndata: {inputs: [a, b]}\n"), KD_OK);
@@ -152,6 +152,9 @@ static void null_empties_texts_and_lists_only(void **state)
     assert_int_equal(f->o.seeds.n, 0);
     refused(f, "train:\n  lr:\n", KD_EUSAGE,
             "a.yaml:2:6: train.lr: found nothing, expected a number from 1e-09 to 10");
+    refused(f, "train: {schedule: }\n", KD_EUSAGE,
+            "a.yaml:1:19: train.schedule: found nothing, expected one of constant, cosine, linear");
+    assert_string_equal(f->o.schedule, "cosine");
 }
 
 static void unknown_keys_suggest_the_nearest(void **state)
@@ -549,7 +552,7 @@ int main(void)
         T(defaults_come_from_the_table),
         T(yaml_sets_every_type),
         T(nothing_in_a_file_changes_nothing),
-        T(null_empties_texts_and_lists_only),
+        T(null_empties_lists_and_texts_without_default_only),
         T(unknown_keys_suggest_the_nearest),
         T(wrong_types_name_what_is_expected),
         T(ranges_are_checked_and_told),

@@ -60,6 +60,7 @@ static void a_store_says_what_it_holds(void **state)
     assert_int_equal(kd_store_find_role(s, KD_ROLE_LOGITS, NULL), 12);
     assert_int_equal(kd_store_find_role(s, KD_ROLE_LOGITS, "big"), -1);
     assert_string_equal(kd_store_column(s, 12)->filter, "shuffle");
+    assert_string_equal(kd_store_column(s, 11)->filter, "exponent");
     assert_string_equal(kd_store_column(s, 2)->filter, "none");
     assert_string_equal(kd_store_column(s, 2)->segment, "base");
     assert_int_equal(strlen(kd_store_root(s)), 32);
@@ -419,6 +420,9 @@ static void wrong_columns_are_refused(void **state)
     fx_columns(c);
     snprintf(c[3].filter, sizeof(c[3].filter), "delta");
     FAILS(kd_store_create(&w, path, c, 4, NULL, &p, err), KD_EUNSUPPORTED, "delta");
+    fx_columns(c);
+    snprintf(c[2].filter, sizeof(c[2].filter), "exponent");
+    FAILS(kd_store_create(&w, path, c, 4, NULL, &p, err), KD_EUSAGE, "needs dtype bf16, not u8");
     fx_columns(c);
     c[2].dims[0] = c[2].dims[1] = 1 << 20;
     FAILS(kd_store_create(&w, path, c, 4, NULL, &p, err), KD_EUSAGE, "1 GiB");

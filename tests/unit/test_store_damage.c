@@ -57,6 +57,19 @@ static bool read_store(const char *path)
     return whole;
 }
 
+/* The pages alone: nothing that the whole check would not see, and everything that opening needs. */
+static void judge_pages(kd_status verified)
+{
+    kd_verify_report r;
+    kd_store *s;
+    if (kd_store_verify_structure(victim, &r, NULL)) {
+        if (!verified) fail_msg("the pages alone were refused: %s", r.first[0].what);
+        return;
+    }
+    OK(kd_store_open(&s, victim, err));
+    kd_store_close(s);
+}
+
 /* Reads and verifies the victim; verify must see whatever reading sees. */
 static void judge(tally *t)
 {
@@ -66,6 +79,7 @@ static void judge(tally *t)
     kd_status st = kd_store_verify(victim, 2, &report, NULL, NULL, &err);
     if (st) assert_true(report.damaged > 0 && report.first[0].what[0] && err.msg[0]);
     if (!whole && !st) fail_msg("verify passed a store that cannot be read");
+    judge_pages(st);
     if (!whole)
         t->refused++;
     else

@@ -43,7 +43,7 @@ static kd_column vector_column(void)
 static void a_record_has_the_documented_bytes(void **state)
 {
     (void)state;
-    uint8_t want[128], got[128], raw[8], key[8];
+    uint8_t want[128], got[256], raw[8], key[8];
     size_t n = from_hex(vector, want), size = 0;
     kd_column c = vector_column();
     kd_block b = {values, sizeof(values), NULL};
@@ -151,6 +151,21 @@ static void planes_of_every_size_come_back(void **state)
         }
 }
 
+static void exponents_have_the_documented_bytes_and_come_back(void **state)
+{
+    (void)state;
+    static const uint16_t four[] = {0x3f80, 0xc000, 0x3e20, 0x7fc0};
+    static uint16_t all[65536], out[65536];
+    static uint8_t planes[sizeof(all)];
+    kd__split_exponents(planes, (const uint8_t *)four, 4);
+    assert_memory_equal(planes, ((uint8_t[]){0x7f, 0x80, 0x7c, 0xff, 0x00, 0x01, 0x40, 0x80}), 8);
+    for (int i = 0; i < 65536; i++) all[i] = (uint16_t)i;
+    kd__split_exponents(planes, (const uint8_t *)all, 65536);
+    for (int i = 0; i < 65536; i++) assert_int_equal(planes[i], i >> 7 & 255);
+    kd__join_exponents((uint8_t *)out, planes, 65536);
+    assert_memory_equal(out, all, sizeof(all));
+}
+
 /* Reads the segment as any LMDB program would and computes its root. */
 static void lmdb_reads_the_file_and_finds_the_root(void **state)
 {
@@ -206,6 +221,7 @@ int main(void)
         cmocka_unit_test(the_checksum_is_xxh3_over_header_and_payload),
         cmocka_unit_test(the_document_shows_these_bytes),
         cmocka_unit_test(planes_of_every_size_come_back),
+        cmocka_unit_test(exponents_have_the_documented_bytes_and_come_back),
         cmocka_unit_test(lmdb_reads_the_file_and_finds_the_root),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -23,7 +23,7 @@ _NUMPY = dict(zip(DTYPES, ("u1", "i1", "<u2", "<i2", "<u4", "<i4", "<u8", "<i8",
 _NAME = re.compile(r"[a-z0-9_\-][a-z0-9_.\-/]{0,62}", re.ASCII)
 _SEGMENT = re.compile(r"[a-z0-9_\-][a-z0-9_.\-]{0,62}", re.ASCII)
 
-FILTERS = {"none": 0, "shuffle": 1}
+FILTERS = {"none": 0, "shuffle": 1, "exponent": 2}
 
 
 def numpy_dtype(name):
@@ -163,9 +163,12 @@ def complete(column, default_level):
     c.params = None if c.params is None else text.plain(c.params, f"column {c.name}: params")
     c.encoding, given = codecs.parse(c.encoding or "dense")
     # Bytes have one plane, codecs lay out their own: nothing to gain from a filter there.
-    c.filter = c.filter or ("shuffle" if c.dense and c.numpy.itemsize > 1 else "none")
+    c.filter = c.filter or ("none" if not c.dense or c.numpy.itemsize == 1 else "exponent" if c.dtype == "bf16" else
+                            "shuffle")
     if c.filter not in FILTERS:
         raise Unsupported(f"column {c.name}: unknown filter {c.filter!r}, known are {', '.join(FILTERS)}")
+    if c.filter == "exponent" and c.dtype != "bf16":
+        raise Usage(f"column {c.name}: filter exponent needs dtype bf16, not {c.dtype}")
     c.level = c.level or default_level
     if type(c.level) is not int or not 1 <= c.level <= 19:
         raise Usage(f"column {c.name}: zstd level {c.level}, allowed are 1 to 19")
@@ -204,7 +207,8 @@ def from_json(obj, where):
     fault = _fault(c)
     if not fault and (len(c.encoding) > 15 or len(c.filter) > 15):
         fault = "the name of its encoding or filter is longer than 15"
-    if not fault and not c.dense and (c.dtype, c.filter) != ("f32", "none"):
+    if not fault and ((not c.dense and (c.dtype, c.filter) != ("f32", "none")) or
+                      (c.filter == "exponent" and c.dtype != "bf16")):
         fault = f"encoding {c.encoding} with dtype {c.dtype} and filter {c.filter}"
     if not fault and "params" in obj and not isinstance(c.params, dict):
         fault = "params is not an object"
@@ -235,8 +239,8 @@ def count_positions(c, rows, lengths):
     return n
 
 
-def check_shape(c, rows, values, lengths, where):
-    """Values that are to be written against shape and rows; lengths come back as u32."""
+def check_shape(c, rows, shape, lengths, where):
+    """The shape of values that are to be written against that of rows; lengths come back as u32."""
     if c.ragged:
         if lengths is None:
             raise Usage(f"{where} is ragged: hand over (values, lengths)")
@@ -248,6 +252,6 @@ def check_shape(c, rows, values, lengths, where):
         if lengths is not None:
             raise Usage(f"{where} has a fixed shape: it takes no lengths")
         want = (rows,) + c.shape
-    if values.shape != want:
-        raise Usage(f"{where}: values of shape {values.shape}, expected {want}")
+    if shape != want:
+        raise Usage(f"{where}: values of shape {shape}, expected {want}")
     return lengths

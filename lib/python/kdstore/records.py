@@ -47,15 +47,29 @@ def _planes_in(planes, dtype):
     return out.reshape(-1).view(dtype)
 
 
+def _exponents_out(out, bits):
+    """The exponents of bf16, then mantissa and sign of each."""
+    flat = bits.reshape(-1)
+    turned = flat << np.uint16(1) | flat >> np.uint16(15)
+    out[:flat.size], out[flat.size:] = turned >> np.uint16(8), turned & np.uint16(255)
+
+
+def _exponents_in(planes):
+    n = planes.size // 2
+    turned = planes[:n].astype("<u2") << np.uint16(8) | planes[n:]
+    return turned >> np.uint16(1) | turned << np.uint16(15)
+
+
 def filtered(filter, parts):
-    """The bytes that zstd compresses, as one u8 array; parts: contiguous arrays, filtered apart."""
+    """The bytes that zstd compresses, as one u8 array; parts: contiguous arrays, lengths before values, filtered apart."""
     if filter == "none":
         flat = [p.reshape(-1).view(np.uint8) for p in parts]
         return np.concatenate(flat) if len(flat) > 1 else flat[0]
     out = np.empty(sum(p.nbytes for p in parts), np.uint8)
     at = 0
     for p in parts:
-        _planes_out(out[at:at + p.nbytes], p)
+        planes = _exponents_out if filter == "exponent" and p.dtype == np.uint16 else _planes_out
+        planes(out[at:at + p.nbytes], p)
         at += p.nbytes
     return out
 
@@ -63,10 +77,10 @@ def filtered(filter, parts):
 def unfiltered(column, raw, rows):
     """Values (bytes of the codec for an encoded column) and lengths (None for fixed shapes) of a decoded block, a u8
     array, which the values may share."""
-    at, lengths, shuffled = 4 * rows if column.ragged else 0, None, column.filter == "shuffle"
+    at, lengths, plain = 4 * rows if column.ragged else 0, None, column.filter == "none"
     if column.ragged:
         head = raw[:at]
-        lengths = _planes_in(head, np.dtype("<u4")) if shuffled else head.copy().view("<u4")
+        lengths = head.copy().view("<u4") if plain else _planes_in(head, np.dtype("<u4"))
     body = raw[at:]
     positions = count_positions(column, rows, lengths)
     if not column.dense:
@@ -74,8 +88,10 @@ def unfiltered(column, raw, rows):
     if positions * column.width * column.numpy.itemsize != body.size:
         raise Damaged(f"the rows' lengths add up to {positions} positions, the block holds "
                       f"{body.size // column.unit * column.each}")
-    values = _planes_in(body, column.numpy) if shuffled else body.copy().view(column.numpy) if at else \
-        body.view(column.numpy)
+    if plain:
+        values = (body.copy() if at else body).view(column.numpy)
+    else:
+        values = _exponents_in(body) if column.filter == "exponent" else _planes_in(body, column.numpy)
     return values.reshape((-1 if column.ragged else rows,) + column.inner), lengths
 
 

@@ -22,6 +22,7 @@ from .store import Store
 from .values import as_f32, as_numpy, cast
 
 _FIRST_MAP = 1 << 24
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _NAME_MAX = 48  # of a segment: its file's name gets more behind it
 
 
@@ -224,7 +225,7 @@ class Writer:
         try:
             full = os.pwrite(self.lock, bytes(65536), size) < 65536
         except OSError as why:
-            full = why.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+            full = why.errno in _FULL
         os.ftruncate(self.lock, size)
         return full
 
@@ -241,19 +242,23 @@ class Writer:
             if len(self.chunks) == n:
                 raise Usage(f"{self.part}: chunk {n} was not appended")
 
+    def _expected(self):
+        """The store's chunk that comes next."""
+        n = len(self.chunks)
+        if n >= len(self.store.chunks):
+            raise Usage(f"{self.part}: a chunk too many, the store has {n}")
+        return self.store.chunks[n]
+
     def _push_chunk(self, split, rows):
         n = len(self.chunks)
         if self.store:
-            if n >= len(self.store.chunks):
-                raise Usage(f"{self.part}: a chunk too many, the store has {n}")
-            want = self.store.chunks[n]
+            want = self._expected()
             if (want.rows, want.split) != (rows, split):
                 raise Mismatch(f"{self.part}: chunk {n} has {rows} rows of {split}, the store's has {want.rows} rows of "
                                f"{want.split}")
         else:
-            if split not in columns.SPLITS or not 1 <= rows <= self.chunk_rows:
-                raise Usage(f"{self.part}: chunk {n} has {rows} rows of split {split}, allowed are 1 to "
-                            f"{self.chunk_rows} rows of {', '.join(columns.SPLITS)}")
+            if not 1 <= rows <= self.chunk_rows:
+                raise Usage(f"{self.part}: chunk {n} has {rows} rows, allowed are 1 to {self.chunk_rows}")
         self.chunks.append(Chunk(n, self.rows, rows, split))
         self.rows += rows
 
@@ -262,19 +267,22 @@ class Writer:
 
         Values: a numpy array or torch tensor (rows, *shape); for a ragged column (values of all rows one after the
         other, lengths). Floats are rounded to the column's type. For a column with a codec: the logits or features
-        as they are, they are encoded here. split: of the chunk; an extension follows its store, and a new
-        store's split column may then be left out.
+        as they are, they are encoded here; for topk also a Sparse of log-probabilities that were picked elsewhere.
+        split: of the chunk; an extension follows its store. A split column may be left out.
         """
         if self.failed:
             raise Error(f"{self.part}: an earlier write failed; go on with resume=True")
         n = len(self.chunks)
-        if self.store and n < len(self.store.chunks):
-            rows, split = self.store.chunks[n].rows, split or self.store.chunks[n].split
+        if self.store:
+            want = self._expected()
+            rows, split = want.rows, split or want.split
         else:
             rows = self._rows_of(blocks)
+        if split not in columns.SPLITS:
+            raise Usage(f"{self.part}: chunk {n} is of split {split!r}, there are {', '.join(columns.SPLITS)}")
         blocks = dict(blocks)
         for c in self.columns:
-            if c.role == "split" and c.name not in blocks and split in columns.SPLITS:
+            if c.role == "split" and c.name not in blocks:
                 blocks[c.name] = np.full(rows, columns.SPLITS.index(split), np.uint8)
         names = {c.name for c in self.columns}
         if blocks.keys() != names:
@@ -305,11 +313,13 @@ class Writer:
         lengths, where = None, f"{self.part}: chunk {n}, column {c.name}"
         if c.ragged and isinstance(values, tuple) and len(values) == 2:
             values, lengths = values[0], as_numpy(values[1])[1]
+        if isinstance(values, codecs.Sparse):
+            return self._take_sparse(c, rows, values, lengths, where)
         values = cast(values, c.dtype, where) if c.dense else as_f32(values)
-        lengths = columns.check_shape(c, rows, values, lengths, where)
+        lengths = columns.check_shape(c, rows, values.shape, lengths, where)
         if columns.count_positions(c, rows, lengths) * c.width * 4 > 64 * columns.MAX_RAW:
             raise Limit(f"{where}: more positions than a block may hold, use smaller chunks")
-        if c.role == "split" and split in columns.SPLITS and (values != columns.SPLITS.index(split)).any():
+        if c.role == "split" and (values != columns.SPLITS.index(split)).any():
             row = int(np.flatnonzero(values != columns.SPLITS.index(split))[0])
             raise Usage(f"{where}: the chunk is of split {split}, row {row} says {values[row]}")
         if c.role == "logits" and c.dense and c.dtype in ("f16", "f32", "f64") and not np.isfinite(values).all():
@@ -323,10 +333,24 @@ class Writer:
                 data = np.frombuffer(self._codecs[c.name].encode(block), np.uint8)
             except Error as e:
                 raise e.within(where)
-        if data.nbytes + (4 * rows if c.ragged else 0) > columns.MAX_RAW:
-            raise Limit(f"{where}: a block of {data.nbytes} bytes is over the limit of 1 GiB, use smaller chunks")
-        out = records.filtered(c.filter, [data] if lengths is None else [lengths, data])
+        out = _filtered(c, data, lengths, where)
         return out.copy() if self._pool and np.shares_memory(out, values) else out
+
+    def _take_sparse(self, c, rows, sparse, lengths, where):
+        """The block of targets that somebody else picked."""
+        if c.dense:
+            raise Usage(f"{where}: a Sparse for a dense column")
+        count = len(sparse) // c.each
+        shape = (count if c.ragged else rows,) + c.inner
+        lengths = columns.check_shape(c, rows, shape, lengths, where)
+        if len(sparse) != columns.count_positions(c, rows, lengths) or sparse.width != c.width:
+            raise Usage(f"{where}: a Sparse of {len(sparse)} positions and {sparse.width} classes, expected "
+                        f"{columns.count_positions(c, rows, lengths)} and {c.width}")
+        try:
+            data = np.frombuffer(self._codecs[c.name].encode_sparse(sparse), np.uint8)
+        except Error as e:
+            raise e.within(where)
+        return _filtered(c, data, lengths, where)
 
     def _ids(self, blocks, n):
         """The rows' ids, which key the random draws of codecs."""
@@ -378,6 +402,11 @@ class Writer:
             self.env.close()
             self.env = None
             seal.finish(self, {**self.extra, **text.plain(extra or {}, f"{self.path}: extra")})
+        except OSError as e:
+            if e.errno not in _FULL:
+                raise
+            raise Full(f"{self.path}: disk full while sealing; all rows are safe: free some space, then go on with "
+                       "resume=True") from None
         finally:
             self._free()
 
@@ -413,6 +442,12 @@ class Writer:
             self.seal()
         else:
             self.close()
+
+
+def _filtered(c, data, lengths, where):
+    if data.nbytes + (4 * len(lengths) if c.ragged else 0) > columns.MAX_RAW:
+        raise Limit(f"{where}: a block of {data.nbytes} bytes is over the limit of 1 GiB, use smaller chunks")
+    return records.filtered(c.filter, [data] if lengths is None else [lengths, data])
 
 
 def _open(make, resume, force):

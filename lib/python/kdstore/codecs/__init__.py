@@ -6,8 +6,11 @@ equals the one that the C library makes of the same numbers.
 from ..errors import Unsupported, Usage
 from .base import MAX_BOOK, Block, Codec, Sparse
 from .int8 import Int8, Int8Channel
+from .log_steps import Log6, Log8
+from .sampled import HeadTail, Sample
+from .topk import TopK
 
-ALL = {c.name: c for c in (Int8, Int8Channel)}
+ALL = {c.name: c for c in (Int8, Int8Channel, Log8, Log6, TopK, Sample, HeadTail)}
 
 
 def parse(encoding):

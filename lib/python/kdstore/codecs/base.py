@@ -82,6 +82,10 @@ class Codec:
         """The bytes of a block."""
         raise NotImplementedError
 
+    def encode_sparse(self, sparse):
+        """The bytes of targets that somebody else picked, a Sparse."""
+        raise Unsupported(f"encoding {self.name} is not made of sparse targets")
+
     def decode(self, data, positions):
         """(positions, width) f32 of a block's bytes, a u8 array. Damaged."""
         raise Unsupported(f"encoding {self.name} keeps few classes; it has no dense form")

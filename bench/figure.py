@@ -1,0 +1,49 @@
+"""figure.py - writes one figure of the scoreboard: what bench/README.md describes, bench/results/NAME.json."""
+import datetime
+import json
+import os
+import platform
+import subprocess
+from pathlib import Path
+
+
+def _versions():
+    here = Path(__file__).resolve().parent
+    try:
+        kd = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=here, stdout=subprocess.PIPE,
+                            stderr=subprocess.DEVNULL, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        kd = "unknown"
+    return {"kd": kd, "kernel": platform.release()}
+
+
+def _machine():
+    info = dict(line.split(":", 1) for line in Path("/proc/cpuinfo").read_text().splitlines() if ":" in line)
+    cpu = next((v.strip() for k, v in info.items() if k.strip() == "model name"), "unknown CPU")
+    pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return {"cpu": cpu, "cores": len(os.sched_getaffinity(0)), "mem_gb": round(pages / 2**30, 1)}
+
+
+def now():
+    return datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def load(results, name):
+    """The figure as last measured, or {}."""
+    try:
+        return json.loads((Path(results) / f"{name}.json").read_text())
+    except FileNotFoundError:
+        return {}
+
+
+def save(results, name, value, unit, command, *, bar=None, direction="higher", peer=None, peer_value=None,
+         machine=None, versions=None, details=None):
+    """Replaces RESULTS/NAME.json as a whole. machine, versions: members beside or instead of the usual ones."""
+    out = {"name": name, "value": value, "unit": unit, "bar": bar, "direction": direction, "peer": peer,
+           "peer_value": peer_value, "command": command, "machine": {**_machine(), **(machine or {})},
+           "versions": {**_versions(), **(versions or {})}, "date": now(), "details": details or {}}
+    path = Path(results) / f"{name}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".json.tmp")
+    temporary.write_text(json.dumps(out, indent=2) + "\n")
+    temporary.replace(path)

@@ -1,0 +1,137 @@
+/* taps.c - values of inner nodes: which ones, in which form.
+ *
+ * A student that learns features needs a teacher's inner values. Those of a map (height, width, channels) are
+ * usually pooled over the pixels: a hundredth of the room, and what feature losses on maps of another size
+ * compare anyway. The inference is planned anew with the wanted nodes kept; nothing else about it changes, so
+ * the logits keep their bits.
+ */
+#include "teacher_private.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+static const char *const forms[] = {
+    [KD_TAP_USUAL] = "usual", [KD_TAP_MEAN] = "mean", [KD_TAP_MAX] = "max", [KD_TAP_FLAT] = "flat"};
+
+const char *kd_tap_form_name(kd_tap_form f) { return (size_t)f < KD_COUNT(forms) ? forms[f] : "unknown"; }
+
+kd_status kd_tap_parse(kd_tap *tap, const char *text, kd_err *err)
+{
+    const size_t len = strcspn(text, ":");
+    *tap = (kd_tap){.form = KD_TAP_USUAL};
+    if (!len || len >= sizeof tap->node)
+        return kd_fail(err, KD_EUSAGE, "tap '%.80s': expected NODE, NODE:mean, NODE:max or NODE:flat", text);
+    memcpy(tap->node, text, len);
+    if (!text[len]) return KD_OK;
+    for (int f = KD_TAP_MEAN; f <= KD_TAP_FLAT; f++)
+        if (!strcmp(text + len + 1, forms[f])) {
+            tap->form = (kd_tap_form)f;
+            return KD_OK;
+        }
+    return kd_fail(err, KD_EUSAGE, "tap '%.80s': the form '%.20s' is none of mean, max and flat", text,
+                   text + len + 1);
+}
+
+/* ---- taking --------------------------------------------------------------------------------- */
+
+static kd_status no_node(const kd_teacher *t, const char *name, kd_err *err)
+{
+    const kd_graph *g = t->model->graph;
+    const int n = kd_graph_nodes(g);
+    const char **names = malloc((size_t)n * sizeof *names), *near = NULL;
+    for (int i = 0; names && i < n; i++) names[i] = kd_graph_node_name(g, i);
+    if (names) near = kd_nearest(name, names, (size_t)n);
+    free(names);
+    if (near) return kd_fail(err, KD_EUSAGE, "%s: no node '%s' (did you mean '%s'?)", t->folder, name, near);
+    return kd_fail(err, KD_EUSAGE, "%s: no node '%s'; kd-dump --list-taps shows them", t->folder, name);
+}
+
+static kd_status resolve(const kd_teacher *t, const kd_tap *want, kd__tap *k, kd_err *err)
+{
+    const kd_graph *g = t->model->graph;
+    int64_t dims[KD_MAX_DIMS];
+    *k = (kd__tap){.tap = *want, .node = kd_graph_find(g, want->node)};
+    if (k->node < 0) return no_node(t, want->node, err);
+    const kd_node shown = kd_graph_node_shown(g, k->node);
+    if (shown != k->node)
+        return kd_fail(err, KD_EUSAGE,
+                       "%s: the value of %s is never there, its ReLU is computed with it; tap %s", t->folder,
+                       want->node, kd_graph_node_name(g, shown));
+    const int n = kd_graph_node_shape(g, k->node, dims);
+    const bool map = n == 3;
+    if (want->form == KD_TAP_USUAL) k->tap.form = map ? KD_TAP_MEAN : KD_TAP_FLAT;
+    if (k->tap.form != KD_TAP_FLAT && !map)
+        return kd_fail(err, KD_EUSAGE, "%s: node %s is no map of height, width and channels: it has no %s",
+                       t->folder, want->node, forms[k->tap.form]);
+    if (k->tap.form == KD_TAP_FLAT) {
+        k->ndims = n;
+        memcpy(k->dims, dims, sizeof dims);
+        k->size = kd_graph_node_size(g, k->node);
+        return KD_OK;
+    }
+    k->ndims = 1;
+    k->dims[0] = dims[2];
+    k->size = k->channels = (size_t)dims[2];
+    k->pixels = (size_t)(dims[0] * dims[1]);
+    return KD_OK;
+}
+
+kd_status kd_teacher_take(kd_teacher *t, const kd_tap *taps, size_t n, kd_err *err)
+{
+    kd__tap list[KD_TEACHER_TAPS];
+    kd_node keep[KD_TEACHER_TAPS];
+    kd_exec *ex;
+    kd_status st;
+    if (n > KD_TEACHER_TAPS)
+        return kd_fail(err, KD_EUSAGE, "%s: %zu taps, at most %d", t->folder, n, KD_TEACHER_TAPS);
+    if (!n && !t->ntaps) return KD_OK;
+    for (size_t i = 0; i < n; i++) {
+        if ((st = resolve(t, &taps[i], &list[i], err))) return st;
+        keep[i] = list[i].node;
+        for (size_t k = 0; k < i; k++)
+            if (keep[k] == keep[i])
+                return kd_fail(err, KD_EUSAGE, "%s: node %s is tapped twice", t->folder, taps[i].node);
+    }
+    kd_exec_params p = {.batch = t->batch, .threads = t->threads, .keep = keep, .nkeep = (int)n};
+    if ((st = kd_exec_create(&ex, t->model->graph, &p, err))) return kd_fail_in(err, st, "%s", t->folder);
+    kd_exec_free(t->exec);
+    t->exec = ex;
+    t->ntaps = n;
+    if (n) memcpy(t->tap, list, n * sizeof *list);
+    return KD_OK;
+}
+
+size_t kd_teacher_taps(const kd_teacher *t) { return t->ntaps; }
+
+int kd_teacher_tap_shape(const kd_teacher *t, size_t i, kd_tap *tap, int64_t dims[KD_MAX_DIMS])
+{
+    *tap = t->tap[i].tap;
+    memcpy(dims, t->tap[i].dims, sizeof t->tap[i].dims);
+    return t->tap[i].ndims;
+}
+
+/* ---- reading -------------------------------------------------------------------------------- */
+
+kd_status kd__teacher_tap(kd_teacher *t, size_t i, int64_t rows, kd__place at, float *out, kd_err *err)
+{
+    const kd__tap *k = &t->tap[i];
+    const float *x = kd_exec_value(t->exec, k->node); // (batch, node's shape)
+    const size_t n = (size_t)rows * k->size;
+    if (k->tap.form == KD_TAP_FLAT)
+        memcpy(out, x, n * sizeof *out);
+    else
+        kd_nn_over_pixels(out, x, (size_t)rows, k->pixels, k->channels, k->tap.form == KD_TAP_MAX,
+                          t->threads);
+    for (size_t j = 0; j < n; j++)
+        if (!isfinite(out[j]))
+            return kd_fail(err, KD_ENUMERIC, "%s: row %llu, node %s: value %zu is %g", t->folder,
+                           (unsigned long long)(at.base + (at.first + j / k->size) / at.per), k->tap.node,
+                           j % k->size, out[j]);
+    return KD_OK;
+}
+
+kd_status kd_teacher_tap(kd_teacher *t, size_t i, int64_t rows, float *out, kd_err *err)
+{
+    return kd__teacher_tap(t, i, rows, (kd__place){.per = 1}, out, err);
+}

@@ -1,0 +1,186 @@
+/* targets.c - columns of teacher outputs: from values to the blocks that a store takes.
+ *
+ * A value becomes a number of the column's type, or goes through its codec together with the ids of its rows,
+ * from which random draws come. Passes, plans and checks share these steps, so that a plan measures and a
+ * check repeats exactly what a pass does.
+ */
+#include "teacher_private.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- targets -------------------------------------------------------------------------------- */
+
+kd_status kd__target_make(kd__target *g, unsigned source, const char *encoding, json_t *params, kd_err *err)
+{
+    kd_column *c = &g->column;
+    json_t *codec = NULL;
+    kd_status st = KD_OK;
+    c->params = params;
+    g->source = source;
+    g->size = kd_column_each(c) * kd_column_width(c);
+    snprintf(c->encoding, sizeof c->encoding, "dense");
+    if (encoding && (st = kd_codec_parse(encoding, c->encoding, &codec, err))) return st;
+    if (strcmp(c->encoding, "dense")) {
+        c->dtype = KD_F32;
+        if (!c->params) c->params = json_object();
+        if (json_object_set(c->params, "codec", codec)) st = kd_fail(err, KD_ENOMEM, "out of memory");
+    }
+    json_decref(codec);
+    return st;
+}
+
+bool kd__target_learns(const kd__target *g)
+{
+    const kd_codec_info *info = kd_codec_find(g->column.encoding);
+    return info && info->book;
+}
+
+kd_status kd__target_open(kd__target *g, const float *values, size_t rows, kd_err *err)
+{
+    kd_column *c = &g->column;
+    const size_t width = kd_column_width(c);
+    void *book = NULL;
+    kd_status st;
+    if (!strcmp(c->encoding, "dense")) return KD_OK;
+    if (kd__target_learns(g)) {
+        st = kd_codec_learn(c->encoding, (int64_t)width, json_object_get(c->params, "codec"), values,
+                            rows * g->size / width, &book, &c->book_bytes, err);
+        if (st) return kd_fail_in(err, st, "column %s", c->name);
+        c->book = book;
+    }
+    return kd_column_codec(&g->codec, c, err);
+}
+
+void kd__target_release(kd__target *g)
+{
+    kd_codec_close(g->codec);
+    json_decref(g->column.params);
+    free((void *)(uintptr_t)g->column.book);
+    *g = (kd__target){0};
+}
+
+/* ---- values --------------------------------------------------------------------------------- */
+
+kd_status kd__values_open(kd__values *v, const kd__target *target, size_t n, size_t rows, kd_err *err)
+{
+    *v = (kd__values){0};
+    for (size_t i = 0; i < n; i++) {
+        size_t count;
+        if (kd_mul_size(rows, target[i].size, &count)) v->v[i] = kd_alloc_aligned(count + 1, sizeof(float));
+        if (!v->v[i])
+            return kd_fail(err, KD_ENOMEM, "column %s: no memory for %zu rows of %zu values",
+                           target[i].column.name, rows, target[i].size);
+    }
+    return KD_OK;
+}
+
+void kd__values_release(kd__values *v)
+{
+    for (size_t i = 0; i < KD__TARGETS; i++) free(v->v[i]);
+    *v = (kd__values){0};
+}
+
+/* Logits of a feed into the views' values, (rows, count, classes). */
+static void put_views(float *to, const kd__feed *f, const float *logits, size_t count, size_t classes)
+{
+    for (size_t i = 0; i < (size_t)f->rows; i++) {
+        const uint64_t pair = f->at.first + i, row = pair / f->at.per;
+        const size_t view = f->views ? f->known + pair % f->at.per : 0;
+        memcpy(to + (row * count + view) * classes, logits + i * classes, classes * sizeof *to);
+    }
+}
+
+kd_status kd__values_take(kd__values *v, kd_teacher *t, const kd__feed *f, kd_dtype dtype,
+                          const kd__target *target, size_t n, float *scratch, kd_err *err)
+{
+    float *logits = scratch;
+    for (size_t i = 0; i < n; i++)
+        if (target[i].source == KD__LOGITS && !f->views) logits = v->v[i] + f->at.first * t->classes;
+    kd_status st = kd__teacher_run(t, f->raw, dtype, f->rows, f->at, logits, err);
+    for (size_t i = 0; i < n && !st; i++) {
+        if (target[i].source == KD__VIEWS && (f->views || f->known))
+            put_views(v->v[i], f, logits, target[i].size / t->classes, t->classes);
+        if (target[i].source >= KD__TAPS && !f->views)
+            st = kd__teacher_tap(t, target[i].source - KD__TAPS, f->rows, f->at,
+                                 v->v[i] + f->at.first * target[i].size, err);
+    }
+    return st;
+}
+
+kd_status kd__values_fill(kd__values *v, kd_teacher *t, kd__reader *r, uint32_t chunk,
+                          const kd__target *target, size_t n, kd_err *err)
+{
+    kd__feed f = {.raw = kd_alloc_aligned((size_t)t->batch + 1, r->row_bytes)};
+    float *scratch = kd_alloc_aligned((size_t)t->batch + 1, t->classes * sizeof *scratch);
+    kd_status st = f.raw && scratch ? kd__reader_seek(r, chunk, err)
+                                    : kd_fail(err, KD_ENOMEM, "%s: no memory for a batch", t->folder);
+    while (!st && !f.closes) {
+        kd__reader_next(r, &f);
+        st = kd__values_take(v, t, &f, r->column->dtype, target, n, scratch, err);
+    }
+    v->chunk = chunk;
+    v->rows = r->rows;
+    free(f.raw);
+    free(scratch);
+    return st;
+}
+
+/* ---- blocks --------------------------------------------------------------------------------- */
+
+/* A half that overflows would be an infinite value. */
+static kd_status check_halves(const kd_column *c, const uint16_t *h, const float *values, size_t n,
+                              size_t size, const char *where, uint64_t first, kd_err *err)
+{
+    const uint16_t infinite = c->dtype == KD_F16 ? 0x7C00u : 0x7F80u;
+    for (size_t i = 0; i < n; i++)
+        if ((h[i] & infinite) == infinite)
+            return kd_fail(
+                err, KD_ENUMERIC,
+                "%s: row %llu: a value of %g in column %s does not fit into %s; dump with --dtype f32", where,
+                (unsigned long long)(first + i / size), values[i], c->name, kd_dtype_name(c->dtype));
+    return KD_OK;
+}
+
+static kd_status encode_dense(kd__encoder *e, const kd__target *g, const float *values, uint32_t rows,
+                              const char *where, uint64_t first, kd_block *block, kd_err *err)
+{
+    const kd_column *c = &g->column;
+    const size_t n = rows * g->size;
+    *block = (kd_block){.data = values, .bytes = n * kd_dtype_size(c->dtype)};
+    if (c->dtype == KD_F32) return KD_OK;
+    if (block->bytes > e->room) {
+        free(e->packed);
+        e->packed = malloc(block->bytes);
+        e->room = e->packed ? block->bytes : 0;
+        if (!e->packed) return kd_fail(err, KD_ENOMEM, "%s: no memory for column %s", where, c->name);
+    }
+    kd_from_f32(e->packed, c->dtype, values, n);
+    block->data = e->packed;
+    return check_halves(c, e->packed, values, n, g->size, where, first, err);
+}
+
+kd_status kd__encode(kd__encoder *e, const kd__target *g, const float *values, const kd_id *ids,
+                     uint32_t rows, int threads, const char *where, uint64_t first, kd_block *block,
+                     kd_err *err)
+{
+    if (!g->codec) return encode_dense(e, g, values, rows, where, first, block, err);
+    const kd_codec_block b = {.values = values,
+                              .rows = rows,
+                              .each = (uint32_t)kd_column_each(&g->column),
+                              .ids = ids};
+    e->buf.len = 0;
+    kd_status st = kd_codec_encode(g->codec, &b, threads, &e->buf, err);
+    if (st)
+        return kd_fail_in(err, st, "%s: column %s, rows from %llu on", where, g->column.name,
+                          (unsigned long long)first);
+    *block = (kd_block){.data = e->buf.text, .bytes = e->buf.len};
+    return KD_OK;
+}
+
+void kd__encoder_release(kd__encoder *e)
+{
+    kd_buf_release(&e->buf);
+    free(e->packed);
+    *e = (kd__encoder){0};
+}

@@ -1,0 +1,14 @@
+# Stops and failing calls, by hand: more of what tests/cli/kills.sh and faults.sh do. Included by the Makefile.
+KILLS ?= 500
+POINTS ?= all
+LEAKS ?= 20
+
+kills: all ## kd-dump killed KILLS=500 times at random moments, and on full disks, into bench/results/
+	@rm -rf $B/kills && mkdir -p $B/kills
+	@OMP_WAIT_POLICY=passive tests/fault/kills.py $B $(abspath $B)/kills --kills $(KILLS) --results bench/results
+
+faults: all unit-tests ## every call that can fail made to fail (POINTS=all of each kind, LEAKS=20 under valgrind), into bench/results/
+	@rm -rf $B/faults && mkdir -p $B/faults
+	@tests/fault/faults.py $(abspath $B) $(abspath $B)/faults --points $(POINTS) --leaks $(LEAKS) --results bench/results
+
+.PHONY: kills faults
