@@ -46,22 +46,22 @@ static const char *teacher_wanted(const kd_loss *l)
 {
     for (int i = 0; i < kd_loss_count(l); i++) {
         kd_loss_term term = kd_loss_term_at(l, i);
-        if (term.needs & KD_NEEDS_LOGITS && term.teacher) return term.teacher;
+        if (term.needs & ~(unsigned)KD_NEEDS_LABELS && term.teacher) return term.teacher;
     }
     return NULL;
 }
 
-/* What this trainer can feed: labels and the dense logits of one teacher. */
+/* What this trainer can feed: labels and one teacher's logits, dense or sparse. */
 static kd_status check_terms(const kd__run *r, kd_err *err)
 {
     const char *want = teacher_wanted(r->loss);
     for (int i = 0; i < kd_loss_count(r->loss); i++) {
         kd_loss_term term = kd_loss_term_at(r->loss, i);
         char needs[160];
-        if (term.needs & ~(unsigned)(KD_NEEDS_LABELS | KD_NEEDS_LOGITS))
+        if (term.needs & ~(unsigned)(KD_NEEDS_LABELS | KD_NEEDS_LOGITS | KD_NEEDS_SPARSE))
             return kd_fail(err, KD_EUNSUPPORTED, "%s: %s needs %s, which kd-train does not read yet",
                            r->spec.name, term.label, kd_loss_needs_text(term.needs, needs, sizeof(needs)));
-        if (term.needs & KD_NEEDS_LOGITS && want && (!term.teacher || strcmp(term.teacher, want)))
+        if (term.needs & ~(unsigned)KD_NEEDS_LABELS && want && (!term.teacher || strcmp(term.teacher, want)))
             return kd_fail(err, KD_EUNSUPPORTED,
                            "%s: %s learns from %s and another term from %s; one mix has one "
                            "teacher",
@@ -261,7 +261,13 @@ kd_status kd__run_create(kd__run **out, kd_trainer *t, const kd_student_spec *sp
     else if (!(st = check_role(&r->spec, role, err)) && (st = kd_loss_create(&r->loss, &r->spec.loss, err)))
         kd_fail_in(err, st, "%s", spec->config.path ? spec->config.path : r->spec.name);
     if (st || (st = check_terms(r, err)) || (st = resolve(r, spec, t, err))) goto out;
-    kd_loss_shape shape = {.rows = rows, .classes = r->classes, .threads = t->p.threads};
+    double temperatures[KD_CODEC_MAX_TEMPERATURES];
+    kd_loss_shape shape = {.rows = rows,
+                           .classes = r->classes,
+                           .threads = t->p.threads,
+                           .temperatures = temperatures};
+    if (r->logits >= 0)
+        shape.ntemperatures = kd__logits_temperatures(kd__trainer_column(t, r->logits), temperatures);
     if ((st = kd_loss_plan(r->loss, &shape, err))) goto out;
     if (!(r->contract = kd__contract(t, r))) st = kd_fail(err, KD_ENOMEM, "out of memory");
 out:
