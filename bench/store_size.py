@@ -11,9 +11,10 @@ Logits:
              width: merges come in the order of their frequency, so these are the frequent classes
 
 kd's bytes are those of the sealed file of a store that holds row ids, splits and the encoded column: whole LMDB
-pages, index, checksums, codebook, everything; a chunk is 1,024 images or 16 rows of text. The public
-systems' records are recomputed on the same logits (peers/logit_formats.py): bytes of the records alone, without
-files, index or ids; they compare with the column "column", kd's records alone. Errors: kd_bench pack says how they are measured.
+pages, index, checksums, codebook, everything. A chunk is 1,024 images or 32 rows of text, 16,384 tokens; dense encodings
+of more than 1,000 classes are measured on 8 rows in one chunk. The public systems' records are recomputed on the same
+logits (peers/logit_formats.py): bytes of the records alone, without files, index or ids; they compare with the column
+"column", kd's records alone. Errors: kd_bench pack says how they are measured.
 
 Not timed: a busy machine does no harm.
 """
@@ -56,9 +57,9 @@ def pack(args, logits, width, encoding):
     """One encoding: the line of kd_bench pack."""
     text = width > 10
     dense = encoding in DENSE
-    # Every position of a dense encoding costs the same: 8,192 of them tell enough.
-    options = ["--classes", width, "--chunk-rows", 16 if text else 1024]
-    options += ["--rows", 16] if text and dense and width > 1000 else []
+    options = ["--classes", width, "--chunk-rows", 32 if text else 1024]
+    if text and dense and width > 1000:   # a position costs the same wherever it is: 4,096 tell enough, in one block
+        options = ["--classes", width, "--chunk-rows", 8, "--rows", 8]
     out = subprocess.run([args.bench, "pack", logits, args.scratch / "size.kd", encoding, *map(str, options)],
                          stdout=subprocess.PIPE, text=True)
     if out.returncode != 0:

@@ -23,52 +23,55 @@ static const kd_example examples[] = {
     {"kd-store drop fashion.kd big", "remove what the teacher 'big' added"},
     {NULL, NULL}};
 
+static const char *const words[] = {"stat",   "verify",  "slice", "merge", "import",
+                                    "export", "compact", "drop",  NULL};
+
 static const kd_tool tool = {
     .name = "kd-store",
     .summary = "look into stores, verify, cut, merge and compact them; import and export columns",
-    .synopsis =
-        "[options] stat|verify|compact STORE | drop STORE SEGMENT | slice STORE --part I/N -o OUT.kd | "
-        "merge OUT.kd STORE... | import STORE FILE... --name NAME | import FILE.kld -o OUT.kd --name NAME | "
-        "export STORE COLUMN... -o FILE",
+    .synopsis = "[options] stat|verify|slice|merge|import|export|compact|drop STORE ...",
     .description =
-        "stat prints what a store holds: rows per split; per column its role, type, shape, encoding and "
-        "size; "
+        "stat STORE prints what a store holds: rows per split; per column its role, type, shape, encoding "
+        "and size; "
         "teachers with their fingerprints; the root hash. It opens the store as every tool does, which "
         "checks the "
         "manifest, file sizes and the page tree.\n"
-        "verify walks the pages of every file, then reads and decodes every record and compares the hashes "
-        "with "
+        "verify STORE walks the pages of every file, then reads and decodes every record and compares the "
+        "hashes with "
         "the manifest. What is damaged is named by column, chunk and rows. With --structure it stops after "
         "the "
         "pages: that finds what would lead a reader astray, not a changed byte within a record.\n"
-        "slice writes part I of N (chunks stay whole, each split is cut on its own) as a store of its own: "
-        "what "
-        "one of N machines works on.\n"
-        "merge writes one store of the rows of several. Columns, encodings, codebooks, teachers' "
-        "fingerprints and "
-        "contracts must be equal; a row whose id an earlier store has is refused, or left out with "
+        "slice STORE --part I/N -o OUT.kd writes part I of N (chunks stay whole, each split is cut on its "
+        "own) as a "
+        "store of its own: what one of N machines works on.\n"
+        "merge OUT.kd STORE... writes one store of the rows of several. Columns, encodings, codebooks, "
+        "teachers' "
+        "fingerprints and contracts must be equal; a row whose id an earlier store has is refused, or left "
+        "out with "
         "--skip-duplicates. Parts of one store, in their order, give the store that one machine would have "
-        "written, root hash for root hash. Memory does not grow with the rows, but for the ids (32 bytes a "
-        "row) where "
-        "the stores are not parts of one.\n"
-        "import adds the outputs of a teacher that ran elsewhere: .npy, safetensors or JSON lines (dense, or "
-        "top-k "
-        "log-probabilities as inference servers print them). Rows are matched by id, or by the order that "
-        "--order "
-        "declares; missing, foreign and double rows are named before anything is written. A .kld file of "
-        "llama.cpp "
-        "makes a new store.\n"
-        "export writes columns as .npy, safetensors, JSON lines or CSV, by the end of the file's name or "
-        "--format.\n"
-        "compact writes every segment anew, with another zstd level if --level asks for one, into a folder "
-        "that "
+        "written, "
+        "root hash for root hash. Memory does not grow with the rows, but for the ids (32 bytes a row) where "
+        "the "
+        "stores are not parts of one.\n"
+        "import STORE FILE... --name NAME adds the outputs of a teacher that ran elsewhere: .npy, "
+        "safetensors or JSON "
+        "lines (dense, or top-k log-probabilities as inference servers print them). Rows are matched by id, "
+        "or by the "
+        "order that --order declares; missing, foreign and double rows are named before anything is written. "
+        "import FILE.kld -o OUT.kd --name NAME makes a new store of llama.cpp's --kl-divergence-base file.\n"
+        "export STORE COLUMN... -o FILE writes columns as .npy, safetensors, JSON lines or CSV, by the end "
+        "of the "
+        "file's name or --format.\n"
+        "compact STORE writes every segment anew, with another zstd level if --level asks for one, into a "
+        "folder that "
         "takes the old one's place; readers that have the store open are not disturbed.\n"
-        "drop takes a segment (the columns that one teacher's pass added) out of the store; the rows and "
-        "other "
-        "teachers are not touched.\n"
+        "drop STORE SEGMENT takes a segment (the columns that one teacher's pass added) out of the store; "
+        "the rows "
+        "and other teachers are not touched.\n"
         "slice, merge and import go on after a kill with --resume; compact does so by itself.",
     .examples = examples,
     .see_also = "kd-dump(1), kd-train(1), kd-eval(1)",
+    .words = words,
 };
 
 #define STRING(g, f, flag, m, h)                                                                             \

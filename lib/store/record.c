@@ -17,7 +17,6 @@
 #define XXH_STATIC_LINKING_ONLY /* XXH3_state_t on the stack */
 #include "store_private.h"
 
-
 #include <stdlib.h>
 #include <string.h>
 #include <xxhash.h>
@@ -264,17 +263,22 @@ void kd__block_filter(uint8_t *out, const kd_column *c, uint32_t rows, const kd_
         memcpy(out, b->data, b->bytes);
 }
 
-/* level 0: Huffman coding with next to no search for repetitions. Returns what zstd does. */
-static size_t zip(ZSTD_CCtx *zstd, int level, uint8_t *out, size_t room, const uint8_t *raw, size_t len)
+/* Ways to make a frame, beside zstd levels. */
+enum { WHOLE = 0, PIECES = -1, PIECE_LOG = 13 };
+
+/* WHOLE: Huffman coding with next to no search for repetitions. PIECES: the same with a table for every 8
+ * KiB: a frame's blocks are no longer than its window. Returns what zstd does. */
+static size_t zip(ZSTD_CCtx *zstd, int way, uint8_t *out, size_t room, const uint8_t *raw, size_t len)
 {
     ZSTD_CCtx_reset(zstd, ZSTD_reset_session_and_parameters);
-    ZSTD_CCtx_setParameter(zstd, ZSTD_c_compressionLevel, level ? level : 1);
+    ZSTD_CCtx_setParameter(zstd, ZSTD_c_compressionLevel, way > 0 ? way : 1);
     ZSTD_CCtx_setParameter(zstd, ZSTD_c_checksumFlag, 1);
-    if (!level) {
+    if (way <= 0) {
         ZSTD_CCtx_setParameter(zstd, ZSTD_c_strategy, ZSTD_fast);
         ZSTD_CCtx_setParameter(zstd, ZSTD_c_minMatch, 7);
         ZSTD_CCtx_setParameter(zstd, ZSTD_c_hashLog, 6);
     }
+    if (way == PIECES) ZSTD_CCtx_setParameter(zstd, ZSTD_c_windowLog, PIECE_LOG);
     return ZSTD_compress2(zstd, out, room, raw, len);
 }
 
@@ -283,13 +287,20 @@ size_t kd__record_pack(kd__record *r, const uint8_t *raw, uint8_t *out, ZSTD_CCt
     const size_t len = (size_t)r->raw, room = ZSTD_compressBound(len);
     uint8_t *to = out + KD__RECORD_HEAD;
     // What repeats among measured numbers repeats by chance, and to point at it often costs more bytes than
-    // it saves. Both frames have their turn in the same place; the first one is made again if it wins.
+    // it saves. Byte planes, and the parts of an encoded block, are unlike each other: a table of its own for
+    // each piece pays there, but tables take time to read, so they have to save 1/32. All frames have their
+    // turn in the same place; the one that wins is made again unless it was the last.
     const bool floats = kd_dtype_is_float((kd_dtype)r->dtype);
-    const size_t bare = floats ? zip(zstd, 0, to, room, raw, len) : 0;
+    const size_t whole = floats ? zip(zstd, WHOLE, to, room, raw, len) : SIZE_MAX;
+    const size_t pieces = floats ? zip(zstd, PIECES, to, room, raw, len) : SIZE_MAX;
     size_t n = zip(zstd, level, to, room, raw, len);
-    if (ZSTD_isError(n) || (floats && ZSTD_isError(bare)))
+    if (ZSTD_isError(n) || (floats && (ZSTD_isError(whole) || ZSTD_isError(pieces))))
         return 0; // stored as it is, its root would be another
-    if (floats && bare <= n) n = zip(zstd, 0, to, room, raw, len);
+    if (floats) {
+        const size_t best = kd_min_size(whole, n);
+        const int way = pieces + pieces / 32 <= best ? PIECES : whole <= n ? WHOLE : level;
+        if (way != level) n = zip(zstd, way, to, room, raw, len);
+    }
     if (ZSTD_isError(n)) return 0;
     r->codec = KD__CODEC_ZSTD;
     if (n > len - len / 32 || n >= len) {

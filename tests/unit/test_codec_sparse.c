@@ -409,6 +409,22 @@ static void a_codebook_lists_classes_by_falling_mean_probability(void **state)
           KD_ENUMERIC, "row 0 of the chunk, position 0, class 2");
 }
 
+static void a_codebook_lists_no_more_than_pays(void **state)
+{
+    (void)state;
+    enum { CLASSES = 20000 };
+    float *v = calloc(CLASSES, sizeof *v);
+    void *book;
+    size_t bytes;
+    assert_non_null(v);
+    for (int i = 0; i < CLASSES; i++) v[i] = (float)i / CLASSES; // the last class is the most probable
+    OK(kd_codec_learn("head-tail", CLASSES, NULL, v, 1, &book, &bytes, err));
+    assert_int_equal(bytes, 2 * 8192);
+    assert_int_equal(*(uint8_t *)book, (CLASSES - 1) & 255);
+    free(book);
+    free(v);
+}
+
 static void a_learned_codebook_makes_blocks_smaller(void **state)
 {
     (void)state;
@@ -459,6 +475,7 @@ int main(void)
         cmocka_unit_test(any_bytes_are_refused_or_read_in_order),
         cmocka_unit_test(a_damaged_codebook_is_refused),
         cmocka_unit_test(a_codebook_lists_classes_by_falling_mean_probability),
+        cmocka_unit_test(a_codebook_lists_no_more_than_pays),
         cmocka_unit_test(a_learned_codebook_makes_blocks_smaller),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -206,29 +206,38 @@ def codebook(buffer, column, index):
 # ---- writing ---------------------------------------------------------------------------------
 
 
-def _packer(level):
-    """Level 0: Huffman coding with next to no search for repetitions."""
+_WHOLE, _PIECES = 0, -1  # ways to make a frame, beside zstd levels
+
+
+def _packer(way):
+    """_WHOLE: Huffman coding with next to no search for repetitions. _PIECES: with a table for every 8 KiB."""
     packers = getattr(_local, "packers", None)
     if packers is None:
         packers = _local.packers = {}
-    if level not in packers:
-        search = {} if level else {"strategy": zstandard.STRATEGY_FAST, "min_match": 7, "hash_log": 6}
-        params = zstandard.ZstdCompressionParameters.from_level(level or 1, write_checksum=True, write_content_size=True,
-                                                                **search)
-        packers[level] = (zstandard.ZstdCompressor(compression_params=params) if search else
-                          zstandard.ZstdCompressor(level=level, write_checksum=True, write_content_size=True))
-    return packers[level]
+    if way not in packers:
+        frame = {"write_checksum": True, "write_content_size": True}
+        if way > 0:
+            packers[way] = zstandard.ZstdCompressor(level=way, **frame)
+        else:
+            search = {"strategy": zstandard.STRATEGY_FAST, "min_match": 7, "hash_log": 6}
+            search.update({"window_log": 13} if way == _PIECES else {})
+            params = zstandard.ZstdCompressionParameters.from_level(1, **frame, **search)
+            packers[way] = zstandard.ZstdCompressor(compression_params=params)
+    return packers[way]
 
 
 def pack(raw, level, *, dtype=0, encoding=0, filter=0, split=0, column=NO_CHUNK, chunk=NO_CHUNK, rows=0, first=0, tag=0):
     """A whole record of a filtered block, and its checksum."""
     n = len(raw)
     frame = _packer(level).compress(raw) if n else b""
-    # What repeats among measured numbers repeats by chance: Huffman coding alone is often smaller.
+    # What repeats among measured numbers repeats by chance: Huffman coding alone is often smaller. Pieces have to save
+    # 1/32, because their tables take time to read.
     if n and dtype in _FLOATS:
-        bare = _packer(0).compress(raw)
-        if len(bare) <= len(frame):
-            frame = bare
+        whole, pieces = _packer(_WHOLE).compress(raw), _packer(_PIECES).compress(raw)
+        if len(whole) <= len(frame):
+            frame = whole
+        if len(pieces) + len(pieces) // 32 <= len(frame):
+            frame = pieces
     codec = ZSTD
     if not n or len(frame) > n - n // 32 or len(frame) >= n:
         codec, frame = RAW, raw

@@ -9,6 +9,7 @@ from .base import MAX_BOOK, Block, Codec, Sparse
 from ..errors import Damaged, Limit, Usage
 
 _CENTRE, _MOST_BITS = 15, 24
+_MOST_LISTED = 8192  # classes in a codebook: rarer ones cost more there than their ranks save
 SEED = ("int", 0, -(1 << 63), (1 << 63) - 1)
 STEP = ("real", 0.0625, 0.001, 1)
 
@@ -83,7 +84,7 @@ class SparseCodec(Codec):
         return np.concatenate([listed, np.flatnonzero(~there)])
 
     def learn(self, values):
-        """Classes by falling mean probability, as far as their order is not that of their ids."""
+        """Classes by falling mean probability, as far as their order is not that of their ids; at most 8,192."""
         if self.width * id_bytes(self.width) > MAX_BOOK:
             raise Limit(f"encoding {self.name}: no codebook for {self.width} classes")
         Block(values, np.ones(len(values), np.int64)).check_finite()
@@ -95,6 +96,7 @@ class SparseCodec(Codec):
         order = np.lexsort((np.arange(self.width), -mean))
         back = np.flatnonzero(order[:-1] > order[1:])
         listed = order[:int(back[-1]) + 1] if len(back) else order[:0]
+        listed = listed[:_MOST_LISTED]
         return _planes(listed, id_bytes(self.width)).tobytes() or None
 
     # ---- writing -----------------------------------------------------------------------------
