@@ -97,6 +97,9 @@ typedef struct kd_loss_term {
     const char *teacher;       /* of the store; NULL: the only one */
     const char *tap, *feature; /* student's node, teacher's column; NULL where features are not needed */
     unsigned needs, serves;    /* as resolved by its keys */
+    bool linear;               /* in the teacher's probabilities: targets that are right on average do too */
+    double temperature;        /* NAN: on a schedule */
+    double dump_temperature;   /* that sparse targets are said to have */
 } kd_loss_term;
 int kd_loss_count(const kd_loss *l);
 kd_loss_term kd_loss_term_at(const kd_loss *l, int i); /* strings borrowed from l */

@@ -151,9 +151,8 @@ kd_status kd_config_flag(kd_config *c, const char *name, const char *value, kd_e
     else if (negated)
         return kd_fail(err, KD_EUSAGE, "%s: takes no value", shown);
     bool append = kd__option_is_strings(o) && table->source[i] == 2;
-    bool nothing = !value || (o->type == KD_OPTION_MAPS && !*value);
-    kd_status st =
-        kd__option_set(o, table->target, shown, &value, nothing ? 0 : 1, append && !nothing, &bad, err);
+    if (o->type == KD_OPTION_MAPS && value && !*value) append = false; // nothing empties the list
+    kd_status st = kd__option_set(o, table->target, shown, &value, value ? 1 : 0, append, &bad, err);
     if (st) return st;
     table->source[i] = 2;
     table->line[i] = 0;

@@ -214,6 +214,21 @@ static kd_status add_string(const char *name, const char *text, kd_strings *list
     return KD_OK;
 }
 
+/* One item of STRINGS; of MAPS any number, "a=1;a=2". */
+static kd_status add_texts(const kd_option *o, const char *name, const char *text, kd_strings *list,
+                           kd_err *err)
+{
+    kd_status st = KD_OK;
+    if (o->type != KD_OPTION_MAPS) return add_string(name, text, list, err);
+    for (size_t n; *text && !st; text += n + (text[n] == ';')) {
+        n = strcspn(text, ";");
+        char *item = kd_sprintf("%.*s", (int)n, text);
+        st = item ? add_string(name, item, list, err) : no_memory(name, err);
+        free(item);
+    }
+    return st;
+}
+
 static kd_status set_list(const kd_option *o, void *field, const char *name, const char *const *text,
                           size_t n, bool append, size_t *bad, kd_err *err)
 {
@@ -226,7 +241,7 @@ static kd_status set_list(const kd_option *o, void *field, const char *name, con
     for (size_t i = 0; i < n && !st; i++) {
         *bad = i;
         if (kd__option_is_strings(o))
-            st = add_string(name, text[i], &strings, err);
+            st = add_texts(o, name, text[i], &strings, err);
         else
             st = add_numbers(o, name, text[i], o->type == KD_OPTION_INTS ? &ints : NULL, &reals, err);
     }

@@ -115,7 +115,7 @@ static void draw(const kd__term *t, const kd__view *v, int64_t row, int32_t *con
 static double scale(const kd__term *t, float *unit, const float *x)
 {
     double length = t->k.normalize ? sqrt(t->vec->dot(x, x, t->n)) : 1;
-    for (int64_t i = 0; i < t->n; i++) unit[i] = length > 0 ? (float)(x[i] / length) : 0;
+    for (int64_t i = 0; i < t->n; i++) unit[i] = length == 0 ? 0 : (float)(x[i] / length);
     return length;
 }
 

@@ -26,16 +26,28 @@
 
 #include <math.h>
 #include <stdlib.h>
+#include <string.h>
 
-/* a (log a - log b) with 0 log 0 = 0 */
-static double gain(double a, double log_a, double log_b) { return a > 0 ? a * (log_a - log_b) : 0; }
+/* a (log a - log b) with 0 log 0 = 0; NaN stays */
+static double gain(double a, double log_a, double log_b) { return a == 0 ? 0 : a * (log_a - log_b); }
 
-/* log(share a + (1 - share) b) */
-static double log_mix(double share, double a, double log_a, double b, double log_b)
+/* log_m = log(share a + (1 - share) b); where the mixture is 0 it is finite and means nothing. */
+static void log_mix(const kd__term *t, double *log_m, double share, const double *a, const double *log_a,
+                    const double *b, const double *log_b, int64_t n)
 {
-    if (share == 0) return log_b;
-    if (share == 1) return log_a;
-    return log(share * a + (1 - share) * b);
+    if (share == 0 || share == 1) {
+        memcpy(log_m, share == 0 ? log_b : log_a, (size_t)n * sizeof *log_m);
+        return;
+    }
+    for (int64_t j = 0; j < n; j++) log_m[j] = share * a[j] + (1 - share) * b[j];
+    t->vec->log64(log_m, log_m, n);
+}
+
+/* a b / (share c + (1 - share) d) with 0 / 0 = 0 */
+static double over_mix(double a, double b, double share, double c, double d)
+{
+    double m = share * c + (1 - share) * d;
+    return m > 0 ? a * b / m : 0;
 }
 
 double kd__forward_kl(const kd__term *t, int64_t n, const double *p, const double *logp, const double *q,
@@ -67,8 +79,9 @@ double kd__jsd(const kd__term *t, int64_t n, const double *p, const double *logp
     double beta = t->k.beta, value = 0;
     if (beta == 0) return kd__forward_kl(t, n, p, logp, q, logq, h);
     if (beta == 1) return kd__reverse_kl(t, n, p, logp, q, logq, h);
+    log_mix(t, h, beta, p, logp, q, logq, n);
     for (int64_t j = 0; j < n; j++) {
-        double log_m = log_mix(beta, p[j], logp[j], q[j], logq[j]);
+        double log_m = h[j];
         h[j] = (1 - beta) * gain(q[j], logq[j], log_m);
         value += beta * gain(p[j], logp[j], log_m) + h[j];
     }
@@ -80,10 +93,10 @@ static double skew(const kd__term *t, int64_t n, const double *p, const double *
 {
     double a = t->k.alpha, value = 0;
     bool entropy = !kd__is(t->k.kl_form, "cross_entropy");
+    log_mix(t, h, a, p, logp, q, logq, n);
     for (int64_t j = 0; j < n; j++) {
-        double log_m = log_mix(a, p[j], logp[j], q[j], logq[j]);
-        value += gain(p[j], entropy ? logp[j] : 0, log_m);
-        h[j] = p[j] > 0 && a < 1 ? -(1 - a) * exp(logp[j] + logq[j] - log_m) : 0;
+        value += gain(p[j], entropy ? logp[j] : 0, h[j]);
+        h[j] = a > 0 ? -(1 - a) * over_mix(p[j], q[j], a, p[j], q[j]) : -p[j];
     }
     return value;
 }
@@ -92,10 +105,11 @@ static double skew_reverse(const kd__term *t, int64_t n, const double *p, const 
                            const double *logq, double *h)
 {
     double a = t->k.alpha, value = 0;
+    log_mix(t, h, a, q, logq, p, logp, n);
     for (int64_t j = 0; j < n; j++) {
-        double log_m = log_mix(a, q[j], logq[j], p[j], logp[j]), g = gain(q[j], logq[j], log_m);
+        double g = gain(q[j], logq[j], h[j]);
         value += g;
-        h[j] = q[j] > 0 && a > 0 ? g + q[j] - a * exp(2 * logq[j] - log_m) : g;
+        h[j] = a > 0 ? g + q[j] - a * over_mix(q[j], q[j], a, q[j], p[j]) : g;
     }
     return value;
 }
@@ -133,14 +147,20 @@ static kd_status plan(kd__term *t, size_t *shared, size_t *parts, kd_err *err)
     return KD_OK;
 }
 
-static kd_status check_share(const kd__term *t, double share, const char *key, kd_err *err)
+kd_status kd__check_beta(kd__term *t, kd_err *err)
 {
-    (void)t;
-    if (share > 1) return kd_fail(err, KD_EUSAGE, "%s: %g, expected a share from 0 to 1", key, share);
+    if (t->k.beta > 1) return kd_fail(err, KD_EUSAGE, "beta: %g, expected a share from 0 to 1", t->k.beta);
     return KD_OK;
 }
-static kd_status check_beta(kd__term *t, kd_err *err) { return check_share(t, t->k.beta, "beta", err); }
-static kd_status check_alpha(kd__term *t, kd_err *err) { return check_share(t, t->k.alpha, "alpha", err); }
+
+static kd_status check_alpha(kd__term *t, kd_err *err)
+{
+    if (t->k.alpha >= 1)
+        return kd_fail(err, KD_EUSAGE,
+                       "alpha: %g, expected a share of less than 1: at 1 a model is compared with itself",
+                       t->k.alpha);
+    return KD_OK;
+}
 
 /* ---- twins -------------------------------------------------------------------------------- */
 
@@ -269,7 +289,7 @@ static void describe_srkl(kd_buf *b, const kd__term *t)
 
 DENSE(reverse_kl, kd__reverse_kl, kd__naive_reverse_kl, NULL, "1/B sum_b KL(q || p)", "",
       "Gu et al. 2024 (MiniLLM); DistiLLM distillm/losses.py reverse_kl")
-DENSE(gjsd, kd__jsd, kd__naive_jsd, check_beta,
+DENSE(gjsd, kd__jsd, kd__naive_jsd, kd__check_beta,
       "1/B sum_b (beta KL(p || M) + (1-beta) KL(q || M)), M = beta p + (1-beta) q; beta 0, 1: KL(p || q), "
       "KL(q || p)",
       ",beta=0.5", "Agarwal et al. 2024 (GKD); TRL trl/experimental/gkd/gkd_trainer.py")

@@ -9,6 +9,7 @@
 typedef double kd__divergence(const kd__term *t, int64_t n, const double *p, const double *logp,
                               const double *q, const double *logq, double *h);
 kd__divergence kd__forward_kl, kd__reverse_kl, kd__jsd, kd__tvd;
+kd_status kd__check_beta(kd__term *t, kd_err *err); /* a share */
 /* The same from logarithms alone, in plain C, for twins. */
 double kd__naive_forward_kl(const kd__term *t, int64_t n, const double *logp, const double *logq);
 double kd__naive_reverse_kl(const kd__term *t, int64_t n, const double *logp, const double *logq);

@@ -13,14 +13,16 @@
 
 #include <math.h>
 
-/* log softmax at T -> its target's and the others' shares, and the log softmax over the others (in place). */
-static void split(double *logq, int64_t n, int64_t y, double *target, double *rest)
+/* log softmax -> logarithms of the target's share and of the others', and the log softmax over the others (in
+ * place; the target's is -INFINITY) with its exponential. */
+static void split(const kd__term *t, double *logq, double *q, int64_t n, int64_t y, double *target,
+                  double *rest)
 {
-    double held = logq[y];
+    *target = logq[y];
     logq[y] = -INFINITY;
-    *target = held;
-    *rest = kd__log_sum(logq, n);
+    *rest = t->vec->log_sum(logq, n);
     for (int64_t j = 0; j < n; j++) logq[j] -= *rest;
+    t->vec->exp64(q, logq, n);
 }
 
 static double gain(double log_a, double log_b) { return exp(log_a) > 0 ? exp(log_a) * (log_a - log_b) : 0; }
@@ -28,17 +30,17 @@ static double gain(double log_a, double log_b) { return exp(log_a) > 0 ? exp(log
 static double row(const kd__term *t, const kd__row *r)
 {
     int64_t n = r->n, y = r->label;
-    double *logq = r->scratch, *logp = logq + n, q_y, q_rest, p_y, p_rest, others = 0, T = t->T;
+    double *logq = r->scratch, *q = logq + n, *logp = q + n, *p = logp + n, q_y, q_rest, p_y, p_rest,
+           others = 0, T = t->T;
     if (n < 2) return 0;
     t->vec->softmax(logq, NULL, r->s, n, 1 / T);
     t->vec->softmax(logp, NULL, r->t, n, 1 / T);
-    split(logq, n, y, &q_y, &q_rest);
-    split(logp, n, y, &p_y, &p_rest);
+    split(t, logq, q, n, y, &q_y, &q_rest);
+    split(t, logp, p, n, y, &p_y, &p_rest);
     double slope = t->k.alpha * (exp(q_y) - exp(p_y)) / T;
-    for (int64_t j = 0; j < n; j++) {
-        if (j == y) continue;
-        others += gain(logp[j], logq[j]);
-        if (r->grad) r->grad[j] = t->k.beta * (exp(logq[j]) - exp(logp[j])) / T - slope * exp(logq[j]);
+    for (int64_t j = 0; j < n; j++) { // the target's p and q are 0 here
+        if (p[j] > 0) others += p[j] * (logp[j] - logq[j]);
+        if (r->grad) r->grad[j] = t->k.beta * (q[j] - p[j]) / T - slope * q[j];
     }
     if (r->grad) r->grad[y] = slope;
     return t->k.alpha * (gain(p_y, q_y) + gain(p_rest, q_rest)) + t->k.beta * others;
@@ -47,7 +49,7 @@ static double row(const kd__term *t, const kd__row *r)
 static kd_status plan(kd__term *t, size_t *shared, size_t *parts, kd_err *err)
 {
     (void)shared, (void)parts, (void)err;
-    t->scratch = (size_t)(2 * t->n);
+    t->scratch = (size_t)(4 * t->n);
     return KD_OK;
 }
 

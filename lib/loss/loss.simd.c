@@ -63,7 +63,8 @@ INLINE float exp_of(float x)
     return x < lo ? 0.0f : y != y ? y : p;
 }
 
-/* log of x >= 1, in double: x = 2^k m, log m = 2 atanh((m - 1) / (m + 1)), error below 1e-14. NaN stays. */
+/* log of a normal x > 0 (0: finite), in double: x = 2^k m, log m = 2 atanh((m - 1) / (m + 1)), error below
+ * 1e-14. NaN stays. */
 INLINE double log_of(double x)
 {
     uint64_t b, eb;
@@ -404,11 +405,20 @@ INLINE double exp_double(double x)
     double n = k - 6755399441055744.0;
     double r = y - n * 6.93147180369123816490e-01;
     r = r - n * 1.90821492927058770002e-10;
-    static const double c[] = {
-        1.0 / 479001600, 1.0 / 39916800, 1.0 / 3628800, 1.0 / 362880, 1.0 / 40320, 1.0 / 5040, 1.0 / 720,
-        1.0 / 120,       1.0 / 24,       1.0 / 6,       0.5,          1,           1};
     double p = 1.0 / 6227020800;
-    for (int i = 0; i < 13; i++) p = p * r + c[i];
+    p = p * r + 1.0 / 479001600;
+    p = p * r + 1.0 / 39916800;
+    p = p * r + 1.0 / 3628800;
+    p = p * r + 1.0 / 362880;
+    p = p * r + 1.0 / 40320;
+    p = p * r + 1.0 / 5040;
+    p = p * r + 1.0 / 720;
+    p = p * r + 1.0 / 120;
+    p = p * r + 1.0 / 24;
+    p = p * r + 1.0 / 6;
+    p = p * r + 1.0 / 2;
+    p = p * r + 1.0;
+    p = p * r + 1.0;
     uint64_t kb, pb;
     memcpy(&kb, &k, 8);
     memcpy(&pb, &p, 8);
@@ -428,7 +438,9 @@ static void softmax(double *restrict logq, double *restrict q, const float *z, i
             logq[i + j] = (z[i + j] - max) * inv_t;
             sum[j] += exp_double(logq[i + j]);
         }
-    for (int j = 0; i + j < n; j++) {
+    const int rest = (int)(n - i);
+#pragma omp simd
+    for (int j = 0; j < rest; j++) {
         logq[i + j] = (z[i + j] - max) * inv_t;
         sum[j] += exp_double(logq[i + j]);
     }
@@ -440,6 +452,56 @@ static void softmax(double *restrict logq, double *restrict q, const float *z, i
     if (!q) return;
 #pragma omp simd
     for (int64_t k = 0; k < n; k++) q[k] = exp_double(logq[k]);
+}
+
+static double log_sum(const double *x, int64_t n)
+{
+    _Alignas(64) double sum[LANES] = {0};
+    double max = -INFINITY, total = 0;
+    for (int64_t i = 0; i < n; i++) max = x[i] > max ? x[i] : max;
+    for (int64_t i = 0; i < n; i += LANES) {
+        const int rest = (int)(n - i < LANES ? n - i : LANES);
+#pragma omp simd
+        for (int j = 0; j < rest; j++) sum[j] += exp_double(x[i + j] - max);
+    }
+    for (int j = 0; j < LANES; j++) total += sum[j];
+    return max + log_of(total);
+}
+
+static void exp64(double *y, const double *x, int64_t n)
+{
+#pragma omp simd
+    for (int64_t i = 0; i < n; i++) y[i] = exp_double(x[i]);
+}
+
+static void log64(double *y, const double *x, int64_t n)
+{
+#pragma omp simd
+    for (int64_t i = 0; i < n; i++) y[i] = log_of(x[i]);
+}
+
+/* Cosines at i between j and every k, of student and teacher: cos = (g_jk - g_ij - g_ik + g_ii) inv_ij
+ * inv_ik. Writes share * slope of smooth L1 times inv_ij inv_ik to m (added); sums: of the value, of those,
+ * of slopes * cosines. */
+static void angles(const kd__angle *s, const kd__angle *t, double share, double *restrict m, int64_t n,
+                   double sums[3])
+{
+    _Alignas(64) double value[LANES] = {0}, along[LANES] = {0}, cosines[LANES] = {0};
+    for (int64_t k = 0; k < n; k += LANES) {
+        const int rest = (int)(n - k < LANES ? n - k : LANES);
+#pragma omp simd
+        for (int j = 0; j < rest; j++) {
+            double cs = (s->gj[k + j] - s->gij - s->gi[k + j] + s->gii) * s->ij * s->inv[k + j];
+            double ct = (t->gj[k + j] - t->gij - t->gi[k + j] + t->gii) * t->ij * t->inv[k + j];
+            double e = cs - ct, size = e < 0 ? -e : e, c = share * (e < -1 ? -1 : e > 1 ? 1 : e);
+            double both = c * s->ij * s->inv[k + j];
+            value[j] += share * (size < 1 ? 0.5 * e * e : size - 0.5);
+            m[k + j] += both;
+            along[j] += both;
+            cosines[j] += c * cs;
+        }
+    }
+    for (int j = 0; j < LANES; j++) sums[0] += value[j], sums[1] += along[j], sums[2] += cosines[j];
 }
 
 static double dot(const float *a, const float *b, int64_t n)
@@ -461,4 +523,5 @@ static void add(double *restrict y, const float *x, double c, int64_t n)
     for (int64_t i = 0; i < n; i++) y[i] += c * (double)x[i];
 }
 
-const kd__loss_vec FN(kd__loss_vec) = {block, log_softmax, exp_all, softmax, dot, add};
+const kd__loss_vec FN(kd__loss_vec) = {block, log_softmax, exp_all, softmax, log_sum,
+                                       exp64, log64,       dot,     add,     angles};

@@ -189,6 +189,13 @@ typedef struct kd__softmax_mix {
     float smooth;  /* label smoothing of ce */
 } kd__softmax_mix;
 
+/* The angles at one sample i between a second one j and all others, for rkd_angle: rows j and i of the Gram
+ * matrix, row i of inverse distances. */
+typedef struct kd__angle {
+    const double *gj, *gi, *inv;
+    double gij, gii, ij;
+} kd__angle;
+
 /* One set per instruction set (loss.simd.c). */
 struct kd__loss_vec {
     /* rows <= KD__LOSS_ROWS of z (student), t (teacher; NULL without kd), y (labels; NULL: all rows
@@ -201,8 +208,13 @@ struct kd__loss_vec {
     void (*exp)(float *y, const float *x, size_t n); /* <= 2 ulp; 0 below -87.33; x <= 88.3 */
     /* logq = log softmax(z / T), q = its exponential, of one row in double; q may be NULL. */
     void (*softmax)(double *logq, double *q, const float *z, int64_t n, double inv_t);
-    double (*dot)(const float *a, const float *b, int64_t n);
+    double (*log_sum)(const double *x, int64_t n);        /* log sum exp x; -INFINITY counts for nothing */
+    void (*exp64)(double *y, const double *x, int64_t n); /* x <= 0; 0 below -708 */
+    void (*log64)(double *y, const double *x, int64_t n); /* x > 0; finite for 0 */
+    double (*dot)(const float *a, const float *b, int64_t n);    /* of doubles */
     void (*add)(double *y, const float *x, double c, int64_t n); /* y += c x */
+    void (*angles)(const kd__angle *s, const kd__angle *t, double share, double *m, int64_t n,
+                   double sums[3]);
 };
 extern const kd__loss_vec kd__loss_vec_scalar, kd__loss_vec_avx2, kd__loss_vec_avx512;
 const kd__loss_vec *kd__loss_vec_of(kd_isa isa);

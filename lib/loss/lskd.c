@@ -25,26 +25,28 @@ static double centre(double *u, const float *z, int64_t n, int64_t ddof)
     return n > ddof ? sqrt(sum / (double)(n - ddof)) : 0;
 }
 
-/* x = u / (s T) becomes its log softmax */
-static void log_softmax(double *x, const double *u, int64_t n, double divisor)
+/* x = u / divisor becomes its log softmax, p the exponential of that */
+static void softmax(const kd__term *t, double *x, double *p, const double *u, int64_t n, double divisor)
 {
     for (int64_t j = 0; j < n; j++) x[j] = u[j] / divisor;
-    double sum = kd__log_sum(x, n);
+    double sum = t->vec->log_sum(x, n);
     for (int64_t j = 0; j < n; j++) x[j] -= sum;
+    t->vec->exp64(p, x, n);
 }
 
 static double row(const kd__term *t, const kd__row *r)
 {
     int64_t n = r->n, ddof = t->k.std_ddof;
-    double *u = r->scratch, *logq = u + n, *w = logq + n, *logp = w + n, value = 0, along = 0, mean = 0;
-    double std = centre(u, r->s, n, ddof), s = std + t->k.eps, *g = r->grad;
-    log_softmax(logp, w, n, (centre(w, r->t, n, ddof) + t->k.eps) * t->T);
-    log_softmax(logq, u, n, s * t->T);
+    double *u = r->scratch, *logq = u + n, *q = logq + n, *logp = q + n, *p = logp + n, value = 0, along = 0,
+           mean = 0;
+    double std_t = centre(u, r->t, n, ddof), *g = r->grad;
+    softmax(t, logp, p, u, n, (std_t + t->k.eps) * t->T);
+    double std = centre(u, r->s, n, ddof), s = std + t->k.eps;
+    softmax(t, logq, q, u, n, s * t->T);
     for (int64_t j = 0; j < n; j++) {
-        double p = exp(logp[j]);
-        if (p > 0) value += p * (logp[j] - logq[j]);
+        if (p[j] > 0) value += p[j] * (logp[j] - logq[j]);
         if (!g) continue;
-        g[j] = (exp(logq[j]) - p) / t->T;
+        g[j] = (q[j] - p[j]) / t->T;
         along += g[j] * u[j];
     }
     if (!g) return value;
@@ -59,7 +61,7 @@ static double row(const kd__term *t, const kd__row *r)
 static kd_status plan(kd__term *t, size_t *shared, size_t *parts, kd_err *err)
 {
     (void)shared, (void)parts, (void)err;
-    t->scratch = (size_t)(4 * t->n);
+    t->scratch = (size_t)(5 * t->n);
     return KD_OK;
 }
 

@@ -175,6 +175,9 @@ kd_loss_term kd_loss_term_at(const kd_loss *l, int i)
                           .tap = t->k.tap,
                           .feature = t->k.feature,
                           .needs = t->o->pub.needs,
+                          .linear = t->o == &kd__objective_kd || t->o == &kd__objective_kd_ce,
+                          .dump_temperature = t->k.dump_temperature,
+                          .temperature = t->temperature_of.shape == KD__CONSTANT ? t->T : NAN,
                           .serves =
                               kd__is(t->k.sparse, "sampled") ? (unsigned)KD_LOSS_EXPECTED : t->o->pub.serves};
 }

@@ -25,6 +25,9 @@ static double squared(const double *g, int64_t n, int64_t i, int64_t j)
 
 /* ---- distance ----------------------------------------------------------------------------- */
 
+/* NaN stays, which fmax would hide. */
+static double distance(double squared, double eps) { return sqrt(squared < eps ? eps : squared); }
+
 static double total(const double *x, int64_t n)
 {
     double sum = 0;
@@ -40,8 +43,8 @@ static void distances(const kd__term *t, kd__pairs *x)
     for (int64_t i = 0; i < n; i++) {
         double ss = 0, st = 0;
         for (int64_t j = 0; j < n; j++) {
-            ss += x->a[i * n + j] = i == j ? 0 : sqrt(fmax(squared(x->gs, n, i, j), t->k.eps));
-            st += x->b[i * n + j] = i == j ? 0 : sqrt(fmax(squared(x->gt, n, i, j), t->k.eps));
+            ss += x->a[i * n + j] = i == j ? 0 : distance(squared(x->gs, n, i, j), t->k.eps);
+            st += x->b[i * n + j] = i == j ? 0 : distance(squared(x->gt, n, i, j), t->k.eps);
         }
         x->u[i] = ss;
         x->u[n + i] = st;
@@ -130,30 +133,24 @@ static double inverse(const double *g, int64_t n, int64_t i, int64_t j)
     return i != j && d2 > 1e-14 * (g[i * n + i] + g[j * n + j]) ? 1 / sqrt(d2) : 0;
 }
 
-static double cosine(const double *g, const double *inv, int64_t n, int64_t i, int64_t j, int64_t k)
+static kd__angle angle(const double *g, const double *inv, int64_t n, int64_t i, int64_t j)
 {
-    return (g[j * n + k] - g[i * n + j] - g[i * n + k] + g[i * n + i]) * inv[i * n + j] * inv[i * n + k];
+    return (kd__angle){g + j * n, g + i * n, inv + i * n, g[i * n + j], g[i * n + i], inv[i * n + j]};
 }
 
-/* All triplets that have j as their second: row j of M (in k), column j of the other two (in as, aw). */
-static double triplets(const kd__pairs *x, int64_t j, double share, double *s, double *w)
+/* All triplets that have j as their second: row j of M (in k), column j of s and w. */
+static double triplets(const kd__term *t, const kd__pairs *x, int64_t j, double share, double *s, double *w)
 {
     const int64_t n = x->n;
-    const double *is = x->a, *it = x->b;
     double value = 0;
     for (int64_t k = 0; k < n; k++) x->k[j * n + k] = 0;
     for (int64_t i = 0; i < n; i++) {
-        double along = 0, cosines = 0, ij = is[i * n + j];
-        for (int64_t k = 0; k < n; k++) {
-            double cs = cosine(x->gs, is, n, i, j, k), e = cs - cosine(x->gt, it, n, i, j, k);
-            double c = share * clamp(e), both = c * ij * is[i * n + k];
-            value += share * kd__smooth_l1(e);
-            x->k[j * n + k] += both;
-            along += both;
-            cosines += c * cs;
-        }
-        s[i * n + j] = along;
-        w[i * n + j] = cosines * ij * ij;
+        kd__angle student = angle(x->gs, x->a, n, i, j), teacher = angle(x->gt, x->b, n, i, j);
+        double sums[3] = {0};
+        t->vec->angles(&student, &teacher, share, x->k + j * n, n, sums);
+        value += sums[0];
+        s[i * n + j] = sums[1];
+        w[i * n + j] = sums[2] * student.ij * student.ij;
     }
     return value;
 }
@@ -170,7 +167,7 @@ static void fill_angle(kd__term *t, kd__pairs *x)
             x->b[i * n + j] = inverse(x->gt, n, i, j);
         }
 #pragma omp for schedule(static)
-    for (int64_t j = 0; j < n; j++) t->partial[j] = triplets(x, j, share, s, w);
+    for (int64_t j = 0; j < n; j++) t->partial[j] = triplets(t, x, j, share, s, w);
     if (!x->slopes) return;
 #pragma omp for schedule(static)
     for (int64_t i = 0; i < n; i++) {

@@ -168,15 +168,26 @@ static kd_status plan(kd__term *t, size_t *shared, size_t *parts, kd_err *err)
     return KD_OK;
 }
 
+/* Whether KL(q || p) is asked for where p has zeros. */
+static kd_status check_zeros(const kd__term *t, bool reverse, const char *key, kd_err *err)
+{
+    if (!reverse || kd__is(t->k.sparse, "bucket") || kd__is(t->k.sparse, "both")) return KD_OK;
+    return kd_fail(err, KD_EUSAGE,
+                   "%s is infinite with sparse: %s, where the teacher has 0 outside the kept classes; use "
+                   "sparse: bucket "
+                   "or both",
+                   key, t->k.sparse);
+}
+
 static kd_status check(kd__term *t, kd_err *err)
 {
-    if (kd__is(t->k.direction, "reverse") && !kd__is(t->k.sparse, "bucket") && !kd__is(t->k.sparse, "both"))
-        return kd_fail(
-            err, KD_EUSAGE,
-            "direction: reverse is infinite with sparse: %s, where the teacher has 0 outside the kept "
-            "classes; use sparse: bucket or both",
-            t->k.sparse);
-    return KD_OK;
+    return check_zeros(t, kd__is(t->k.direction, "reverse"), "direction: reverse", err);
+}
+
+static kd_status check_jsd(kd__term *t, kd_err *err)
+{
+    kd_status st = kd__check_beta(t, err);
+    return st ? st : check_zeros(t, t->k.beta == 1, "beta: 1", err);
 }
 
 /* ---- twins -------------------------------------------------------------------------------- */
@@ -293,7 +304,7 @@ static void describe(kd_buf *b, const kd__term *t)
 SPARSE(sparse_kl, check, "1/B sum_b KL(p || q) by one of six conventions: key sparse",
        "sparse=bucket,kl_form=kl,direction=forward",
        "Anshumann et al. 2025 (RS-KD); Megatron-LM, DistillKit, ModelOpt, FKD, TinyViT by convention")
-SPARSE(sparse_jsd, NULL,
+SPARSE(sparse_jsd, check_jsd,
        "1/B sum_b (beta KL(p || M) + (1-beta) KL(q || M)), M = beta p + (1-beta) q; key sparse",
        "sparse=bucket,beta=0.5", "Agarwal et al. 2024 (GKD); DistillKit lossfuncs/jsd.py")
 SPARSE(sparse_tvd, NULL, "1/B sum_b 1/2 ||p - q||_1; key sparse", "sparse=bucket",

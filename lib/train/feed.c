@@ -84,6 +84,7 @@ static kd_status fill_logits(kd__targets *g, const kd_trainer *t, int slot, cons
     const kd_column *c = kd__trainer_column(t, slot);
     size_t classes = (size_t)t->slot_classes[slot];
     float *z = g->logits[slot]; // (rows, classes)
+    g->sparse[slot] = sparse;
     kd_status st = sparse ? KD_OK : kd_to_f32(z, raw, c->dtype, rows->n * classes);
     if (sparse) kd__logits_scatter(z, c, sparse, rows->n, classes);
     if (st)
@@ -200,8 +201,8 @@ static kd_status read_column(kd_trainer *t, int slot, uint32_t chunk, uint32_t r
 static kd_status block_decode(kd__block *b, kd_trainer *t, kd_err *err)
 {
     void *raw[KD_LOADER_COLUMNS] = {0};
-    kd_sparse sparse[KD_LOADER_COLUMNS] = {0};
     const kd_sparse *given[KD_LOADER_COLUMNS] = {0};
+    kd_sparse *sparse = t->cached ? b->sparse : t->blocks[0].sparse;
     kd_status st = KD_OK;
     kd__rows rows = {.first = kd_store_chunk(t->store, b->chunk)->first, .n = b->rows};
     for (int i = 0; i < t->ncolumns && !st; i++) {
@@ -212,10 +213,8 @@ static kd_status block_decode(kd__block *b, kd_trainer *t, kd_err *err)
         if (sparse[i].positions) given[i] = &sparse[i];
     }
     if (!st) st = kd__targets_fill(&b->targets, t, (const void *const *)raw, given, &rows, err);
-    for (int i = 0; i < t->ncolumns; i++) {
+    for (int i = 0; i < t->ncolumns; i++)
         if (raw[i] != b->input) free(raw[i]);
-        kd_sparse_release(&sparse[i]);
-    }
     return st;
 }
 
@@ -258,6 +257,8 @@ void kd__valid_close(kd_trainer *t)
         kd__targets_release(&t->blocks[i].targets);
         free(t->blocks[i].input);
     }
+    for (size_t i = 0; i < t->nblocks; i++)
+        for (int k = 0; k < KD_LOADER_COLUMNS; k++) kd_sparse_release(&t->blocks[i].sparse[k]);
     free(t->blocks);
     kd_cursor_close(t->cursor);
     t->blocks = NULL;

@@ -34,27 +34,34 @@ static size_t teacher_names(const kd_store *s, kd_buf *names)
     return n;
 }
 
+/* What an objective asks of a column is said in the codecs' words. */
+_Static_assert((int)KD_LOSS_VALUES == (int)KD_SERVES_VALUES &&
+                   (int)KD_LOSS_SOFTMAX == (int)KD_SERVES_SOFTMAX &&
+                   (int)KD_LOSS_HEAD == (int)KD_SERVES_HEAD &&
+                   (int)KD_LOSS_EXPECTED == (int)KD_SERVES_EXPECTED,
+               "one set of bits");
+
 /* The teacher that the terms of the mix name; NULL: none does. */
 static const char *teacher_wanted(const kd_loss *l)
 {
     for (int i = 0; i < kd_loss_count(l); i++) {
         kd_loss_term term = kd_loss_term_at(l, i);
-        if (term.needs & KD_NEEDS_LOGITS && term.teacher) return term.teacher;
+        if (term.needs & ~(unsigned)KD_NEEDS_LABELS && term.teacher) return term.teacher;
     }
     return NULL;
 }
 
-/* What this trainer can feed: labels and the dense logits of one teacher. */
+/* What this trainer can feed: labels and one teacher's logits, dense or sparse. */
 static kd_status check_terms(const kd__run *r, kd_err *err)
 {
     const char *want = teacher_wanted(r->loss);
     for (int i = 0; i < kd_loss_count(r->loss); i++) {
         kd_loss_term term = kd_loss_term_at(r->loss, i);
         char needs[160];
-        if (term.needs & ~(unsigned)(KD_NEEDS_LABELS | KD_NEEDS_LOGITS))
+        if (term.needs & ~(unsigned)(KD_NEEDS_LABELS | KD_NEEDS_LOGITS | KD_NEEDS_SPARSE))
             return kd_fail(err, KD_EUNSUPPORTED, "%s: %s needs %s, which kd-train does not read yet",
                            r->spec.name, term.label, kd_loss_needs_text(term.needs, needs, sizeof(needs)));
-        if (term.needs & KD_NEEDS_LOGITS && want && (!term.teacher || strcmp(term.teacher, want)))
+        if (term.needs & ~(unsigned)KD_NEEDS_LABELS && want && (!term.teacher || strcmp(term.teacher, want)))
             return kd_fail(err, KD_EUNSUPPORTED,
                            "%s: %s learns from %s and another term from %s; one mix has one "
                            "teacher",
@@ -117,8 +124,11 @@ static kd_status check_columns(const kd_trainer *t, const kd__run *r, int input,
                        y->name);
     char where[300];
     if (z)
-        return kd__logits_check(t, z, r->spec.loss.temperature,
-                                kd_config_where(&r->spec.config, "loss.temperature", where, sizeof(where)), err);
+        return kd__logits_check(t, z, r->loss,
+                                kd_config_where(&r->spec.config,
+                                                r->spec.loss.terms.n ? "loss.terms" : "loss.temperature",
+                                                where, sizeof(where)),
+                                err);
     return KD_OK;
 }
 
@@ -251,7 +261,13 @@ kd_status kd__run_create(kd__run **out, kd_trainer *t, const kd_student_spec *sp
     else if (!(st = check_role(&r->spec, role, err)) && (st = kd_loss_create(&r->loss, &r->spec.loss, err)))
         kd_fail_in(err, st, "%s", spec->config.path ? spec->config.path : r->spec.name);
     if (st || (st = check_terms(r, err)) || (st = resolve(r, spec, t, err))) goto out;
-    kd_loss_shape shape = {.rows = rows, .classes = r->classes, .threads = t->p.threads};
+    double temperatures[KD_CODEC_MAX_TEMPERATURES];
+    kd_loss_shape shape = {.rows = rows,
+                           .classes = r->classes,
+                           .threads = t->p.threads,
+                           .temperatures = temperatures};
+    if (r->logits >= 0)
+        shape.ntemperatures = kd__logits_temperatures(kd__trainer_column(t, r->logits), temperatures);
     if ((st = kd_loss_plan(r->loss, &shape, err))) goto out;
     if (!(r->contract = kd__contract(t, r))) st = kd_fail(err, KD_ENOMEM, "out of memory");
 out:
@@ -325,5 +341,5 @@ size_t kd__run_bytes(const kd__run *r)
     size_t slabs = 2 + (r->moment2 != NULL) + (r->best != NULL);
     if (!r->model) return 0;
     return (slabs * r->slab + r->buffers) * sizeof(float) + (r->ex ? kd_exec_bytes(r->ex) : 0) +
-           (r->eval ? kd_exec_bytes(r->eval) : 0);
+           (r->eval ? kd_exec_bytes(r->eval) : 0) + kd_loss_bytes(r->loss);
 }

@@ -12,6 +12,7 @@
 #include "train_private.h"
 
 #include <math.h>
+#include <string.h>
 
 /* raw: (rows, input shape) as stored -> the exec's input. By the whole team. */
 static void feed_input(const kd__run *r, kd_exec *ex, const void *raw, size_t rows)
@@ -26,10 +27,31 @@ static void feed_input(const kd__run *r, kd_exec *ex, const void *raw, size_t ro
     }
 }
 
+/* What terms read that compare with sparse targets. */
+typedef struct sparse_inputs {
+    kd_loss_input term[KD_LOSS_TERMS];
+    kd_loss_sparse targets;
+} sparse_inputs;
+
+/* in: memory for the batch, which borrows it. */
 static kd_loss_batch loss_batch(const kd__run *r, kd_exec *ex, const kd__targets *g, size_t first,
-                                int64_t rows)
+                                int64_t rows, sparse_inputs *in)
 {
+    const kd_sparse *s = r->logits >= 0 ? g->sparse[r->logits] : NULL;
+    memset(in, 0, sizeof(*in));
+    for (int i = 0; s && i < kd_loss_count(r->loss); i++) in->term[i].sparse = &in->targets;
+    if (s) {
+        size_t at = first * (size_t)s->temperatures;
+        in->targets = (kd_loss_sparse){s->offset + first,
+                                       s->id,
+                                       s->value,
+                                       s->temperatures,
+                                       s->temperature,
+                                       s->tail ? s->tail + at : NULL,
+                                       s->logz ? s->logz + at : NULL};
+    }
     return (kd_loss_batch){
+        .inputs = s ? in->term : NULL,
         .rows = rows,
         .classes = r->classes,
         .logits = kd_exec_value(ex, r->model->logits),
@@ -60,7 +82,8 @@ static void step(kd__run *r)
     kd_cpu_flush_denormals();
     feed_input(r, r->ex, f->b.column[r->input], f->b.rows);
     kd_exec_forward(r->ex);
-    kd_loss_batch b = loss_batch(r, r->ex, &f->targets, 0, f->b.rows);
+    sparse_inputs in;
+    kd_loss_batch b = loss_batch(r, r->ex, &f->targets, 0, f->b.rows, &in);
     b.dlogits = kd_exec_grad(r->ex, r->model->logits);
     kd_loss_run(r->loss, &b);
     bool finite = isfinite(kd_loss_value(r->loss));
@@ -103,7 +126,8 @@ static void evaluate(kd__run *r, const kd__block *b)
         size_t n = kd_min_size(KD__EVAL_BATCH, b->rows - first);
         feed_input(r, r->eval, (const char *)b->input + first * row, n);
         kd_exec_forward(r->eval);
-        kd_loss_batch lb = loss_batch(r, r->eval, &b->targets, first, (int64_t)n);
+        sparse_inputs in;
+        kd_loss_batch lb = loss_batch(r, r->eval, &b->targets, first, (int64_t)n, &in);
         kd_loss_run(r->loss, &lb);
 #pragma omp single
         {

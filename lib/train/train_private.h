@@ -114,8 +114,9 @@ bool kd__optimizer_step(kd__run *r, const float *grads);
 
 /* Labels and teacher logits of some rows, ready for the losses. */
 typedef struct kd__targets {
-    int32_t *labels;                  /* (rows); NULL: no labels */
-    float *logits[KD_LOADER_COLUMNS]; /* (rows, classes) per slot; NULL: none */
+    int32_t *labels;                            /* (rows); NULL: no labels */
+    float *logits[KD_LOADER_COLUMNS];           /* (rows, classes) per slot; NULL: none */
+    const kd_sparse *sparse[KD_LOADER_COLUMNS]; /* the same of a sparse column; borrowed; NULL: dense */
     uint64_t labelled,
         hits[KD_LOADER_COLUMNS]; /* per slot: labelled rows whose top class the teacher has right */
 } kd__targets;
@@ -136,6 +137,7 @@ typedef struct kd__block {
     uint32_t chunk, rows;
     void *input;
     kd__targets targets;
+    kd_sparse sparse[KD_LOADER_COLUMNS]; /* what targets borrow */
 } kd__block;
 
 /* lookup of a row's number in the store, for messages: row[i], or first + i when row is NULL. */
@@ -146,13 +148,15 @@ typedef struct kd__rows {
 } kd__rows;
 kd_status kd__targets_alloc(kd__targets *g, const kd_trainer *t, uint32_t rows, kd_err *err);
 void kd__targets_release(kd__targets *g);
-/* Whether a column of logits serves loss.kd at this temperature; refuses by name. where: of the key. */
-kd_status kd__logits_check(const kd_trainer *t, const kd_column *z, double temperature, const char *where,
+/* Whether a column of logits serves every term of the mix; refuses by name. where: of the key. */
+kd_status kd__logits_check(const kd_trainer *t, const kd_column *z, const kd_loss *l, const char *where,
                            kd_err *err);
+/* Temperatures for which the column keeps the tail mass; returns their number. */
+int kd__logits_temperatures(const kd_column *z, double out[KD_CODEC_MAX_TEMPERATURES]);
 /* z: (rows, classes) receives values whose softmax at the temperature of the dump is what s holds. */
 void kd__logits_scatter(float *z, const kd_column *c, const kd_sparse *s, uint32_t rows, size_t classes);
-/* raw[slot], or sparse[slot] where that is not NULL: rows of the trainer's columns. KD_ECORRUPT names store, column and row of a label out of
- * range or a logit that is not finite. */
+/* raw[slot], or sparse[slot] where that is not NULL: rows of the trainer's columns. KD_ECORRUPT names store,
+ * column and row of a label out of range or a logit that is not finite. */
 kd_status kd__targets_fill(kd__targets *g, const kd_trainer *t, const void *const *raw,
                            const kd_sparse *const *sparse, const kd__rows *rows, kd_err *err);
 

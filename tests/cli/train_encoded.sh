@@ -60,8 +60,36 @@ P
 
 refused 2 "teachers" "one of several teachers must be named" "$KD_BIN/kd-train" -s f.kd s.yaml -o none
 refused 2 "top/logits \(topk\) serves .*dump again with kd-dump --encoding log8" "top-k is refused, and what to do" train none top
-refused 3 "heads/logits \(head-tail\) serves .* which is 4; loss.temperature is 2: set 4 in s.yaml" \
+refused 3 "heads/logits \(head-tail\) serves .* which is 4; the temperature of kd is 2: set 4 in s.yaml" \
   "another temperature than the dump's is refused" train none heads --set loss.temperature=2
+cat >sparse.yaml <<Y
+name: sparse
+model: {arch: mlp, hidden: [16]}
+loss: [{name: sparse_kl, weight: 0.9}, {name: ce, weight: 0.1}]
+train: {epochs: 3, batch: 64, lr: 0.003}
+Y
+sparse() { # sparse FOLDER TEACHER TERMS OPTIONS...
+  out=$1 teacher=$2 terms=$3
+  shift 3
+  "$KD_BIN/kd-train" -s f.kd sparse.yaml -o "$out" --set "loss.teacher=$teacher" --set "loss.terms=$terms" "$@"
+}
+refused 2 "dense/logits \(dense\) does not hold what sparse_kl needs.*topk:k=64" "sparse objectives refuse dense logits" \
+  "$KD_BIN/kd-train" -s f.kd sparse.yaml -o none --set loss.teacher=dense
+refused 2 "heads/logits \(head-tail\) does not hold what sparse_kl needs, the largest classes" "and the wrong kind of sparse ones" \
+  sparse none heads name=sparse_kl
+refused 3 "draws/logits \(sample\) was dumped at temperature 4; dump_temperature of sparse_kl is 1" "and another temperature" \
+  sparse none draws name=sparse_kl,sparse=sampled
+refused 2 "sparse: bucket needs the teacher.s normaliser at T = 3" "and one whose normaliser was not kept" \
+  sparse none top name=sparse_kl,temperature=3
+refused 2 "top/logits \(topk\) serves .*dkd needs soft targets of all classes" "a dense objective is refused by its name" \
+  sparse none top name=dkd
+check "a student learns from the largest classes" "$KD_BIN/kd-train" -s f.kd sparse.yaml -o top1 --set loss.teacher=top --threads 1
+check "with three threads too" "$KD_BIN/kd-train" -s f.kd sparse.yaml -o top3 --set loss.teacher=top --threads 3
+same "the same weights" "$(jq -r .weight_hash top1/provenance.json)" "$(jq -r .weight_hash top3/provenance.json)"
+same "by the formula of its log" "$(jq -r .formula top1/provenance.json)" "0.9 KL(p and rest, q and rest)/B (T=1) + 0.1 CE"
+same "the cached teacher's accuracy is that of the kept classes" \
+  "$(tail -n 1 top1/metrics.jsonl | jq '.teacher_accuracy > 0.7')" true
+
 check "labels alone need no logits" "$KD_BIN/kd-train" -s f.kd s.yaml -o plain --set loss.kd=0 --set loss.ce=1 --rows 640
 
 for t in dense half int8 log8 heads draws; do check "a student learns from $t" train "$t" "$t" --threads 2; done
@@ -72,6 +100,10 @@ for t in "half 0.01 0.04" "int8 0.05 0.04" "log8 0.05 0.08" "heads 0.1 0.5" "dra
   far=$(distance dense "$1")
   same "and its weights lie near ($far)" "$(near 0 "$far" "$3")" true
 done
+drawn="name=sparse_kl,weight=0.9,sparse=sampled,temperature=4,dump_temperature=4,t2=on,kl_form=cross_entropy;name=ce,weight=0.1"
+check "drawn classes are read as they are" sparse drawn draws "$drawn" --threads 2 --window-rows 1024
+far=$(distance draws drawn)
+same "and give the weights of their scattered form ($far)" "$(near 0 "$far" 0.001)" true
 same "other targets, other weights" "$(for t in dense half int8 log8 heads draws; do hash_of $t; done | sort -u | wc -l)" 6
 
 for t in int8 heads; do

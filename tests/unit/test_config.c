@@ -450,6 +450,10 @@ static void mappings_in_a_list_become_texts(void **state)
         assert_int_equal(m.parts.n, 2);
         assert_string_equal(m.parts.v[0], "a=1,b=two words");
         assert_string_equal(m.parts.v[1], "c=x");
+        assert_int_equal(kd_config_flag(&c, "mix.parts", "", &err), KD_OK);
+        assert_int_equal(m.parts.n, 0);
+        assert_int_equal(kd_config_flag(&c, "mix.parts", "a=1,b=two words;c=x", &err), KD_OK);
+        assert_int_equal(m.parts.n, 2);
         json_t *j = kd_config_json(&c);
         assert_int_equal(kd_config_add(&again, table, KD_COUNT(table), &n, &err), KD_OK);
         assert_int_equal(kd_config_from_json(&again, j, "config.json", &err), KD_OK);

@@ -33,10 +33,10 @@ static const char *const cases[] = {
     "name=gjsd,beta=1",
     "name=skl",
     "name=skl,alpha=0,kl_form=cross_entropy",
-    "name=skl,alpha=1",
+    "name=skl,alpha=0.9,t2=on,temperature=2",
     "name=srkl",
     "name=srkl,alpha=0,temperature=2",
-    "name=srkl,alpha=1",
+    "name=srkl,alpha=0.9",
     "name=tvd,temperature=2",
     "name=dkd",
     "name=dkd,temperature=1,alpha=0.5,beta=2,t2=off,reduction=element",
@@ -338,6 +338,21 @@ static void extremes_and_degenerate_batches_stay_finite(void **state)
         }
 }
 
+static void a_nan_of_the_student_shows_in_the_value(void **state)
+{
+    (void)state;
+    for (size_t c = 0; c < KD_COUNT(cases); c++) {
+        sample x = make_sample(cases[c], 5, 6, RANDOM, 11);
+        ready(&x, 1);
+        float *s = (float *)(uintptr_t)(x.in.student ? x.in.student : x.b.logits);
+        /* A number that counts: a kept class where only those are seen. */
+        s[x.n + (x.sparse.id ? x.sparse.id[x.sparse.offset[1]] : 1)] = NAN;
+        kd_loss_run(x.l, &x.b);
+        if (isfinite(kd_loss_value(x.l))) fail_msg("%s: %g", cases[c], kd_loss_value(x.l));
+        free_sample(&x);
+    }
+}
+
 static void bits_do_not_depend_on_the_number_of_threads(void **state)
 {
     (void)state;
@@ -399,6 +414,7 @@ int main(void)
         cmocka_unit_test(every_objective_has_a_case_here),
         cmocka_unit_test(values_and_gradients_equal_the_twins),
         cmocka_unit_test(extremes_and_degenerate_batches_stay_finite),
+        cmocka_unit_test(a_nan_of_the_student_shows_in_the_value),
         cmocka_unit_test(bits_do_not_depend_on_the_number_of_threads),
         cmocka_unit_test(only_the_value_is_the_same_value_and_changes_no_state),
     };
