@@ -94,12 +94,14 @@ void kd_loss_free(kd_loss *l);
 typedef struct kd_loss_term {
     const kd_objective *objective;
     const char *label;         /* its name in logs, unique in the mix */
-    const char *teacher;       /* of the store; NULL: the only one */
+    const char *teacher;       /* of the store; NULL: the only one. Several: "a*0.7 b*0.3" */
+    const char *ensemble;      /* what several come to: logits, probabilities, best */
     const char *tap, *feature; /* student's node, teacher's column; NULL where features are not needed */
     unsigned needs, serves;    /* as resolved by its keys */
-    bool linear;               /* in the teacher's probabilities: targets that are right on average do too */
-    double temperature;        /* NAN: on a schedule */
-    double dump_temperature;   /* that sparse targets are said to have */
+    double temperature;        /* now */
+    double dump_temperature;   /* that sparse targets have already; 0: no such key */
+    double weight;             /* now */
+    bool differences;          /* of scores: the teacher has one number less */
 } kd_loss_term;
 int kd_loss_count(const kd_loss *l);
 kd_loss_term kd_loss_term_at(const kd_loss *l, int i); /* strings borrowed from l */

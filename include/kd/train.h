@@ -119,7 +119,7 @@ void kd_trainer_result(const kd_trainer *t, size_t i, kd_train_result *r);
 /* Blocks (chunks x columns) of training rows decoded by this run, and what one decode of each chunk an epoch
  * would be (one a run where all rows fit into one window): equal when all is well, fewer after a resume. */
 void kd_trainer_reads(const kd_trainer *t, uint64_t *decoded, uint64_t *expected);
-double kd_trainer_stall(const kd_trainer *t); /* seconds in which all students waited for rows */
+double kd_trainer_stall(const kd_trainer *t);        /* seconds in which all students waited for rows */
 size_t kd_trainer_reader_bytes(const kd_trainer *t); /* of the loader's windows and streams; 0 before plan */
 /* Formula of student i as resolved; free() it. */
 char *kd_trainer_formula(const kd_trainer *t, size_t i);
