@@ -100,14 +100,30 @@ typedef struct kd_view_spec {
     bool identity;  /* view 0 is the row as it is */
     double noise;   /* standard deviation, raw units; u8 is rounded and kept within 0 to 255 */
     double fill;    /* raw value beyond the edge and in the square */
+    double crop;    /* smallest share of the area that a random part keeps before it is stretched; 0: off */
+    double mixup, cutmix; /* shares of the views that are averaged with another row, that have a piece of one */
 } kd_view_spec;
 extern const kd_option kd_view_options[]; /* keys views.count, ...; flags --views, --view-seed, ... */
 extern const size_t kd_view_options_n;
-/* Whether views of this input column can be made: u8 or f32, (height, width[, channels]), or a vector where noise is
- * all. KD_EUSAGE, KD_EUNSUPPORTED. */
+/* Whether views of this input column can be made: u8 or f32, (height, width[, channels]), or a vector where
+ * noise and mixup are all. KD_EUSAGE, KD_EUNSUPPORTED. */
 kd_status kd_view_check(const kd_view_spec *s, const kd_column *input, kd_err *err);
-/* in, out: one row of the column; they do not overlap. The spec was checked. Any thread. */
-void kd_view_apply(const kd_view_spec *s, const kd_column *input, kd_id row, uint32_t view, const void *in, void *out);
+/* What is mixed into a view: another row of the same chunk, and what remains of its own. */
+typedef struct kd_view_mix {
+    bool mixed;
+    uint32_t other; /* its place in the chunk */
+    float share;    /* of the own row, at least 1/2; 1: nothing is mixed */
+} kd_view_mix;
+bool kd_view_mixes(const kd_view_spec *s); /* whether any view may be mixed */
+/* rows: of the whole chunk, as it is stored. */
+kd_view_mix kd_view_mix_of(const kd_view_spec *s, const kd_column *input, kd_id row, uint32_t view, uint32_t rows);
+/* in, out: one row of the column; they do not overlap. other: the row that kd_view_mix_of names, NULL where
+ * nothing is mixed. The spec was checked. Any thread. */
+void kd_view_apply(const kd_view_spec *s, const kd_column *input, kd_id row, uint32_t view, const void *in,
+                   const void *other, void *out);
+/* The view of a row that a student trains on in an epoch: from a first one, drawn for its seed and the row, on to
+ * the next, so that any `count` epochs show each view once. */
+uint32_t kd_view_turn(const kd_view_spec *s, uint64_t seed, kd_id row, uint64_t epoch);
 /* As a column's params keep it under "views"; NULL when out of memory. */
 json_t *kd_view_json(const kd_view_spec *s);
 /* where: for messages. KD_ECORRUPT names the member. */
