@@ -364,6 +364,13 @@ uint32_t kd_view_turn(const kd_view_spec *s, uint64_t seed, kd_id row, uint64_t 
     return (uint32_t)((kd_rng_below(&r, count) + epoch % count) % count);
 }
 
+bool kd_view_equal(const kd_view_spec *a, const kd_view_spec *b)
+{
+    return a->count == b->count && a->seed == b->seed && a->shift == b->shift && a->erase == b->erase &&
+           a->flip == b->flip && a->identity == b->identity && a->noise == b->noise && a->fill == b->fill &&
+           a->crop == b->crop && a->mixup == b->mixup && a->cutmix == b->cutmix;
+}
+
 /* ---- as JSON ------------------------------------------------------------------------------ */
 
 json_t *kd_view_json(const kd_view_spec *s)

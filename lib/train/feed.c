@@ -1,6 +1,6 @@
 /* feed.c - rows on their way to the students: training batches and validation rows.
  *
- * A feed is one stream of batches that all students with its seed and batch size share: labels are
+ * A feed is one stream of batches that all students with its seed, batch size and views share: labels are
  * checked and teacher logits become floats once, however many students compare themselves with them.
  * Inputs stay bytes until a student takes them: converting reads a quarter of what copying floats
  * would, and happens in the student's own thread.
@@ -27,7 +27,7 @@ kd_status kd__targets_alloc(kd__targets *g, const kd_trainer *t, uint32_t rows, 
         size_t n;
         if (role == KD_ROLE_LABEL) {
             failed |= !(g->labels = kd_alloc_aligned(rows, sizeof(int32_t)));
-        } else if (role == KD_ROLE_LOGITS) {
+        } else if (role == KD_ROLE_LOGITS || role == KD_ROLE_VIEW) {
             failed |= !kd_mul_size(rows, (size_t)t->slot_classes[i], &n) ||
                       !(g->logits[i] = kd_alloc_aligned(n, sizeof(float)));
         }
@@ -78,14 +78,29 @@ static kd_status fill_labels(kd__targets *g, const kd_trainer *t, int slot, cons
     return KD_OK;
 }
 
+/* The logits of one view of each row, out of those of all. */
+static kd_status take_views(float *z, const kd_column *c, const void *raw, const kd__rows *rows)
+{
+    const size_t classes = kd_column_width(c), each = kd_column_each(c), size = kd_dtype_size(c->dtype);
+    kd_status st = KD_OK;
+    for (uint32_t i = 0; i < rows->n && !st; i++) {
+        const size_t at = (i * each + (rows->view ? rows->view[i] : 0)) * classes;
+        st = kd_to_f32(z + i * classes, (const char *)raw + at * size, c->dtype, classes);
+    }
+    return st;
+}
+
 static kd_status fill_logits(kd__targets *g, const kd_trainer *t, int slot, const void *raw,
                              const kd_sparse *sparse, const kd__rows *rows, kd_err *err)
 {
     const kd_column *c = kd__trainer_column(t, slot);
     size_t classes = (size_t)t->slot_classes[slot];
     float *z = g->logits[slot]; // (rows, classes)
-    kd_status st = sparse ? KD_OK : kd_to_f32(z, raw, c->dtype, rows->n * classes);
-    if (sparse) kd__logits_scatter(z, c, sparse, rows->n, classes);
+    kd_status st = KD_OK;
+    if (sparse)
+        kd__logits_scatter(z, c, sparse, rows->n, classes, rows->view);
+    else
+        st = take_views(z, c, raw, rows);
     if (st)
         return kd_fail(err, st, "%s: column %s: dtype %s", kd_store_path(t->store), c->name,
                        kd_dtype_name(c->dtype));
@@ -107,31 +122,61 @@ static kd_status fill_logits(kd__targets *g, const kd_trainer *t, int slot, cons
     return KD_OK;
 }
 
+/* Of a column of views: only a batch of just these views can use it. Rows as they are have view 0 where that
+ * is the row, else the logits of another slot, which is filled before. */
+static kd_status fill_views(kd__targets *g, const kd_trainer *t, int slot, const void *raw,
+                            const kd_sparse *sparse, const kd__rows *rows, kd_err *err)
+{
+    const int plain = t->slot_plain[slot];
+    if (rows->views ? !kd_view_equal(rows->views, &t->slot_views[slot]) : rows->row != NULL) return KD_OK;
+    if (rows->views || plain < 0) return fill_logits(g, t, slot, raw, sparse, rows, err);
+    memcpy(g->logits[slot], g->logits[plain], rows->n * (size_t)t->slot_classes[slot] * sizeof(float));
+    g->hits[slot] = g->hits[plain];
+    return KD_OK;
+}
+
+/* Whether a column is filled in that pass: labels first, hits need them; views last, they may borrow. */
+static bool is_of_pass(kd_role role, int pass)
+{
+    static const kd_role order[] = {KD_ROLE_LABEL, KD_ROLE_LOGITS, KD_ROLE_VIEW};
+    return role == order[pass];
+}
+
 kd_status kd__targets_fill(kd__targets *g, const kd_trainer *t, const void *const *raw,
                            const kd_sparse *const *sparse, const kd__rows *rows, kd_err *err)
 {
     kd_status st = KD_OK;
-    for (int pass = 0; pass < 2; pass++) // labels first: hits need them
+    for (int pass = 0; pass < 3; pass++)
         for (int i = 0; i < t->ncolumns && !st; i++) {
-            kd_role role = kd__trainer_column(t, i)->role;
-            if (!pass && role == KD_ROLE_LABEL) st = fill_labels(g, t, i, raw[i], rows, err);
-            if (pass && role == KD_ROLE_LOGITS) st = fill_logits(g, t, i, raw[i], sparse[i], rows, err);
+            if (!is_of_pass(kd__trainer_column(t, i)->role, pass)) continue;
+            st = pass == 0   ? fill_labels(g, t, i, raw[i], rows, err)
+                 : pass == 1 ? fill_logits(g, t, i, raw[i], sparse[i], rows, err)
+                             : fill_views(g, t, i, raw[i], sparse[i], rows, err);
         }
     return st;
 }
 
 /* ---- training batches --------------------------------------------------------------------- */
 
-kd_status kd__feed_open(kd__feed **out, kd_trainer *t, uint64_t seed, uint32_t batch, kd_err *err)
+bool kd__feed_serves(const kd__feed *f, const kd__run *r)
+{
+    return f->seed == r->seed && f->batch == (uint32_t)r->spec.train.batch &&
+           kd_view_equal(&f->views, &r->spec.views);
+}
+
+kd_status kd__feed_open(kd__feed **out, kd_trainer *t, const kd__run *r, kd_err *err)
 {
     kd__feed *f = calloc(1, sizeof(*f));
     kd_status st;
     *out = NULL;
     if (!f) return kd_fail(err, KD_ENOMEM, "out of memory");
-    f->seed = seed;
-    f->batch = batch;
-    if ((st = kd_stream_open(&f->stream, t->loader, seed, batch, true, err)) ||
-        (st = kd__targets_alloc(&f->targets, t, batch, err))) {
+    f->seed = r->seed;
+    f->batch = (uint32_t)r->spec.train.batch;
+    f->views = r->spec.views;
+    if ((st = kd_stream_open(&f->stream, t->loader, f->seed, f->batch, true, err)) ||
+        (kd__run_has_views(r) &&
+         (st = kd_stream_views(f->stream, &f->views, r->input, r->id, r->label, err))) ||
+        (st = kd__targets_alloc(&f->targets, t, f->batch, err))) {
         kd__feed_close(f);
         return st;
     }
@@ -159,7 +204,10 @@ kd_status kd__feed_draw(kd__feed *f, kd_trainer *t, kd_err *err)
         return KD_OK;
     }
     f->drawn = true;
-    kd__rows rows = {.row = f->b.row, .n = f->b.rows};
+    kd__rows rows = {.row = f->b.row,
+                     .n = f->b.rows,
+                     .views = f->views.count ? &f->views : NULL,
+                     .view = f->b.view};
     return kd__targets_fill(&f->targets, t, f->b.column, f->b.sparse, &rows, err);
 }
 
@@ -180,7 +228,8 @@ static size_t block_row_bytes(const kd_trainer *t)
         const kd_column *c = kd__trainer_column(t, i);
         if (c->role == KD_ROLE_INPUT) n += row_bytes(c);
         if (c->role == KD_ROLE_LABEL) n += sizeof(int32_t);
-        if (c->role == KD_ROLE_LOGITS) n += (size_t)t->slot_classes[i] * sizeof(float);
+        if (c->role == KD_ROLE_LOGITS || c->role == KD_ROLE_VIEW)
+            n += (size_t)t->slot_classes[i] * sizeof(float);
     }
     return n;
 }

@@ -161,8 +161,10 @@ static void check_alignment(kd_trainer *t, const kd__run *r, uint64_t hits, uint
     t->warned_alignment = true;
     kd__trainer_warn(t,
                      "%s: teacher %s agrees with the labels on %.1f %% of the training rows, little more "
-                     "than chance: are its logits of these rows? Check with kd-eval",
-                     kd_store_path(t->store), kd__trainer_column(t, r->logits)->teacher, 100 * accuracy);
+                     "than chance: is column %s of these rows? Check with %s",
+                     kd_store_path(t->store), kd__trainer_column(t, r->logits)->teacher, 100 * accuracy,
+                     kd__trainer_column(t, r->logits)->name,
+                     kd__run_has_views(r) ? "kd-dump --check" : "kd-eval");
 }
 
 static kd_status end_epoch(kd_trainer *t, uint64_t epoch, kd_err *err)

@@ -29,7 +29,7 @@ kd_status kd__logits_check(const kd_trainer *t, const kd_column *z, double tempe
     const char *store = kd_store_path(t->store);
     const kd_codec_info *codec = kd_codec_find(z->encoding);
     char serves[160];
-    if (z->ndims != 1 || z->dims[0] < 1 || !kd_dtype_is_float(z->dtype) ||
+    if (z->ndims != (z->role == KD_ROLE_VIEW ? 2 : 1) || z->dims[0] < 1 || !kd_dtype_is_float(z->dtype) ||
         (!codec && strcmp(z->encoding, "dense")))
         return kd_fail(err, KD_EUNSUPPORTED, "%s: column %s (%s of %s) is not one vector of logits a row",
                        store, z->name, z->encoding, kd_dtype_name(z->dtype));
@@ -50,11 +50,15 @@ kd_status kd__logits_check(const kd_trainer *t, const kd_column *z, double tempe
         z->encoding, temperature);
 }
 
-void kd__logits_scatter(float *z, const kd_column *c, const kd_sparse *s, uint32_t rows, size_t classes)
+void kd__logits_scatter(float *z, const kd_column *c, const kd_sparse *s, uint32_t rows, size_t classes,
+                        const uint32_t *view)
 {
+    const size_t each = kd_column_each(c);
     double T = temperature_of(c);
     for (size_t i = 0; i < (size_t)rows * classes; i++) z[i] = NOT_KEPT * (float)T;
-    for (uint32_t r = 0; r < rows; r++, z += classes) // (rows, classes)
-        for (uint64_t e = s->offset[r]; e < s->offset[r + 1]; e++)
+    for (uint32_t r = 0; r < rows; r++, z += classes) { // (rows, classes)
+        const size_t at = r * each + (view ? view[r] : 0);
+        for (uint64_t e = s->offset[at]; e < s->offset[at + 1]; e++)
             if (s->value[e] > 0) z[s->id[e]] = (float)(T * kd_codec_log(s->value[e]));
+    }
 }

@@ -1,7 +1,7 @@
 /* train_private.h - what the files of lib/train share.
  *
  * Reading order: options.c, schedule.c, student.c (what is asked for); run.c (one student against the
- * store), folder.c (its folder's life), optimizer.c, targets.c (logits as stored), feed.c (batches,
+ * store), views.c (views of the rows), folder.c (its folder's life), optimizer.c, targets.c (logits as stored), feed.c (batches,
  * validation rows), step.c (the only
  * parallel regions); checkpoint.c, metrics.c, provenance.c (what is written); trainer.c (all students),
  * loop.c (epochs and rounds).
@@ -51,7 +51,7 @@ typedef struct kd__run {
     uint64_t seed;
     json_t *contract;
     /* Slots in the trainer's list of columns; -1: not used. */
-    int input, label, logits;
+    int input, label, logits, id; /* logits: of the rows, or of their views */
     kd_dtype input_dtype;
     kd_model *model;
     kd_loss *loss;
@@ -103,6 +103,16 @@ void kd__run_free(kd__run *r);
 bool kd__run_active(const kd__run *r);  /* has steps to do */
 size_t kd__run_bytes(const kd__run *r); /* planned memory */
 
+/* ---- views of the rows (views.c) ------------------------------------------------------------ */
+
+bool kd__run_has_views(const kd__run *r);
+/* Decides r->spec.views. *column: of the logits of stored views, -1: none. given: the student's own words, for
+ * messages. Refuses by name what does not fit together. */
+kd_status kd__views_resolve(kd__run *r, const kd_student_spec *given, const kd_trainer *t, const char *teacher,
+                            int *column, kd_err *err);
+/* For a run whose r->logits are of views: finds what its validation rows are compared with. */
+kd_status kd__views_plain(const kd__run *r, kd_trainer *t, kd_err *err);
+
 /* ---- optimizer ---------------------------------------------------------------------------- */
 
 /* Cuts the slab into ranges by decay; allocates moments. */
@@ -120,10 +130,11 @@ typedef struct kd__targets {
         hits[KD_LOADER_COLUMNS]; /* per slot: labelled rows whose top class the teacher has right */
 } kd__targets;
 
-/* What all students with one seed and batch size see. */
+/* What all students with one seed, batch size and kind of views see. */
 struct kd__feed {
     uint64_t seed;
     uint32_t batch;
+    kd_view_spec views; /* count 0: rows as they are */
     kd_stream *stream;
     uint64_t steps, step; /* batches an epoch; the one that is drawn */
     bool over, drawn;     /* the epoch's batches are used up; b is to be stepped on this round */
@@ -143,20 +154,26 @@ typedef struct kd__rows {
     const uint64_t *row;
     uint64_t first;
     uint32_t n;
+    const kd_view_spec *views; /* that are shown; NULL: the rows as they are, as for validation */
+    const uint32_t *view;      /* (n) which */
 } kd__rows;
 kd_status kd__targets_alloc(kd__targets *g, const kd_trainer *t, uint32_t rows, kd_err *err);
 void kd__targets_release(kd__targets *g);
 /* Whether a column of logits serves loss.kd at this temperature; refuses by name. where: of the key. */
 kd_status kd__logits_check(const kd_trainer *t, const kd_column *z, double temperature, const char *where,
                            kd_err *err);
-/* z: (rows, classes) receives values whose softmax at the temperature of the dump is what s holds. */
-void kd__logits_scatter(float *z, const kd_column *c, const kd_sparse *s, uint32_t rows, size_t classes);
+/* z: (rows, classes) receives values whose softmax at the temperature of the dump is what s holds, of each row
+ * position view[row], the first where view is NULL. */
+void kd__logits_scatter(float *z, const kd_column *c, const kd_sparse *s, uint32_t rows, size_t classes,
+                        const uint32_t *view);
 /* raw[slot], or sparse[slot] where that is not NULL: rows of the trainer's columns. KD_ECORRUPT names store, column and row of a label out of
  * range or a logit that is not finite. */
 kd_status kd__targets_fill(kd__targets *g, const kd_trainer *t, const void *const *raw,
                            const kd_sparse *const *sparse, const kd__rows *rows, kd_err *err);
 
-kd_status kd__feed_open(kd__feed **out, kd_trainer *t, uint64_t seed, uint32_t batch, kd_err *err);
+/* For a run: its seed, batch size and views. */
+kd_status kd__feed_open(kd__feed **out, kd_trainer *t, const kd__run *r, kd_err *err);
+bool kd__feed_serves(const kd__feed *f, const kd__run *r);
 void kd__feed_close(kd__feed *f);
 /* Draws the next batch if there is one in this round. */
 kd_status kd__feed_draw(kd__feed *f, kd_trainer *t, kd_err *err);
@@ -177,6 +194,8 @@ struct kd_trainer {
     /* Columns the loader reads; slots index this list. */
     int columns[KD_LOADER_COLUMNS], ncolumns;
     int64_t slot_classes[KD_LOADER_COLUMNS]; /* of logits columns; of labels: the store's classes */
+    kd_view_spec slot_views[KD_LOADER_COLUMNS]; /* of columns of views */
+    int slot_plain[KD_LOADER_COLUMNS]; /* of theirs: the slot of the logits of the rows; -1: view 0 is the row */
     kd_loader *loader;
     bool planned, solo, warned_alignment;
     /* Validation rows. */
