@@ -19,7 +19,7 @@
 
 /* ---- targets ------------------------------------------------------------------------------ */
 
-kd_status kd__targets_alloc(kd__targets *g, const kd_trainer *t, uint32_t rows, kd_err *err)
+kd_status kd__targets_alloc(kd__targets *g, const kd_trainer *t, uint32_t rows, bool mixed, kd_err *err)
 {
     bool failed = false;
     for (int i = 0; i < t->ncolumns; i++) {
@@ -27,6 +27,7 @@ kd_status kd__targets_alloc(kd__targets *g, const kd_trainer *t, uint32_t rows, 
         size_t n;
         if (role == KD_ROLE_LABEL) {
             failed |= !(g->labels = kd_alloc_aligned(rows, sizeof(int32_t)));
+            failed |= mixed && !(g->others = kd_alloc_aligned(rows, sizeof(int32_t)));
         } else if (role == KD_ROLE_LOGITS || role == KD_ROLE_VIEW) {
             failed |= !kd_mul_size(rows, (size_t)t->slot_classes[i], &n) ||
                       !(g->logits[i] = kd_alloc_aligned(n, sizeof(float)));
@@ -38,6 +39,7 @@ kd_status kd__targets_alloc(kd__targets *g, const kd_trainer *t, uint32_t rows, 
 void kd__targets_release(kd__targets *g)
 {
     free(g->labels);
+    free(g->others);
     for (int i = 0; i < KD_LOADER_COLUMNS; i++) free(g->logits[i]);
     memset(g, 0, sizeof(*g));
 }
@@ -75,16 +77,22 @@ static kd_status fill_labels(kd__targets *g, const kd_trainer *t, int slot, cons
         g->labels[i] = y < 0 ? -1 : (int32_t)y;
         g->labelled += y >= 0;
     }
+    for (uint32_t i = 0; rows->other_label && i < rows->n; i++) { // those were, or will be, checked as rows
+        const int64_t y = label_at(rows->other_label, c->dtype, i);
+        g->others[i] = y < 0 || y >= t->slot_classes[slot] ? -1 : (int32_t)y;
+    }
+    g->shares = rows->share;
     return KD_OK;
 }
 
-/* The logits of one view of each row, out of those of all. */
-static kd_status take_views(float *z, const kd_column *c, const void *raw, const kd__rows *rows)
+/* The logits of each row, or of one view of it out of those of all; view NULL: the first. */
+static kd_status take_dense(float *z, const kd_column *c, const void *raw, uint32_t n, const uint32_t *view)
 {
     const size_t classes = kd_column_width(c), each = kd_column_each(c), size = kd_dtype_size(c->dtype);
     kd_status st = KD_OK;
-    for (uint32_t i = 0; i < rows->n && !st; i++) {
-        const size_t at = (i * each + (rows->view ? rows->view[i] : 0)) * classes;
+    if (each == 1) return kd_to_f32(z, raw, c->dtype, n * classes);
+    for (uint32_t i = 0; i < n && !st; i++) {
+        const size_t at = (i * each + (view ? view[i] : 0)) * classes;
         st = kd_to_f32(z + i * classes, (const char *)raw + at * size, c->dtype, classes);
     }
     return st;
@@ -94,13 +102,14 @@ static kd_status fill_logits(kd__targets *g, const kd_trainer *t, int slot, cons
                              const kd_sparse *sparse, const kd__rows *rows, kd_err *err)
 {
     const kd_column *c = kd__trainer_column(t, slot);
+    const uint32_t *view = c->role == KD_ROLE_VIEW ? rows->view : NULL;
     size_t classes = (size_t)t->slot_classes[slot];
     float *z = g->logits[slot]; // (rows, classes)
     kd_status st = KD_OK;
     if (sparse)
-        kd__logits_scatter(z, c, sparse, rows->n, classes, rows->view);
+        kd__logits_scatter(z, c, sparse, rows->n, classes, view);
     else
-        st = take_views(z, c, raw, rows);
+        st = take_dense(z, c, raw, rows->n, view);
     if (st)
         return kd_fail(err, st, "%s: column %s: dtype %s", kd_store_path(t->store), c->name,
                        kd_dtype_name(c->dtype));
@@ -176,7 +185,7 @@ kd_status kd__feed_open(kd__feed **out, kd_trainer *t, const kd__run *r, kd_err 
     if ((st = kd_stream_open(&f->stream, t->loader, f->seed, f->batch, true, err)) ||
         (kd__run_has_views(r) &&
          (st = kd_stream_views(f->stream, &f->views, r->input, r->id, r->label, err))) ||
-        (st = kd__targets_alloc(&f->targets, t, f->batch, err))) {
+        (st = kd__targets_alloc(&f->targets, t, f->batch, kd_view_mixes(&f->views), err))) {
         kd__feed_close(f);
         return st;
     }
@@ -207,7 +216,9 @@ kd_status kd__feed_draw(kd__feed *f, kd_trainer *t, kd_err *err)
     kd__rows rows = {.row = f->b.row,
                      .n = f->b.rows,
                      .views = f->views.count ? &f->views : NULL,
-                     .view = f->b.view};
+                     .view = f->b.view,
+                     .other_label = f->b.other_label,
+                     .share = f->b.share};
     return kd__targets_fill(&f->targets, t, f->b.column, f->b.sparse, &rows, err);
 }
 
@@ -275,7 +286,7 @@ static kd_status block_alloc(kd__block *b, const kd_trainer *t, uint32_t rows, k
         if (kd__trainer_column(t, i)->role == KD_ROLE_INPUT) bytes += row_bytes(kd__trainer_column(t, i));
     b->input = kd_alloc_aligned(rows, bytes);
     if (!b->input) return kd_fail(err, KD_ENOMEM, "no memory for %u validation rows", rows);
-    return kd__targets_alloc(&b->targets, t, rows, err);
+    return kd__targets_alloc(&b->targets, t, rows, false, err);
 }
 
 kd_status kd__valid_open(kd_trainer *t, kd_err *err)

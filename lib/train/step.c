@@ -34,6 +34,8 @@ static kd_loss_batch loss_batch(const kd__run *r, kd_exec *ex, const kd__targets
         .classes = r->classes,
         .logits = kd_exec_value(ex, r->model->logits),
         .labels = g->labels ? g->labels + first : NULL,
+        .other_labels = g->others, // of training batches, which begin at 0
+        .shares = g->shares,
         .teacher = r->logits >= 0 ? g->logits[r->logits] + first * (size_t)r->classes : NULL,
     };
 }

@@ -125,6 +125,8 @@ bool kd__optimizer_step(kd__run *r, const float *grads);
 /* Labels and teacher logits of some rows, ready for the losses. */
 typedef struct kd__targets {
     int32_t *labels;                  /* (rows); NULL: no labels */
+    int32_t *others;                  /* (rows) of the rows mixed in; NULL: none are */
+    const float *shares;              /* (rows) of the rows themselves; borrowed */
     float *logits[KD_LOADER_COLUMNS]; /* (rows, classes) per slot; NULL: none */
     uint64_t labelled,
         hits[KD_LOADER_COLUMNS]; /* per slot: labelled rows whose top class the teacher has right */
@@ -156,8 +158,11 @@ typedef struct kd__rows {
     uint32_t n;
     const kd_view_spec *views; /* that are shown; NULL: the rows as they are, as for validation */
     const uint32_t *view;      /* (n) which */
+    const void *other_label;   /* (n) as the labels are stored, of rows mixed in; NULL: none are */
+    const float *share;
 } kd__rows;
-kd_status kd__targets_alloc(kd__targets *g, const kd_trainer *t, uint32_t rows, kd_err *err);
+/* mixed: rows may be mixed of two. */
+kd_status kd__targets_alloc(kd__targets *g, const kd_trainer *t, uint32_t rows, bool mixed, kd_err *err);
 void kd__targets_release(kd__targets *g);
 /* Whether a column of logits serves loss.kd at this temperature; refuses by name. where: of the key. */
 kd_status kd__logits_check(const kd_trainer *t, const kd_column *z, double temperature, const char *where,

@@ -114,7 +114,7 @@ static kd_status check_terms(const kd__run *r, const kd_trainer *t, kd_err *err)
                 "%s: student %s trains on fresh views, and %s compares it with logits of the rows as "
                 "they are; dump the views (kd-dump --views) and set views.from: store",
                 kd_store_path(t->store), r->spec.name, term.label);
-        if (kd_view_mixes(&r->spec.views) && term.needs & KD_NEEDS_LABELS)
+        if (kd_view_mixes(&r->spec.views) && term.needs & KD_NEEDS_LABELS && !term.objective->mixes)
             return kd_fail(
                 err, KD_EUNSUPPORTED,
                 "student %s: its views mix two rows, and %s takes one label a row; remove that term, "
