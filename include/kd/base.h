@@ -62,8 +62,8 @@ typedef struct kd_err {
 const char *kd_strstatus(kd_status s);
 int kd_exit_code(kd_status s); /* the documented exit code of a tool: 0, 1, 2, 3, 4 or 5 */
 
-/* Sets err (if not NULL) and returns code, so that `return kd_fail(err, KD_EIO, ...)` reads well. Control characters
- * but the newline become '?': sentences quote strangers' files, and terminals obey. */
+/* Sets err (if not NULL) and returns code, so that `return kd_fail(err, KD_EIO, ...)` reads well. Control
+ * characters but the newline become '?': sentences quote strangers' files, and terminals obey. */
 kd_status kd_fail(kd_err *err, kd_status code, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
 /* As kd_fail, for errno: ENOSPC and EDQUOT become KD_EFULL, ENOENT KD_ENOTFOUND, ENOMEM KD_ENOMEM,
  * EEXIST KD_EEXISTS, others KD_EIO. The sentence gets ": strerror" at its end. */
@@ -77,8 +77,9 @@ kd_status kd_fail_in(kd_err *err, kd_status code, const char *fmt, ...) __attrib
 /* name, bytes. Append only: numbers stand in stores. */
 #define KD_DTYPE_MAP(X)                                                                                      \
     X(U8, u8, 1)                                                                                             \
-    X(I8, i8, 1) X(U16, u16, 2) X(I16, i16, 2) X(U32, u32, 4) X(I32, i32, 4) X(U64, u64, 8) X(I64, i64, 8)   \
-        X(F16, f16, 2) X(BF16, bf16, 2) X(F32, f32, 4) X(F64, f64, 8)
+    X(I8, i8, 1)                                                                                             \
+    X(U16, u16, 2) X(I16, i16, 2) X(U32, u32, 4) X(I32, i32, 4) X(U64, u64, 8) X(I64, i64, 8) X(F16, f16, 2) \
+        X(BF16, bf16, 2) X(F32, f32, 4) X(F64, f64, 8)
 
 typedef enum kd_dtype {
     KD_DTYPE_NONE = 0,
@@ -232,8 +233,9 @@ bool kd_part_parse(const char *text, uint32_t *part, uint32_t *parts);
 
 /* ---- guards ------------------------------------------------------------------------------- */
 
-/* Between enter and leave, on the same thread: if a library called there dies of SIGBUS, SIGSEGV or SIGABRT, a
- * tool prints the sentence and ends with the status's exit code. sentence: borrowed; complete. Guards may nest. */
+/* Between enter and leave, on the same thread: if a library called there dies of SIGBUS, SIGSEGV or SIGABRT,
+ * a tool prints the sentence and ends with the status's exit code. sentence: borrowed; complete. Guards may
+ * nest. */
 typedef struct kd_guard {
     const char *sentence;
     kd_status status;
@@ -248,12 +250,12 @@ const kd_guard *kd_guard_current(void); /* NULL: none; safe in a signal handler 
 /* Parses a file; duplicate keys, invalid UTF-8 and files over limit bytes are refused; the error
  * names file, line and column. The caller owns the value (json_decref). */
 kd_status kd_json_load(const char *path, size_t limit, json_t **out, kd_err *err);
-/* Parses a text; duplicate keys are refused. at (may be NULL): where it is wrong. KD_ECORRUPT or KD_ENOMEM, without
- * a sentence. */
+/* Parses a text; duplicate keys are refused. at (may be NULL): where it is wrong. KD_ECORRUPT or KD_ENOMEM,
+ * without a sentence. */
 kd_status kd_json_parse(json_t **out, const char *text, size_t len, json_error_t *at);
-/* The text of a value (flags: jansson's), free() it. NULL when out of memory now, or when jansson was refused memory
- * on this thread since the last such NULL: then a part of the value may be missing, because few builders look at
- * every member they add. */
+/* The text of a value (flags: jansson's), free() it. NULL when out of memory now, or when jansson was refused
+ * memory on this thread since the last such NULL: then a part of the value may be missing, because few
+ * builders look at every member they add. */
 char *kd_json_text(const json_t *value, size_t flags);
 /* Writes atomically, indented, keys in insertion order, newline at the end. KD_ENOMEM as for kd_json_text. */
 kd_status kd_json_save(const char *path, const json_t *value, kd_err *err);

@@ -49,7 +49,8 @@ typedef enum kd_option_type {
     KD_OPTION_REALS,   /* kd_reals */
     KD_OPTION_STRINGS, /* kd_strings; a repeated flag appends, YAML sequence */
     KD_OPTION_MAPS     /* kd_strings; as STRINGS, but a YAML item may be a mapping of plain values and becomes
-                        * "key=value,key=value". A sequence in place of the mapping above it is this row's */
+                        * "key=value,key=value" (a sequence of values in it: "key=value value"). A sequence in
+                        * place of the mapping above it is this row's */
 } kd_option_type;
 
 typedef struct kd_ints {

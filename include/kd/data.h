@@ -92,16 +92,17 @@ kd_status kd_pack_plan(const kd_data_spec *spec, kd_pack_report *report, kd_err 
  * number. lib/data/view.c says which random numbers make what. */
 #define KD_VIEWS_MAX 4096
 typedef struct kd_view_spec {
-    int64_t count;  /* views a row; 0: none */
-    int64_t seed;   /* from 0 */
-    int64_t shift;  /* moved by up to so many pixels on each axis */
-    int64_t erase;  /* side of a square that becomes fill; 0: none */
-    bool flip;      /* half of the views are mirrored left to right */
-    bool identity;  /* view 0 is the row as it is */
-    double noise;   /* standard deviation, raw units; u8 is rounded and kept within 0 to 255 */
-    double fill;    /* raw value beyond the edge and in the square */
-    double crop;    /* smallest share of the area that a random part keeps before it is stretched; 0: off */
-    double mixup, cutmix; /* shares of the views that are averaged with another row, that have a piece of one */
+    int64_t count; /* views a row; 0: none */
+    int64_t seed;  /* from 0 */
+    int64_t shift; /* moved by up to so many pixels on each axis */
+    int64_t erase; /* side of a square that becomes fill; 0: none */
+    bool flip;     /* half of the views are mirrored left to right */
+    bool identity; /* view 0 is the row as it is */
+    double noise;  /* standard deviation, raw units; u8 is rounded and kept within 0 to 255 */
+    double fill;   /* raw value beyond the edge and in the square */
+    double crop;   /* smallest share of the area that a random part keeps before it is stretched; 0: off */
+    double mixup,
+        cutmix; /* shares of the views that are averaged with another row, that have a piece of one */
 } kd_view_spec;
 extern const kd_option kd_view_options[]; /* keys views.count, ...; flags --views, --view-seed, ... */
 extern const size_t kd_view_options_n;
@@ -116,13 +117,14 @@ typedef struct kd_view_mix {
 } kd_view_mix;
 bool kd_view_mixes(const kd_view_spec *s); /* whether any view may be mixed */
 /* rows: of the whole chunk, as it is stored. */
-kd_view_mix kd_view_mix_of(const kd_view_spec *s, const kd_column *input, kd_id row, uint32_t view, uint32_t rows);
+kd_view_mix kd_view_mix_of(const kd_view_spec *s, const kd_column *input, kd_id row, uint32_t view,
+                           uint32_t rows);
 /* in, out: one row of the column; they do not overlap. other: the row that kd_view_mix_of names, NULL where
  * nothing is mixed. The spec was checked. Any thread. */
 void kd_view_apply(const kd_view_spec *s, const kd_column *input, kd_id row, uint32_t view, const void *in,
                    const void *other, void *out);
-/* The view of a row that a student trains on in an epoch: from a first one, drawn for its seed and the row, on to
- * the next, so that any `count` epochs show each view once. */
+/* The view of a row that a student trains on in an epoch: from a first one, drawn for its seed and the row,
+ * on to the next, so that any `count` epochs show each view once. */
 uint32_t kd_view_turn(const kd_view_spec *s, uint64_t seed, kd_id row, uint64_t epoch);
 bool kd_view_equal(const kd_view_spec *a, const kd_view_spec *b);
 /* As a column's params keep it under "views"; NULL when out of memory. */
@@ -143,11 +145,12 @@ kd_status kd_view_parse(kd_view_spec *s, const json_t *j, const char *where, kd_
  *             use(b.column[0], b.column[1], b.rows);
  *
  * Rows in store order: the same with p.shuffle = false. Order, in full: chunk k of an epoch is
- * kd_permutation_at(k) of (seed, KD_RNG_CHUNKS, epoch) over the split's chunks; a window is so many chunks that
- * the rows of the largest fit into window_rows; a stream permutes the rows of window w, chunk after chunk, by
- * kd_rng_permute of (its seed, KD_RNG_ROWS, epoch, w); batches are consecutive pieces of that sequence.
+ * kd_permutation_at(k) of (seed, KD_RNG_CHUNKS, epoch) over the split's chunks; a window is so many chunks
+ * that the rows of the largest fit into window_rows; a stream permutes the rows of window w, chunk after
+ * chunk, by kd_rng_permute of (its seed, KD_RNG_ROWS, epoch, w); batches are consecutive pieces of that
+ * sequence.
  */
-#define KD_LOADER_COLUMNS 8
+#define KD_LOADER_COLUMNS 16
 typedef struct kd_loader kd_loader;
 typedef struct kd_stream kd_stream;
 typedef struct kd_loader_params {
@@ -158,34 +161,34 @@ typedef struct kd_loader_params {
     uint64_t seed;        /* of the order of chunks; shared by all streams */
     bool shuffle;         /* default true; false: store order (evaluation) */
     int threads;          /* that decode a window, default 1 */
-    bool ahead; /* one thread more decodes the next window while the caller uses this one: for callers that leave
-                   a CPU free. Takes a second window's memory, changes no bit; default false */
+    bool ahead; /* one thread more decodes the next window while the caller uses this one: for callers that
+                   leave a CPU free. Takes a second window's memory, changes no bit; default false */
 } kd_loader_params;
 kd_loader_params kd_loader_default_params(void);
 
-/* columns: indices in the store, of any encoding. A window is whole chunks, in the epoch's order of chunks, as
- * many as window_rows holds (at least one). If one window holds all rows, they are decoded once a run, else each
- * chunk once an epoch. Ragged columns are read through once here. KD_EUSAGE (empty split: names it), KD_ECORRUPT,
- * KD_ENOMEM. */
+/* columns: indices in the store, of any encoding. A window is whole chunks, in the epoch's order of chunks,
+ * as many as window_rows holds (at least one). If one window holds all rows, they are decoded once a run,
+ * else each chunk once an epoch. Ragged columns are read through once here. KD_EUSAGE (empty split: names
+ * it), KD_ECORRUPT, KD_ENOMEM. */
 kd_status kd_loader_open(kd_loader **out, kd_store *s, const int *columns, int n, const kd_loader_params *p,
                          kd_err *err);
 void kd_loader_close(kd_loader *l); /* frees its streams too; NULL-safe */
 uint64_t kd_loader_rows(const kd_loader *l);
-/* Memory of windows, order and streams, known before the first row is decoded. It does not grow with the store
- * but for 4 bytes a chunk; columns of differing lengths count as if every chunk were the longest. The cursors
- * (threads, and one ahead) add a record and a block each. */
+/* Memory of windows, order and streams, known before the first row is decoded. It does not grow with the
+ * store but for 4 bytes a chunk; columns of differing lengths count as if every chunk were the longest. The
+ * cursors (threads, and one ahead) add a record and a block each. */
 size_t kd_loader_bytes(const kd_loader *l);
-double kd_loader_seconds(const kd_loader *l);   /* that callers waited for windows: the stall of the trainer */
-uint64_t kd_loader_blocks(const kd_loader *l);  /* chunks x columns: what one pass decodes */
+double kd_loader_seconds(const kd_loader *l);  /* that callers waited for windows: the stall of the trainer */
+uint64_t kd_loader_blocks(const kd_loader *l); /* chunks x columns: what one pass decodes */
 uint64_t kd_loader_decoded(const kd_loader *l); /* blocks decoded so far */
 bool kd_loader_resident(const kd_loader *l);    /* one window holds all rows: decoded once a run */
 /* Adds a stream before the first epoch. drop_last: a rest smaller than the batch is left out (training).
  * KD_EUSAGE: batch 0, an epoch has begun, or drop_last with fewer rows than a batch. */
 kd_status kd_stream_open(kd_stream **out, kd_loader *l, uint64_t seed, uint32_t batch, bool drop_last,
                          kd_err *err);
-/* From now on the stream's rows of one column are views of them, by kd_view_turn of its own seed and the epoch,
- * made by the loader's threads. input, id, label: in the loader's list of columns, label may be -1. The spec is
- * copied; it was checked. KD_ENOMEM. */
+/* From now on the stream's rows of one column are views of them, by kd_view_turn of its own seed and the
+ * epoch, made by the loader's threads. input, id, label: in the loader's list of columns, label may be -1.
+ * The spec is copied; it was checked. KD_ENOMEM. */
 kd_status kd_stream_views(kd_stream *s, const kd_view_spec *spec, int input, int id, int label, kd_err *err);
 /* Takes a stream out at any time: the others no longer wait for it. NULL-safe. */
 void kd_stream_close(kd_stream *s);
@@ -210,8 +213,8 @@ typedef struct kd_batch {
     /* Sparse codecs: the targets of the batch's positions, row after row; NULL: any other column. */
     const kd_sparse *sparse[KD_LOADER_COLUMNS];
     const uint64_t *row; /* (rows) store-wide row numbers */
-    /* Streams of views, else NULL: each row's view; what of it is its own, and the label of the row that is mixed in
-     * (as column label stores it; NULL where no view is mixed or there is no label). */
+    /* Streams of views, else NULL: each row's view; what of it is its own, and the label of the row that is
+     * mixed in (as column label stores it; NULL where no view is mixed or there is no label). */
     const uint32_t *view;
     const float *share;
     const void *other_label;
@@ -219,7 +222,8 @@ typedef struct kd_batch {
 } kd_batch;
 kd_status kd_stream_next(kd_stream *s, kd_batch *b, kd_err *err);
 /* Skips n batches of an epoch just begun, for resume (n == steps: the whole epoch): what follows equals the
- * uninterrupted run. Takes no time that grows with n. KD_EUSAGE behind the first batch or for n over steps. */
+ * uninterrupted run. Takes no time that grows with n. KD_EUSAGE behind the first batch or for n over steps.
+ */
 kd_status kd_stream_skip(kd_stream *s, uint64_t n, kd_err *err);
 
 #endif

@@ -95,9 +95,14 @@ void kd_loss_free(kd_loss *l);
 typedef struct kd_loss_term {
     const kd_objective *objective;
     const char *label;         /* its name in logs, unique in the mix */
-    const char *teacher;       /* of the store; NULL: the only one */
+    const char *teacher;       /* of the store; NULL: the only one. Several: "a*0.7 b*0.3" */
+    const char *ensemble;      /* what several come to: logits, probabilities, best */
     const char *tap, *feature; /* student's node, teacher's column; NULL where features are not needed */
     unsigned needs, serves;    /* as resolved by its keys */
+    double temperature;        /* now */
+    double dump_temperature;   /* that sparse targets have already; 0: no such key */
+    double weight;             /* now */
+    bool differences;          /* of scores: the teacher has one number less */
 } kd_loss_term;
 int kd_loss_count(const kd_loss *l);
 kd_loss_term kd_loss_term_at(const kd_loss *l, int i); /* strings borrowed from l */
@@ -172,10 +177,10 @@ typedef struct kd_loss_input {
 /* One batch: student outputs and everything there is to compare them with. */
 typedef struct kd_loss_batch {
     int64_t rows, classes;
-    const float *logits;         /* (rows, classes) student */
-    const int32_t *labels;       /* (rows); may be NULL if no objective needs it */
-    /* Rows that two were mixed into: the other one's label, and the first one's share; NULL: none. For objectives
-     * with `mixes`. A row whose other label is not a class has its own alone. */
+    const float *logits;   /* (rows, classes) student */
+    const int32_t *labels; /* (rows); may be NULL if no objective needs it */
+    /* Rows that two were mixed into: the other one's label, and the first one's share; NULL: none. For
+     * objectives with `mixes`. A row whose other label is not a class has its own alone. */
     const int32_t *other_labels;
     const float *shares;
     const float *teacher;        /* (rows, classes) teacher logits; may be NULL likewise */

@@ -48,6 +48,7 @@ typedef struct kd_model {
     kd_node input, logits;
     float mean, scale; /* input = (raw - mean) * scale */
     json_t *labels;    /* array of class names or NULL */
+    size_t params;     /* of the graph's, that are the model's own: what is saved */
 } kd_model;
 
 /* Builds the graph of m->spec (already filled in); sets graph, input, logits. KD_EUSAGE names the
@@ -57,6 +58,12 @@ kd_status kd_model_build(kd_model *m, const char *where, kd_err *err);
  * mean 0 and scale 1. KD_EUSAGE and KD_ECORRUPT name where and the key. */
 kd_status kd_model_create(kd_model **out, const char *name, const json_t *spec, const char *where,
                           kd_err *err);
+/* The same, with more behind the model in one graph: extend appends nodes to m->graph before it is finished.
+ * Their parameters lie behind the model's own, whose initial values stay what they are, and are not saved. */
+typedef kd_status kd_model_extend(void *arg, kd_model *m, kd_err *err);
+kd_status kd_model_create_extended(kd_model **out, const char *name, const json_t *spec, const char *where,
+                                   kd_model_extend *extend, void *arg, kd_err *err);
+size_t kd_model_param_count(const kd_model *m); /* the model's own trainable numbers */
 void kd_model_free(kd_model *m);
 /* Raw rows of a store's input column to what the graph takes: out (rows, input shape) = (raw - mean) * scale.
  * Serial. KD_EUNSUPPORTED for a dtype that is no number. */

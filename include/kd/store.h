@@ -220,9 +220,9 @@ typedef struct kd_merge_report {
  * filled up). Compared by name before anything is written: columns, codecs and codebooks, teachers'
  * fingerprints, contracts but for what says which part a store is ("shard", the data's root, an import's
  * sample); KD_EMISMATCH names store and field. Shards of one dump in their order give the store that one
- * machine would have written, root for root. A row whose id an earlier store has: KD_EEXISTS names both places,
- * or with skip_duplicates it is left out; for that all ids are read, 32 bytes a row, unless the stores are
- * different parts of one, which share no row. */
+ * machine would have written, root for root. A row whose id an earlier store has: KD_EEXISTS names both
+ * places, or with skip_duplicates it is left out; for that all ids are read, 32 bytes a row, unless the
+ * stores are different parts of one, which share no row. */
 kd_status kd_store_merge(const char *out, const char *const *stores, size_t n, bool skip_duplicates,
                          const kd_writer_params *wp, const char *command, volatile const int *stop,
                          void (*progress)(void *arg, uint64_t done, uint64_t total), void *arg,
@@ -232,9 +232,9 @@ kd_status kd_store_merge(const char *out, const char *const *stores, size_t n, b
 kd_status kd_store_slice(const char *out, const char *store, uint32_t part, uint32_t parts, bool base_only,
                          const kd_writer_params *wp, const char *command, kd_err *err);
 /* Rewrites every segment with another zstd level (0: as it is) into a new folder that takes the old one's
- * place, without files that no manifest names. Values and ids stay, and contracts but for the data's root where a
- * level changes it; before and after receive bytes. Goes on with a compaction that was stopped. KD_EEXISTS: a
- * writer is at work in it, or left a segment unfinished. */
+ * place, without files that no manifest names. Values and ids stay, and contracts but for the data's root
+ * where a level changes it; before and after receive bytes. Goes on with a compaction that was stopped.
+ * KD_EEXISTS: a writer is at work in it, or left a segment unfinished. */
 kd_status kd_store_compact(const char *store, int level, int threads, volatile const int *stop,
                            void (*progress)(void *arg, uint64_t done, uint64_t total), void *arg,
                            uint64_t *before, uint64_t *after, kd_err *err);
@@ -259,7 +259,8 @@ typedef struct kd_verify_report {
 kd_status kd_store_verify(const char *path, int threads, kd_verify_report *report,
                           void (*progress)(void *arg, uint64_t done, uint64_t total), void *arg, kd_err *err);
 /* The first half alone: every page of every file, every key in its place, the segments' header records. Finds
- * what could lead a reader astray, not a byte changed within a record. bytes: of the files that were walked. */
+ * what could lead a reader astray, not a byte changed within a record. bytes: of the files that were walked.
+ */
 kd_status kd_store_verify_structure(const char *path, kd_verify_report *report, kd_err *err);
 
 #endif

@@ -3,7 +3,8 @@
  * A student is a YAML file (name, model:, loss:, train:), a seed and a folder. All students of a
  * trainer are fed from one loader: each chunk is decoded once an epoch, whatever the number of
  * students. Students with the same (seed, batch size, views) share a stream of batches, and with it the views
- * made, the labels checked and the teacher's logits made floats; bytes of the input become floats in each student's own step.
+ * made, the labels checked and the teacher's logits made floats; bytes of the input become floats in each
+ * student's own step.
  *
  * Scheduling: with at least as many students as threads each student's whole step runs on one thread
  * (no barriers); otherwise each step uses the whole team. The weights are the same either way, and the same
@@ -123,7 +124,7 @@ void kd_trainer_result(const kd_trainer *t, size_t i, kd_train_result *r);
 /* Blocks (chunks x columns) of training rows decoded by this run, and what one decode of each chunk an epoch
  * would be (one a run where all rows fit into one window): equal when all is well, fewer after a resume. */
 void kd_trainer_reads(const kd_trainer *t, uint64_t *decoded, uint64_t *expected);
-double kd_trainer_stall(const kd_trainer *t); /* seconds in which all students waited for rows */
+double kd_trainer_stall(const kd_trainer *t);        /* seconds in which all students waited for rows */
 size_t kd_trainer_reader_bytes(const kd_trainer *t); /* of the loader's windows and streams; 0 before plan */
 /* Formula of student i as resolved; free() it. */
 char *kd_trainer_formula(const kd_trainer *t, size_t i);

@@ -120,12 +120,20 @@ static bool wants_text(const kd_option *o)
     return o->type == KD_OPTION_STRING || o->type == KD_OPTION_CHOICE || kd__option_is_strings(o);
 }
 
-/* Whether a mapping can become "key=value,key=value"; else *wrong is the member at fault. */
+static bool plain_member(const kd__node *m)
+{
+    return m->kind == KD__SCALAR && !kd__node_is_null(m) && !strpbrk(m->text, ",=;");
+}
+
+/* Whether a mapping can become "key=value,key=value"; else *wrong is the member at fault. A list of plain
+ * values in it becomes "key=value value". */
 static bool plain_members(const kd__node *map, const kd__node **wrong)
 {
     for (const kd__node *m = map->child; m; m = m->next) {
         *wrong = m;
-        if (m->kind != KD__SCALAR || kd__node_is_null(m) || strpbrk(m->text, ",=;")) return false;
+        if (m->kind != KD__LIST && !plain_member(m)) return false;
+        for (const kd__node *c = m->kind == KD__LIST ? m->child : NULL; c; c = c->next)
+            if (!plain_member(c)) return false;
     }
     return true;
 }
@@ -153,8 +161,11 @@ static const char *item_text(walk *w, const kd__node *item)
 {
     kd_buf b = {0};
     if (item->kind == KD__SCALAR) return item->text;
-    for (const kd__node *m = item->child; m; m = m->next)
-        kd_buf_printf(&b, "%s%s=%s", b.len ? "," : "", m->key, m->text);
+    for (const kd__node *m = item->child; m; m = m->next) {
+        kd_buf_printf(&b, "%s%s=%s", b.len ? "," : "", m->key, m->kind == KD__LIST ? "" : m->text);
+        for (const kd__node *c = m->kind == KD__LIST ? m->child : NULL; c; c = c->next)
+            kd_buf_printf(&b, "%s%s", c == m->child ? "" : " ", c->text);
+    }
     const char *text = b.failed ? NULL : kd_arena_strdup(&w->arena, b.text ? b.text : "");
     kd_buf_release(&b);
     return text;

@@ -24,12 +24,12 @@ typedef struct kd__loss_vec kd__loss_vec;
 /* The keys of a term, filled in by the option table in term.c. */
 typedef struct kd__keys {
     char *name, *preset, *weight, *temperature;
-    double teacher_temperature, dump_temperature, alpha, beta, gamma, eps, label_smoothing, momentum;
+    double teacher_temperature, dump_temperature, alpha, beta, gamma, eps, label_smoothing, momentum, wrong;
     int64_t row_norm, std_ddof, power, negatives, dim, heads;
     bool t2, normalize;
     char *reduction, *kl_form, *direction, *sparse, *tail, *eps_mode, *mode, *metric, *teacher_scores;
     char *projection, *relations;
-    char *teacher, *tap, *feature;
+    char *teacher, *ensemble, *tap, *feature;
 } kd__keys;
 
 /* A number as a function of the epoch. */
@@ -89,6 +89,8 @@ typedef struct kd__view {
     bool mask; /* labels say which rows count */
 } kd__view;
 bool kd__counts(const kd__view *v, int64_t row);
+/* Weight of a row: `wrong` where the teacher's top class is another than the label. */
+double kd__row_weight(const kd__term *t, const kd__view *v, int64_t row);
 /* Student's and teacher's number i of the batch, for twins. */
 static inline double kd__s(const kd__view *v, int64_t i) { return v->exact ? v->exact[i] : v->s[i]; }
 static inline double kd__t(const kd__view *v, int64_t i) { return v->exact_t ? v->exact_t[i] : v->t[i]; }

@@ -69,7 +69,7 @@ double kd__naive_rows(const kd__term *t, const kd__view *v,
         if (!kd__counts(v, r)) continue;
         for (int64_t i = 0; i < t->n; i++) s[i] = kd__s(v, r * t->n + i);
         for (int64_t i = 0; i < t->m && v->t; i++) s[t->n + i] = v->t[r * t->m + i];
-        sum += row(t, s, s + t->n, v->labels ? v->labels[r] : -1);
+        sum += kd__row_weight(t, v, r) * row(t, s, s + t->n, v->labels ? v->labels[r] : -1);
     }
     free(s);
     return sum * t->o->factor(t, v->valid);

@@ -132,7 +132,7 @@ kd_status kd_loss_create(kd_loss **out, const kd_loss_spec *spec, kd_err *err)
         kd__term *t = &l->term[i];
         bool soft = t->o == &kd__objective_kd || t->o == &kd__objective_kd_ce;
         if (t->o == &kd__objective_ce && !l->ce) l->ce = t;
-        if (soft && !l->kd) l->kd = t;
+        if (soft && !l->kd && t->k.wrong == 1) l->kd = t; // the fused kernel weighs no rows
         t->fused = t == l->ce || t == l->kd;
     }
     *out = l;
@@ -166,15 +166,25 @@ bool kd_loss_spec_distils(const kd_loss_spec *s)
 
 int kd_loss_count(const kd_loss *l) { return l->terms; }
 
+static unsigned needs_of(const kd__term *t)
+{
+    return t->o->pub.needs | (t->k.wrong == 1 ? 0 : (unsigned)KD_NEEDS_LABELS);
+}
+
 kd_loss_term kd_loss_term_at(const kd_loss *l, int i)
 {
     const kd__term *t = &l->term[i];
     return (kd_loss_term){.objective = &t->o->pub,
                           .label = t->label,
                           .teacher = t->k.teacher ? t->k.teacher : l->short_teacher,
+                          .ensemble = t->k.ensemble ? t->k.ensemble : "logits",
                           .tap = t->k.tap,
                           .feature = t->k.feature,
-                          .needs = t->o->pub.needs,
+                          .needs = needs_of(t),
+                          .temperature = t->T,
+                          .dump_temperature = t->k.dump_temperature,
+                          .weight = t->weight,
+                          .differences = kd__is(t->k.teacher_scores, "differences"),
                           .serves =
                               kd__is(t->k.sparse, "sampled") ? (unsigned)KD_LOSS_EXPECTED : t->o->pub.serves};
 }
@@ -182,7 +192,7 @@ kd_loss_term kd_loss_term_at(const kd_loss *l, int i)
 unsigned kd_loss_needs_of(const kd_loss *l)
 {
     unsigned needs = 0;
-    for (int i = 0; i < l->terms; i++) needs |= l->term[i].o->pub.needs;
+    for (int i = 0; i < l->terms; i++) needs |= needs_of(&l->term[i]);
     return needs;
 }
 
@@ -322,6 +332,7 @@ char *kd_loss_formula(const kd_loss *l)
             describe_schedule(&b, &t->temperature_of);
             kd_buf_puts(&b, ")");
         }
+        if (t->k.wrong != 1) kd_buf_printf(&b, " (x %g where the teacher is wrong)", t->k.wrong);
     }
     if (b.failed) kd_buf_release(&b);
     return b.text;

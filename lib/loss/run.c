@@ -26,6 +26,25 @@ bool kd__counts(const kd__view *v, int64_t row)
     return !v->mask || !v->labels || (v->labels[row] >= 0 && v->labels[row] < v->classes);
 }
 
+static int64_t top_class(const kd__term *t, const kd__view *v, int64_t row)
+{
+    int64_t top = -1;
+    float most = 0;
+    if (v->sparse) {
+        for (uint64_t e = v->sparse->offset[row]; e < v->sparse->offset[row + 1]; e++)
+            if (top < 0 || v->sparse->value[e] > most) top = v->sparse->id[e], most = v->sparse->value[e];
+        return top;
+    }
+    for (int64_t c = 0; c < t->m; c++)
+        if (top < 0 || v->t[row * t->m + c] > most) top = c, most = v->t[row * t->m + c];
+    return top;
+}
+
+double kd__row_weight(const kd__term *t, const kd__view *v, int64_t row)
+{
+    return t->k.wrong == 1 || v->labels[row] == top_class(t, v, row) ? 1 : t->k.wrong;
+}
+
 static int64_t labelled_rows(const kd_loss_batch *b)
 {
     int64_t valid = b->labels ? 0 : b->rows;
@@ -139,7 +158,8 @@ static double run_row(const kd__term *t, const kd__view *v, int64_t r, double c,
                  .grad = v->ds ? scratch + t->scratch : NULL,
                  .scratch = scratch};
     if (x.grad) memset(x.grad, 0, (size_t)t->n * sizeof(double));
-    double value = t->o->row(t, &x);
+    double weight = kd__row_weight(t, v, r), value = weight * t->o->row(t, &x);
+    c *= weight;
     for (int64_t i = 0; x.grad && i < t->n; i++) v->ds[r * t->n + i] += (float)(c * x.grad[i]);
     return value;
 }
@@ -178,7 +198,7 @@ static void clear(float *x, int64_t rows, int64_t n)
 static void clear_inputs(const kd_loss *l, const kd_loss_batch *b)
 {
     for (int i = 0; b->inputs && i < l->terms; i++) {
-        bool seen = false;
+        bool seen = b->inputs[i].dstudent == b->dlogits; // a tap of the logits: done already
         for (int j = 0; j < i; j++) seen |= b->inputs[j].dstudent == b->inputs[i].dstudent;
         if (b->inputs[i].dstudent && !seen) clear(b->inputs[i].dstudent, b->rows, l->term[i].n);
         if (b->inputs[i].dteacher) clear(b->inputs[i].dteacher, b->rows, l->term[i].m);

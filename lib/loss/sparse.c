@@ -233,7 +233,7 @@ static double naive(const kd__term *t, const kd__view *v, twin *f)
     double sum = 0, *w = calloc((size_t)(3 * t->n + 3), sizeof *w);
     if (!w) return NAN;
     for (int64_t r = 0; r < v->rows; r++)
-        if (kd__counts(v, r)) sum += naive_row(t, v, r, f, w, w + t->n + 1);
+        if (kd__counts(v, r)) sum += kd__row_weight(t, v, r) * naive_row(t, v, r, f, w, w + t->n + 1);
     free(w);
     return sum * t->o->factor(t, v->valid);
 }

@@ -55,7 +55,13 @@ const kd_option kd_loss_term_options[] = {
     TRUTH(normalize, "scale vectors to length 1 first"),
     INT(heads, "N", 1, 4096, "relation heads the features are split into"),
     TEXT(relations, "PAIRS", "which of 1 query, 2 key, 3 value meet, with weights: 1-1*0.5 3-3"),
-    TEXT(teacher, "NAME", "which teacher of the store; not needed when there is one"),
+    REAL(wrong, "W", 0, 1, "weight of rows whose label is not the teacher's most probable class"),
+    TEXT(teacher, "NAME",
+         "which teacher of the store; not needed when there is one. Several: a b, or a*0.7 b*0.3"),
+    CHOICE(
+        ensemble, "logits|probabilities|best",
+        "several teachers are joined by the mean of their logits, of their probabilities, or row by row the "
+        "one that knows the label best is taken"),
     TEXT(tap, "NODE", "the student's node whose value is compared"),
     TEXT(feature, "NAME",
          "the teacher's feature column, its part behind feat.; not needed when there is one"),
@@ -154,12 +160,16 @@ static bool next_pair(char **text, char **key, char **value)
     return true;
 }
 
-/* Whether the objective's row names the key; every term has the first three. */
+/* Whether the objective's row names the key. Every term has the first ones; whoever goes row by row over a
+ * teacher's classes can weigh rows, whoever reads all its logits can join several. */
 static bool has_key(const kd_objective *o, const char *key)
 {
     static const char *const always[] = {"name", "preset", "weight", "teacher"};
     for (size_t i = 0; i < KD_COUNT(always); i++)
         if (!strcmp(key, always[i])) return true;
+    if (!strcmp(key, "ensemble")) return o->needs & KD_NEEDS_LOGITS;
+    if (!strcmp(key, "wrong"))
+        return o->needs & (KD_NEEDS_LOGITS | KD_NEEDS_SPARSE) && kd__objective_find(o->name)->row;
     size_t len = strlen(key);
     for (const char *p = o->keys; p && *p; p += strcspn(p, ","), p += *p == ',')
         if (!strncmp(p, key, len) && (p[len] == '=' || p[len] == ',' || !p[len])) return true;
@@ -242,6 +252,7 @@ kd_status kd__term_init(kd__term *t, const char *text, const char *preset, const
     }
     if (preset) kd__preset_keys(preset, t->o->pub.name, sets, sizeof(sets));
     kd_status st = kd_config_add(&t->config, kd_loss_term_options, kd_loss_term_options_n, &t->k, err);
+    t->k.wrong = 1;
     if (st || (st = set_keys(t, "weight=1", where, err)) || (st = set_keys(t, t->o->pub.keys, where, err)) ||
         (st = set_keys(t, sets, where, err)) || (st = set_keys(t, text, where, err)))
         return st;

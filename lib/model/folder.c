@@ -32,7 +32,8 @@ static json_t *spec_json(const kd_config *c)
 static kd_status save_weights(kd_model *m, const char *path, kd_err *err)
 {
     const kd_param *p;
-    size_t n = kd_graph_params(m->graph, &p);
+    kd_graph_params(m->graph, &p);
+    const size_t n = m->params;
     kd_tensor *t = calloc(n + 1, sizeof *t);
     json_t *meta = json_pack("{s:s, s:s}", "format", "pt", "kd_version", KD_VERSION);
     kd_status st = t && meta ? KD_OK : kd_fail(err, KD_ENOMEM, "%s: out of memory", path);
@@ -255,7 +256,8 @@ static int by_name(const void *a, const void *b)
 void kd_model_fingerprint(kd_model *m, char out[33])
 {
     const kd_param *p;
-    size_t n = kd_graph_params(m->graph, &p);
+    const size_t n = m->params;
+    kd_graph_params(m->graph, &p);
     const kd_param **order = calloc(n + 1, sizeof *order);
     kd_hasher *h = kd_hasher_create();
     char *text = canonical(m);

@@ -103,7 +103,7 @@ static kd_status check(const struct arch_row *a, const kd_model_spec *s, const c
     return KD_OK;
 }
 
-kd_status kd_model_build(kd_model *m, const char *where, kd_err *err)
+static kd_status build(kd_model *m, const char *where, kd_model_extend *extend, void *arg, kd_err *err)
 {
     const kd_model_spec *s = &m->spec;
     const struct arch_row *a = NULL;
@@ -118,20 +118,40 @@ kd_status kd_model_build(kd_model *m, const char *where, kd_err *err)
     if (!g) return kd_fail(err, KD_ENOMEM, "%s: no memory for the model's graph", where);
     kd_node input = kd_nn_input(g, "input", (int)s->input.n, s->input.v);
     kd_node logits = a->build(g, s, input);
+    const kd_param *list;
     kd_graph_output(g, logits);
-    if ((st = kd_graph_finish(g, err))) {
-        kd_graph_free(g);
-        return kd_fail_in(err, st, "%s", where);
-    }
     kd_graph_free(m->graph);
     m->graph = g;
     m->input = input;
     m->logits = logits;
-    return KD_OK;
+    m->params = kd_graph_params(g, &list);
+    if (extend && logits >= 0) st = extend(arg, m, err); // a failed graph has no nodes to go on from
+    if (!st) st = kd_graph_finish(g, err);
+    return st ? kd_fail_in(err, st, "%s", where) : KD_OK;
+}
+
+kd_status kd_model_build(kd_model *m, const char *where, kd_err *err)
+{
+    return build(m, where, NULL, NULL, err);
+}
+
+size_t kd_model_param_count(const kd_model *m)
+{
+    const kd_param *p;
+    size_t n = 0;
+    kd_graph_params(m->graph, &p);
+    for (size_t i = 0; i < m->params; i++) n += p[i].buffer ? 0 : p[i].size;
+    return n;
 }
 
 kd_status kd_model_create(kd_model **out, const char *name, const json_t *spec, const char *where,
                           kd_err *err)
+{
+    return kd_model_create_extended(out, name, spec, where, NULL, NULL, err);
+}
+
+kd_status kd_model_create_extended(kd_model **out, const char *name, const json_t *spec, const char *where,
+                                   kd_model_extend *extend, void *arg, kd_err *err)
 {
     *out = NULL;
     kd_model *m = calloc(1, sizeof *m);
@@ -144,7 +164,7 @@ kd_status kd_model_create(kd_model **out, const char *name, const json_t *spec, 
     kd_status st = nested ? KD_OK : kd_fail(err, KD_ENOMEM, "%s: no memory for a model", where);
     if (!st) st = kd_config_add(&m->config, kd_model_options, kd_model_options_n, &m->spec, err);
     if (!st) st = kd_config_from_json(&m->config, nested, where, err);
-    if (!st) st = kd_model_build(m, where, err);
+    if (!st) st = build(m, where, extend, arg, err);
     json_decref(nested);
     if (st) {
         kd_model_free(m);

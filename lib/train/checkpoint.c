@@ -25,16 +25,21 @@ typedef struct piece {
     float *data;
     size_t n;
 } piece;
-#define PIECES 6
+#define PIECES 7
 
 /* The slabs of a run in the order in which they are hashed; those it does not have are left out. */
 static size_t pieces_of(const kd__run *r, piece p[PIECES])
 {
-    size_t n = 0;
+    size_t n = 0, kept;
+    float *bank = kd_loss_state(r->loss, &kept); // whatever it holds, its bits travel as floats
     const piece all[PIECES] = {
-        {"weights", r->weights, r->slab},   {"buffers", r->stats, r->buffers},
-        {"moment1", r->moment1, r->slab},   {"moment2", r->moment2, r->slab},
-        {"best_weights", r->best, r->slab}, {"best_buffers", r->best ? r->best + r->slab : NULL, r->buffers},
+        {"weights", r->weights, r->slab},
+        {"buffers", r->stats, r->buffers},
+        {"moment1", r->moment1, r->slab},
+        {"moment2", r->moment2, r->slab},
+        {"best_weights", r->best, r->slab},
+        {"best_buffers", r->best ? r->best + r->slab : NULL, r->buffers},
+        {"loss_state", bank, kept / sizeof(float)},
     };
     for (size_t i = 0; i < PIECES; i++)
         if (all[i].data && all[i].n) p[n++] = all[i];
@@ -60,7 +65,7 @@ static kd_status hash_all(char hex[33], const char *const *texts, size_t ntexts,
 
 static char *state_text(const kd__state *s)
 {
-    json_t *o = json_object(), *terms = json_array();
+    json_t *o = json_object(), *terms = json_array(), *hits = json_array();
 #define X(name) json_object_set_new(o, #name, json_integer((json_int_t)s->name));
     KD__STATE_INTS(X)
 #undef X
@@ -69,6 +74,9 @@ static char *state_text(const kd__state *s)
 #undef X
     for (int i = 0; i < KD_LOSS_TERMS; i++) json_array_append_new(terms, json_real(s->term_sum[i]));
     json_object_set_new(o, "term_sum", terms);
+    for (int i = 0; i < KD_LOADER_COLUMNS; i++)
+        json_array_append_new(hits, json_integer((json_int_t)s->hits[i]));
+    json_object_set_new(o, "hits", hits);
     char *text = kd_json_text(o, JSON_COMPACT | JSON_REAL_PRECISION(17));
     json_decref(o);
     return text;
@@ -76,7 +84,7 @@ static char *state_text(const kd__state *s)
 
 static kd_status state_read(kd__state *s, const char *text, const char *path, kd_err *err)
 {
-    json_t *o, *terms;
+    json_t *o, *terms, *hits;
     kd_status st = kd_json_parse(&o, text, strlen(text), NULL);
     int64_t v;
     if (st) return kd_fail(err, st, "%s: its state is not valid JSON", path);
@@ -94,6 +102,11 @@ static kd_status state_read(kd__state *s, const char *text, const char *path, kd
         st = kd_fail(err, KD_ECORRUPT, "%s: key 'term_sum' is not a list of %d", path, KD_LOSS_TERMS);
     for (size_t i = 0; !st && i < KD_LOSS_TERMS; i++)
         s->term_sum[i] = json_number_value(json_array_get(terms, i));
+    hits = json_object_get(o, "hits");
+    if (!st && json_array_size(hits) != KD_LOADER_COLUMNS)
+        st = kd_fail(err, KD_ECORRUPT, "%s: key 'hits' is not a list of %d", path, KD_LOADER_COLUMNS);
+    for (size_t i = 0; !st && i < KD_LOADER_COLUMNS; i++)
+        s->hits[i] = (uint64_t)json_integer_value(json_array_get(hits, i));
 out:
     json_decref(o);
     return st;
@@ -232,8 +245,8 @@ enum { CONTRACT, STATE, METRICS, TEXTS };
 /* Whether the file is whole: texts and tensors have the content that was written. */
 static kd_status check_content(const kd_tensors *f, const char *path, const char *texts[TEXTS], kd_err *err)
 {
-    static const char *const order[PIECES] = {"weights", "buffers",      "moment1",
-                                              "moment2", "best_weights", "best_buffers"};
+    static const char *const order[PIECES] = {"weights",      "buffers",      "moment1",   "moment2",
+                                              "best_weights", "best_buffers", "loss_state"};
     const char *format = kd_tensors_metadata(f, "format"), *want = kd_tensors_metadata(f, "hash");
     kd_tensor tensors[PIECES];
     size_t n = 0;

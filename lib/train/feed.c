@@ -19,28 +19,39 @@
 
 /* ---- targets ------------------------------------------------------------------------------ */
 
-kd_status kd__targets_alloc(kd__targets *g, const kd_trainer *t, uint32_t rows, bool mixed, kd_err *err)
+/* Floats a row of a slot's values; 0: it has none. */
+static size_t slot_floats(const kd_trainer *t, int slot, bool training)
+{
+    const kd_column *c = kd__trainer_column(t, slot);
+    const kd_codec_info *codec = kd_codec_find(c->encoding);
+    if (c->role == KD_ROLE_FEATURE) return training ? kd_column_each(c) * kd_column_width(c) : 0;
+    if (c->role != KD_ROLE_LOGITS && c->role != KD_ROLE_SCORE && c->role != KD_ROLE_VIEW) return 0;
+    return codec && codec->sparse && !t->slot_scattered[slot] ? 0 : (size_t)t->slot_classes[slot];
+}
+
+kd_status kd__targets_alloc(kd__targets *g, const kd_trainer *t, uint32_t rows, bool training, kd_err *err)
 {
     bool failed = false;
     for (int i = 0; i < t->ncolumns; i++) {
         kd_role role = kd__trainer_column(t, i)->role;
-        size_t n;
-        if (role == KD_ROLE_LABEL) {
-            failed |= !(g->labels = kd_alloc_aligned(rows, sizeof(int32_t)));
-            failed |= mixed && !(g->others = kd_alloc_aligned(rows, sizeof(int32_t)));
-        } else if (role == KD_ROLE_LOGITS || role == KD_ROLE_VIEW) {
-            failed |= !kd_mul_size(rows, (size_t)t->slot_classes[i], &n) ||
-                      !(g->logits[i] = kd_alloc_aligned(n, sizeof(float)));
-        }
+        size_t n, each = slot_floats(t, i, training);
+        if (role == KD_ROLE_LABEL) failed |= !(g->labels = kd_alloc_aligned(rows, sizeof(int32_t)));
+        if (each)
+            failed |= !kd_mul_size(rows, each, &n) || !(g->values[i] = kd_alloc_aligned(n, sizeof(float)));
     }
-    return failed ? kd_fail(err, KD_ENOMEM, "no memory for the labels and logits of %u rows", rows) : KD_OK;
+    if (training && t->sample_first) failed |= !(g->samples = kd_alloc_aligned(rows, sizeof(int64_t)));
+    return failed ? kd_fail(err, KD_ENOMEM, "no memory for the labels and targets of %u rows", rows) : KD_OK;
 }
 
 void kd__targets_release(kd__targets *g)
 {
     free(g->labels);
     free(g->others);
-    for (int i = 0; i < KD_LOADER_COLUMNS; i++) free(g->logits[i]);
+    free(g->samples);
+    for (int i = 0; i < KD_LOADER_COLUMNS; i++) {
+        free(g->values[i]);
+        kd_sparse_release(&g->own[i]);
+    }
     memset(g, 0, sizeof(*g));
 }
 
@@ -62,11 +73,10 @@ static int64_t label_at(const void *raw, kd_dtype dtype, uint32_t i)
     }
 }
 
-static kd_status fill_labels(kd__targets *g, const kd_trainer *t, int slot, const void *raw,
+static kd_status take_labels(int32_t *labels, const kd_trainer *t, int slot, const void *raw,
                              const kd__rows *rows, kd_err *err)
 {
     const kd_column *c = kd__trainer_column(t, slot);
-    g->labelled = 0;
     for (uint32_t i = 0; i < rows->n; i++) {
         int64_t y = label_at(raw, c->dtype, i);
         if (y >= t->slot_classes[slot])
@@ -74,14 +84,55 @@ static kd_status fill_labels(kd__targets *g, const kd_trainer *t, int slot, cons
                            "%s: column %s, row %llu: label %lld, there are %lld classes; pack the data again",
                            kd_store_path(t->store), c->name, (unsigned long long)row_number(rows, i),
                            (long long)y, (long long)t->slot_classes[slot]);
-        g->labels[i] = y < 0 ? -1 : (int32_t)y;
-        g->labelled += y >= 0;
+        labels[i] = y < 0 ? -1 : (int32_t)y;
     }
-    for (uint32_t i = 0; rows->other_label && i < rows->n; i++) { // those were, or will be, checked as rows
-        const int64_t y = label_at(rows->other_label, c->dtype, i);
+    return KD_OK;
+}
+
+static kd_status fill_labels(kd__targets *g, const kd_trainer *t, int slot, const void *raw,
+                             const kd__rows *rows, kd_err *err)
+{
+    kd_status st = take_labels(g->labels, t, slot, raw, rows, err);
+    g->labelled = 0;
+    for (uint32_t i = 0; i < rows->n && !st; i++) g->labelled += g->labels[i] >= 0;
+    for (uint32_t i = 0; i < rows->n && rows->other_label; i++) { // those are, in their turn, checked as rows
+        const int64_t y = label_at(rows->other_label, kd__trainer_column(t, slot)->dtype, i);
         g->others[i] = y < 0 || y >= t->slot_classes[slot] ? -1 : (int32_t)y;
     }
     g->shares = rows->share;
+    return st;
+}
+
+/* Of targets that keep few classes: labelled rows whose largest one is the label. */
+static uint64_t sparse_hits(const kd__targets *g, const kd_sparse *s, uint32_t rows)
+{
+    uint64_t hits = 0;
+    for (uint32_t i = 0; i < rows && g->labels; i++) {
+        uint64_t top = s->offset[i], end = s->offset[i + 1];
+        for (uint64_t e = top; e < end; e++)
+            if (s->value[e] > s->value[top]) top = e;
+        hits += top < end && g->labels[i] == (int32_t)s->id[top];
+    }
+    return hits;
+}
+
+static kd_status fill_features(kd__targets *g, const kd_trainer *t, int slot, const void *raw,
+                               const kd__rows *rows, kd_err *err)
+{
+    const kd_column *c = kd__trainer_column(t, slot);
+    size_t each = kd_column_each(c) * kd_column_width(c), n = rows->n * each;
+    float *f = g->values[slot]; // (rows, shape of the feature)
+    kd_status st = kd_to_f32(f, raw, c->dtype, n);
+    if (st)
+        return kd_fail(err, st, "%s: column %s: dtype %s", kd_store_path(t->store), c->name,
+                       kd_dtype_name(c->dtype));
+    for (size_t i = 0; i < n; i++)
+        if (!isfinite(f[i]))
+            return kd_fail(
+                err, KD_ENUMERIC,
+                "%s: column %s, row %llu: a value is not finite; look at the teacher %s and dump it again",
+                kd_store_path(t->store), c->name, (unsigned long long)row_number(rows, (uint32_t)(i / each)),
+                c->teacher);
     return KD_OK;
 }
 
@@ -102,9 +153,14 @@ static kd_status fill_logits(kd__targets *g, const kd_trainer *t, int slot, cons
                              const kd_sparse *sparse, const kd__rows *rows, kd_err *err)
 {
     const kd_column *c = kd__trainer_column(t, slot);
-    const uint32_t *view = c->role == KD_ROLE_VIEW ? rows->view : NULL;
     size_t classes = (size_t)t->slot_classes[slot];
-    float *z = g->logits[slot]; // (rows, classes)
+    float *z = g->values[slot]; // (rows, classes)
+    g->sparse[slot] = sparse;
+    if (sparse && !z) {
+        g->hits[slot] = sparse_hits(g, sparse, rows->n);
+        return KD_OK;
+    }
+    const uint32_t *view = c->role == KD_ROLE_VIEW ? rows->view : NULL;
     kd_status st = KD_OK;
     if (sparse)
         kd__logits_scatter(z, c, sparse, rows->n, classes, view);
@@ -139,29 +195,40 @@ static kd_status fill_views(kd__targets *g, const kd_trainer *t, int slot, const
     const int plain = t->slot_plain[slot];
     if (rows->views ? !kd_view_equal(rows->views, &t->slot_views[slot]) : rows->row != NULL) return KD_OK;
     if (rows->views || plain < 0) return fill_logits(g, t, slot, raw, sparse, rows, err);
-    memcpy(g->logits[slot], g->logits[plain], rows->n * (size_t)t->slot_classes[slot] * sizeof(float));
+    memcpy(g->values[slot], g->values[plain], rows->n * (size_t)t->slot_classes[slot] * sizeof(float));
     g->hits[slot] = g->hits[plain];
     return KD_OK;
-}
-
-/* Whether a column is filled in that pass: labels first, hits need them; views last, they may borrow. */
-static bool is_of_pass(kd_role role, int pass)
-{
-    static const kd_role order[] = {KD_ROLE_LABEL, KD_ROLE_LOGITS, KD_ROLE_VIEW};
-    return role == order[pass];
 }
 
 kd_status kd__targets_fill(kd__targets *g, const kd_trainer *t, const void *const *raw,
                            const kd_sparse *const *sparse, const kd__rows *rows, kd_err *err)
 {
     kd_status st = KD_OK;
-    for (int pass = 0; pass < 3; pass++)
+    for (int pass = 0; pass < 3; pass++) // labels first: hits need them; views last: they may borrow
         for (int i = 0; i < t->ncolumns && !st; i++) {
-            if (!is_of_pass(kd__trainer_column(t, i)->role, pass)) continue;
-            st = pass == 0   ? fill_labels(g, t, i, raw[i], rows, err)
-                 : pass == 1 ? fill_logits(g, t, i, raw[i], sparse[i], rows, err)
-                             : fill_views(g, t, i, raw[i], sparse[i], rows, err);
+            kd_role role = kd__trainer_column(t, i)->role;
+            if (!pass && role == KD_ROLE_LABEL) st = fill_labels(g, t, i, raw[i], rows, err);
+            if (pass == 1 && (role == KD_ROLE_LOGITS || role == KD_ROLE_SCORE))
+                st = fill_logits(g, t, i, raw[i], sparse[i], rows, err);
+            if (pass == 1 && role == KD_ROLE_FEATURE && g->values[i])
+                st = fill_features(g, t, i, raw[i], rows, err);
+            if (pass == 2 && role == KD_ROLE_VIEW) st = fill_views(g, t, i, raw[i], sparse[i], rows, err);
         }
+    if (g->samples && !st) kd__samples_of(t, rows, g->samples);
+    return st;
+}
+
+kd_status kd__labels_read(const kd_trainer *t, kd_cursor *cursor, int slot, uint32_t chunk, uint32_t n,
+                          int32_t *out, kd_err *err)
+{
+    const kd_chunk_info *info = kd_store_chunk(t->store, chunk);
+    size_t bytes = info->rows * kd_dtype_size(kd__trainer_column(t, slot)->dtype);
+    void *raw = malloc(bytes + 1);
+    kd__rows rows = {.first = info->first, .n = n};
+    kd_status st = raw ? kd_cursor_read(cursor, t->columns[slot], chunk, raw, bytes, err)
+                       : kd_fail(err, KD_ENOMEM, "no memory for the labels of %u rows", info->rows);
+    if (!st) st = take_labels(out, t, slot, raw, &rows, err);
+    free(raw);
     return st;
 }
 
@@ -171,6 +238,15 @@ bool kd__feed_serves(const kd__feed *f, const kd__run *r)
 {
     return f->seed == r->seed && f->batch == (uint32_t)r->spec.train.batch &&
            kd_view_equal(&f->views, &r->spec.views);
+}
+
+static kd_status open_views(kd__feed *f, const kd__run *r, kd_err *err)
+{
+    if (!kd__run_has_views(r)) return KD_OK;
+    if (r->label >= 0 && kd_view_mixes(&f->views) &&
+        !(f->targets.others = kd_alloc_aligned(f->batch, sizeof(int32_t))))
+        return kd_fail(err, KD_ENOMEM, "no memory for the labels of %u rows", f->batch);
+    return kd_stream_views(f->stream, &f->views, r->input, r->id, r->label, err);
 }
 
 kd_status kd__feed_open(kd__feed **out, kd_trainer *t, const kd__run *r, kd_err *err)
@@ -183,9 +259,7 @@ kd_status kd__feed_open(kd__feed **out, kd_trainer *t, const kd__run *r, kd_err 
     f->batch = (uint32_t)r->spec.train.batch;
     f->views = r->spec.views;
     if ((st = kd_stream_open(&f->stream, t->loader, f->seed, f->batch, true, err)) ||
-        (kd__run_has_views(r) &&
-         (st = kd_stream_views(f->stream, &f->views, r->input, r->id, r->label, err))) ||
-        (st = kd__targets_alloc(&f->targets, t, f->batch, kd_view_mixes(&f->views), err))) {
+        (st = kd__targets_alloc(&f->targets, t, f->batch, true, err)) || (st = open_views(f, r, err))) {
         kd__feed_close(f);
         return st;
     }
@@ -231,6 +305,17 @@ static size_t row_bytes(const kd_column *c)
     return n;
 }
 
+/* Bytes of the sparse targets of a row, at most. */
+static size_t sparse_row_bytes(const kd_column *c)
+{
+    kd_codec *codec;
+    if (kd_column_codec(&codec, c, NULL)) return 0; // opening the cursor will say why
+    size_t n = kd_codec_most(codec) * (sizeof(uint32_t) + sizeof(float) + 1) + sizeof(uint64_t) +
+               2 * KD_CODEC_MAX_TEMPERATURES * sizeof(float);
+    kd_codec_close(codec);
+    return n;
+}
+
 /* Bytes of a decoded row in a block. */
 static size_t block_row_bytes(const kd_trainer *t)
 {
@@ -239,8 +324,9 @@ static size_t block_row_bytes(const kd_trainer *t)
         const kd_column *c = kd__trainer_column(t, i);
         if (c->role == KD_ROLE_INPUT) n += row_bytes(c);
         if (c->role == KD_ROLE_LABEL) n += sizeof(int32_t);
-        if (c->role == KD_ROLE_LOGITS || c->role == KD_ROLE_VIEW)
-            n += (size_t)t->slot_classes[i] * sizeof(float);
+        const kd_codec_info *codec = kd_codec_find(c->encoding);
+        if (codec && codec->sparse) n += sparse_row_bytes(c);
+        n += slot_floats(t, i, false) * sizeof(float);
     }
     return n;
 }
@@ -260,12 +346,13 @@ static kd_status read_column(kd_trainer *t, int slot, uint32_t chunk, uint32_t r
 static kd_status block_decode(kd__block *b, kd_trainer *t, kd_err *err)
 {
     void *raw[KD_LOADER_COLUMNS] = {0};
-    kd_sparse sparse[KD_LOADER_COLUMNS] = {0};
+    kd_sparse *sparse = b->targets.own;
     const kd_sparse *given[KD_LOADER_COLUMNS] = {0};
     kd_status st = KD_OK;
     kd__rows rows = {.first = kd_store_chunk(t->store, b->chunk)->first, .n = b->rows};
     for (int i = 0; i < t->ncolumns && !st; i++) {
         const kd_column *c = kd__trainer_column(t, i);
+        if (c->role == KD_ROLE_FEATURE) continue; // of no use for validation
         raw[i] = c->role == KD_ROLE_INPUT ? b->input : malloc(row_bytes(c) * b->rows);
         st = raw[i] ? read_column(t, i, b->chunk, b->rows, raw[i], &sparse[i], err)
                     : kd_fail(err, KD_ENOMEM, "no memory for %u validation rows", b->rows);
@@ -274,7 +361,6 @@ static kd_status block_decode(kd__block *b, kd_trainer *t, kd_err *err)
     if (!st) st = kd__targets_fill(&b->targets, t, (const void *const *)raw, given, &rows, err);
     for (int i = 0; i < t->ncolumns; i++) {
         if (raw[i] != b->input) free(raw[i]);
-        kd_sparse_release(&sparse[i]);
     }
     return st;
 }
@@ -340,5 +426,7 @@ kd_status kd__valid_block(kd_trainer *t, size_t i, const kd__block **out, kd_err
     if (t->cached) return KD_OK;
     b->input = t->blocks[0].input;
     b->targets = t->blocks[0].targets;
-    return block_decode(b, t, err);
+    kd_status st = block_decode(b, t, err);
+    if (i) memcpy(t->blocks[0].targets.own, b->targets.own, sizeof(b->targets.own)); // they may have grown
+    return st;
 }

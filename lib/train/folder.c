@@ -169,7 +169,8 @@ kd_status kd__run_end_epoch(kd__run *r, kd_err *err)
     }
     if ((st = kd__metrics_line(r, err))) return st;
     s->epoch++;
-    s->step = s->rows = s->hits = s->labelled = 0;
+    s->step = s->rows = s->labelled = 0;
+    memset(s->hits, 0, sizeof(s->hits));
     s->loss_sum = 0;
     memset(s->term_sum, 0, sizeof(s->term_sum));
     return KD_OK;
@@ -204,7 +205,7 @@ static void fill_result(kd__run *r)
     x->loss = best ? s->best_loss : s->loss;
     x->valid_loss = best ? s->best_valid_loss : s->valid_loss;
     x->valid_accuracy = best ? s->best_accuracy : s->valid_accuracy;
-    x->params = kd_graph_param_count(r->model->graph);
+    x->params = kd_model_param_count(r->model);
     x->weight_hash = weight_hash(r);
 }
 

@@ -152,19 +152,20 @@ static kd_status run_rounds(kd_trainer *t, uint64_t epoch, const caller *c, kd_e
 
 /* ---- the end of an epoch ------------------------------------------------------------------ */
 
-static void check_alignment(kd_trainer *t, const kd__run *r, uint64_t hits, uint64_t labelled)
+static void check_alignment(kd_trainer *t, const kd__run *r)
 {
-    double accuracy = labelled ? (double)hits / (double)labelled : 1;
-    if (r->logits < 0 || t->warned_alignment || labelled < 100 || accuracy >= 2.0 / (double)r->classes ||
-        r->classes < 4)
-        return;
-    t->warned_alignment = true;
-    kd__trainer_warn(t,
-                     "%s: teacher %s agrees with the labels on %.1f %% of the training rows, little more "
-                     "than chance: is column %s of these rows? Check with %s",
-                     kd_store_path(t->store), kd__trainer_column(t, r->logits)->teacher, 100 * accuracy,
-                     kd__trainer_column(t, r->logits)->name,
-                     kd__run_has_views(r) ? "kd-dump --check" : "kd-eval");
+    const uint64_t labelled = r->at.labelled;
+    for (int k = 0; k < r->nteachers && labelled >= 100 && r->classes >= 4; k++) {
+        double accuracy = (double)r->at.hits[k] / (double)labelled;
+        if (accuracy >= 2.0 / (double)r->classes || t->warned_alignment[r->teacher[k]]) continue;
+        t->warned_alignment[r->teacher[k]] = true;
+        kd__trainer_warn(t,
+                         "%s: teacher %s agrees with the labels on %.1f %% of the training rows, little more "
+                         "than chance: is column %s of these rows? Check with %s",
+                         kd_store_path(t->store), kd__trainer_column(t, r->teacher[k])->teacher,
+                         100 * accuracy, kd__trainer_column(t, r->teacher[k])->name,
+                         kd__run_has_views(r) ? "kd-dump --check" : "kd-eval");
+    }
 }
 
 static kd_status end_epoch(kd_trainer *t, uint64_t epoch, kd_err *err)
@@ -183,7 +184,7 @@ static kd_status end_epoch(kd_trainer *t, uint64_t epoch, kd_err *err)
         kd__evaluate(t, b);
     }
     for (size_t i = 0; i < t->ntodo && !st; i++) {
-        check_alignment(t, t->todo[i], t->todo[i]->at.hits, t->todo[i]->at.labelled);
+        check_alignment(t, t->todo[i]);
         t->todo[i]->stall = kd_loader_seconds(t->loader) - t->stall;
         st = kd__run_end_epoch(t->todo[i], err);
     }

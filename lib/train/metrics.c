@@ -11,6 +11,22 @@
 
 static json_t *real(double v) { return v == v ? json_real(v) : json_null(); }
 
+/* Share of the labelled rows where each teacher of the run is right; one: a number, several: by name. */
+static json_t *teachers_json(const kd__run *r)
+{
+    const kd__state *s = &r->at;
+    json_t *all = json_object();
+    for (int k = 0; k < r->nteachers; k++) {
+        json_t *share = real((double)s->hits[k] / (double)s->labelled);
+        if (r->nteachers == 1) {
+            json_decref(all);
+            return share;
+        }
+        json_object_set_new(all, r->teacher_name[k], share);
+    }
+    return all;
+}
+
 static json_t *line_json(kd__run *r)
 {
     const kd__state *s = &r->at;
@@ -25,8 +41,7 @@ static json_t *line_json(kd__run *r)
     if (!o) return NULL;
     if (r->valid.rows) json_object_set_new(o, "valid_loss", real(s->valid_loss));
     if (r->valid.labelled) json_object_set_new(o, "valid_accuracy", real(s->valid_accuracy));
-    if (r->logits >= 0 && s->labelled)
-        json_object_set_new(o, "teacher_accuracy", real((double)s->hits / (double)s->labelled));
+    if (r->nteachers && s->labelled) json_object_set_new(o, "teacher_accuracy", teachers_json(r));
     json_object_set_new(o, "seconds", real(s->seconds));
     json_object_set_new(o, "stall_s", real(r->stall));
     return o;

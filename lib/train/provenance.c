@@ -32,15 +32,20 @@ static const char *segment_root(const kd_store *s, const char *segment)
     return kd_store_root(s);
 }
 
+static void add_column(json_t *o, const kd_trainer *t, int slot)
+{
+    if (slot < 0) return;
+    const kd_column *c = kd__trainer_column(t, slot);
+    json_object_set_new(o, c->name, json_string(segment_root(t->store, c->segment)));
+}
+
 static json_t *columns_json(const kd_trainer *t, const kd__run *r)
 {
-    const int slots[] = {r->input, r->label, r->logits};
     json_t *o = json_object();
-    for (size_t i = 0; i < KD_COUNT(slots); i++) {
-        if (slots[i] < 0) continue;
-        const kd_column *c = kd__trainer_column(t, slots[i]);
-        json_object_set_new(o, c->name, json_string(segment_root(t->store, c->segment)));
-    }
+    add_column(o, t, r->input);
+    add_column(o, t, r->label);
+    for (int i = 0; i < KD_LOSS_TERMS; i++)
+        for (int k = 0; k < r->source[i].n; k++) add_column(o, t, r->source[i].slot[k]);
     return o;
 }
 
@@ -116,12 +121,27 @@ out:
 
 /* ---- provenance --------------------------------------------------------------------------- */
 
-static json_t *teacher_json(const kd_trainer *t, const kd__run *r)
+static json_t *teacher_json(const kd_trainer *t, const char *name)
 {
-    if (r->logits < 0) return json_null();
-    const char *name = kd__trainer_column(t, r->logits)->teacher;
     const json_t *fp = json_object_get(kd_store_teacher(t->store, name), "fingerprint");
     return json_pack("{s:s, s:O?}", "name", name, "fingerprint", fp);
+}
+
+/* Every teacher once, in the order of the loss. */
+static json_t *teachers_json(const kd_trainer *t, const kd__run *r)
+{
+    json_t *all = json_array();
+    for (int i = 0; i < KD_LOSS_TERMS; i++)
+        for (int k = 0; k < r->source[i].n; k++) {
+            const char *name = kd__trainer_column(t, r->source[i].slot[k])->teacher;
+            bool seen = false;
+            size_t at;
+            json_t *x;
+            json_array_foreach(all, at, x) seen |=
+                !strcmp(json_string_value(json_object_get(x, "name")), name);
+            if (!seen) json_array_append_new(all, teacher_json(t, name));
+        }
+    return all;
 }
 
 static json_t *figure(double v) { return isfinite(v) ? json_real(v) : json_null(); }
@@ -132,20 +152,22 @@ kd_status kd__provenance_write(const kd_trainer *t, const kd__run *r, kd_err *er
     char hash[17], date[32];
     time_t now = time(NULL);
     struct tm tm;
-    char *path = kd_path_join(r->part, "provenance.json"), *formula = kd_loss_formula(r->loss);
+    char *path = kd_path_join(r->part, "provenance.json"), *formula = kd__sources_text(r, t);
     snprintf(hash, sizeof(hash), "%016llx", (unsigned long long)res->weight_hash);
     strftime(date, sizeof(date), "%Y-%m-%dT%H:%M:%SZ", gmtime_r(&now, &tm));
-    json_t *o = json_pack("{s:i, s:s, s:s, s:I, s:s, s:s, s:{s:s, s:s, s:I}, s:o, s:s, s:I, s:s, s:I, s:I, "
-                          "s:I, s:o, s:o, s:o, s:f, s:s, s:O}",
-                          "schema", 1, "name", r->spec.name, "role", r->role, "seed", (json_int_t)r->seed,
-                          "kd", KD_VERSION, "command", t->command ? t->command : "", "store", "path",
-                          kd_store_path(t->store), "root", kd_store_root(t->store), "rows",
-                          (json_int_t)kd_store_rows(t->store), "teacher", teacher_json(t, r), "formula",
-                          formula ? formula : "", "params", (json_int_t)res->params, "weight_hash", hash,
-                          "epochs", (json_int_t)res->epochs, "best_epoch", (json_int_t)r->at.best_epoch,
-                          "steps", (json_int_t)r->at.total, "loss", figure(res->loss), "valid_loss",
-                          figure(res->valid_loss), "valid_accuracy", figure(res->valid_accuracy), "seconds",
-                          res->seconds, "date", date, "contract", r->contract);
+    json_t *teachers = teachers_json(t, r), *first = json_array_get(teachers, 0);
+    json_t *o =
+        json_pack("{s:i, s:s, s:s, s:I, s:s, s:s, s:{s:s, s:s, s:I}, s:o, s:o, s:s, s:I, s:s, s:I, s:I, "
+                  "s:I, s:o, s:o, s:o, s:f, s:s, s:O}",
+                  "schema", 1, "name", r->spec.name, "role", r->role, "seed", (json_int_t)r->seed, "kd",
+                  KD_VERSION, "command", t->command ? t->command : "", "store", "path",
+                  kd_store_path(t->store), "root", kd_store_root(t->store), "rows",
+                  (json_int_t)kd_store_rows(t->store), "teacher", first ? json_incref(first) : json_null(),
+                  "teachers", teachers, "formula", formula ? formula : "", "params", (json_int_t)res->params,
+                  "weight_hash", hash, "epochs", (json_int_t)res->epochs, "best_epoch",
+                  (json_int_t)r->at.best_epoch, "steps", (json_int_t)r->at.total, "loss", figure(res->loss),
+                  "valid_loss", figure(res->valid_loss), "valid_accuracy", figure(res->valid_accuracy),
+                  "seconds", res->seconds, "date", date, "contract", r->contract);
     kd_status st = o && path ? kd_json_save(path, o, err)
                              : kd_fail(err, KD_ENOMEM, "%s: no memory for its provenance", r->folder);
     json_decref(o);

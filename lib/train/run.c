@@ -1,4 +1,4 @@
-/* run.c - one student against one store: which columns it reads, whether they fit, its memory.
+/* run.c - one student against one store: its input, its labels, its sizes, its memory.
  *
  * What the YAML leaves open (shape of the input, number of classes, the teacher when there is one)
  * is taken from the store and becomes part of the resolved configuration; what it does say must
@@ -15,74 +15,8 @@
 
 static kd_status need_slot(kd_trainer *t, int column, int *slot, kd_err *err)
 {
-    *slot = kd__trainer_slot(t, column);
-    if (*slot >= 0) return KD_OK;
-    return kd_fail(err, KD_ELIMIT,
-                   "%s: the students together read more than %d columns; train them in two runs",
-                   kd_store_path(t->store), KD_LOADER_COLUMNS);
-}
-
-/* Names of the teachers that have logits: "a, b". */
-static size_t teacher_names(const kd_store *s, kd_buf *names)
-{
-    size_t n = 0;
-    for (size_t i = 0; i < kd_store_columns(s); i++) {
-        const kd_column *c = kd_store_column(s, i);
-        if (c->role == KD_ROLE_LOGITS && kd_store_find_role(s, KD_ROLE_LOGITS, c->teacher) == (int)i)
-            kd_buf_printf(names, "%s%s", n++ ? ", " : "", c->teacher);
-    }
-    return n;
-}
-
-/* The teacher that the terms of the mix name; NULL: none does. */
-static const char *teacher_wanted(const kd_loss *l)
-{
-    for (int i = 0; i < kd_loss_count(l); i++) {
-        kd_loss_term term = kd_loss_term_at(l, i);
-        if (term.needs & KD_NEEDS_LOGITS && term.teacher) return term.teacher;
-    }
-    return NULL;
-}
-
-/* What this trainer can feed: labels and the dense logits of one teacher. */
-static kd_status check_terms(const kd__run *r, kd_err *err)
-{
-    const char *want = teacher_wanted(r->loss);
-    for (int i = 0; i < kd_loss_count(r->loss); i++) {
-        kd_loss_term term = kd_loss_term_at(r->loss, i);
-        char needs[160];
-        if (term.needs & ~(unsigned)(KD_NEEDS_LABELS | KD_NEEDS_LOGITS))
-            return kd_fail(err, KD_EUNSUPPORTED, "%s: %s needs %s, which kd-train does not read yet",
-                           r->spec.name, term.label, kd_loss_needs_text(term.needs, needs, sizeof(needs)));
-        if (term.needs & KD_NEEDS_LOGITS && want && (!term.teacher || strcmp(term.teacher, want)))
-            return kd_fail(err, KD_EUNSUPPORTED,
-                           "%s: %s learns from %s and another term from %s; one mix has one "
-                           "teacher",
-                           r->spec.name, term.label, term.teacher ? term.teacher : "any teacher", want);
-    }
-    return KD_OK;
-}
-
-static kd_status find_logits(kd__run *r, kd_trainer *t, int *column, kd_err *err)
-{
-    const char *store = kd_store_path(t->store), *want = teacher_wanted(r->loss);
-    kd_buf names = {0};
-    size_t n = teacher_names(t->store, &names);
-    kd_status st = KD_OK;
-    *column = kd_store_find_role(t->store, KD_ROLE_LOGITS, want);
-    if (!n)
-        st = kd_fail(err, KD_ENOTFOUND, "no teacher in %s; add one: kd-dump --teacher FOLDER --into %s",
-                     store, store);
-    else if (want && *column < 0)
-        st = kd_fail(err, KD_ENOTFOUND,
-                     "no teacher %s in %s, it has: %s; set loss.teacher, or add it: kd-dump --teacher FOLDER "
-                     "--into %s",
-                     want, store, names.text ? names.text : "?", store);
-    else if (!want && n > 1)
-        st = kd_fail(err, KD_EUSAGE, "%s has several teachers (%s); name one: loss.teacher", store,
-                     names.text ? names.text : "?");
-    kd_buf_release(&names);
-    return st;
+    *slot = kd__trainer_slot(t, column, err);
+    return *slot < 0 ? KD_ELIMIT : KD_OK;
 }
 
 /* classes of the store: what its labels say, else what the logits have; 0: unknown. */
@@ -96,8 +30,7 @@ static int64_t store_classes(const kd_trainer *t, int label, int logits)
 
 static bool is_label_dtype(kd_dtype t) { return t != KD_DTYPE_NONE && !kd_dtype_is_float(t) && t != KD_U64; }
 
-static kd_status check_columns(const kd_trainer *t, const kd__run *r, int input, int label, int logits,
-                               kd_err *err)
+static kd_status check_columns(const kd_trainer *t, const kd__run *r, int input, int label, kd_err *err)
 {
     const char *store = kd_store_path(t->store);
     if (input < 0)
@@ -105,7 +38,6 @@ static kd_status check_columns(const kd_trainer *t, const kd__run *r, int input,
                        store);
     const kd_column *x = kd_store_column(t->store, (size_t)input);
     const kd_column *y = label < 0 ? NULL : kd_store_column(t->store, (size_t)label);
-    const kd_column *z = logits < 0 ? NULL : kd_store_column(t->store, (size_t)logits);
     if (x->ndims < 1 || x->dims[0] < 1)
         return kd_fail(err, KD_EUNSUPPORTED, "%s: column %s has no fixed shape; these models need one", store,
                        x->name);
@@ -115,11 +47,6 @@ static kd_status check_columns(const kd_trainer *t, const kd__run *r, int input,
     if (y && (y->ndims || !is_label_dtype(y->dtype)))
         return kd_fail(err, KD_EMISMATCH, "%s: column %s is no whole number a row, as labels are", store,
                        y->name);
-    char where[300];
-    if (z)
-        return kd__logits_check(t, z, r->spec.loss.temperature,
-                                kd_config_where(&r->spec.config, "loss.temperature", where, sizeof(where)),
-                                err);
     return KD_OK;
 }
 
@@ -190,26 +117,20 @@ static kd_status resolve(kd__run *r, const kd_student_spec *given, kd_trainer *t
 {
     int input = kd_store_find_role(t->store, KD_ROLE_INPUT, NULL),
         label = kd_store_find_role(t->store, KD_ROLE_LABEL, NULL);
-    int views, logits = -1;
+    int logits = -1;
     char where[300];
-    const char *teacher = teacher_wanted(r->loss) ? teacher_wanted(r->loss) : r->spec.loss.teacher;
-    kd_status st = kd__views_resolve(r, given, t, teacher, &views, err);
-    if (!st && kd_loss_needs_teacher(r->loss)) {
-        logits = views;
-        if (views < 0) st = find_logits(r, t, &logits, err);
-    }
-    if (st || (st = check_columns(t, r, input, label, logits, err)) ||
-        (st = resolve_classes(r, given, t, label, logits, err)) ||
+    kd_status st = kd__views_resolve(r, given, t, err);
+    if (!st) st = kd__sources_find(r, t, err);
+    if (r->nteachers) logits = t->columns[r->teacher[0]];
+    if (st || (st = check_columns(t, r, input, label, err)) ||
+        (st = resolve_classes(r, given, t, label, logits, err)) || (st = kd__sources_check(r, t, err)) ||
         (st = resolve_input(r, given, t, input, err)) || (st = need_slot(t, input, &r->input, err)) ||
         (label >= 0 && (st = need_slot(t, label, &r->label, err))) ||
-        (logits >= 0 && (st = need_slot(t, logits, &r->logits, err))) ||
         (kd__run_has_views(r) &&
          (st = need_slot(t, kd_store_find_role(t->store, KD_ROLE_ID, NULL), &r->id, err))))
         return st;
     r->input_dtype = kd_store_column(t->store, (size_t)input)->dtype;
     if (label >= 0) t->slot_classes[r->label] = r->classes;
-    if (logits >= 0) t->slot_classes[r->logits] = r->classes;
-    if (logits >= 0 && logits == views && (st = kd__views_plain(r, t, err))) return st;
     if ((!kd_store_split_rows(t->store, KD_VALID) || label < 0) &&
         (!strcmp(r->spec.train.keep, "best") || r->spec.train.patience))
         return kd_fail(err, KD_EUSAGE,
@@ -244,7 +165,7 @@ kd_status kd__run_create(kd__run **out, kd_trainer *t, const kd_student_spec *sp
     if (!r) return kd_fail(err, KD_ENOMEM, "out of memory");
     r->seed = seed;
     r->lock = -1;
-    r->input = r->label = r->logits = r->id = -1;
+    r->input = r->label = r->id = -1;
     if ((st = kd__student_copy(&r->spec, spec, err))) {
         free(r);
         return st;
@@ -254,14 +175,11 @@ kd_status kd__run_create(kd__run **out, kd_trainer *t, const kd_student_spec *sp
     for (size_t n = r->folder ? strlen(r->folder) : 0; n > 1 && r->folder[n - 1] == '/';)
         r->folder[--n] = '\0';
     r->part = r->folder ? kd_sprintf("%s.part", r->folder) : NULL;
-    int64_t rows = r->spec.train.batch > KD__EVAL_BATCH ? r->spec.train.batch : KD__EVAL_BATCH;
     if (!r->role || !r->part)
         st = kd_fail(err, KD_ENOMEM, "out of memory");
     else if (!(st = check_role(&r->spec, role, err)) && (st = kd_loss_create(&r->loss, &r->spec.loss, err)))
         kd_fail_in(err, st, "%s", spec->config.path ? spec->config.path : r->spec.name);
-    if (st || (st = check_terms(r, err)) || (st = resolve(r, spec, t, err))) goto out;
-    kd_loss_shape shape = {.rows = rows, .classes = r->classes, .threads = t->p.threads};
-    if ((st = kd_loss_plan(r->loss, &shape, err))) goto out;
+    if (st || (st = resolve(r, spec, t, err))) goto out;
     if (!(r->contract = kd__contract(t, r))) st = kd_fail(err, KD_ENOMEM, "out of memory");
 out:
     if (st)
@@ -282,11 +200,10 @@ kd_status kd__run_build(kd__run *r, kd_trainer *t, kd_err *err)
     const kd_column *x = kd__trainer_column(t, r->input),
                     *y = r->label < 0 ? NULL : kd__trainer_column(t, r->label);
     json_t *all = kd_config_json(&r->spec.config), *names = y ? json_object_get(y->params, "names") : NULL;
-    kd_status st = all ? kd_model_create(&r->model, r->spec.name, json_object_get(all, "model"),
-                                         r->spec.config.path, err)
+    kd_status st = all ? kd__taps_model(r, t, json_object_get(all, "model"), err)
                        : kd_fail(err, KD_ENOMEM, "out of memory");
     json_decref(all);
-    if (st) return st;
+    if (st || (st = kd__taps_plan(r, t, err))) return st;
     kd_model *m = r->model;
     m->mean = (float)number_of(x->params, "mean", 0);
     m->scale = (float)number_of(x->params, "scale", 1);
@@ -308,6 +225,7 @@ void kd__run_free(kd__run *r)
     if (r->lock >= 0) close(r->lock);
     kd_exec_free(r->ex);
     kd_exec_free(r->eval);
+    for (int i = 0; i < KD_LOSS_TERMS; i++) free(r->source[i].joined);
     kd_loss_free(r->loss);
     kd_model_free(r->model);
     kd_student_release(&r->spec);
@@ -333,6 +251,6 @@ size_t kd__run_bytes(const kd__run *r)
 {
     size_t slabs = 2 + (r->moment2 != NULL) + (r->best != NULL);
     if (!r->model) return 0;
-    return (slabs * r->slab + r->buffers) * sizeof(float) + (r->ex ? kd_exec_bytes(r->ex) : 0) +
-           (r->eval ? kd_exec_bytes(r->eval) : 0);
+    return (slabs * r->slab + r->buffers) * sizeof(float) + kd_loss_bytes(r->loss) +
+           (r->ex ? kd_exec_bytes(r->ex) : 0) + (r->eval ? kd_exec_bytes(r->eval) : 0);
 }

@@ -12,6 +12,7 @@
 #include "train_private.h"
 
 #include <math.h>
+#include <string.h>
 
 /* raw: (rows, input shape) as stored -> the exec's input. By the whole team. */
 static void feed_input(const kd__run *r, kd_exec *ex, const void *raw, size_t rows)
@@ -26,18 +27,86 @@ static void feed_input(const kd__run *r, kd_exec *ex, const void *raw, size_t ro
     }
 }
 
-static kd_loss_batch loss_batch(const kd__run *r, kd_exec *ex, const kd__targets *g, size_t first,
-                                int64_t rows)
+/* What is compared with what, of one batch; each thread makes its own. */
+typedef struct comparison {
+    kd_loss_batch b;
+    kd_loss_input in[KD_LOSS_TERMS];
+    kd_loss_sparse sparse[KD_LOSS_TERMS];
+} comparison;
+
+/* Teachers' features that something is learned of are inputs of the graph. By the whole team. */
+static void feed_features(const kd__run *r, kd_exec *ex, const kd__targets *g, size_t rows)
 {
-    return (kd_loss_batch){
-        .rows = rows,
-        .classes = r->classes,
-        .logits = kd_exec_value(ex, r->model->logits),
-        .labels = g->labels ? g->labels + first : NULL,
-        .other_labels = g->others, // of training batches, which begin at 0
-        .shares = g->shares,
-        .teacher = r->logits >= 0 ? g->logits[r->logits] + first * (size_t)r->classes : NULL,
-    };
+#pragma omp single
+    for (int i = 0; i < kd_loss_count(r->loss); i++) {
+        const kd__source *s = &r->source[i];
+        if (s->tap < 0 || s->nodes.teacher < 0) continue;
+        size_t n = rows * kd_graph_node_size(r->model->graph, s->nodes.teacher);
+        memcpy(kd_exec_input(ex, s->nodes.teacher), g->values[s->slot[0]], n * sizeof(float));
+    }
+}
+
+static void compare_features(const kd__source *s, kd_exec *ex, const kd__targets *g, kd_loss_input *in)
+{
+    bool learned = s->nodes.teacher_out >= 0;
+    in->student = kd_exec_value(ex, s->nodes.student);
+    in->dstudent = kd_exec_grad(ex, s->nodes.student);
+    in->teacher = learned ? kd_exec_value(ex, s->nodes.teacher_out) : g->values[s->slot[0]];
+    in->dteacher = learned ? kd_exec_grad(ex, s->nodes.teacher_out) : NULL;
+}
+
+/* Rows first to first + rows of sparse targets. */
+static kd_loss_sparse sparse_rows(const kd_sparse *s, size_t first)
+{
+    size_t listed = first * (size_t)s->temperatures;
+    return (kd_loss_sparse){.offset = s->offset + first,
+                            .id = s->id,
+                            .value = s->value,
+                            .temperatures = s->temperatures,
+                            .temperature = s->temperature,
+                            .tail = s->tail + listed,
+                            .logz = s->logz + listed};
+}
+
+/* Logits of one teacher, or of several joined. By the whole team. */
+static const float *logits_rows(const kd__run *r, int i, const kd__targets *g, size_t first, int64_t rows)
+{
+    const kd__source *s = &r->source[i];
+    if (s->n == 1)
+        return g->values[s->slot[0]] + first * (size_t)(r->classes - kd_loss_term_at(r->loss, i).differences);
+    const double T = kd_loss_term_at(r->loss, i).temperature;
+#pragma omp for schedule(static)
+    for (int64_t k = 0; k < rows; k++)
+        kd__targets_join(s, g, first + (size_t)k, (size_t)r->classes, T, s->joined + k * r->classes);
+    return s->joined;
+}
+
+/* By the whole team. Features are compared in training only: validation rows have none. */
+static void compare(comparison *c, const kd__run *r, kd_exec *ex, const kd__targets *g, size_t first,
+                    int64_t rows, bool training)
+{
+    *c = (comparison){.b = {.rows = rows,
+                            .classes = r->classes,
+                            .logits = kd_exec_value(ex, r->model->logits),
+                            .labels = g->labels ? g->labels + first : NULL,
+                            .other_labels = g->others, // of training batches, which begin at 0
+                            .shares = g->shares,
+                            .dlogits = training ? kd_exec_grad(ex, r->model->logits) : NULL,
+                            .inputs = c->in,
+                            .samples = g->samples,
+                            .step = r->at.total}};
+    for (int i = 0; i < kd_loss_count(r->loss); i++) {
+        const kd__source *s = &r->source[i];
+        const kd_loss_term term = kd_loss_term_at(r->loss, i);
+        if (term.needs & KD_NEEDS_FEATURES) {
+            if (training) compare_features(s, ex, g, &c->in[i]);
+        } else if (term.needs & KD_NEEDS_SPARSE) {
+            c->sparse[i] = sparse_rows(g->sparse[s->slot[0]], first);
+            c->in[i].sparse = &c->sparse[i];
+        } else if (s->n) {
+            c->in[i].teacher = logits_rows(r, i, g, first, rows);
+        }
+    }
 }
 
 static void account(kd__run *r, const kd__targets *g, uint32_t rows)
@@ -48,7 +117,7 @@ static void account(kd__run *r, const kd__targets *g, uint32_t rows)
     for (int i = 0; i < n; i++) r->at.term_sum[i] += values[i] * rows;
     r->at.loss_sum += kd_loss_value(r->loss) * rows;
     r->at.rows += rows;
-    if (r->logits >= 0) r->at.hits += g->hits[r->logits];
+    for (int k = 0; k < r->nteachers; k++) r->at.hits[k] += g->hits[r->teacher[k]];
     r->at.labelled += g->labels ? g->labelled : 0;
     r->at.step++;
     r->at.total++;
@@ -61,10 +130,11 @@ static void step(kd__run *r)
     double start = kd_now();
     kd_cpu_flush_denormals();
     feed_input(r, r->ex, f->b.column[r->input], f->b.rows);
+    feed_features(r, r->ex, &f->targets, f->b.rows);
     kd_exec_forward(r->ex);
-    kd_loss_batch b = loss_batch(r, r->ex, &f->targets, 0, f->b.rows);
-    b.dlogits = kd_exec_grad(r->ex, r->model->logits);
-    kd_loss_run(r->loss, &b);
+    comparison c;
+    compare(&c, r, r->ex, &f->targets, 0, f->b.rows, true);
+    kd_loss_run(r->loss, &c.b);
     bool finite = isfinite(kd_loss_value(r->loss));
     if (finite) {
         kd_exec_backward(r->ex);
@@ -105,13 +175,14 @@ static void evaluate(kd__run *r, const kd__block *b)
         size_t n = kd_min_size(KD__EVAL_BATCH, b->rows - first);
         feed_input(r, r->eval, (const char *)b->input + first * row, n);
         kd_exec_forward(r->eval);
-        kd_loss_batch lb = loss_batch(r, r->eval, &b->targets, first, (int64_t)n);
-        kd_loss_run(r->loss, &lb);
+        comparison c;
+        compare(&c, r, r->eval, &b->targets, first, (int64_t)n, false);
+        kd_loss_run(r->loss, &c.b);
 #pragma omp single
         {
             r->valid.loss += kd_loss_value(r->loss) * (double)n;
             r->valid.rows += n;
-            if (labels) r->valid.hits += count_hits(lb.logits, labels + first, n, r->classes);
+            if (labels) r->valid.hits += count_hits(c.b.logits, labels + first, n, r->classes);
         }
     }
 #pragma omp master

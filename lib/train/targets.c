@@ -1,4 +1,5 @@
-/* targets.c - the teacher's logits as a store may keep them, and what a loss makes of them.
+/* targets.c - what a loss makes of a teacher's logits as a store keeps them, and of those of several
+ * teachers.
  *
  * A column of logits is dense, of a dense codec, or of a sparse one. The first two give all classes' values
  * (int8) or log-probabilities (log8): the softmax at any temperature. A sparse codec that serves
@@ -7,10 +8,16 @@
  * exactly 0: then the fused kernel sees softmax(z / T) = p, and forward KL and cross-entropy are what they
  * are with dense targets. That takes rows x classes floats a batch, as dense logits do.
  *
- * Top-k targets say what the classes beyond k amount to, not which they are: nothing here can serve them.
+ * Top-k targets say what the classes beyond k amount to, not which they are: only sparse objectives read
+ * them.
+ *
+ * Several teachers come to one row of logits: the weighted mean of their logits; T log of the weighted mean
+ * of their probabilities at T, whose softmax at T is that mean; or the row of the one whose cross-entropy
+ * with the label is least.
  */
 #include "train_private.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -23,33 +30,6 @@ static double temperature_of(const kd_column *z)
     return json_number_value(json_object_get(codec, "temperature"));
 }
 
-kd_status kd__logits_check(const kd_trainer *t, const kd_column *z, double temperature, const char *where,
-                           kd_err *err)
-{
-    const char *store = kd_store_path(t->store);
-    const kd_codec_info *codec = kd_codec_find(z->encoding);
-    char serves[160];
-    if (z->ndims != (z->role == KD_ROLE_VIEW ? 2 : 1) || z->dims[0] < 1 || !kd_dtype_is_float(z->dtype) ||
-        (!codec && strcmp(z->encoding, "dense")))
-        return kd_fail(err, KD_EUNSUPPORTED, "%s: column %s (%s of %s) is not one vector of logits a row",
-                       store, z->name, z->encoding, kd_dtype_name(z->dtype));
-    if (!codec || codec->serves & KD_SERVES_SOFTMAX) return KD_OK;
-    kd_serves_text(codec->serves, serves, sizeof(serves));
-    if (!(codec->serves & KD_SERVES_EXPECTED))
-        return kd_fail(
-            err, KD_EUNSUPPORTED,
-            "%s: column %s (%s) serves %s; loss.kd needs soft targets of all classes: dump again with "
-            "kd-dump --encoding log8",
-            store, z->name, z->encoding, serves);
-    if (temperature_of(z) == temperature) return KD_OK;
-    return kd_fail(
-        err, KD_EMISMATCH,
-        "%s: column %s (%s) serves %s, which is %g; loss.temperature is %g: set %g in %s, or dump again "
-        "with kd-dump --encoding %s:temperature=%g",
-        store, z->name, z->encoding, serves, temperature_of(z), temperature, temperature_of(z), where,
-        z->encoding, temperature);
-}
-
 void kd__logits_scatter(float *z, const kd_column *c, const kd_sparse *s, uint32_t rows, size_t classes,
                         const uint32_t *view)
 {
@@ -60,5 +40,47 @@ void kd__logits_scatter(float *z, const kd_column *c, const kd_sparse *s, uint32
         const size_t at = r * each + (view ? view[r] : 0);
         for (uint64_t e = s->offset[at]; e < s->offset[at + 1]; e++)
             if (s->value[e] > 0) z[s->id[e]] = (float)(T * kd_codec_log(s->value[e]));
+    }
+}
+
+/* log sum exp(z / T) */
+static double log_sum(const float *z, size_t n, double T)
+{
+    double max = z[0], sum = 0;
+    for (size_t c = 1; c < n; c++) max = fmax(max, z[c]);
+    for (size_t c = 0; c < n; c++) sum += exp((z[c] - max) / T);
+    return max / T + log(sum);
+}
+
+/* The teacher that gives the label most; the first one where there is no label. */
+static int best_of(const kd__source *s, const kd__targets *g, size_t row, size_t classes)
+{
+    int best = 0;
+    double least = INFINITY;
+    if (!g->labels || g->labels[row] < 0) return 0;
+    for (int k = 0; k < s->n; k++) {
+        const float *z = g->values[s->slot[k]] + row * classes;
+        double ce = log_sum(z, classes, 1) - z[g->labels[row]];
+        if (ce < least) best = k, least = ce;
+    }
+    return best;
+}
+
+void kd__targets_join(const kd__source *s, const kd__targets *g, size_t row, size_t classes, double T,
+                      float *out)
+{
+    double norm[KD__TEACHERS];
+    const float *z[KD__TEACHERS]; // (classes) each
+    for (int k = 0; k < s->n; k++) z[k] = g->values[s->slot[k]] + row * classes;
+    if (s->how == KD__BEST) {
+        memcpy(out, z[best_of(s, g, row, classes)], classes * sizeof(*out));
+        return;
+    }
+    for (int k = 0; k < s->n && s->how == KD__MEAN_PROBABILITIES; k++) norm[k] = log_sum(z[k], classes, T);
+    for (size_t c = 0; c < classes; c++) {
+        double sum = 0;
+        for (int k = 0; k < s->n; k++)
+            sum += s->share[k] * (s->how == KD__MEAN_LOGITS ? z[k][c] : exp(z[k][c] / T - norm[k]));
+        out[c] = (float)(s->how == KD__MEAN_LOGITS ? sum : sum > 0 ? T * log(sum) : NOT_KEPT * T);
     }
 }

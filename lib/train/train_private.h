@@ -1,10 +1,10 @@
 /* train_private.h - what the files of lib/train share.
  *
  * Reading order: options.c, schedule.c, student.c (what is asked for); run.c (one student against the
- * store), views.c (views of the rows), folder.c (its folder's life), optimizer.c, targets.c (logits as stored), feed.c (batches,
- * validation rows), step.c (the only
- * parallel regions); checkpoint.c, metrics.c, provenance.c (what is written); trainer.c (all students),
- * loop.c (epochs and rounds).
+ * store), views.c (views of its rows), sources.c (which columns its loss reads), taps.c (which of its nodes),
+ * folder.c (its folder's life), optimizer.c, targets.c (logits as stored), feed.c (batches, validation rows),
+ * step.c (the only parallel regions); checkpoint.c, metrics.c, provenance.c (what is written); trainer.c (all
+ * students), loop.c (epochs and rounds).
  */
 #ifndef KD_TRAIN_PRIVATE_H
 #define KD_TRAIN_PRIVATE_H
@@ -17,8 +17,7 @@
 
 /* Everything that a checkpoint holds besides tensors, metrics and contract. The position says which
  * batch comes next: `step` of `epoch`, both from 0; step == steps of the epoch: only its end is missing. */
-#define KD__STATE_INTS(X)                                                                                    \
-    X(epoch) X(step) X(total) X(rows) X(hits) X(labelled) X(best_epoch) X(bad_epochs) X(ended)
+#define KD__STATE_INTS(X) X(epoch) X(step) X(total) X(rows) X(labelled) X(best_epoch) X(bad_epochs) X(ended)
 #define KD__STATE_REALS(X)                                                                                   \
     X(loss_sum)                                                                                              \
     X(seconds)                                                                                               \
@@ -31,6 +30,7 @@ typedef struct kd__state {
     KD__STATE_REALS(X)
 #undef X
     double term_sum[KD_LOSS_TERMS];
+    uint64_t hits[KD_LOADER_COLUMNS]; /* by teacher of the run */
 } kd__state;
 /* total: steps taken since the start. rows, hits, labelled, loss_sum, term_sum: of this epoch so far
  * (hits: labelled rows where the teacher is right). loss, valid_*: of the last whole epoch. least_loss,
@@ -43,6 +43,20 @@ typedef struct kd__range {
     bool decay;
 } kd__range;
 
+#define KD__TEACHERS 6 /* that one term learns from */
+
+/* What one term of a loss reads. */
+typedef struct kd__source {
+    int n, slot[KD__TEACHERS];  /* columns; 0: labels only */
+    double share[KD__TEACHERS]; /* of each teacher; sum 1 */
+    enum { KD__MEAN_LOGITS, KD__MEAN_PROBABILITIES, KD__BEST } how;
+    float *joined; /* (rows, classes) of several teachers */
+    /* Features. */
+    kd_node tap; /* of the student, -1: none */
+    kd_loss_nodes nodes;
+    kd_loss_dims teacher; /* of the column */
+} kd__source;
+
 typedef struct kd__feed kd__feed;
 typedef struct kd__run {
     kd_student_spec spec; /* a copy, resolved against the store */
@@ -51,7 +65,10 @@ typedef struct kd__run {
     uint64_t seed;
     json_t *contract;
     /* Slots in the trainer's list of columns; -1: not used. */
-    int input, label, logits, id; /* logits: of the rows, or of their views */
+    int input, label, id; /* id: for views */
+    kd__source source[KD_LOSS_TERMS];
+    int teacher[KD_LOADER_COLUMNS], nteachers;   /* slots of all logits that its loss reads */
+    const char *teacher_name[KD_LOADER_COLUMNS]; /* the store's */
     kd_dtype input_dtype;
     kd_model *model;
     kd_loss *loss;
@@ -103,15 +120,43 @@ void kd__run_free(kd__run *r);
 bool kd__run_active(const kd__run *r);  /* has steps to do */
 size_t kd__run_bytes(const kd__run *r); /* planned memory */
 
+/* lookup of a row's number in the store, for messages: row[i], or first + i when row is NULL. */
+typedef struct kd__rows {
+    const uint64_t *row;
+    uint64_t first;
+    uint32_t n;
+    const kd_view_spec *views; /* that are shown; NULL: the rows as they are, as for validation */
+    const uint32_t *view;      /* (n) which */
+    const void *other_label;   /* (n) as the labels are stored, of rows mixed in; NULL: none are */
+    const float *share;
+} kd__rows;
+
 /* ---- views of the rows (views.c) ------------------------------------------------------------ */
 
 bool kd__run_has_views(const kd__run *r);
-/* Decides r->spec.views. *column: of the logits of stored views, -1: none. given: the student's own words, for
- * messages. Refuses by name what does not fit together. */
-kd_status kd__views_resolve(kd__run *r, const kd_student_spec *given, const kd_trainer *t, const char *teacher,
-                            int *column, kd_err *err);
-/* For a run whose r->logits are of views: finds what its validation rows are compared with. */
-kd_status kd__views_plain(const kd__run *r, kd_trainer *t, kd_err *err);
+/* Whether its logits are those of the views. */
+bool kd__run_has_stored_views(const kd__run *r);
+/* Decides r->spec.views. given: the student's own words, for messages. Refuses by name what does not fit
+ * together. */
+kd_status kd__views_resolve(kd__run *r, const kd_student_spec *given, const kd_trainer *t, kd_err *err);
+/* The column of the logits of these views, of a teacher; "": the only one. */
+kd_status kd__views_find(const kd__run *r, const kd_trainer *t, const char *teacher, int *column,
+                         kd_err *err);
+
+/* ---- what a loss reads --------------------------------------------------------------------- */
+
+/* Fills in r->source and r->teacher; refuses by name what the store does not have or cannot serve. */
+kd_status kd__sources_find(kd__run *r, kd_trainer *t, kd_err *err);
+/* Once the classes are known: whether every column has as many. */
+kd_status kd__sources_check(const kd__run *r, const kd_trainer *t, kd_err *err);
+/* The formula, and what features and several teachers it stands for; free() it. */
+char *kd__sources_text(const kd__run *r, const kd_trainer *t);
+/* The model with taps and projections behind it: r->model. */
+kd_status kd__taps_model(kd__run *r, kd_trainer *t, const json_t *spec, kd_err *err);
+/* Plans the loss and reads what it needs of all rows. */
+kd_status kd__taps_plan(kd__run *r, kd_trainer *t, kd_err *err);
+/* Numbers of rows among all training rows. */
+void kd__samples_of(const kd_trainer *t, const kd__rows *rows, int64_t *samples);
 
 /* ---- optimizer ---------------------------------------------------------------------------- */
 
@@ -122,12 +167,17 @@ bool kd__optimizer_step(kd__run *r, const float *grads);
 
 /* ---- batches ------------------------------------------------------------------------------ */
 
-/* Labels and teacher logits of some rows, ready for the losses. */
+/* Labels and what teachers said of some rows, ready for the losses. */
 typedef struct kd__targets {
-    int32_t *labels;                  /* (rows); NULL: no labels */
-    int32_t *others;                  /* (rows) of the rows mixed in; NULL: none are */
-    const float *shares;              /* (rows) of the rows themselves; borrowed */
-    float *logits[KD_LOADER_COLUMNS]; /* (rows, classes) per slot; NULL: none */
+    int32_t *labels;     /* (rows); NULL: no labels */
+    int32_t *others;     /* (rows) of the rows mixed in; NULL: none are */
+    const float *shares; /* (rows) of the rows themselves; borrowed */
+    /* Per slot. values: logits (rows, classes) or features (rows, their shape); sparse: targets; NULL: none.
+     */
+    float *values[KD_LOADER_COLUMNS];
+    const kd_sparse *sparse[KD_LOADER_COLUMNS];
+    kd_sparse own[KD_LOADER_COLUMNS]; /* of a block */
+    int64_t *samples;                 /* (rows) numbers among all training rows; NULL: nobody asks */
     uint64_t labelled,
         hits[KD_LOADER_COLUMNS]; /* per slot: labelled rows whose top class the teacher has right */
 } kd__targets;
@@ -151,30 +201,24 @@ typedef struct kd__block {
     kd__targets targets;
 } kd__block;
 
-/* lookup of a row's number in the store, for messages: row[i], or first + i when row is NULL. */
-typedef struct kd__rows {
-    const uint64_t *row;
-    uint64_t first;
-    uint32_t n;
-    const kd_view_spec *views; /* that are shown; NULL: the rows as they are, as for validation */
-    const uint32_t *view;      /* (n) which */
-    const void *other_label;   /* (n) as the labels are stored, of rows mixed in; NULL: none are */
-    const float *share;
-} kd__rows;
-/* mixed: rows may be mixed of two. */
-kd_status kd__targets_alloc(kd__targets *g, const kd_trainer *t, uint32_t rows, bool mixed, kd_err *err);
+/* training: with features and row numbers, which validation rows do without. */
+kd_status kd__targets_alloc(kd__targets *g, const kd_trainer *t, uint32_t rows, bool training, kd_err *err);
 void kd__targets_release(kd__targets *g);
-/* Whether a column of logits serves loss.kd at this temperature; refuses by name. where: of the key. */
-kd_status kd__logits_check(const kd_trainer *t, const kd_column *z, double temperature, const char *where,
-                           kd_err *err);
-/* z: (rows, classes) receives values whose softmax at the temperature of the dump is what s holds, of each row
- * position view[row], the first where view is NULL. */
+/* z: (rows, classes) receives values whose softmax at the temperature of the dump is what s holds, of each
+ * row position view[row], the first where view is NULL. */
 void kd__logits_scatter(float *z, const kd_column *c, const kd_sparse *s, uint32_t rows, size_t classes,
                         const uint32_t *view);
-/* raw[slot], or sparse[slot] where that is not NULL: rows of the trainer's columns. KD_ECORRUPT names store, column and row of a label out of
- * range or a logit that is not finite. */
+/* The logits of several teachers of one row, joined: out (classes). T: of the term. */
+void kd__targets_join(const kd__source *s, const kd__targets *g, size_t row, size_t classes, double T,
+                      float *out);
+/* raw[slot], or sparse[slot] where that is not NULL: rows of the trainer's columns. KD_ECORRUPT names store,
+ * column and row of a label out of range or a logit that is not finite. */
 kd_status kd__targets_fill(kd__targets *g, const kd_trainer *t, const void *const *raw,
                            const kd_sparse *const *sparse, const kd__rows *rows, kd_err *err);
+
+/* The first n labels of a chunk; KD_ECORRUPT as above. */
+kd_status kd__labels_read(const kd_trainer *t, kd_cursor *cursor, int slot, uint32_t chunk, uint32_t n,
+                          int32_t *out, kd_err *err);
 
 /* For a run: its seed, batch size and views. */
 kd_status kd__feed_open(kd__feed **out, kd_trainer *t, const kd__run *r, kd_err *err);
@@ -198,11 +242,17 @@ struct kd_trainer {
     size_t nfeeds;
     /* Columns the loader reads; slots index this list. */
     int columns[KD_LOADER_COLUMNS], ncolumns;
-    int64_t slot_classes[KD_LOADER_COLUMNS]; /* of logits columns; of labels: the store's classes */
+    int64_t slot_classes[KD_LOADER_COLUMNS];    /* of logits columns; of labels: the store's classes */
     kd_view_spec slot_views[KD_LOADER_COLUMNS]; /* of columns of views */
-    int slot_plain[KD_LOADER_COLUMNS]; /* of theirs: the slot of the logits of the rows; -1: view 0 is the row */
+    int slot_plain[KD_LOADER_COLUMNS]; /* of theirs: the slot of the logits of the rows; -1: view 0 is the row
+                                        */
     kd_loader *loader;
-    bool planned, solo, warned_alignment;
+    bool slot_scattered[KD_LOADER_COLUMNS]; /* sparse targets that somebody wants as rows of logits */
+    /* Rows as losses number them (crd); NULL: nobody asks. */
+    uint64_t *sample_first; /* by chunk: number of its first row */
+    int32_t *sample_labels; /* (samples) */
+    int64_t samples;
+    bool planned, solo, warned_alignment[KD_LOADER_COLUMNS];
     /* Validation rows. */
     kd__block *blocks;
     size_t nblocks;
@@ -216,8 +266,8 @@ struct kd_trainer {
 };
 
 void kd__trainer_warn(kd_trainer *t, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
-/* Slot of a column of the store, added if new; -1: too many columns. */
-int kd__trainer_slot(kd_trainer *t, int column);
+/* Slot of a column of the store, added if new; -1: too many columns (KD_ELIMIT). */
+int kd__trainer_slot(kd_trainer *t, int column, kd_err *err);
 const kd_column *kd__trainer_column(const kd_trainer *t, int slot);
 
 kd_status kd__valid_open(kd_trainer *t, kd_err *err);

@@ -55,6 +55,8 @@ void kd_trainer_free(kd_trainer *t)
     free(t->todo);
     free(t->feeds);
     free(t->warnings);
+    free(t->sample_first);
+    free(t->sample_labels);
     free(t->command);
     free(t);
 }
@@ -73,11 +75,18 @@ void kd__trainer_warn(kd_trainer *t, const char *fmt, ...)
 
 /* ---- columns ------------------------------------------------------------------------------ */
 
-int kd__trainer_slot(kd_trainer *t, int column)
+int kd__trainer_slot(kd_trainer *t, int column, kd_err *err)
 {
     for (int i = 0; i < t->ncolumns; i++)
         if (t->columns[i] == column) return i;
-    if (t->ncolumns == KD_LOADER_COLUMNS) return -1;
+    if (t->ncolumns == KD_LOADER_COLUMNS) {
+        kd_fail(err, KD_ELIMIT, "%s: the students together read more than %d columns; train them in two runs",
+                kd_store_path(t->store), KD_LOADER_COLUMNS);
+        return -1;
+    }
+    const kd_column *c = kd_store_column(t->store, (size_t)column);
+    if (c->role == KD_ROLE_LOGITS || c->role == KD_ROLE_SCORE || c->role == KD_ROLE_VIEW)
+        t->slot_classes[t->ncolumns] = (int64_t)kd_column_width(c);
     t->columns[t->ncolumns] = column;
     return t->ncolumns++;
 }
@@ -205,7 +214,7 @@ void kd_trainer_result(const kd_trainer *t, size_t i, kd_train_result *out)
     out->done = r->done;
     out->failed = r->diverged;
     out->skipped = r->skipped;
-    if (r->model) out->params = kd_graph_param_count(r->model->graph);
+    if (r->model) out->params = kd_model_param_count(r->model);
     if (r->done) return;
     out->epochs = r->at.epoch;
     out->seconds = r->at.seconds;
@@ -225,7 +234,7 @@ void kd_trainer_reads(const kd_trainer *t, uint64_t *decoded, uint64_t *expected
 
 size_t kd_trainer_reader_bytes(const kd_trainer *t) { return t->loader ? kd_loader_bytes(t->loader) : 0; }
 double kd_trainer_stall(const kd_trainer *t) { return t->loader ? kd_loader_seconds(t->loader) : 0; }
-char *kd_trainer_formula(const kd_trainer *t, size_t i) { return kd_loss_formula(t->runs[i]->loss); }
+char *kd_trainer_formula(const kd_trainer *t, size_t i) { return kd__sources_text(t->runs[i], t); }
 json_t *kd_trainer_config(const kd_trainer *t, size_t i) { return kd_config_json(&t->runs[i]->spec.config); }
 static json_t *real_or_null(double v) { return isfinite(v) ? json_real(v) : json_null(); }
 

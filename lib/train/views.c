@@ -19,11 +19,12 @@
 #include <stdlib.h>
 #include <string.h>
 
-bool kd__run_has_views(const kd__run *r) { return r->spec.views.count > 0; }
-
 static bool from(const kd__run *r, const char *what) { return !strcmp(r->spec.views_from, what); }
 
-/* The store's column of views, of that teacher or the only one. */
+bool kd__run_has_views(const kd__run *r) { return r->spec.views.count > 0; }
+bool kd__run_has_stored_views(const kd__run *r) { return from(r, "store"); }
+
+/* The store's column of views, of that teacher or ("") the only one. */
 static kd_status find_column(const kd__run *r, const kd_trainer *t, const char *teacher, int *column,
                              kd_err *err)
 {
@@ -31,16 +32,54 @@ static kd_status find_column(const kd__run *r, const kd_trainer *t, const char *
     size_t n = 0;
     for (size_t i = 0; i < kd_store_columns(t->store); i++)
         n += kd_store_column(t->store, i)->role == KD_ROLE_VIEW;
-    *column = kd_store_find_role(t->store, KD_ROLE_VIEW, teacher);
+    *column = kd_store_find_role(t->store, KD_ROLE_VIEW, *teacher ? teacher : NULL);
     if (*column < 0)
         return kd_fail(
             err, KD_ENOTFOUND,
             "%s: no views of %s%s, and student %s asks for them; add them: kd-dump --teacher FOLDER "
             "--into %s --no-logits --views 4 --view-shift 2",
-            store, teacher ? "teacher " : "any teacher", teacher ? teacher : "", r->spec.name, store);
-    if (!teacher && n > 1)
+            store, *teacher ? "teacher " : "any teacher", teacher, r->spec.name, store);
+    if (!*teacher && n > 1)
         return kd_fail(err, KD_EUSAGE, "%s has views of several teachers; name one: loss.teacher", store);
     return KD_OK;
+}
+
+/* How a column's views are made. */
+static kd_status read_spec(const kd_trainer *t, const kd_column *c, kd_view_spec *spec, kd_err *err)
+{
+    const char *store = kd_store_path(t->store);
+    kd_status st = kd_view_parse(spec, json_object_get(c->params, "views"), c->name, err);
+    if (st) return kd_fail_in(err, st, "%s", store);
+    if (c->ndims == 2 && c->dims[0] == spec->count) return KD_OK;
+    return kd_fail(err, KD_ECORRUPT, "%s: column %s: %lld views a row, its params say %lld", store, c->name,
+                   (long long)c->dims[0], (long long)spec->count);
+}
+
+kd_status kd__views_find(const kd__run *r, const kd_trainer *t, const char *teacher, int *column, kd_err *err)
+{
+    kd_view_spec spec;
+    kd_status st = find_column(r, t, teacher, column, err);
+    if (st) return st;
+    const kd_column *c = kd_store_column(t->store, (size_t)*column);
+    if ((st = read_spec(t, c, &spec, err)) || kd_view_equal(&spec, &r->spec.views)) return st;
+    return kd_fail(
+        err, KD_EMISMATCH,
+        "%s: column %s is of other views than those of student %s's first teacher; dump it again with "
+        "the same --views options",
+        kd_store_path(t->store), c->name, r->spec.name);
+}
+
+/* The teacher that the loss names first; "": none. Of a list "a*0.7 b*0.3" it is a. */
+static void first_teacher(const kd__run *r, char name[KD_STORE_NAME_MAX])
+{
+    const char *text = r->spec.loss.teacher;
+    for (int i = kd_loss_count(r->loss); i-- > 0;) {
+        const kd_loss_term term = kd_loss_term_at(r->loss, i);
+        if (term.needs & KD_NEEDS_LOGITS && term.teacher) text = term.teacher;
+    }
+    if (!text) text = "";
+    text += strspn(text, " ");
+    snprintf(name, KD_STORE_NAME_MAX, "%.*s", (int)strcspn(text, " *"), text);
 }
 
 /* Takes the column's spec into the configuration; what the YAML says otherwise is refused. */
@@ -50,11 +89,8 @@ static kd_status take_spec(kd__run *r, const kd_student_spec *given, const kd_tr
     const char *store = kd_store_path(t->store), *member;
     kd_view_spec spec;
     json_t *all = NULL, *v;
-    kd_status st = kd_view_parse(&spec, json_object_get(c->params, "views"), c->name, err);
-    if (st) return kd_fail_in(err, st, "%s", store);
-    if ((int64_t)c->dims[0] != spec.count || c->ndims != 2)
-        return kd_fail(err, KD_ECORRUPT, "%s: column %s: %lld views a row, its params say %lld", store,
-                       c->name, (long long)c->dims[0], (long long)spec.count);
+    kd_status st = read_spec(t, c, &spec, err);
+    if (st) return st;
     json_t *asked = kd_view_json(&r->spec.views);
     if (!asked || !(all = kd_view_json(&spec))) st = kd_fail(err, KD_ENOMEM, "out of memory");
     json_object_foreach(all, member, v)
@@ -124,39 +160,19 @@ static kd_status check_terms(const kd__run *r, const kd_trainer *t, kd_err *err)
     return KD_OK;
 }
 
-kd_status kd__views_resolve(kd__run *r, const kd_student_spec *given, const kd_trainer *t,
-                            const char *teacher, int *column, kd_err *err)
+kd_status kd__views_resolve(kd__run *r, const kd_student_spec *given, const kd_trainer *t, kd_err *err)
 {
     const int input = kd_store_find_role(t->store, KD_ROLE_INPUT, NULL);
+    char teacher[KD_STORE_NAME_MAX];
+    int column;
     kd_status st;
-    *column = -1;
     if (from(r, "none")) return check_none(given, err);
     if (from(r, "fresh") && !r->spec.views.count) r->spec.views.count = KD_VIEWS_MAX;
-    if (from(r, "store") && ((st = find_column(r, t, teacher, column, err)) ||
-                             (st = take_spec(r, given, t, kd_store_column(t->store, (size_t)*column), err))))
+    first_teacher(r, teacher);
+    if (from(r, "store") && ((st = find_column(r, t, teacher, &column, err)) ||
+                             (st = take_spec(r, given, t, kd_store_column(t->store, (size_t)column), err))))
         return st;
     if (input >= 0 && (st = kd_view_check(&r->spec.views, kd_store_column(t->store, (size_t)input), err)))
         return kd_fail_in(err, st, "student %s", r->spec.name);
     return check_terms(r, t, err);
-}
-
-kd_status kd__views_plain(const kd__run *r, kd_trainer *t, kd_err *err)
-{
-    const kd_column *c = kd__trainer_column(t, r->logits);
-    t->slot_views[r->logits] = r->spec.views;
-    t->slot_plain[r->logits] = -1;
-    if (r->spec.views.identity || !kd_store_split_rows(t->store, KD_VALID)) return KD_OK;
-    const int plain = kd_store_find_role(t->store, KD_ROLE_LOGITS, c->teacher);
-    if (plain < 0)
-        return kd_fail(
-            err, KD_EMISMATCH,
-            "%s: column %s has no view that is the row as it is, and teacher %s no logits of the rows, "
-            "as validation needs; add them: kd-dump --teacher FOLDER --into %s --name %s",
-            kd_store_path(t->store), c->name, c->teacher, kd_store_path(t->store), c->teacher);
-    if ((t->slot_plain[r->logits] = kd__trainer_slot(t, plain)) < 0)
-        return kd_fail(err, KD_ELIMIT,
-                       "%s: the students together read more than %d columns; train them in two runs",
-                       kd_store_path(t->store), KD_LOADER_COLUMNS);
-    t->slot_classes[t->slot_plain[r->logits]] = r->classes;
-    return KD_OK;
 }

@@ -420,11 +420,12 @@ static void mappings_in_a_list_become_texts(void **state)
     };
     static const char *const same[] = {"mix: [{a: 1, b: two words}, {c: 'x'}]\n",
                                        "mix: {parts: [{a: 1, b: two words}, 'c=x']}\n",
-                                       "mix:\n  parts:\n  - a: 1\n    b: two words\n  - c: x\n"};
+                                       "mix:\n  parts:\n  - a: 1\n    b: two words\n  - c: x\n",
+                                       "mix: [{a: 1, b: [two, words]}, {c: [x]}]\n"};
     static const struct {
         const char *text, *message;
     } wrong[] = {
-        {"mix: [{a: [1]}]\n", "a.yaml:1:11: mix.parts: found a list, expected a list of mappings"},
+        {"mix: [{a: [[1]]}]\n", "a.yaml:1:11: mix.parts: found a list, expected a list of mappings"},
         {"mix: [{a: }]\n", "a.yaml:1:11: mix.parts: found nothing, expected a list of mappings"},
         {"mix: [{a: 'x,y'}]\n",
          "a.yaml:1:11: mix.parts: found a text in quotes, expected a list of mappings"},

@@ -126,7 +126,7 @@ static void check_batches(const kd_view_spec *spec, int threads, uint64_t rows)
             OK(kd__feed_draw(f, t, err));
             if (!f->drawn) continue;
             OK(kd_teacher_run(big, f->b.column[r->input], KD_U8, f->b.rows, want, err));
-            assert_memory_equal(f->targets.logits[r->logits], want, f->b.rows * CLASSES * sizeof *want);
+            assert_memory_equal(f->targets.values[r->teacher[0]], want, f->b.rows * CLASSES * sizeof *want);
             for (uint32_t i = 0; i < f->b.rows; i++) {
                 const unsigned bit = 1u << f->b.view[i];
                 check_labels(t, r, spec, i, n);
@@ -199,14 +199,14 @@ static void every_encoding_is_paired_by_row_and_view(void **state)
         kd__feed *f = r->feed;
         assert_true(kd_store_chunks(s) <= 8);
         for (uint32_t i = 0; i < kd_store_chunks(s); i++)
-            read_all(s, kd__trainer_column(t, r->logits), i, all[i]);
+            read_all(s, kd__trainer_column(t, r->teacher[0]), i, all[i]);
         OK(kd_loader_epoch(t->loader, 1, err));
         for (f->step = 0, f->drawn = f->over = false; !f->over;) {
             OK(kd__feed_draw(f, t, err));
             for (uint32_t i = 0; f->drawn && i < f->b.rows; i++) {
                 const uint32_t chunk = chunk_of(s, f->b.row[i]);
                 const size_t at = (size_t)(f->b.row[i] - kd_store_chunk(s, chunk)->first) * 3 + f->b.view[i];
-                assert_memory_equal(f->targets.logits[r->logits] + i * CLASSES, all[chunk] + at * CLASSES,
+                assert_memory_equal(f->targets.values[r->teacher[0]] + i * CLASSES, all[chunk] + at * CLASSES,
                                     CLASSES * sizeof(float));
             }
         }
@@ -234,7 +234,7 @@ static void validation_rows_have_the_logits_of_themselves(void **state)
         for (size_t i = 0; i < t->nblocks; i++) {
             OK(kd__valid_block(t, i, &b, err));
             OK(kd_teacher_run(big, b->input, KD_U8, b->rows, want, err));
-            assert_memory_equal(b->targets.logits[t->runs[0]->logits], want,
+            assert_memory_equal(b->targets.values[t->runs[0]->teacher[0]], want,
                                 b->rows * CLASSES * sizeof *want);
             for (uint32_t k = 0; k < b->rows; k++) {
                 const uint64_t row = kd_store_chunk(s, b->chunk)->first + k;
@@ -361,7 +361,8 @@ static void what_would_train_on_the_wrong_views_is_refused(void **state)
     refused(MODEL "views: {from: fresh, shift: 6}\nloss: {kd: 0, ce: 1}\n", "plain", KD_EUSAGE,
             "student x: column image is 6 x 6: a shift of 6");
     refused(MODEL "views: {from: store}\nloss: [{name: kd}, {name: at, tap: relu0, feature: relu0}]\n",
-            "distilled", KD_EUNSUPPORTED, "at needs a student tap");
+            "distilled", KD_EMISMATCH,
+            "at needs a student tap and a teacher feature, which the store has of the rows as they are");
     mixed.mixup = 0.5;
     dump_views(&mixed, NULL, true);
     refused(MODEL "views: {from: store}\nloss: [{name: dkd}]\n", "distilled", KD_EUNSUPPORTED,
