@@ -27,10 +27,12 @@ static const kd_option rows[] = {
      "of logits, for example int8 or NAME:key=value,key=value (--list-encodings); without it dense"},
     {"Teacher", NULL, "dtype", NULL, 0, KD_OPTION_CHOICE, offsetof(O, dtype), "f32", 0, 0, "f32|f16|bf16",
      "type of dense columns; f16 takes half the room and rounds to 3 digits, bf16 to 2"},
-    {"Teacher", NULL, "tap", "NODE[:mean|max|flat]", 0, KD_OPTION_STRINGS, offsetof(O, tap), NULL, 0, 0, NULL,
+    {"Teacher", NULL, "tap", "NODE[:mean|max|flat|attention[=HxW]]", 0, KD_OPTION_STRINGS, offsetof(O, tap),
+     NULL, 0, 0, NULL,
      "values of an inner node as the column NAME/feat.NODE (--list-taps); may be given several times. Maps "
      "are "
-     "averaged over their pixels unless the form says otherwise"},
+     "averaged over their pixels unless the form says otherwise; attention is where they are large, pooled "
+     "to HxW"},
     {"Teacher", NULL, "feature-encoding", "ENC", 0, KD_OPTION_STRING, offsetof(O, feature_encoding), NULL, 0,
      0, NULL, "of taps; without it dense"},
     {"Teacher", NULL, "segment", "NAME", 0, KD_OPTION_STRING, offsetof(O, segment), NULL, 0, 0, NULL,

@@ -164,6 +164,11 @@ double kd_nn_sumsq(const float *x, size_t n, double *partial);
 void kd_nn_u8_to_f32(float *y, const uint8_t *x, size_t n, float mean, float scale);
 /* y (rows, c): mean or largest value over the pixels of x (rows, pixels, c). Opens the region itself. */
 void kd_nn_over_pixels(float *y, const float *x, size_t rows, size_t pixels, size_t c, bool max, int threads);
+/* y (rows, to_h, to_w): where x (rows, h, w, c) is large. x is average-pooled to that size (windows overlap
+ * where it does not divide), squared, averaged over channels, and each row scaled to length 1 (Zagoruyko and
+ * Komodakis 2017). Opens the region itself. */
+void kd_nn_attention(float *y, const float *x, size_t rows, size_t h, size_t w, size_t c, size_t to_h,
+                     size_t to_w, int threads);
 
 const char *kd_nn_backend(void); /* "oneDNN 2.6.3, avx512" */
 

@@ -46,17 +46,20 @@ kd_status kd_teacher_run(kd_teacher *t, const void *raw, kd_dtype dtype, int64_t
 /* ---- taps --------------------------------------------------------------------------------- */
 
 typedef enum kd_tap_form {
-    KD_TAP_USUAL, /* mean for a map (height, width, channels), flat for a vector */
-    KD_TAP_MEAN,  /* (channels): mean over the pixels */
-    KD_TAP_MAX,   /* (channels): largest value over the pixels */
-    KD_TAP_FLAT   /* all values, in the node's shape */
+    KD_TAP_USUAL,    /* mean for a map (height, width, channels), flat for a vector */
+    KD_TAP_MEAN,     /* (channels): mean over the pixels */
+    KD_TAP_MAX,      /* (channels): largest value over the pixels */
+    KD_TAP_FLAT,     /* all values, in the node's shape */
+    KD_TAP_ATTENTION /* (height, width): mean over channels of squares, scaled to length 1 (kd_nn_attention)
+                      */
 } kd_tap_form;
 typedef struct kd_tap {
     char node[KD_STORE_NAME_MAX];
     kd_tap_form form;
+    int height, width; /* attention: pooled to that size first; 0: the node's own */
 } kd_tap;
-const char *kd_tap_form_name(kd_tap_form f); /* "mean", "max", "flat" */
-/* "NODE", "NODE:mean", "NODE:max", "NODE:flat". KD_EUSAGE. */
+const char *kd_tap_form_name(kd_tap_form f); /* "mean", "max", "flat", "attention" */
+/* "NODE", "NODE:mean", "NODE:max", "NODE:flat", "NODE:attention", "NODE:attention=7x7". KD_EUSAGE. */
 kd_status kd_tap_parse(kd_tap *tap, const char *text, kd_err *err);
 /* From now on kd_teacher_run keeps the values of these nodes, in the place of earlier taps; logits do not
  * change by it. KD_EUSAGE: no such node (names the nearest), the same one twice, a form that its shape does

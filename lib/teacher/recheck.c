@@ -38,6 +38,9 @@ static kd_status add_tap(check *k, const kd_column *c, kd_tap *taps, size_t *nta
     const char *form = json_string_value(json_object_get(c->params, "form"));
     char text[2 * KD_STORE_NAME_MAX];
     snprintf(text, sizeof text, form ? "%s:%s" : "%s", c->tap, form);
+    if (form && !strcmp(form, kd_tap_form_name(KD_TAP_ATTENTION)) && c->ndims == 2)
+        snprintf(text, sizeof text, "%s:%s=%lldx%lld", c->tap, form, (long long)c->dims[0],
+                 (long long)c->dims[1]);
     kd_status st = kd_tap_parse(&taps[(*ntaps)++], text, err);
     return st ? kd_fail_in(err, st, "%s: column %s", kd_store_path(k->s), c->name) : KD_OK;
 }

@@ -11,8 +11,11 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const char *const forms[] = {
-    [KD_TAP_USUAL] = "usual", [KD_TAP_MEAN] = "mean", [KD_TAP_MAX] = "max", [KD_TAP_FLAT] = "flat"};
+static const char *const forms[] = {[KD_TAP_USUAL] = "usual",
+                                    [KD_TAP_MEAN] = "mean",
+                                    [KD_TAP_MAX] = "max",
+                                    [KD_TAP_FLAT] = "flat",
+                                    [KD_TAP_ATTENTION] = "attention"};
 
 const char *kd_tap_form_name(kd_tap_form f) { return (size_t)f < KD_COUNT(forms) ? forms[f] : "unknown"; }
 
@@ -21,16 +24,26 @@ kd_status kd_tap_parse(kd_tap *tap, const char *text, kd_err *err)
     const size_t len = strcspn(text, ":");
     *tap = (kd_tap){.form = KD_TAP_USUAL};
     if (!len || len >= sizeof tap->node)
-        return kd_fail(err, KD_EUSAGE, "tap '%.80s': expected NODE, NODE:mean, NODE:max or NODE:flat", text);
+        return kd_fail(err, KD_EUSAGE,
+                       "tap '%.80s': expected NODE, NODE:mean, NODE:max, NODE:flat, NODE:attention or "
+                       "NODE:attention=HxW",
+                       text);
     memcpy(tap->node, text, len);
     if (!text[len]) return KD_OK;
-    for (int f = KD_TAP_MEAN; f <= KD_TAP_FLAT; f++)
+    int end = 0;
+    if (sscanf(text + len, ":attention=%dx%d%n", &tap->height, &tap->width, &end) == 2 &&
+        !text[len + (size_t)end] && tap->height > 0 && tap->width > 0) {
+        tap->form = KD_TAP_ATTENTION;
+        return KD_OK;
+    }
+    for (int f = KD_TAP_MEAN; f <= KD_TAP_ATTENTION; f++)
         if (!strcmp(text + len + 1, forms[f])) {
             tap->form = (kd_tap_form)f;
             return KD_OK;
         }
-    return kd_fail(err, KD_EUSAGE, "tap '%.80s': the form '%.20s' is none of mean, max and flat", text,
-                   text + len + 1);
+    return kd_fail(err, KD_EUSAGE,
+                   "tap '%.80s': the form '%.20s' is none of mean, max, flat, attention and attention=HxW",
+                   text, text + len + 1);
 }
 
 /* ---- taking --------------------------------------------------------------------------------- */
@@ -45,6 +58,23 @@ static kd_status no_node(const kd_teacher *t, const char *name, kd_err *err)
     free(names);
     if (near) return kd_fail(err, KD_EUSAGE, "%s: no node '%s' (did you mean '%s'?)", t->folder, name, near);
     return kd_fail(err, KD_EUSAGE, "%s: no node '%s'; kd-dump --list-taps shows them", t->folder, name);
+}
+
+static kd_status resolve_attention(const kd_teacher *t, const int64_t *dims, kd__tap *k, kd_err *err)
+{
+    const int64_t h = k->tap.height ? k->tap.height : dims[0], w = k->tap.width ? k->tap.width : dims[1];
+    if (h > dims[0] || w > dims[1])
+        return kd_fail(err, KD_EUSAGE, "%s: node %s is a map of %lldx%lld; it cannot be pooled to %lldx%lld",
+                       t->folder, k->tap.node, (long long)dims[0], (long long)dims[1], (long long)h,
+                       (long long)w);
+    k->tap.height = (int)(k->dims[0] = h);
+    k->tap.width = (int)(k->dims[1] = w);
+    k->ndims = 2;
+    k->size = (size_t)(h * w);
+    k->height = (size_t)dims[0];
+    k->width = (size_t)dims[1];
+    k->channels = (size_t)dims[2];
+    return KD_OK;
 }
 
 static kd_status resolve(const kd_teacher *t, const kd_tap *want, kd__tap *k, kd_err *err)
@@ -70,6 +100,7 @@ static kd_status resolve(const kd_teacher *t, const kd_tap *want, kd__tap *k, kd
         k->size = kd_graph_node_size(g, k->node);
         return KD_OK;
     }
+    if (want->form == KD_TAP_ATTENTION) return resolve_attention(t, dims, k, err);
     k->ndims = 1;
     k->dims[0] = dims[2];
     k->size = k->channels = (size_t)dims[2];
@@ -120,6 +151,9 @@ kd_status kd__teacher_tap(kd_teacher *t, size_t i, int64_t rows, kd__place at, f
     const size_t n = (size_t)rows * k->size;
     if (k->tap.form == KD_TAP_FLAT)
         memcpy(out, x, n * sizeof *out);
+    else if (k->tap.form == KD_TAP_ATTENTION)
+        kd_nn_attention(out, x, (size_t)rows, k->height, k->width, k->channels, (size_t)k->tap.height,
+                        (size_t)k->tap.width, t->threads);
     else
         kd_nn_over_pixels(out, x, (size_t)rows, k->pixels, k->channels, k->tap.form == KD_TAP_MAX,
                           t->threads);

@@ -14,6 +14,7 @@ typedef struct kd__tap {
     int64_t dims[KD_MAX_DIMS];
     size_t size;             /* their product */
     size_t pixels, channels; /* of a map that is pooled */
+    size_t height, width;    /* of one that becomes attention */
 } kd__tap;
 
 struct kd_teacher {

@@ -862,12 +862,14 @@ static void what_does_not_fit_is_refused_by_name(void **state)
     refused("s.kd", MLP, "wizard", KD_EUSAGE, "role wizard");
     refused("s.kd", "model: {arch: mlp}\nloss: {ce: 0, kd: 0}\n", "plain", KD_EUSAGE, "x.yaml");
     refused("s.kd", "loss: {ce: 1}\n", "distilled", KD_EUSAGE, "model.arch");
-    refused("s.kd", "model: {arch: mlp}\nloss: [{name: ce}, {name: at}]\n", "distilled", KD_EUNSUPPORTED,
-            "x: at needs a student tap and a teacher feature");
+    refused("s.kd", "model: {arch: mlp}\nloss: [{name: ce}, {name: at}]\n", "distilled", KD_ENOTFOUND,
+            "at needs a feature, found none; add it: kd-dump --teacher FOLDER --into");
     refused("s.kd", "model: {arch: mlp}\nloss: [{name: gkd}]\n", "distilled", KD_EUSAGE,
             "x.yaml: loss.terms[0]: gkd works on-policy only");
-    refused("two.kd", "model: {arch: mlp}\nloss: [{name: kd, teacher: big}, {name: dkd, teacher: huge}]\n",
-            "distilled", KD_EUNSUPPORTED, "dkd learns from huge and another term from big");
+    refused("two.kd", "model: {arch: mlp}\nloss: [{name: kd, teacher: [big*0, huge*0]}]\n", "distilled",
+            KD_EUSAGE, "the weights of the teachers of kd sum to zero");
+    refused("two.kd", "model: {arch: mlp}\nloss: [{name: kd, teacher: [big, big]}]\n", "distilled", KD_EUSAGE,
+            "big is named twice");
     refused("label.kd", MLP, "distilled", KD_ECORRUPT, "row 100: label 4");
     refused("nan.kd", MLP, "distilled", KD_ENUMERIC, "row 100: a logit is not finite");
 }
