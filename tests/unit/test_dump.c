@@ -10,7 +10,9 @@
 
 static const kd_view_spec VIEWS = {
     .count = 3, .seed = 5, .shift = 2, .flip = true, .identity = true, .noise = 4};
-static const kd_tap TAPS[] = {{"relu0", KD_TAP_USUAL}, {"conv1", KD_TAP_FLAT}, {"relu1", KD_TAP_MAX}};
+static const kd_tap TAPS[] = {{.node = "relu0", .form = KD_TAP_USUAL},
+                              {.node = "conv1", .form = KD_TAP_FLAT},
+                              {.node = "relu1", .form = KD_TAP_MAX}};
 
 static kd_dump_params all_of_it(void)
 {
@@ -137,12 +139,14 @@ static void wrong_taps_are_refused_by_name(void **state)
     OK(kd_tap_parse(&tap, "stage0.block1.conv0:max", err));
     assert_string_equal(tap.node, "stage0.block1.conv0");
     assert_int_equal(tap.form, KD_TAP_MAX);
-    FAILS(kd_tap_parse(&tap, "relu0:median", err), KD_EUSAGE, "none of mean, max and flat");
+    FAILS(kd_tap_parse(&tap, "relu0:median", err), KD_EUSAGE, "none of mean, max, flat, attention");
     FAILS(kd_tap_parse(&tap, ":max", err), KD_EUSAGE, "expected NODE");
     make_teacher(right);
     kd_teacher *t = open_teacher(teacher_path, 8, 1);
-    const kd_tap wrong = {"rleu0", KD_TAP_USUAL}, far = {"transformer", KD_TAP_USUAL},
-                 vector = {"gap", KD_TAP_MEAN}, twice[] = {{"relu0", KD_TAP_MEAN}, {"relu0", KD_TAP_MAX}};
+    const kd_tap wrong = {.node = "rleu0", .form = KD_TAP_USUAL},
+                 far = {.node = "transformer", .form = KD_TAP_USUAL},
+                 vector = {.node = "gap", .form = KD_TAP_MEAN},
+                 twice[] = {{.node = "relu0", .form = KD_TAP_MEAN}, {.node = "relu0", .form = KD_TAP_MAX}};
     FAILS(kd_teacher_take(t, &wrong, 1, err), KD_EUSAGE, "did you mean 'relu0'");
     FAILS(kd_teacher_take(t, &far, 1, err), KD_EUSAGE, "--list-taps");
     FAILS(kd_teacher_take(t, &vector, 1, err), KD_EUSAGE, "gap is no map");
@@ -164,7 +168,8 @@ static void a_value_that_is_never_there_names_the_one_that_is(void **state)
     kd_model_free(m);
     json_decref(spec);
     kd_teacher *t = open_teacher(other_path, 8, 1);
-    const kd_tap hidden = {"fc0", KD_TAP_USUAL}, shown = {"fc0_relu", KD_TAP_USUAL};
+    const kd_tap hidden = {.node = "fc0", .form = KD_TAP_USUAL},
+                 shown = {.node = "fc0_relu", .form = KD_TAP_USUAL};
     FAILS(kd_teacher_take(t, &hidden, 1, err), KD_EUSAGE, "tap fc0_relu");
     OK(kd_teacher_take(t, &shown, 1, err));
     kd_teacher_close(t);
