@@ -107,7 +107,8 @@ static void list_table(const kd_option *o, size_t n)
 
 static void list_keys(void)
 {
-    printf("name\n    names the folder of its runs [file name without .yaml]\n");
+    list_table(kd_student_options, kd_student_options_n);
+    list_table(kd_view_options, kd_view_options_n);
     list_table(kd_model_options, kd_model_options_n);
     list_table(kd_loss_options, kd_loss_options_n);
     list_table(kd_train_options, kd_train_options_n);

@@ -100,15 +100,33 @@ typedef struct kd_view_spec {
     bool identity; /* view 0 is the row as it is */
     double noise;  /* standard deviation, raw units; u8 is rounded and kept within 0 to 255 */
     double fill;   /* raw value beyond the edge and in the square */
+    double crop;   /* smallest share of the area that a random part keeps before it is stretched; 0: off */
+    double mixup,
+        cutmix; /* shares of the views that are averaged with another row, that have a piece of one */
 } kd_view_spec;
 extern const kd_option kd_view_options[]; /* keys views.count, ...; flags --views, --view-seed, ... */
 extern const size_t kd_view_options_n;
 /* Whether views of this input column can be made: u8 or f32, (height, width[, channels]), or a vector where
- * noise is all. KD_EUSAGE, KD_EUNSUPPORTED. */
+ * noise and mixup are all. KD_EUSAGE, KD_EUNSUPPORTED. */
 kd_status kd_view_check(const kd_view_spec *s, const kd_column *input, kd_err *err);
-/* in, out: one row of the column; they do not overlap. The spec was checked. Any thread. */
+/* What is mixed into a view: another row of the same chunk, and what remains of its own. */
+typedef struct kd_view_mix {
+    bool mixed;
+    uint32_t other; /* its place in the chunk */
+    float share;    /* of the own row, at least 1/2; 1: nothing is mixed */
+} kd_view_mix;
+bool kd_view_mixes(const kd_view_spec *s); /* whether any view may be mixed */
+/* rows: of the whole chunk, as it is stored. */
+kd_view_mix kd_view_mix_of(const kd_view_spec *s, const kd_column *input, kd_id row, uint32_t view,
+                           uint32_t rows);
+/* in, out: one row of the column; they do not overlap. other: the row that kd_view_mix_of names, NULL where
+ * nothing is mixed. The spec was checked. Any thread. */
 void kd_view_apply(const kd_view_spec *s, const kd_column *input, kd_id row, uint32_t view, const void *in,
-                   void *out);
+                   const void *other, void *out);
+/* The view of a row that a student trains on in an epoch: from a first one, drawn for its seed and the row,
+ * on to the next, so that any `count` epochs show each view once. */
+uint32_t kd_view_turn(const kd_view_spec *s, uint64_t seed, kd_id row, uint64_t epoch);
+bool kd_view_equal(const kd_view_spec *a, const kd_view_spec *b);
 /* As a column's params keep it under "views"; NULL when out of memory. */
 json_t *kd_view_json(const kd_view_spec *s);
 /* where: for messages. KD_ECORRUPT names the member. */
@@ -168,6 +186,10 @@ bool kd_loader_resident(const kd_loader *l);    /* one window holds all rows: de
  * KD_EUSAGE: batch 0, an epoch has begun, or drop_last with fewer rows than a batch. */
 kd_status kd_stream_open(kd_stream **out, kd_loader *l, uint64_t seed, uint32_t batch, bool drop_last,
                          kd_err *err);
+/* From now on the stream's rows of one column are views of them, by kd_view_turn of its own seed and the
+ * epoch, made by the loader's threads. input, id, label: in the loader's list of columns, label may be -1.
+ * The spec is copied; it was checked. KD_ENOMEM. */
+kd_status kd_stream_views(kd_stream *s, const kd_view_spec *spec, int input, int id, int label, kd_err *err);
 /* Takes a stream out at any time: the others no longer wait for it. NULL-safe. */
 void kd_stream_close(kd_stream *s);
 uint64_t kd_stream_steps(const kd_stream *s); /* batches an epoch */
@@ -191,6 +213,11 @@ typedef struct kd_batch {
     /* Sparse codecs: the targets of the batch's positions, row after row; NULL: any other column. */
     const kd_sparse *sparse[KD_LOADER_COLUMNS];
     const uint64_t *row; /* (rows) store-wide row numbers */
+    /* Streams of views, else NULL: each row's view; what of it is its own, and the label of the row that is
+     * mixed in (as column label stores it; NULL where no view is mixed or there is no label). */
+    const uint32_t *view;
+    const float *share;
+    const void *other_label;
     bool wait;
 } kd_batch;
 kd_status kd_stream_next(kd_stream *s, kd_batch *b, kd_err *err);

@@ -56,6 +56,7 @@ typedef struct kd_objective {
     unsigned needs, serves;     /* sparse objectives: serves of their default convention */
     const char *keys;           /* keys it knows with their defaults: "weight=1,temperature=4,t2=on" */
     const char *source;         /* paper and section; file of the reference implementation */
+    bool mixes;                 /* it can take two labels a row */
 } kd_objective;
 
 const kd_objective *kd_loss_list(size_t i);                            /* NULL past the end */
@@ -176,8 +177,12 @@ typedef struct kd_loss_input {
 /* One batch: student outputs and everything there is to compare them with. */
 typedef struct kd_loss_batch {
     int64_t rows, classes;
-    const float *logits;         /* (rows, classes) student */
-    const int32_t *labels;       /* (rows); may be NULL if no objective needs it */
+    const float *logits;   /* (rows, classes) student */
+    const int32_t *labels; /* (rows); may be NULL if no objective needs it */
+    /* Rows that two were mixed into: the other one's label, and the first one's share; NULL: none. For
+     * objectives with `mixes`. A row whose other label is not a class has its own alone. */
+    const int32_t *other_labels;
+    const float *shares;
     const float *teacher;        /* (rows, classes) teacher logits; may be NULL likewise */
     float *dlogits;              /* (rows, classes) receives the gradient; NULL: value only */
     const kd_loss_input *inputs; /* by term; NULL: no term needs more */

@@ -2,8 +2,9 @@
  *
  * A student is a YAML file (name, model:, loss:, train:), a seed and a folder. All students of a
  * trainer are fed from one loader: each chunk is decoded once an epoch, whatever the number of
- * students. Students with the same (seed, batch size) share a stream of batches, and with it the labels
- * checked and the teacher's logits made floats; bytes of the input become floats in each student's own step.
+ * students. Students with the same (seed, batch size, views) share a stream of batches, and with it the views
+ * made, the labels checked and the teacher's logits made floats; bytes of the input become floats in each
+ * student's own step.
  *
  * Scheduling: with at least as many students as threads each student's whole step runs on one thread
  * (no barriers); otherwise each step uses the whole team. The weights are the same either way, and the same
@@ -60,8 +61,12 @@ typedef struct kd_student_spec {
     kd_model_spec model;
     kd_loss_spec loss;
     kd_train_spec train;
+    char *views_from;   /* none, store, fresh: which views of the rows it trains on */
+    kd_view_spec views; /* of fresh ones; of stored ones what it expects of the store */
     kd_config config;
 } kd_student_spec;
+extern const kd_option kd_student_options[]; /* name, views.from */
+extern const size_t kd_student_options_n;
 /* overrides: "train.epochs=3" pairs from the command line, applied after the file. */
 kd_status kd_student_load(kd_student_spec *s, const char *path, const kd_strings *overrides, kd_err *err);
 void kd_student_release(kd_student_spec *s);

@@ -6,6 +6,9 @@
  * stream's position is one number, the rows taken of the sequence. Hence skipping is setting it, and
  * what a stream delivers depends neither on the other streams nor on when it was asked.
  *
+ * A stream of views makes them where another one copies rows: the window holds the whole chunk, so a row that
+ * is mixed in is at hand, and students that share the stream share the work. Each view is one thread's.
+ *
  * Several streams share a window; it gives way to the next only when each has taken its rows of it
  * (or has reached its end).
  */
@@ -30,6 +33,14 @@ struct kd_stream {
     uint8_t *slab[KD_LOADER_COLUMNS]; /* fixed columns: (batch, row bytes) */
     kd__held held[KD_LOADER_COLUMNS]; /* others */
     uint64_t *row;                    /* (batch) */
+    struct {
+        kd_view_spec spec; /* count 0: none */
+        int input, id, label;
+        size_t label_bytes; /* of the rows mixed in, 0: not wanted */
+        uint32_t *view;     /* (batch) */
+        float *share;       /* (batch) */
+        uint8_t *other;     /* (batch, label bytes) */
+    } views;
     size_t bytes;
 };
 
@@ -43,6 +54,9 @@ void kd__stream_free(kd_stream *s)
         free(s->slab[i]);
         kd__held_release(&s->held[i]);
     }
+    free(s->views.view);
+    free(s->views.share);
+    free(s->views.other);
     free(s->order);
     free(s->row);
     free(s);
@@ -116,6 +130,26 @@ kd_status kd_stream_open(kd_stream **out, kd_loader *l, uint64_t seed, uint32_t 
     return KD_OK;
 }
 
+kd_status kd_stream_views(kd_stream *s, const kd_view_spec *spec, int input, int id, int label, kd_err *err)
+{
+    const kd_loader *l = s->loader;
+    const size_t label_bytes = label >= 0 && kd_view_mixes(spec) ? l->shape[label].bytes : 0;
+    s->views.spec = *spec;
+    s->views.input = input;
+    s->views.id = id;
+    s->views.label = label;
+    s->views.label_bytes = label_bytes;
+    s->views.view = malloc(s->batch * sizeof(*s->views.view));
+    s->views.share = malloc(s->batch * sizeof(*s->views.share));
+    s->views.other = malloc(s->batch * label_bytes + 1);
+    if (!s->views.view || !s->views.share || !s->views.other)
+        return kd_fail(err, KD_ENOMEM, "no memory for views of %u rows", s->batch);
+    const size_t more = s->batch * (sizeof(*s->views.view) + sizeof(*s->views.share) + label_bytes);
+    s->bytes += more;
+    s->loader->bytes += more;
+    return KD_OK;
+}
+
 kd_status kd_stream_skip(kd_stream *s, uint64_t n, kd_err *err)
 {
     if (!s->loader->begun || s->stepped)
@@ -157,13 +191,46 @@ static void permute(kd_stream *s)
     s->has_order = true;
 }
 
+/* Makes number k of the batch's views, of the row at a place of the window. */
+static void make_view(kd_stream *s, uint32_t place, uint32_t k)
+{
+    const kd_loader *l = s->loader;
+    const kd_view_spec *spec = &s->views.spec;
+    const size_t bytes = l->shape[s->views.input].bytes, slot = place / l->unit, first = slot * l->unit;
+    const uint8_t *in = l->now->slab[s->views.input];
+    const kd_column *c = kd_store_column(l->store, (size_t)l->shape[s->views.input].column);
+    kd_id id;
+    memcpy(id.b, l->now->slab[s->views.id] + place * sizeof(id.b), sizeof(id.b));
+    const uint32_t view = kd_view_turn(spec, s->seed, id, l->epoch);
+    const uint32_t rows = kd__loader_whole(l, l->resident ? (uint32_t)slot : l->now->order[slot]);
+    const kd_view_mix m = kd_view_mix_of(spec, c, id, view, rows);
+    const uint8_t *other = in + (first + m.other) * bytes;
+    kd_view_apply(spec, c, id, view, in + place * bytes, m.mixed ? other : NULL,
+                  s->slab[s->views.input] + k * bytes);
+    s->views.view[k] = view;
+    s->views.share[k] = m.share;
+    if (s->views.label_bytes)
+        memcpy(s->views.other + k * s->views.label_bytes,
+               l->now->slab[s->views.label] + (m.mixed ? first + m.other : place) * s->views.label_bytes,
+               s->views.label_bytes);
+}
+
+static void make_views(kd_stream *s, const uint32_t *from, uint32_t n)
+{
+    const int threads = s->loader->p.threads;
+#pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
+    for (uint32_t i = 0; i < n; i++) make_view(s, from[i], s->fill + i);
+}
+
 /* Appends the rows at n places of the window to the batch's column c. */
 static kd_status gather(kd_stream *s, int c, const uint32_t *from, uint32_t n, kd_err *err)
 {
     const kd_loader *l = s->loader;
     const kd__shape *f = &l->shape[c];
     kd_status st = KD_OK;
-    if (f->form == KD__FIXED) {
+    if (s->views.spec.count && c == s->views.input) {
+        make_views(s, from, n);
+    } else if (f->form == KD__FIXED) {
         const uint8_t *in = l->now->slab[c];
         uint8_t *out = s->slab[c] + s->fill * f->bytes;
         for (uint32_t i = 0, run; i < n;
@@ -208,6 +275,9 @@ static void deliver(kd_stream *s, kd_batch *b)
         b->offset[c] = f->ragged ? s->held[c].offset : NULL;
         b->sparse[c] = f->form == KD__SPARSE ? &s->held[c].sparse : NULL;
     }
+    b->view = s->views.view;
+    b->share = s->views.share;
+    b->other_label = s->views.label_bytes ? s->views.other : NULL;
     s->delivered = true;
 }
 

@@ -107,7 +107,7 @@ static void work(kd__window *w, kd_loader *l, kd_cursor *cursor)
 
 static void ahead_wait(kd__ahead *a);
 
-/* The one OpenMP loop outside the compute modules. */
+/* With make_views of stream.c the OpenMP of this module. */
 kd_status kd__window_finish(kd__window *w, kd_loader *l, kd_err *err)
 {
     kd_status st = KD_OK;

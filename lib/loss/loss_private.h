@@ -80,7 +80,8 @@ typedef struct kd__view {
     float *ds, *dt;      /* gradients to add to; NULL: value only */
     const double *exact; /* for twins: the student's numbers in double, in place of s */
     const double *exact_t;
-    const int32_t *labels, *lengths;
+    const int32_t *labels, *others, *lengths; /* others, shares: of mixed rows, or NULL */
+    const float *shares;
     const kd_loss_sparse *sparse;
     const int64_t *samples;
     uint64_t step;
@@ -98,6 +99,8 @@ typedef struct kd__row {
     int64_t n, m;       /* numbers of student and teacher */
     const float *s, *t; /* (n), (m) */
     int32_t label;      /* -1: none */
+    int32_t other;      /* of a mixed row, -1: none */
+    float share;        /* of the first; 1: not mixed */
     int32_t length;     /* positions that count; -1: all */
     int64_t index;      /* in the batch */
     const kd_loss_sparse *sparse;

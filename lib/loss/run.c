@@ -66,6 +66,8 @@ kd__view kd__view_of(const kd_loss *l, int i, const kd_loss_batch *b)
                       .ds = in->student || feature ? in->dstudent : b->dlogits,
                       .dt = in->dteacher,
                       .labels = b->labels,
+                      .others = b->other_labels,
+                      .shares = b->shares,
                       .lengths = b->lengths,
                       .sparse = in->sparse,
                       .samples = b->samples,
@@ -92,6 +94,24 @@ static kd__softmax_mix resolve(const kd__term *ce, const kd__term *kd, int64_t c
     return m;
 }
 
+/* The second label of rows first to end: what the kernel has done for the first one alone is moved to both.
+ */
+static double mix_labels(const kd__softmax_mix *m, const kd_loss_batch *b, int64_t first, int64_t end)
+{
+    const int64_t C = b->classes;
+    double sum = 0;
+    for (int64_t r = first; r < end; r++) {
+        const int32_t y = b->labels[r], o = b->other_labels[r];
+        const float *z = b->logits + r * C, part = (1 - b->shares[r]) * (1 - m->smooth);
+        if (y < 0 || y >= C || o < 0 || o >= C) continue;
+        sum += (double)part * ((double)z[y] - (double)z[o]);
+        if (!b->dlogits) continue;
+        b->dlogits[r * C + y] += part * m->grad_ce;
+        b->dlogits[r * C + o] -= part * m->grad_ce;
+    }
+    return sum;
+}
+
 static void run_fused(kd_loss *l, const kd_loss_batch *b)
 {
     const int64_t R = KD__LOSS_ROWS, C = b->classes, blocks = (b->rows + R - 1) / R;
@@ -113,6 +133,7 @@ static void run_fused(kd_loss *l, const kd_loss_batch *b)
         double sum[2];
         l->vec->block(&m, b->logits + r * C, kd ? teacher + r * C : NULL, b->labels ? b->labels + r : NULL,
                       (int)(b->rows - r < R ? b->rows - r : R), b->dlogits ? b->dlogits + r * C : NULL, sum);
+        if (ce && b->other_labels) sum[0] += mix_labels(&m, b, r, b->rows - r < R ? b->rows : r + R);
         if (ce) ce->partial[i] = sum[0];
         if (kd) kd->partial[i] = sum[1];
     }
@@ -123,11 +144,14 @@ static void run_fused(kd_loss *l, const kd_loss_batch *b)
 /* One row of a term. Returns its value; adds c * gradient to ds. */
 static double run_row(const kd__term *t, const kd__view *v, int64_t r, double c, double *scratch)
 {
+    const bool two = v->others && v->others[r] >= 0 && v->others[r] < t->n;
     kd__row x = {.n = t->n,
                  .m = t->m,
                  .s = v->s + r * t->n,
                  .t = v->t ? v->t + r * t->m : NULL,
                  .label = v->labels ? v->labels[r] : -1,
+                 .other = two ? v->others[r] : -1,
+                 .share = two ? v->shares[r] : 1,
                  .length = v->lengths ? v->lengths[r] : -1,
                  .index = r,
                  .sparse = v->sparse,

@@ -213,6 +213,12 @@ static kd_status read_block(kd__rewrite *r, kd__copier *k, uint32_t i, const kd_
                              .bytes = size - head,
                              .lengths = head ? (uint32_t *)(void *)k->data[i] : NULL};
     if (p->rows == rows) return KD_OK;
+    if (json_is_true(json_object_get(c->params, "whole_chunks")))
+        return kd_fail(
+            err, KD_EUNSUPPORTED,
+            "%s: column %s was made of whole chunks (views that mix rows), and only %u of the %u rows of "
+            "chunk %u are wanted; leave that column out first: kd-store drop, or take whole chunks",
+            r->reader->path, c->name, p->rows, rows, p->chunk);
     if (!kd__column_dense(c)) return select_encoded(k, i, rows, err);
     select_dense(&k->block[i], c, rows, k->keep, k->data[i] + head);
     return KD_OK;

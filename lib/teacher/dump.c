@@ -106,7 +106,9 @@ static kd_status make_targets(pass *p, kd_err *err)
     snprintf(c.tap, sizeof c.tap, "%s", kd_graph_node_name(m->graph, m->logits));
     if (!st && p->p->logits) st = add(p, KD__LOGITS, "/logits", "", c, p->p->encoding, NULL, err);
     if (!st && wants_views(p->p)) {
-        json_t *params = json_pack("{s:o}", "views", kd_view_json(p->p->views));
+        // A view that mixes rows needs its whole chunk to be made again: the store never splits such a one.
+        json_t *params = json_pack("{s:o, s:o*}", "views", kd_view_json(p->p->views), "whole_chunks",
+                                   kd_view_mixes(p->p->views) ? json_true() : NULL);
         c.role = KD_ROLE_VIEW;
         c.ndims = 2;
         c.dims[0] = p->p->views->count;

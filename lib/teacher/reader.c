@@ -88,8 +88,10 @@ void kd__reader_next(kd__reader *r, kd__feed *f)
     if (!f->views) memcpy(f->raw, r->raw + f->at.first * r->row_bytes, (size_t)f->rows * r->row_bytes);
     for (int64_t i = 0; f->views && i < f->rows; i++) {
         const uint64_t pair = f->at.first + (uint64_t)i, row = pair / f->at.per;
-        kd_view_apply(r->views, r->column, r->ids[row], (uint32_t)(f->known + pair % f->at.per),
-                      r->raw + row * r->row_bytes, f->raw + (size_t)i * r->row_bytes);
+        const uint32_t view = (uint32_t)(f->known + pair % f->at.per);
+        const kd_view_mix m = kd_view_mix_of(r->views, r->column, r->ids[row], view, r->rows);
+        kd_view_apply(r->views, r->column, r->ids[row], view, r->raw + row * r->row_bytes,
+                      m.mixed ? r->raw + m.other * r->row_bytes : NULL, f->raw + (size_t)i * r->row_bytes);
     }
     r->at += (uint64_t)f->rows;
     f->closes = r->at == r->end;

@@ -1,6 +1,6 @@
 /* feed.c - rows on their way to the students: training batches and validation rows.
  *
- * A feed is one stream of batches that all students with its seed and batch size share: labels are
+ * A feed is one stream of batches that all students with its seed, batch size and views share: labels are
  * checked and teacher logits become floats once, however many students compare themselves with them.
  * Inputs stay bytes until a student takes them: converting reads a quarter of what copying floats
  * would, and happens in the student's own thread.
@@ -25,7 +25,7 @@ static size_t slot_floats(const kd_trainer *t, int slot, bool training)
     const kd_column *c = kd__trainer_column(t, slot);
     const kd_codec_info *codec = kd_codec_find(c->encoding);
     if (c->role == KD_ROLE_FEATURE) return training ? kd_column_each(c) * kd_column_width(c) : 0;
-    if (c->role != KD_ROLE_LOGITS && c->role != KD_ROLE_SCORE) return 0;
+    if (c->role != KD_ROLE_LOGITS && c->role != KD_ROLE_SCORE && c->role != KD_ROLE_VIEW) return 0;
     return codec && codec->sparse && !t->slot_scattered[slot] ? 0 : (size_t)t->slot_classes[slot];
 }
 
@@ -46,6 +46,7 @@ kd_status kd__targets_alloc(kd__targets *g, const kd_trainer *t, uint32_t rows, 
 void kd__targets_release(kd__targets *g)
 {
     free(g->labels);
+    free(g->others);
     free(g->samples);
     for (int i = 0; i < KD_LOADER_COLUMNS; i++) {
         free(g->values[i]);
@@ -94,6 +95,11 @@ static kd_status fill_labels(kd__targets *g, const kd_trainer *t, int slot, cons
     kd_status st = take_labels(g->labels, t, slot, raw, rows, err);
     g->labelled = 0;
     for (uint32_t i = 0; i < rows->n && !st; i++) g->labelled += g->labels[i] >= 0;
+    for (uint32_t i = 0; i < rows->n && rows->other_label; i++) { // those are, in their turn, checked as rows
+        const int64_t y = label_at(rows->other_label, kd__trainer_column(t, slot)->dtype, i);
+        g->others[i] = y < 0 || y >= t->slot_classes[slot] ? -1 : (int32_t)y;
+    }
+    g->shares = rows->share;
     return st;
 }
 
@@ -130,6 +136,19 @@ static kd_status fill_features(kd__targets *g, const kd_trainer *t, int slot, co
     return KD_OK;
 }
 
+/* The logits of each row, or of one view of it out of those of all; view NULL: the first. */
+static kd_status take_dense(float *z, const kd_column *c, const void *raw, uint32_t n, const uint32_t *view)
+{
+    const size_t classes = kd_column_width(c), each = kd_column_each(c), size = kd_dtype_size(c->dtype);
+    kd_status st = KD_OK;
+    if (each == 1) return kd_to_f32(z, raw, c->dtype, n * classes);
+    for (uint32_t i = 0; i < n && !st; i++) {
+        const size_t at = (i * each + (view ? view[i] : 0)) * classes;
+        st = kd_to_f32(z + i * classes, (const char *)raw + at * size, c->dtype, classes);
+    }
+    return st;
+}
+
 static kd_status fill_logits(kd__targets *g, const kd_trainer *t, int slot, const void *raw,
                              const kd_sparse *sparse, const kd__rows *rows, kd_err *err)
 {
@@ -141,8 +160,12 @@ static kd_status fill_logits(kd__targets *g, const kd_trainer *t, int slot, cons
         g->hits[slot] = sparse_hits(g, sparse, rows->n);
         return KD_OK;
     }
-    kd_status st = sparse ? KD_OK : kd_to_f32(z, raw, c->dtype, rows->n * classes);
-    if (sparse) kd__logits_scatter(z, c, sparse, rows->n, classes);
+    const uint32_t *view = c->role == KD_ROLE_VIEW ? rows->view : NULL;
+    kd_status st = KD_OK;
+    if (sparse)
+        kd__logits_scatter(z, c, sparse, rows->n, classes, view);
+    else
+        st = take_dense(z, c, raw, rows->n, view);
     if (st)
         return kd_fail(err, st, "%s: column %s: dtype %s", kd_store_path(t->store), c->name,
                        kd_dtype_name(c->dtype));
@@ -164,18 +187,32 @@ static kd_status fill_logits(kd__targets *g, const kd_trainer *t, int slot, cons
     return KD_OK;
 }
 
+/* Of a column of views: only a batch of just these views can use it. Rows as they are have view 0 where that
+ * is the row, else the logits of another slot, which is filled before. */
+static kd_status fill_views(kd__targets *g, const kd_trainer *t, int slot, const void *raw,
+                            const kd_sparse *sparse, const kd__rows *rows, kd_err *err)
+{
+    const int plain = t->slot_plain[slot];
+    if (rows->views ? !kd_view_equal(rows->views, &t->slot_views[slot]) : rows->row != NULL) return KD_OK;
+    if (rows->views || plain < 0) return fill_logits(g, t, slot, raw, sparse, rows, err);
+    memcpy(g->values[slot], g->values[plain], rows->n * (size_t)t->slot_classes[slot] * sizeof(float));
+    g->hits[slot] = g->hits[plain];
+    return KD_OK;
+}
+
 kd_status kd__targets_fill(kd__targets *g, const kd_trainer *t, const void *const *raw,
                            const kd_sparse *const *sparse, const kd__rows *rows, kd_err *err)
 {
     kd_status st = KD_OK;
-    for (int pass = 0; pass < 2; pass++) // labels first: hits need them
+    for (int pass = 0; pass < 3; pass++) // labels first: hits need them; views last: they may borrow
         for (int i = 0; i < t->ncolumns && !st; i++) {
             kd_role role = kd__trainer_column(t, i)->role;
             if (!pass && role == KD_ROLE_LABEL) st = fill_labels(g, t, i, raw[i], rows, err);
-            if (pass && (role == KD_ROLE_LOGITS || role == KD_ROLE_SCORE))
+            if (pass == 1 && (role == KD_ROLE_LOGITS || role == KD_ROLE_SCORE))
                 st = fill_logits(g, t, i, raw[i], sparse[i], rows, err);
-            if (pass && role == KD_ROLE_FEATURE && g->values[i])
+            if (pass == 1 && role == KD_ROLE_FEATURE && g->values[i])
                 st = fill_features(g, t, i, raw[i], rows, err);
+            if (pass == 2 && role == KD_ROLE_VIEW) st = fill_views(g, t, i, raw[i], sparse[i], rows, err);
         }
     if (g->samples && !st) kd__samples_of(t, rows, g->samples);
     return st;
@@ -197,16 +234,32 @@ kd_status kd__labels_read(const kd_trainer *t, kd_cursor *cursor, int slot, uint
 
 /* ---- training batches --------------------------------------------------------------------- */
 
-kd_status kd__feed_open(kd__feed **out, kd_trainer *t, uint64_t seed, uint32_t batch, kd_err *err)
+bool kd__feed_serves(const kd__feed *f, const kd__run *r)
+{
+    return f->seed == r->seed && f->batch == (uint32_t)r->spec.train.batch &&
+           kd_view_equal(&f->views, &r->spec.views);
+}
+
+static kd_status open_views(kd__feed *f, const kd__run *r, kd_err *err)
+{
+    if (!kd__run_has_views(r)) return KD_OK;
+    if (r->label >= 0 && kd_view_mixes(&f->views) &&
+        !(f->targets.others = kd_alloc_aligned(f->batch, sizeof(int32_t))))
+        return kd_fail(err, KD_ENOMEM, "no memory for the labels of %u rows", f->batch);
+    return kd_stream_views(f->stream, &f->views, r->input, r->id, r->label, err);
+}
+
+kd_status kd__feed_open(kd__feed **out, kd_trainer *t, const kd__run *r, kd_err *err)
 {
     kd__feed *f = calloc(1, sizeof(*f));
     kd_status st;
     *out = NULL;
     if (!f) return kd_fail(err, KD_ENOMEM, "out of memory");
-    f->seed = seed;
-    f->batch = batch;
-    if ((st = kd_stream_open(&f->stream, t->loader, seed, batch, true, err)) ||
-        (st = kd__targets_alloc(&f->targets, t, batch, true, err))) {
+    f->seed = r->seed;
+    f->batch = (uint32_t)r->spec.train.batch;
+    f->views = r->spec.views;
+    if ((st = kd_stream_open(&f->stream, t->loader, f->seed, f->batch, true, err)) ||
+        (st = kd__targets_alloc(&f->targets, t, f->batch, true, err)) || (st = open_views(f, r, err))) {
         kd__feed_close(f);
         return st;
     }
@@ -234,7 +287,12 @@ kd_status kd__feed_draw(kd__feed *f, kd_trainer *t, kd_err *err)
         return KD_OK;
     }
     f->drawn = true;
-    kd__rows rows = {.row = f->b.row, .n = f->b.rows};
+    kd__rows rows = {.row = f->b.row,
+                     .n = f->b.rows,
+                     .views = f->views.count ? &f->views : NULL,
+                     .view = f->b.view,
+                     .other_label = f->b.other_label,
+                     .share = f->b.share};
     return kd__targets_fill(&f->targets, t, f->b.column, f->b.sparse, &rows, err);
 }
 

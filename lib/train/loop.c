@@ -161,9 +161,10 @@ static void check_alignment(kd_trainer *t, const kd__run *r)
         t->warned_alignment[r->teacher[k]] = true;
         kd__trainer_warn(t,
                          "%s: teacher %s agrees with the labels on %.1f %% of the training rows, little more "
-                         "than chance: are its logits of these rows? Check with kd-eval",
+                         "than chance: is column %s of these rows? Check with %s",
                          kd_store_path(t->store), kd__trainer_column(t, r->teacher[k])->teacher,
-                         100 * accuracy);
+                         100 * accuracy, kd__trainer_column(t, r->teacher[k])->name,
+                         kd__run_has_views(r) ? "kd-dump --check" : "kd-eval");
     }
 }
 

@@ -25,7 +25,7 @@ static int64_t store_classes(const kd_trainer *t, int label, int logits)
     const kd_column *c = label < 0 ? NULL : kd_store_column(t->store, (size_t)label);
     const json_t *n = c ? json_object_get(c->params, "classes") : NULL;
     if (json_is_integer(n)) return json_integer_value(n);
-    return logits < 0 ? 0 : kd_store_column(t->store, (size_t)logits)->dims[0];
+    return logits < 0 ? 0 : (int64_t)kd_column_width(kd_store_column(t->store, (size_t)logits));
 }
 
 static bool is_label_dtype(kd_dtype t) { return t != KD_DTYPE_NONE && !kd_dtype_is_float(t) && t != KD_U64; }
@@ -63,11 +63,12 @@ static kd_status resolve_classes(kd__run *r, const kd_student_spec *given, const
                        store, given->config.path);
     if (logits >= 0) {
         const kd_column *z = kd_store_column(t->store, (size_t)logits);
-        if (have && z->dims[0] != have)
+        const int64_t width = (int64_t)kd_column_width(z);
+        if (have && width != have)
             return kd_fail(err, KD_EMISMATCH,
                            "%s: teacher %s has %lld classes, the labels have %lld; dump another teacher: "
                            "kd-dump --teacher FOLDER --into %s",
-                           store, z->teacher, (long long)z->dims[0], (long long)have, store);
+                           store, z->teacher, (long long)width, (long long)have, store);
     }
     if (*want > 0 && have > 0 && *want != have) {
         snprintf(number, sizeof(number), "%lld", (long long)have);
@@ -118,12 +119,15 @@ static kd_status resolve(kd__run *r, const kd_student_spec *given, kd_trainer *t
         label = kd_store_find_role(t->store, KD_ROLE_LABEL, NULL);
     int logits = -1;
     char where[300];
-    kd_status st = kd__sources_find(r, t, err);
+    kd_status st = kd__views_resolve(r, given, t, err);
+    if (!st) st = kd__sources_find(r, t, err);
     if (r->nteachers) logits = t->columns[r->teacher[0]];
     if (st || (st = check_columns(t, r, input, label, err)) ||
         (st = resolve_classes(r, given, t, label, logits, err)) || (st = kd__sources_check(r, t, err)) ||
         (st = resolve_input(r, given, t, input, err)) || (st = need_slot(t, input, &r->input, err)) ||
-        (label >= 0 && (st = need_slot(t, label, &r->label, err))))
+        (label >= 0 && (st = need_slot(t, label, &r->label, err))) ||
+        (kd__run_has_views(r) &&
+         (st = need_slot(t, kd_store_find_role(t->store, KD_ROLE_ID, NULL), &r->id, err))))
         return st;
     r->input_dtype = kd_store_column(t->store, (size_t)input)->dtype;
     if (label >= 0) t->slot_classes[r->label] = r->classes;
@@ -161,7 +165,7 @@ kd_status kd__run_create(kd__run **out, kd_trainer *t, const kd_student_spec *sp
     if (!r) return kd_fail(err, KD_ENOMEM, "out of memory");
     r->seed = seed;
     r->lock = -1;
-    r->input = r->label = -1;
+    r->input = r->label = r->id = -1;
     if ((st = kd__student_copy(&r->spec, spec, err))) {
         free(r);
         return st;

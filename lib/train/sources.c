@@ -15,6 +15,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* Logits over the labels' classes, of rows or of views. */
+static bool is_of_classes(const kd_column *c) { return c->role == KD_ROLE_LOGITS || c->role == KD_ROLE_VIEW; }
 static bool is_logits(const kd_column *c) { return c->role == KD_ROLE_LOGITS || c->role == KD_ROLE_SCORE; }
 
 static kd_status need_slot(kd_trainer *t, int column, int *slot, kd_err *err)
@@ -183,11 +185,38 @@ static kd_status check_logits(const kd_trainer *t, kd__run *r, int i, const kd_c
 {
     kd_loss_term term = kd_loss_term_at(r->loss, i);
     const kd_codec_info *codec = kd_codec_find(z->encoding);
-    if (z->ndims != 1 || z->dims[0] < 1 || !kd_dtype_is_float(z->dtype) ||
+    if (z->ndims != (z->role == KD_ROLE_VIEW ? 2 : 1) || z->dims[0] < 1 || !kd_dtype_is_float(z->dtype) ||
         (!codec && strcmp(z->encoding, "dense")))
         return kd_fail(err, KD_EUNSUPPORTED, "%s: column %s (%s of %s) is not one vector of logits a row",
                        kd_store_path(t->store), z->name, z->encoding, kd_dtype_name(z->dtype));
     return term.needs & KD_NEEDS_SPARSE ? check_sparse(t, r, i, z, err) : check_dense(t, r, i, z, err);
+}
+
+/* What validation rows, which are shown as they are, are compared with in place of views: the teacher's plain
+ * logits, unless view 0 is the row. */
+static kd_status find_plain(kd__run *r, kd_trainer *t, int i, int slot, kd_err *err)
+{
+    const kd_column *c = kd__trainer_column(t, slot);
+    const char *store = kd_store_path(t->store);
+    kd_status st;
+    t->slot_views[slot] = r->spec.views;
+    t->slot_plain[slot] = -1;
+    if (r->spec.views.identity || !kd_store_split_rows(t->store, KD_VALID)) return KD_OK;
+    const int plain = kd_store_find_role(t->store, KD_ROLE_LOGITS, c->teacher);
+    if (plain < 0)
+        return kd_fail(err, KD_EMISMATCH,
+                       "%s: column %s has no view that is the row as it is, and teacher %s no logits of the "
+                       "rows, as validation needs; add them: kd-dump --teacher FOLDER --into %s --name %s",
+                       store, c->name, c->teacher, store, c->teacher);
+    const kd_column *z = kd_store_column(t->store, (size_t)plain);
+    const kd_codec_info *codec = kd_codec_find(z->encoding);
+    if ((st = check_logits(t, r, i, z, err)) || (st = need_slot(t, plain, &t->slot_plain[slot], err)))
+        return st;
+    if (kd_column_width(z) != kd_column_width(c))
+        return kd_fail(err, KD_EMISMATCH, "%s: columns %s and %s have %zu and %zu classes", store, z->name,
+                       c->name, kd_column_width(z), kd_column_width(c));
+    if (codec && codec->sparse) t->slot_scattered[t->slot_plain[slot]] = true;
+    return KD_OK;
 }
 
 /* The teachers of term i and their shares of it. */
@@ -207,8 +236,9 @@ static kd_status find_teachers(kd__run *r, kd_trainer *t, int i, kd_err *err)
         if (!(weight >= 0) || !isfinite(weight))
             return kd_fail(err, KD_EUSAGE, "%s: teacher of %s: '%.80s', expected NAME or NAME*WEIGHT",
                            r->spec.name, term.label, term.teacher);
-        if ((st = find_logits(t, name, &column, err)) || (st = need_slot(t, column, &s->slot[s->n], err)))
-            return st;
+        st = kd__run_has_stored_views(r) ? kd__views_find(r, t, name, &column, err)
+                                         : find_logits(t, name, &column, err);
+        if (st || (st = need_slot(t, column, &s->slot[s->n], err))) return st;
         for (int k = 0; k < s->n; k++)
             if (s->slot[k] == s->slot[s->n])
                 return kd_fail(err, KD_EUSAGE, "%s: teacher of %s: %s is named twice", r->spec.name,
@@ -233,6 +263,7 @@ static kd_status find_teachers(kd__run *r, kd_trainer *t, int i, kd_err *err)
         s->share[k] /= sum;
         if ((st = check_logits(t, r, i, z, err))) return st;
         if (codec && codec->sparse && !(term.needs & KD_NEEDS_SPARSE)) t->slot_scattered[s->slot[k]] = true;
+        if (z->role == KD_ROLE_VIEW && (st = find_plain(r, t, i, s->slot[k], err))) return st;
     }
     return KD_OK;
 }
@@ -325,7 +356,7 @@ kd_status kd__sources_find(kd__run *r, kd_trainer *t, kd_err *err)
             st = find_teachers(r, t, i, err);
         if (st) return st;
         for (int k = 0; k < s->n; k++)
-            if (kd__trainer_column(t, s->slot[k])->role == KD_ROLE_LOGITS) note_teacher(r, t, s->slot[k]);
+            if (is_of_classes(kd__trainer_column(t, s->slot[k]))) note_teacher(r, t, s->slot[k]);
     }
     return KD_OK;
 }
@@ -337,13 +368,14 @@ kd_status kd__sources_check(const kd__run *r, const kd_trainer *t, kd_err *err)
         for (int k = 0; k < r->source[i].n && !(term.needs & KD_NEEDS_FEATURES); k++) {
             const kd_column *z = kd__trainer_column(t, r->source[i].slot[k]);
             int64_t want = r->classes - term.differences;
-            if (z->dims[0] != want)
+            const int64_t width = (int64_t)kd_column_width(z);
+            if (width != want)
                 return kd_fail(
                     err, KD_EMISMATCH,
                     "%s: column %s has %lld numbers a row, %s of a student with %lld classes reads "
                     "%lld; dump another teacher: kd-dump --teacher FOLDER --into %s",
-                    kd_store_path(t->store), z->name, (long long)z->dims[0], term.label,
-                    (long long)r->classes, (long long)want, kd_store_path(t->store));
+                    kd_store_path(t->store), z->name, (long long)width, term.label, (long long)r->classes,
+                    (long long)want, kd_store_path(t->store));
         }
     }
     return KD_OK;

@@ -89,6 +89,8 @@ static void compare(comparison *c, const kd__run *r, kd_exec *ex, const kd__targ
                             .classes = r->classes,
                             .logits = kd_exec_value(ex, r->model->logits),
                             .labels = g->labels ? g->labels + first : NULL,
+                            .other_labels = g->others, // of training batches, which begin at 0
+                            .shares = g->shares,
                             .dlogits = training ? kd_exec_grad(ex, r->model->logits) : NULL,
                             .inputs = c->in,
                             .samples = g->samples,

@@ -1,6 +1,6 @@
-/* student.c - a student as its YAML describes it: name, model, loss, training.
+/* student.c - a student as its YAML describes it: name, model, loss, training, views.
  *
- * One file is one reproducible trial; a sweep is many files or many --set. The four tables share one
+ * One file is one reproducible trial; a sweep is many files or many --set. The tables share one
  * config, so every key has its place (file and line, or --set) for later messages.
  */
 #include "train_private.h"
@@ -8,19 +8,23 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const kd_option name_options[] = {
+const kd_option kd_student_options[] = {
     KD_OPT_STRING("Student", kd_student_spec, name, "name", "NAME", 0, NULL,
                   "names the folder of its runs [file name without .yaml]"),
+    KD_OPT_CHOICE("Student", kd_student_spec, views_from, "views.from", 0, "none", "none|store|fresh",
+                  "train on views of the rows: those that the teacher has seen, or others (labels only)"),
 };
+const size_t kd_student_options_n = KD_COUNT(kd_student_options);
 
 kd_status kd__student_init(kd_student_spec *s, kd_err *err)
 {
     kd_status st;
     memset(s, 0, sizeof(*s));
-    if ((st = kd_config_add(&s->config, name_options, KD_COUNT(name_options), s, err)) ||
+    if ((st = kd_config_add(&s->config, kd_student_options, kd_student_options_n, s, err)) ||
         (st = kd_config_add(&s->config, kd_model_options, kd_model_options_n, &s->model, err)) ||
         (st = kd_config_add(&s->config, kd_loss_options, kd_loss_options_n, &s->loss, err)) ||
-        (st = kd_config_add(&s->config, kd_train_options, kd_train_options_n, &s->train, err)))
+        (st = kd_config_add(&s->config, kd_train_options, kd_train_options_n, &s->train, err)) ||
+        (st = kd_config_add(&s->config, kd_view_options, kd_view_options_n, &s->views, err)))
         kd_config_release(&s->config);
     return st;
 }

@@ -20,7 +20,6 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
-#include <string.h>
 
 #define NOT_KEPT (-1000.0f) /* in units of T: exp gives 0 */
 
@@ -31,13 +30,17 @@ static double temperature_of(const kd_column *z)
     return json_number_value(json_object_get(codec, "temperature"));
 }
 
-void kd__logits_scatter(float *z, const kd_column *c, const kd_sparse *s, uint32_t rows, size_t classes)
+void kd__logits_scatter(float *z, const kd_column *c, const kd_sparse *s, uint32_t rows, size_t classes,
+                        const uint32_t *view)
 {
+    const size_t each = kd_column_each(c);
     double T = temperature_of(c);
     for (size_t i = 0; i < (size_t)rows * classes; i++) z[i] = NOT_KEPT * (float)T;
-    for (uint32_t r = 0; r < rows; r++, z += classes) // (rows, classes)
-        for (uint64_t e = s->offset[r]; e < s->offset[r + 1]; e++)
+    for (uint32_t r = 0; r < rows; r++, z += classes) { // (rows, classes)
+        const size_t at = r * each + (view ? view[r] : 0);
+        for (uint64_t e = s->offset[at]; e < s->offset[at + 1]; e++)
             if (s->value[e] > 0) z[s->id[e]] = (float)(T * kd_codec_log(s->value[e]));
+    }
 }
 
 /* log sum exp(z / T) */

@@ -1,10 +1,10 @@
 /* train_private.h - what the files of lib/train share.
  *
  * Reading order: options.c, schedule.c, student.c (what is asked for); run.c (one student against the
- * store), sources.c (which columns its loss reads), taps.c (which of its nodes), folder.c (its folder's
- * life), optimizer.c, targets.c (logits as stored), feed.c (batches, validation rows), step.c (the only
- * parallel regions); checkpoint.c, metrics.c, provenance.c (what is written); trainer.c (all students),
- * loop.c (epochs and rounds).
+ * store), views.c (views of its rows), sources.c (which columns its loss reads), taps.c (which of its nodes),
+ * folder.c (its folder's life), optimizer.c, targets.c (logits as stored), feed.c (batches, validation rows),
+ * step.c (the only parallel regions); checkpoint.c, metrics.c, provenance.c (what is written); trainer.c (all
+ * students), loop.c (epochs and rounds).
  */
 #ifndef KD_TRAIN_PRIVATE_H
 #define KD_TRAIN_PRIVATE_H
@@ -65,7 +65,7 @@ typedef struct kd__run {
     uint64_t seed;
     json_t *contract;
     /* Slots in the trainer's list of columns; -1: not used. */
-    int input, label;
+    int input, label, id; /* id: for views */
     kd__source source[KD_LOSS_TERMS];
     int teacher[KD_LOADER_COLUMNS], nteachers;   /* slots of all logits that its loss reads */
     const char *teacher_name[KD_LOADER_COLUMNS]; /* the store's */
@@ -125,7 +125,23 @@ typedef struct kd__rows {
     const uint64_t *row;
     uint64_t first;
     uint32_t n;
+    const kd_view_spec *views; /* that are shown; NULL: the rows as they are, as for validation */
+    const uint32_t *view;      /* (n) which */
+    const void *other_label;   /* (n) as the labels are stored, of rows mixed in; NULL: none are */
+    const float *share;
 } kd__rows;
+
+/* ---- views of the rows (views.c) ------------------------------------------------------------ */
+
+bool kd__run_has_views(const kd__run *r);
+/* Whether its logits are those of the views. */
+bool kd__run_has_stored_views(const kd__run *r);
+/* Decides r->spec.views. given: the student's own words, for messages. Refuses by name what does not fit
+ * together. */
+kd_status kd__views_resolve(kd__run *r, const kd_student_spec *given, const kd_trainer *t, kd_err *err);
+/* The column of the logits of these views, of a teacher; "": the only one. */
+kd_status kd__views_find(const kd__run *r, const kd_trainer *t, const char *teacher, int *column,
+                         kd_err *err);
 
 /* ---- what a loss reads --------------------------------------------------------------------- */
 
@@ -153,7 +169,9 @@ bool kd__optimizer_step(kd__run *r, const float *grads);
 
 /* Labels and what teachers said of some rows, ready for the losses. */
 typedef struct kd__targets {
-    int32_t *labels; /* (rows); NULL: no labels */
+    int32_t *labels;     /* (rows); NULL: no labels */
+    int32_t *others;     /* (rows) of the rows mixed in; NULL: none are */
+    const float *shares; /* (rows) of the rows themselves; borrowed */
     /* Per slot. values: logits (rows, classes) or features (rows, their shape); sparse: targets; NULL: none.
      */
     float *values[KD_LOADER_COLUMNS];
@@ -164,10 +182,11 @@ typedef struct kd__targets {
         hits[KD_LOADER_COLUMNS]; /* per slot: labelled rows whose top class the teacher has right */
 } kd__targets;
 
-/* What all students with one seed and batch size see. */
+/* What all students with one seed, batch size and kind of views see. */
 struct kd__feed {
     uint64_t seed;
     uint32_t batch;
+    kd_view_spec views; /* count 0: rows as they are */
     kd_stream *stream;
     uint64_t steps, step; /* batches an epoch; the one that is drawn */
     bool over, drawn;     /* the epoch's batches are used up; b is to be stepped on this round */
@@ -185,8 +204,10 @@ typedef struct kd__block {
 /* training: with features and row numbers, which validation rows do without. */
 kd_status kd__targets_alloc(kd__targets *g, const kd_trainer *t, uint32_t rows, bool training, kd_err *err);
 void kd__targets_release(kd__targets *g);
-/* z: (rows, classes) receives values whose softmax at the temperature of the dump is what s holds. */
-void kd__logits_scatter(float *z, const kd_column *c, const kd_sparse *s, uint32_t rows, size_t classes);
+/* z: (rows, classes) receives values whose softmax at the temperature of the dump is what s holds, of each
+ * row position view[row], the first where view is NULL. */
+void kd__logits_scatter(float *z, const kd_column *c, const kd_sparse *s, uint32_t rows, size_t classes,
+                        const uint32_t *view);
 /* The logits of several teachers of one row, joined: out (classes). T: of the term. */
 void kd__targets_join(const kd__source *s, const kd__targets *g, size_t row, size_t classes, double T,
                       float *out);
@@ -199,7 +220,9 @@ kd_status kd__targets_fill(kd__targets *g, const kd_trainer *t, const void *cons
 kd_status kd__labels_read(const kd_trainer *t, kd_cursor *cursor, int slot, uint32_t chunk, uint32_t n,
                           int32_t *out, kd_err *err);
 
-kd_status kd__feed_open(kd__feed **out, kd_trainer *t, uint64_t seed, uint32_t batch, kd_err *err);
+/* For a run: its seed, batch size and views. */
+kd_status kd__feed_open(kd__feed **out, kd_trainer *t, const kd__run *r, kd_err *err);
+bool kd__feed_serves(const kd__feed *f, const kd__run *r);
 void kd__feed_close(kd__feed *f);
 /* Draws the next batch if there is one in this round. */
 kd_status kd__feed_draw(kd__feed *f, kd_trainer *t, kd_err *err);
@@ -219,7 +242,10 @@ struct kd_trainer {
     size_t nfeeds;
     /* Columns the loader reads; slots index this list. */
     int columns[KD_LOADER_COLUMNS], ncolumns;
-    int64_t slot_classes[KD_LOADER_COLUMNS]; /* of logits columns; of labels: the store's classes */
+    int64_t slot_classes[KD_LOADER_COLUMNS];    /* of logits columns; of labels: the store's classes */
+    kd_view_spec slot_views[KD_LOADER_COLUMNS]; /* of columns of views */
+    int slot_plain[KD_LOADER_COLUMNS]; /* of theirs: the slot of the logits of the rows; -1: view 0 is the row
+                                        */
     kd_loader *loader;
     bool slot_scattered[KD_LOADER_COLUMNS]; /* sparse targets that somebody wants as rows of logits */
     /* Rows as losses number them (crd); NULL: nobody asks. */

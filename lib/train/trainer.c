@@ -85,7 +85,8 @@ int kd__trainer_slot(kd_trainer *t, int column, kd_err *err)
         return -1;
     }
     const kd_column *c = kd_store_column(t->store, (size_t)column);
-    if (c->role == KD_ROLE_LOGITS || c->role == KD_ROLE_SCORE) t->slot_classes[t->ncolumns] = c->dims[0];
+    if (c->role == KD_ROLE_LOGITS || c->role == KD_ROLE_SCORE || c->role == KD_ROLE_VIEW)
+        t->slot_classes[t->ncolumns] = (int64_t)kd_column_width(c);
     t->columns[t->ncolumns] = column;
     return t->ncolumns++;
 }
@@ -128,14 +129,13 @@ out:
 
 static kd_status plan_feed(kd_trainer *t, kd__run *r, kd_err *err)
 {
-    uint32_t batch = (uint32_t)r->spec.train.batch;
     for (size_t i = 0; i < t->nfeeds && !r->feed; i++)
-        if (t->feeds[i]->seed == r->seed && t->feeds[i]->batch == batch) r->feed = t->feeds[i];
+        if (kd__feed_serves(t->feeds[i], r)) r->feed = t->feeds[i];
     if (!r->feed) {
         kd__feed **grown = realloc(t->feeds, (t->nfeeds + 1) * sizeof(*grown));
         if (!grown) return kd_fail(err, KD_ENOMEM, "out of memory");
         t->feeds = grown;
-        kd_status st = kd__feed_open(&t->feeds[t->nfeeds], t, r->seed, batch, err);
+        kd_status st = kd__feed_open(&t->feeds[t->nfeeds], t, r, err);
         if (st) return kd_fail_in(err, st, "student %s", r->spec.name);
         r->feed = t->feeds[t->nfeeds++];
     }

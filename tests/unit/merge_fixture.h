@@ -78,8 +78,9 @@ static inline void append_outputs(kd_store_writer *w, kd_store *s, kd_cursor *cu
     kd_buf_release(&b);
 }
 
-/* Adds a segment as kd-dump does: the contract names the rows by the root of the base segment. */
-static inline void add_teacher(const char *path, const char *fingerprint)
+/* Adds a segment as kd-dump does: the contract names the rows by the root of the base segment. params: of the
+ * first column, may be NULL. */
+static inline void add_teacher_of(const char *path, const char *fingerprint, json_t *params)
 {
     kd_store *s;
     kd_cursor *cur;
@@ -88,6 +89,7 @@ static inline void add_teacher(const char *path, const char *fingerprint)
     kd_column c[2];
     fx_column(&c[0], "big/logits", KD_ROLE_LOGITS, KD_F32, 1, 10, 0);
     fx_column(&c[1], "big/feat.x", KD_ROLE_FEATURE, KD_F32, 2, -1, 5);
+    c[0].params = params;
     for (int i = 0; i < 2; i++) snprintf(c[i].encoding, sizeof(c[i].encoding), "int8");
     OK(kd_store_open(&s, path, err));
     OK(kd_cursor_open(&cur, s, err));
@@ -103,6 +105,11 @@ static inline void add_teacher(const char *path, const char *fingerprint)
     json_decref(extra);
     kd_cursor_close(cur);
     kd_store_close(s);
+}
+
+static inline void add_teacher(const char *path, const char *fingerprint)
+{
+    add_teacher_of(path, fingerprint, NULL);
 }
 
 static char *root_of(const char *path)

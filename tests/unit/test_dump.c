@@ -177,6 +177,13 @@ static void a_value_that_is_never_there_names_the_one_that_is(void **state)
 
 /* ---- views ---------------------------------------------------------------------------------------- */
 
+static uint32_t chunk_of(const kd_store *s, uint64_t row)
+{
+    uint32_t i = 0;
+    while (kd_store_chunk(s, i)->first + kd_store_chunk(s, i)->rows <= row) i++;
+    return i;
+}
+
 static void check_views(const kd_view_spec *spec, kd_dump_params p)
 {
     const size_t count = (size_t)spec->count;
@@ -189,11 +196,14 @@ static void check_views(const kd_view_spec *spec, kd_dump_params p)
     const kd_column *in = kd_store_column(s, (size_t)kd_store_find(s, "image"));
     for (uint64_t r = 0; r < ROWS; r++)
         for (uint32_t v = 0; v < count; v++) {
-            uint8_t row[PIXELS], view[PIXELS];
+            uint8_t row[PIXELS], other[PIXELS], view[PIXELS];
             kd_id id = {{0}};
             memcpy(id.b, &r, sizeof r); // as make_store has it
             for (size_t k = 0; k < PIXELS; k++) row[k] = pixel(r, k);
-            kd_view_apply(spec, in, id, v, row, view);
+            const kd_chunk_info *ci = kd_store_chunk(s, chunk_of(s, r));
+            const kd_view_mix m = kd_view_mix_of(spec, in, id, v, ci->rows);
+            for (size_t k = 0; k < PIXELS; k++) other[k] = pixel(ci->first + m.other, k);
+            kd_view_apply(spec, in, id, v, row, m.mixed ? other : NULL, view);
             OK(kd_teacher_run(t, view, KD_U8, 1, want, err));
             assert_memory_equal(got + (r * count + v) * CLASSES, want, sizeof want);
         }
@@ -217,6 +227,8 @@ static void views_are_the_teacher_on_changed_rows(void **state)
     check_views(&alone, p);
     changed.identity = false;
     check_views(&changed, p);
+    changed.identity = true, changed.mixup = 0.4, changed.cutmix = 0.4;
+    check_views(&changed, p); // mixed with other rows of the chunk
     p.logits = false;
     check_views(&VIEWS, p); // beside taps
     p.ntaps = 0;

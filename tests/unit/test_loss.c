@@ -444,6 +444,45 @@ static void a_mix_is_the_sum_of_its_terms(void **state)
     free_batch(&x);
 }
 
+/* With one share for all rows the loss of two labels is the mean of the losses of each; fused or not. */
+static void two_labels_a_row_are_the_mean_of_both(void **state)
+{
+    (void)state;
+    static const char *const terms[] = {"name=kd,weight=0.5,temperature=4",
+                                        "name=ce,weight=0.25,label_smoothing=0.2",
+                                        "name=ce,weight=2,label_smoothing=0.1"};
+    enum { R = 23, C = 10 };
+    batch x = make_batch(R, C, 3, false, 31);
+    int32_t others[R];
+    float shares[R], want[R * C] = {0};
+    double v = 0;
+    kd_loss *l = mix(R, C, 3, terms);
+    for (int i = 0; i < R; i++) others[i] = (x.labels[i] + 1 + i % (C - 1)) % C, shares[i] = 0.75f;
+    for (int i = 0; i < 2; i++) {
+        kd_loss_batch b = x.b;
+        b.labels = i ? others : x.labels;
+        kd_loss_run(l, &b);
+        const float part = i ? 0.25f : 0.75f;
+        v += (double)part * kd_loss_value(l);
+        for (int k = 0; k < R * C; k++) want[k] += part * x.grad[k];
+    }
+    kd_loss_batch b = x.b;
+    b.other_labels = others;
+    b.shares = shares;
+    kd_loss_run(l, &b);
+    assert_true(fabs(kd_loss_value(l) - v) <= 1e-6 * v);
+    assert_true(max_diff(want, x.grad, R * C) <= 1e-6);
+    for (int i = 0; i < R; i++) others[i] = -1; // no second label: as if there were none
+    kd_loss_run(l, &b);
+    v = kd_loss_value(l);
+    memcpy(want, x.grad, sizeof want);
+    kd_loss_run(l, &x.b);
+    assert_true(kd_loss_value(l) == v);
+    assert_memory_equal(want, x.grad, sizeof want);
+    kd_loss_free(l);
+    free_batch(&x);
+}
+
 static double run_term(const char *term, batch *x)
 {
     kd_loss *l = mix(x->b.rows, x->b.classes, 1, &term);
@@ -790,6 +829,7 @@ int main(void)
         cmocka_unit_test(options_set_the_mix_and_the_formula_says_it),
         cmocka_unit_test(a_wrong_mix_is_refused_by_its_key),
         cmocka_unit_test(a_mix_is_the_sum_of_its_terms),
+        cmocka_unit_test(two_labels_a_row_are_the_mean_of_both),
         cmocka_unit_test(dkd_with_the_right_weights_is_kd),
         cmocka_unit_test(with_all_classes_kept_sparse_kl_is_dense_kl),
         cmocka_unit_test(sampled_targets_average_to_the_dense_gradient),

@@ -126,6 +126,26 @@ static void rows_that_came_before_are_refused_or_left_out(void **state)
     assert_int_equal(r.chunks, 4);
 }
 
+/* Outputs that depend on the other rows of their chunk, as those of mixed views do. */
+static void outputs_of_whole_chunks_are_never_cut(void **state)
+{
+    (void)state;
+    const kd_chunk_info a = {0, 32, KD_TRAIN}, b[2] = {{0, 32, KD_TRAIN}, {60, 10, KD_TRAIN}},
+                        c = {20, 20, KD_TRAIN};
+    const char *stores[3] = {in_dir("mixed-a.kd"), in_dir("mixed-b.kd"), in_dir("mixed-c.kd")};
+    json_t *params = json_pack("{s:b}", "whole_chunks", true);
+    make_window(stores[0], &a, 1, NULL);
+    make_window(stores[1], b, 2, NULL);
+    make_window(stores[2], &c, 1, NULL);
+    for (int i = 0; i < 3; i++) add_teacher_of(stores[i], "fp", params);
+    OK(merge(in_dir("mixed-ab.kd"), stores, 2, true, NULL, err)); // a chunk as a whole may be left out
+    is_whole(in_dir("mixed-ab.kd"));
+    const char *cut[2] = {stores[0], stores[2]};
+    FAILS(merge(in_dir("mixed-ac.kd"), cut, 2, true, NULL, err), KD_EUNSUPPORTED,
+          "column big/logits was made of whole chunks");
+    json_decref(params);
+}
+
 static void copies_within_a_store_stay(void **state)
 {
     (void)state;
@@ -280,6 +300,7 @@ int main(void)
         cmocka_unit_test(what_cannot_be_cut_is_refused),
         cmocka_unit_test(a_merge_of_some_parts_says_which),
         cmocka_unit_test(rows_that_came_before_are_refused_or_left_out),
+        cmocka_unit_test(outputs_of_whole_chunks_are_never_cut),
         cmocka_unit_test(copies_within_a_store_stay),
         cmocka_unit_test(stores_that_do_not_belong_together_are_named),
         cmocka_unit_test(columns_that_differ_are_named),

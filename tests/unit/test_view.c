@@ -81,7 +81,7 @@ static void every_view_is_what_the_page_says(void **state)
                 fill_image(in, row);
                 memset(got, 0xEE, N);
                 twin(&specs[i], id_of(row), view, in, want);
-                kd_view_apply(&specs[i], &bytes, id_of(row), view, in, got);
+                kd_view_apply(&specs[i], &bytes, id_of(row), view, in, NULL, got);
                 for (size_t k = 0; k < N; k++)
                     if (got[k] != want[k])
                         fail_msg("spec %zu, row %d, view %u, value %zu: %u, want %u", i, (int)row, view, k,
@@ -97,10 +97,10 @@ static void view_zero_is_the_row_unless_it_is_not_wanted(void **state)
     kd_view_spec s = none;
     s.shift = 3, s.noise = 9;
     fill_image(in, 5);
-    kd_view_apply(&s, &bytes, id_of(5), 0, in, out);
+    kd_view_apply(&s, &bytes, id_of(5), 0, in, NULL, out);
     assert_memory_equal(in, out, N);
     s.identity = false;
-    kd_view_apply(&s, &bytes, id_of(5), 0, in, out);
+    kd_view_apply(&s, &bytes, id_of(5), 0, in, NULL, out);
     assert_memory_not_equal(in, out, N);
 }
 
@@ -112,14 +112,14 @@ static void seed_row_and_number_make_other_views(void **state)
     s.noise = t.noise = 9;
     t.seed = 12;
     fill_image(in, 5);
-    kd_view_apply(&s, &bytes, id_of(5), 1, in, a);
-    kd_view_apply(&s, &bytes, id_of(5), 1, in, b);
+    kd_view_apply(&s, &bytes, id_of(5), 1, in, NULL, a);
+    kd_view_apply(&s, &bytes, id_of(5), 1, in, NULL, b);
     assert_memory_equal(a, b, N);
-    kd_view_apply(&s, &bytes, id_of(5), 2, in, b);
+    kd_view_apply(&s, &bytes, id_of(5), 2, in, NULL, b);
     assert_memory_not_equal(a, b, N);
-    kd_view_apply(&s, &bytes, id_of(6), 1, in, b);
+    kd_view_apply(&s, &bytes, id_of(6), 1, in, NULL, b);
     assert_memory_not_equal(a, b, N);
-    kd_view_apply(&t, &bytes, id_of(5), 1, in, b);
+    kd_view_apply(&t, &bytes, id_of(5), 1, in, NULL, b);
     assert_memory_not_equal(a, b, N);
 }
 
@@ -135,7 +135,7 @@ static void places_and_mirrors_are_even(void **state)
         uint8_t in[N] = {0}, out[N];
         in[(3 * W + 4) * C] = 1; // the middle of the image, which is its own mirror image,
         in[(3 * W + 5) * C] = 2; // and the pixel on its right
-        kd_view_apply(&s, &bytes, id_of(row), 1, in, out);
+        kd_view_apply(&s, &bytes, id_of(row), 1, in, NULL, out);
         int at = -1;
         for (int i = 0; i < H * W; i++)
             if (out[i * C] == 1) at = i;
@@ -156,7 +156,7 @@ static void noise_has_the_deviation_asked_for(void **state)
     s.noise = 0.5;
     OK(kd_view_check(&s, &floats, err));
     for (uint64_t row = 0; row < 200; row++) {
-        kd_view_apply(&s, &floats, id_of(row), 3, in, out);
+        kd_view_apply(&s, &floats, id_of(row), 3, in, NULL, out);
         for (size_t i = 0; i < N; i++) sum += (double)out[i], squares += (double)out[i] * (double)out[i];
     }
     const double n = 200.0 * N;
@@ -174,10 +174,123 @@ static void floats_move_like_bytes(void **state)
     for (uint64_t row = 0; row < 30; row++) {
         fill_image(in, row);
         for (size_t i = 0; i < N; i++) fin[i] = in[i];
-        kd_view_apply(&s, &bytes, id_of(row), 2, in, out);
-        kd_view_apply(&s, &floats, id_of(row), 2, fin, fout);
+        kd_view_apply(&s, &bytes, id_of(row), 2, in, NULL, out);
+        kd_view_apply(&s, &floats, id_of(row), 2, fin, NULL, fout);
         for (size_t i = 0; i < N; i++) assert_true(fout[i] == (float)out[i]);
     }
+}
+
+/* ---- crops and mixtures --------------------------------------------------------------------- */
+
+/* The same formula as the page's, in real numbers. */
+static double bilinear(const uint8_t *in, int y0, int x0, int h, int w, int y, int x, int c)
+{
+    const double sy = fmin(h - 1, fmax(0, (y + 0.5) * h / H - 0.5)),
+                 sx = fmin(w - 1, fmax(0, (x + 0.5) * w / W - 0.5));
+    const int ay = (int)sy, ax = (int)sx, by = ay + 1 < h ? ay + 1 : ay, bx = ax + 1 < w ? ax + 1 : ax;
+    const double fy = sy - ay, fx = sx - ax;
+#define AT(Y, X) (double)in[((y0 + (Y)) * W + x0 + (X)) * C + c]
+    return (AT(ay, ax) * (1 - fx) + AT(ay, bx) * fx) * (1 - fy) +
+           (AT(by, ax) * (1 - fx) + AT(by, bx) * fx) * fy;
+#undef AT
+}
+
+static void a_crop_is_a_part_stretched_to_the_whole(void **state)
+{
+    (void)state;
+    kd_view_spec s = none;
+    int whole = 0, smallest = H;
+    s.crop = 0.1, s.flip = true;
+    OK(kd_view_check(&s, &bytes, err));
+    for (uint64_t row = 0; row < 300; row++) {
+        uint8_t in[N], out[N];
+        float fin[N], fout[N];
+        kd_rng crop = draws(s.seed, id_of(row), 4, 1), flip = draws(s.seed, id_of(row), 1, 1);
+        const float side = sqrtf(0.1f + (1 - 0.1f) * kd_rng_uniform(&crop));
+        const int h = (int)((float)H * side + 0.5f), w = (int)((float)W * side + 0.5f);
+        const int y0 = (int)kd_rng_below(&crop, (uint64_t)(H - h + 1)),
+                  x0 = (int)kd_rng_below(&crop, (uint64_t)(W - w + 1));
+        const bool mirror = kd_rng_u32(&flip) & 1;
+        fill_image(in, row);
+        for (int i = 0; i < N; i++) fin[i] = in[i];
+        kd_view_apply(&s, &bytes, id_of(row), 1, in, NULL, out);
+        kd_view_apply(&s, &floats, id_of(row), 1, fin, NULL, fout);
+        for (int y = 0; y < H; y++)
+            for (int x = 0; x < W; x++)
+                for (int c = 0; c < C; c++) {
+                    const double want = bilinear(in, y0, x0, h, w, y, mirror ? W - 1 - x : x, c);
+                    const int i = (y * W + x) * C + c;
+                    if (fabs(out[i] - want) > 0.52 || fabs((double)fout[i] - want) > 0.02)
+                        fail_msg("row %d, %d x %d at %d, %d: value %d is %u and %g, want %g", (int)row, h, w,
+                                 y0, x0, i, out[i], (double)fout[i], want);
+                }
+        whole += h == H && w == W && !mirror && !memcmp(in, out, N);
+        smallest = h < smallest ? h : smallest;
+    }
+    assert_true(whole > 0); // the whole image as a part is itself, to the bit
+    assert_in_range(smallest, 2, 3);
+}
+
+static void a_mixture_is_what_its_share_says(void **state)
+{
+    (void)state;
+    enum { ROWS = 4000, CHUNK = 50 };
+    kd_view_spec s = none;
+    int plain = 0, averaged = 0, pasted = 0, chosen[CHUNK] = {0};
+    s.mixup = 0.25, s.cutmix = 0.5;
+    OK(kd_view_check(&s, &bytes, err));
+    for (uint64_t row = 0; row < ROWS; row++) {
+        uint8_t in[N], other[N], out[N];
+        for (int i = 0; i < N; i++) in[i] = 200, other[i] = 40;
+        const kd_view_mix m = kd_view_mix_of(&s, &bytes, id_of(row), 1, CHUNK);
+        kd_view_apply(&s, &bytes, id_of(row), 1, in, m.mixed ? other : NULL, out);
+        double sum = 0;
+        int between = 0;
+        for (int i = 0; i < N; i++) sum += out[i], between += out[i] != 200 && out[i] != 40;
+        const double share = (sum / N - 40) / 160; // what there is of the row in its view
+        assert_true(fabs(share - (double)m.share) < 0.5 / 160 + 1e-6);
+        assert_true(m.share >= 0.5f - 1e-6f || between == 0);
+        if (!m.mixed) assert_true(m.share == 1);
+        plain += !m.mixed, averaged += between > 0, pasted += m.mixed && !between;
+        if (m.mixed) chosen[m.other]++;
+    }
+    assert_in_range(plain, ROWS / 4 - 140, ROWS / 4 + 140);
+    assert_in_range(averaged, ROWS / 4 - 160, ROWS / 4 + 140);
+    assert_in_range(pasted, ROWS / 2 - 160, ROWS / 2 + 180);
+    for (int i = 0; i < CHUNK; i++) assert_in_range(chosen[i], 20, 105); // 60 +- 5 deviations
+}
+
+static void view_zero_is_not_mixed_and_bytes_mix_like_floats(void **state)
+{
+    (void)state;
+    kd_view_spec s = none;
+    s.mixup = 1;
+    assert_false(kd_view_mix_of(&s, &bytes, id_of(1), 0, 9).mixed);
+    for (uint64_t row = 0; row < 50; row++) {
+        uint8_t in[N], other[N], out[N];
+        float fin[N], fother[N], fout[N];
+        fill_image(in, row), fill_image(other, row + 1000);
+        for (int i = 0; i < N; i++) fin[i] = in[i], fother[i] = other[i];
+        kd_view_apply(&s, &bytes, id_of(row), 2, in, other, out);
+        kd_view_apply(&s, &floats, id_of(row), 2, fin, fother, fout);
+        for (int i = 0; i < N; i++) assert_true(fabs((double)out[i] - (double)fout[i]) <= 0.501);
+    }
+}
+
+static void a_student_meets_each_view_once_in_count_epochs(void **state)
+{
+    (void)state;
+    const kd_view_spec s = {.count = 5, .seed = 3};
+    int first[5] = {0}, differ = 0;
+    for (uint64_t row = 0; row < 1000; row++) {
+        unsigned seen = 0;
+        for (uint64_t epoch = 7; epoch < 12; epoch++) seen |= 1u << kd_view_turn(&s, 1, id_of(row), epoch);
+        assert_int_equal(seen, 31);
+        first[kd_view_turn(&s, 1, id_of(row), 0)]++;
+        differ += kd_view_turn(&s, 1, id_of(row), 0) != kd_view_turn(&s, 2, id_of(row), 0);
+    }
+    for (int v = 0; v < 5; v++) assert_in_range(first[v], 137, 263); // 200 +- 5 deviations
+    assert_in_range(differ, 730, 870);
 }
 
 static void what_cannot_be_made_is_refused(void **state)
@@ -194,7 +307,11 @@ static void what_cannot_be_made_is_refused(void **state)
     FAILS(kd_view_check(&s, &c, err), KD_EUSAGE, "fill is 256");
     s.fill = 0, s.noise = NAN;
     FAILS(kd_view_check(&s, &c, err), KD_EUSAGE, "noise nan");
-    s.noise = 0, s.count = KD_VIEWS_MAX + 1;
+    s.noise = 0, s.crop = 0.5;
+    FAILS(kd_view_check(&s, &c, err), KD_EUSAGE, "crop 0.5 and shift 2 are two ways");
+    s.shift = 0, s.mixup = 0.6, s.cutmix = 0.5;
+    FAILS(kd_view_check(&s, &c, err), KD_EUSAGE, "mixup 0.6, cutmix 0.5");
+    s.crop = s.mixup = s.cutmix = 0, s.shift = 2, s.count = KD_VIEWS_MAX + 1;
     FAILS(kd_view_check(&s, &c, err), KD_EUSAGE, "4097 of them");
     s.count = 4, c.dtype = KD_I32;
     FAILS(kd_view_check(&s, &c, err), KD_EUNSUPPORTED, "column image");
@@ -211,12 +328,16 @@ static void what_cannot_be_made_is_refused(void **state)
 static void a_spec_survives_its_json(void **state)
 {
     (void)state;
-    kd_view_spec s = {3, 1ll << 40, 2, 5, true, false, 0.1, -7.25}, t;
+    kd_view_spec s = {3, 1ll << 40, 2, 5, true, false, 0.1, -7.25, 0.5, 0.25, 0.125}, t;
     memset(&t, 0xEE, sizeof t);
     json_t *j = kd_view_json(&s);
     OK(kd_view_parse(&t, j, "x", err));
     assert_true(s.count == t.count && s.seed == t.seed && s.shift == t.shift && s.erase == t.erase &&
-                t.flip && !t.identity && s.noise == t.noise && s.fill == t.fill);
+                t.flip && !t.identity && s.noise == t.noise && s.fill == t.fill && s.crop == t.crop &&
+                s.mixup == t.mixup && s.cutmix == t.cutmix);
+    json_object_del(j, "mixup"); // as stores of earlier versions
+    OK(kd_view_parse(&t, j, "x", err));
+    assert_true(t.mixup == 0 && t.cutmix == s.cutmix);
     json_object_set_new(j, "shift", json_integer(-1));
     FAILS(kd_view_parse(&t, j, "column x", err), KD_ECORRUPT, "shift");
     json_object_set_new(j, "shift", json_integer(1));
@@ -234,6 +355,10 @@ int main(void)
         cmocka_unit_test(places_and_mirrors_are_even),
         cmocka_unit_test(noise_has_the_deviation_asked_for),
         cmocka_unit_test(floats_move_like_bytes),
+        cmocka_unit_test(a_crop_is_a_part_stretched_to_the_whole),
+        cmocka_unit_test(a_mixture_is_what_its_share_says),
+        cmocka_unit_test(view_zero_is_not_mixed_and_bytes_mix_like_floats),
+        cmocka_unit_test(a_student_meets_each_view_once_in_count_epochs),
         cmocka_unit_test(what_cannot_be_made_is_refused),
         cmocka_unit_test(a_spec_survives_its_json),
     };
