@@ -13,9 +13,10 @@
  * is done config.json, model.safetensors, metrics.jsonl, provenance.json are there and the folder is renamed
  * to FOLDER. Unfinished outputs never look finished.
  *
- * A checkpoint (ckpt-EPOCH-STEP.kdc, last N kept) holds weights, buffers, optimizer state, the best weights
- * where those are asked for, position, metrics so far and a contract (config, roots of the columns read,
- * seed, instruction set) that a resume must match; resume gives bit-identical final weights.
+ * A checkpoint (ckpt-EPOCH-STEP.kdc, last N kept; STEP in batches) holds weights, buffers, optimizer state,
+ * gradients that wait for the rest of their step, the weights' mean and the best weights where those are
+ * asked for, position, metrics so far and a contract (config, roots of the columns read, seed, instruction
+ * set) that a resume must match; resume gives bit-identical final weights.
  *
  * Each student has a position (epoch, step) of its own and takes exactly the batch of that position, so
  * students may stand at different places: after a crash each goes on from its own newest whole checkpoint,
@@ -38,13 +39,15 @@
 
 typedef struct kd_train_spec {
     int64_t epochs, batch;
-    char *optimizer; /* adamw, sgd */
+    int64_t accumulate; /* batches whose gradients make one step */
+    char *optimizer;    /* adamw, sgd */
     double lr, momentum, beta1, beta2, eps, weight_decay;
     bool nesterov;
     char *schedule;   /* constant, cosine, linear */
     double warmup;    /* fraction of all steps with rising rate, [0, 1) */
     double final_lr;  /* fraction of lr at the end of cosine and linear */
     double clip;      /* largest global gradient norm; 0: off */
+    double ema;       /* decay of a running mean of the weights, which is then judged and kept; 0: off */
     int64_t patience; /* stop after that many epochs without a better validation loss; 0: never */
     char *keep;       /* last, best: which weights become model.safetensors (best by validation accuracy) */
 } kd_train_spec;
@@ -119,7 +122,7 @@ void kd_trainer_result(const kd_trainer *t, size_t i, kd_train_result *r);
 /* Blocks (chunks x columns) of training rows decoded by this run, and what one decode of each chunk an epoch
  * would be (one a run where all rows fit into one window): equal when all is well, fewer after a resume. */
 void kd_trainer_reads(const kd_trainer *t, uint64_t *decoded, uint64_t *expected);
-double kd_trainer_stall(const kd_trainer *t); /* seconds in which all students waited for rows */
+double kd_trainer_stall(const kd_trainer *t);        /* seconds in which all students waited for rows */
 size_t kd_trainer_reader_bytes(const kd_trainer *t); /* of the loader's windows and streams; 0 before plan */
 /* Formula of student i as resolved; free() it. */
 char *kd_trainer_formula(const kd_trainer *t, size_t i);

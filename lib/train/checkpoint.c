@@ -25,7 +25,7 @@ typedef struct piece {
     float *data;
     size_t n;
 } piece;
-#define PIECES 6
+#define PIECES 9
 
 /* The slabs of a run in the order in which they are hashed; those it does not have are left out. */
 static size_t pieces_of(const kd__run *r, piece p[PIECES])
@@ -35,6 +35,8 @@ static size_t pieces_of(const kd__run *r, piece p[PIECES])
         {"weights", r->weights, r->slab},   {"buffers", r->stats, r->buffers},
         {"moment1", r->moment1, r->slab},   {"moment2", r->moment2, r->slab},
         {"best_weights", r->best, r->slab}, {"best_buffers", r->best ? r->best + r->slab : NULL, r->buffers},
+        {"mean_weights", r->mean, r->slab}, {"mean_buffers", r->mean ? r->mean + r->slab : NULL, r->buffers},
+        {"gradients", r->sum, r->slab},
     };
     for (size_t i = 0; i < PIECES; i++)
         if (all[i].data && all[i].n) p[n++] = all[i];
@@ -232,8 +234,9 @@ enum { CONTRACT, STATE, METRICS, TEXTS };
 /* Whether the file is whole: texts and tensors have the content that was written. */
 static kd_status check_content(const kd_tensors *f, const char *path, const char *texts[TEXTS], kd_err *err)
 {
-    static const char *const order[PIECES] = {"weights", "buffers",      "moment1",
-                                              "moment2", "best_weights", "best_buffers"};
+    static const char *const order[PIECES] = {"weights",      "buffers",      "moment1",
+                                              "moment2",      "best_weights", "best_buffers",
+                                              "mean_weights", "mean_buffers", "gradients"};
     const char *format = kd_tensors_metadata(f, "format"), *want = kd_tensors_metadata(f, "hash");
     kd_tensor tensors[PIECES];
     size_t n = 0;

@@ -195,6 +195,7 @@ static void fill_result(kd__run *r)
     const kd__state *s = &r->at;
     kd_train_result *x = &r->result;
     bool best = r->best && s->best_epoch;
+    if (!best) kd__run_swap(r);
     if (best) {
         memcpy(r->weights, r->best, r->slab * sizeof(float));
         if (r->buffers) memcpy(r->stats, r->best + r->slab, r->buffers * sizeof(float));

@@ -124,7 +124,8 @@ static void step_all(kd_trainer *t, uint64_t epoch)
     t->ntodo = 0;
     for (size_t i = 0; i < t->nruns; i++) {
         kd__run *r = t->heavy[i];
-        if (is_in_epoch(r, epoch) && r->feed->drawn && r->at.step == r->feed->step) t->todo[t->ntodo++] = r;
+        if (is_in_epoch(r, epoch) && r->feed->drawn && r->at.step == r->feed->step && r->at.step < r->steps)
+            t->todo[t->ntodo++] = r;
     }
     kd__steps(t);
     warn_diverged(t);
@@ -165,16 +166,10 @@ static void check_alignment(kd_trainer *t, const kd__run *r, uint64_t hits, uint
                      kd_store_path(t->store), kd__trainer_column(t, r->logits)->teacher, 100 * accuracy);
 }
 
-static kd_status end_epoch(kd_trainer *t, uint64_t epoch, kd_err *err)
+/* Validation, best weights, patience and metrics of the students in t->todo, as the weights stand now. */
+static kd_status judge(kd_trainer *t, kd_err *err)
 {
     kd_status st = KD_OK;
-    t->ntodo = 0;
-    for (size_t i = 0; i < t->nruns; i++) {
-        kd__run *r = t->heavy[i];
-        if (!is_in_epoch(r, epoch) || r->at.step < r->steps) continue;
-        memset(&r->valid, 0, sizeof(r->valid));
-        t->todo[t->ntodo++] = r;
-    }
     for (size_t i = 0; i < t->nblocks && t->ntodo; i++) {
         const kd__block *b;
         if ((st = kd__valid_block(t, i, &b, err))) return st;
@@ -185,6 +180,21 @@ static kd_status end_epoch(kd_trainer *t, uint64_t epoch, kd_err *err)
         t->todo[i]->stall = kd_loader_seconds(t->loader) - t->stall;
         st = kd__run_end_epoch(t->todo[i], err);
     }
+    return st;
+}
+
+static kd_status end_epoch(kd_trainer *t, uint64_t epoch, kd_err *err)
+{
+    t->ntodo = 0;
+    for (size_t i = 0; i < t->nruns; i++) {
+        kd__run *r = t->heavy[i];
+        if (!is_in_epoch(r, epoch) || r->at.step < r->steps) continue;
+        memset(&r->valid, 0, sizeof(r->valid));
+        t->todo[t->ntodo++] = r;
+    }
+    for (size_t i = 0; i < t->ntodo; i++) kd__run_swap(t->todo[i]);
+    kd_status st = judge(t, err);
+    for (size_t i = 0; i < t->ntodo; i++) kd__run_swap(t->todo[i]);
     warn_diverged(t);
     if (!st && !t->p.checkpoint_seconds) st = save_all(t, err);
     return st;

@@ -20,8 +20,8 @@ static json_t *line_json(kd__run *r)
     json_t *terms = json_object(), *o;
     for (int i = 0; i < n; i++) json_object_set_new(terms, names[i], real(s->term_sum[i] / rows));
     o = json_pack("{s:I, s:I, s:o, s:o, s:o}", "epoch", (json_int_t)s->epoch + 1, "step",
-                  (json_int_t)s->total, "loss", real(s->loss), "terms", terms, "lr",
-                  real(kd_lr_at(&r->spec.train, s->total - 1, r->steps * (uint64_t)r->spec.train.epochs)));
+                  (json_int_t)kd__run_updates(r), "loss", real(s->loss), "terms", terms, "lr",
+                  real(kd__run_lr(r, -1)));
     if (!o) return NULL;
     if (r->valid.rows) json_object_set_new(o, "valid_loss", real(s->valid_loss));
     if (r->valid.labelled) json_object_set_new(o, "valid_accuracy", real(s->valid_accuracy));

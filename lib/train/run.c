@@ -118,7 +118,8 @@ static kd_status check_columns(const kd_trainer *t, const kd__run *r, int input,
     char where[300];
     if (z)
         return kd__logits_check(t, z, r->spec.loss.temperature,
-                                kd_config_where(&r->spec.config, "loss.temperature", where, sizeof(where)), err);
+                                kd_config_where(&r->spec.config, "loss.temperature", where, sizeof(where)),
+                                err);
     return KD_OK;
 }
 
@@ -310,6 +311,8 @@ void kd__run_free(kd__run *r)
     free(r->moment1);
     free(r->moment2);
     free(r->best);
+    free(r->mean);
+    free(r->sum);
     free(r->partial);
     free(r->ranges);
     free(r);
@@ -322,7 +325,7 @@ bool kd__run_active(const kd__run *r)
 
 size_t kd__run_bytes(const kd__run *r)
 {
-    size_t slabs = 2 + (r->moment2 != NULL) + (r->best != NULL);
+    size_t slabs = 2 + (r->moment2 != NULL) + (r->best != NULL) + (r->mean != NULL) + (r->sum != NULL);
     if (!r->model) return 0;
     return (slabs * r->slab + r->buffers) * sizeof(float) + (r->ex ? kd_exec_bytes(r->ex) : 0) +
            (r->eval ? kd_exec_bytes(r->eval) : 0);

@@ -71,10 +71,12 @@ static void step(kd__run *r)
 #pragma omp barrier // nobody still reads what is counted now
 #pragma omp master
     {
-        if (finite)
+        if (finite) {
+            kd__optimizer_follow(r);
             account(r, &f->targets, f->b.rows);
-        else
+        } else {
             r->diverged = true;
+        }
         r->at.seconds += kd_now() - start;
     }
 }
@@ -126,7 +128,7 @@ void kd__steps(kd_trainer *t)
 {
     for (size_t i = 0; i < t->ntodo; i++) { // serial: an exec's seed is set outside of its region
         kd__run *r = t->todo[i];
-        r->lr = kd_lr_at(&r->spec.train, r->at.total, r->steps * (uint64_t)r->spec.train.epochs);
+        r->lr = kd__run_lr(r, 0);
         kd_exec_seed(r->ex, r->seed, r->at.total);
         set_loss(r);
         t->rows_trained += r->feed->b.rows;

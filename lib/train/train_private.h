@@ -16,7 +16,8 @@
 /* ---- one student being trained ------------------------------------------------------------ */
 
 /* Everything that a checkpoint holds besides tensors, metrics and contract. The position says which
- * batch comes next: `step` of `epoch`, both from 0; step == steps of the epoch: only its end is missing. */
+ * batch comes next: `step` of `epoch`, both from 0; step == steps of the epoch: only its end is missing. All
+ * are counted in batches, of which train.accumulate make one step of the optimizer. */
 #define KD__STATE_INTS(X)                                                                                    \
     X(epoch) X(step) X(total) X(rows) X(hits) X(labelled) X(best_epoch) X(bad_epochs) X(ended)
 #define KD__STATE_REALS(X)                                                                                   \
@@ -32,7 +33,7 @@ typedef struct kd__state {
 #undef X
     double term_sum[KD_LOSS_TERMS];
 } kd__state;
-/* total: steps taken since the start. rows, hits, labelled, loss_sum, term_sum: of this epoch so far
+/* total: batches taken since the start. rows, hits, labelled, loss_sum, term_sum: of this epoch so far
  * (hits: labelled rows where the teacher is right). loss, valid_*: of the last whole epoch. least_loss,
  * bad_epochs: the smallest validation loss and the epochs since, for patience; ended: 1 when that ran
  * out. best_*: of the epoch with the best validation accuracy, best_epoch from 1; 0: none yet. */
@@ -59,12 +60,14 @@ typedef struct kd__run {
     int64_t classes;
     float *weights, *stats;          /* the graph's slab of parameters and its buffers */
     float *moment1, *moment2, *best; /* slab-sized; best: slab then buffers; moment2, best: may be NULL */
-    double *partial;                 /* of the gradient's norm */
+    float *mean;                     /* slab then buffers, follows the weights; NULL without train.ema */
+    float *sum;      /* slab: gradients of the step's batches so far; NULL where each batch is a step */
+    double *partial; /* one a block: of the gradient's norm, then of the check of the weights */
     kd__range *ranges;
     size_t nranges, slab, buffers; /* floats */
     double flops;                  /* a step: heavy students are scheduled first */
     kd__feed *feed;
-    uint64_t steps; /* an epoch */
+    uint64_t steps; /* batches an epoch, a multiple of train.accumulate */
     kd__state at;
     uint64_t saved;                                     /* at.total of the newest checkpoint */
     kd_buf log;                                         /* metrics.jsonl so far */
@@ -105,10 +108,19 @@ size_t kd__run_bytes(const kd__run *r); /* planned memory */
 
 /* ---- optimizer ---------------------------------------------------------------------------- */
 
-/* Cuts the slab into ranges by decay; allocates moments. */
+/* Cuts the slab into ranges by decay; allocates moments, mean and sum. */
 kd_status kd__optimizer_create(kd__run *r, kd_err *err);
-/* Called by the whole team. False (to all threads): the gradient is not finite, nothing was changed. */
+/* Takes the gradients of the batch at r->at, and steps when they are the last of their step. Called by the
+ * whole team, which has to meet before r->at moves on. False (to all threads): a gradient or a new weight is
+ * not finite, and the run is over. */
 bool kd__optimizer_step(kd__run *r, const float *grads);
+/* The buffers' mean, behind a step; by one thread. */
+void kd__optimizer_follow(kd__run *r);
+uint64_t kd__run_updates(const kd__run *r); /* steps of the optimizer so far */
+/* Learning rate of the step that the batch at r->at.total + ahead belongs to. */
+double kd__run_lr(const kd__run *r, int ahead);
+/* Exchanges the weights with their mean, where there is one: what is judged and kept stands in the graph. */
+void kd__run_swap(kd__run *r);
 
 /* ---- batches ------------------------------------------------------------------------------ */
 
@@ -151,8 +163,8 @@ kd_status kd__logits_check(const kd_trainer *t, const kd_column *z, double tempe
                            kd_err *err);
 /* z: (rows, classes) receives values whose softmax at the temperature of the dump is what s holds. */
 void kd__logits_scatter(float *z, const kd_column *c, const kd_sparse *s, uint32_t rows, size_t classes);
-/* raw[slot], or sparse[slot] where that is not NULL: rows of the trainer's columns. KD_ECORRUPT names store, column and row of a label out of
- * range or a logit that is not finite. */
+/* raw[slot], or sparse[slot] where that is not NULL: rows of the trainer's columns. KD_ECORRUPT names store,
+ * column and row of a label out of range or a logit that is not finite. */
 kd_status kd__targets_fill(kd__targets *g, const kd_trainer *t, const void *const *raw,
                            const kd_sparse *const *sparse, const kd__rows *rows, kd_err *err);
 

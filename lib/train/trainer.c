@@ -131,8 +131,13 @@ static kd_status plan_feed(kd_trainer *t, kd__run *r, kd_err *err)
         if (st) return kd_fail_in(err, st, "student %s", r->spec.name);
         r->feed = t->feeds[t->nfeeds++];
     }
-    r->steps = r->feed->steps;
-    return KD_OK;
+    uint64_t k = (uint64_t)r->spec.train.accumulate;
+    r->steps = r->feed->steps - r->feed->steps % k;
+    if (r->steps) return KD_OK;
+    return kd_fail(
+        err, KD_EUSAGE,
+        "student %s: an epoch has %llu batches of %u rows, fewer than one step of train.accumulate: %llu",
+        r->spec.name, (unsigned long long)r->feed->steps, batch, (unsigned long long)k);
 }
 
 static kd_status plan_execs(kd_trainer *t, kd__run *r, kd_err *err)
