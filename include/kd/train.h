@@ -76,10 +76,12 @@ typedef struct kd_trainer_params {
     uint64_t window_rows;       /* of the loader */
     int64_t checkpoint_seconds; /* a checkpoint when that much time has passed; 0: at the end of each epoch */
     int64_t checkpoint_keep;    /* last N */
-    bool resume;                /* continue FOLDER.part; finished folders are left as they are */
-    bool force;                 /* start over, replace finished folders; with resume only what does not fit */
-    const char *command;        /* command line, for provenance */
-    int team;                   /* 0 choose, 1 one thread a student, 2 whole team: for tests and benchmarks */
+    uint64_t log_steps;  /* a line of metrics.jsonl every that many steps, besides those of epochs; 0: none */
+    bool tensorboard;    /* metrics.jsonl as an event file of TensorBoard, too */
+    bool resume;         /* continue FOLDER.part; finished folders are left as they are */
+    bool force;          /* start over, replace finished folders; with resume only what does not fit */
+    const char *command; /* command line, for provenance */
+    int team;            /* 0 choose, 1 one thread a student, 2 whole team: for tests and benchmarks */
     uint64_t valid_cache; /* bytes: validation rows are kept decoded if they fit, else decoded each epoch */
 } kd_trainer_params;
 kd_trainer_params kd_trainer_default_params(void);

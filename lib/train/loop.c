@@ -119,8 +119,9 @@ static void warn_diverged(kd_trainer *t)
     }
 }
 
-static void step_all(kd_trainer *t, uint64_t epoch)
+static kd_status step_all(kd_trainer *t, uint64_t epoch, kd_err *err)
 {
+    kd_status st = KD_OK;
     t->ntodo = 0;
     for (size_t i = 0; i < t->nruns; i++) {
         kd__run *r = t->heavy[i];
@@ -129,6 +130,9 @@ static void step_all(kd_trainer *t, uint64_t epoch)
     }
     kd__steps(t);
     warn_diverged(t);
+    for (size_t i = 0; i < t->ntodo && !st; i++)
+        if (!t->todo[i]->diverged) st = kd__metrics_step(t->todo[i], t->p.log_steps, err);
+    return st;
 }
 
 static kd_status run_rounds(kd_trainer *t, uint64_t epoch, const caller *c, kd_err *err)
@@ -143,7 +147,7 @@ static kd_status run_rounds(kd_trainer *t, uint64_t epoch, const caller *c, kd_e
             return kd_fail(err, KD_EIO, "kd bug: every stream of epoch %llu waits for another",
                            (unsigned long long)epoch);
         if (drawn) idle = 0;
-        step_all(t, epoch);
+        if ((st = step_all(t, epoch, err))) return st;
         report(t, c);
         if (t->p.checkpoint_seconds && kd_now() - t->last_checkpoint >= (double)t->p.checkpoint_seconds &&
             (st = save_all(t, err)))

@@ -236,6 +236,7 @@ kd_status kd__run_create(kd__run **out, kd_trainer *t, const kd_student_spec *sp
     if (!r) return kd_fail(err, KD_ENOMEM, "out of memory");
     r->seed = seed;
     r->lock = -1;
+    r->events = t->p.tensorboard;
     r->input = r->label = r->logits = -1;
     if ((st = kd__student_copy(&r->spec, spec, err))) {
         free(r);

@@ -46,6 +46,8 @@ static void account(kd__run *r, const kd__targets *g, uint32_t rows)
     for (int i = 0; i < n; i++) r->at.term_sum[i] += values[i] * rows;
     r->at.loss_sum += kd_loss_value(r->loss) * rows;
     r->at.rows += rows;
+    r->at.span_loss += kd_loss_value(r->loss) * rows;
+    r->at.span_rows += rows;
     if (r->logits >= 0) r->at.hits += g->hits[r->logits];
     r->at.labelled += g->labels ? g->labelled : 0;
     r->at.step++;

@@ -3,8 +3,8 @@
  * Reading order: options.c, schedule.c, student.c (what is asked for); run.c (one student against the
  * store), folder.c (its folder's life), optimizer.c, targets.c (logits as stored), feed.c (batches,
  * validation rows), step.c (the only
- * parallel regions); checkpoint.c, metrics.c, provenance.c (what is written); trainer.c (all students),
- * loop.c (epochs and rounds).
+ * parallel regions); checkpoint.c, metrics.c, events.c, provenance.c (what is written); trainer.c (all
+ * students), loop.c (epochs and rounds).
  */
 #ifndef KD_TRAIN_PRIVATE_H
 #define KD_TRAIN_PRIVATE_H
@@ -19,9 +19,10 @@
  * batch comes next: `step` of `epoch`, both from 0; step == steps of the epoch: only its end is missing. All
  * are counted in batches, of which train.accumulate make one step of the optimizer. */
 #define KD__STATE_INTS(X)                                                                                    \
-    X(epoch) X(step) X(total) X(rows) X(hits) X(labelled) X(best_epoch) X(bad_epochs) X(ended)
+    X(epoch) X(step) X(total) X(rows) X(hits) X(labelled) X(best_epoch) X(bad_epochs) X(ended) X(span_rows)
 #define KD__STATE_REALS(X)                                                                                   \
     X(loss_sum)                                                                                              \
+    X(span_loss)                                                                                             \
     X(seconds)                                                                                               \
     X(loss) X(valid_loss) X(valid_accuracy) X(least_loss) X(best_loss) X(best_valid_loss) X(best_accuracy)
 typedef struct kd__state {
@@ -33,10 +34,11 @@ typedef struct kd__state {
 #undef X
     double term_sum[KD_LOSS_TERMS];
 } kd__state;
-/* total: batches taken since the start. rows, hits, labelled, loss_sum, term_sum: of this epoch so far
- * (hits: labelled rows where the teacher is right). loss, valid_*: of the last whole epoch. least_loss,
- * bad_epochs: the smallest validation loss and the epochs since, for patience; ended: 1 when that ran
- * out. best_*: of the epoch with the best validation accuracy, best_epoch from 1; 0: none yet. */
+/* total: batches taken since the start. span_*: since the last line of metrics between epochs. rows, hits,
+ * labelled, loss_sum, term_sum: of this epoch so far (hits: labelled rows where the teacher is right). loss,
+ * valid_*: of the last whole epoch. least_loss, bad_epochs: the smallest validation loss and the epochs
+ * since, for patience; ended: 1 when that ran out. best_*: of the epoch with the best validation accuracy,
+ * best_epoch from 1; 0: none yet. */
 
 /* A range of the slab of parameters that is updated alike. */
 typedef struct kd__range {
@@ -73,6 +75,7 @@ typedef struct kd__run {
     kd_buf log;                                         /* metrics.jsonl so far */
     enum { KD__FRESH, KD__RESUMED, KD__WRITTEN } start; /* WRITTEN: only the renaming is missing */
     bool done, skipped, diverged;
+    bool events;  /* TensorBoard's file is written, too */
     double lr;    /* of this step */
     double stall; /* seconds in which this epoch waited for rows, in this run of the tool */
     /* Sums of the validation pass of an epoch. */
@@ -223,9 +226,14 @@ void kd__evaluate(kd_trainer *t, const kd__block *b);
 
 /* ---- what is written ---------------------------------------------------------------------- */
 
-/* Appends the line of the epoch that has just ended to the log. */
-kd_status kd__metrics_line(kd__run *r, kd_err *err);        /* to the log and to the file */
-kd_status kd__metrics_write(const kd__run *r, kd_err *err); /* the file anew, whole */
+/* The line of the epoch that has just ended, to the log and to the files. */
+kd_status kd__metrics_epoch(kd__run *r, kd_err *err);
+/* Behind each batch: a line where `every` steps are full; 0: never. */
+kd_status kd__metrics_step(kd__run *r, uint64_t every, kd_err *err);
+kd_status kd__metrics_write(const kd__run *r, kd_err *err); /* the files anew, whole */
+/* An event file's first record, and those of some lines of metrics. */
+void kd__events_begin(kd_buf *out, double time);
+kd_status kd__events_lines(kd_buf *out, const char *lines, size_t len, kd_err *err);
 
 json_t *kd__contract(const kd_trainer *t, const kd__run *r); /* NULL: out of memory */
 /* Whether two contracts agree; KD_EMISMATCH names the first field that differs and both values. Fields of the

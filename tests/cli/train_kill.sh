@@ -23,7 +23,7 @@ train() { # train FOLDER OPTIONS...
 }
 hashes() { jq -r .weight_hash "$1"/*/*/seed-*/provenance.json | tr '\n' ' '; }
 log() { # metrics without the time they took
-  for f in "$1"/*/*/seed-*/metrics.jsonl; do jq -c 'del(.seconds, .stall_s)' "$f"; done | md5sum
+  for f in "$1"/*/*/seed-*/metrics.jsonl; do jq -c 'del(.seconds, .stall_s, .time)' "$f"; done | md5sum
 }
 check "a run without interruption" train whole
 want=$(hashes whole)

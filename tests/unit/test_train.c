@@ -933,8 +933,11 @@ static void every_state_survives_a_stop_within_a_step(void **state)
          "train: {epochs: 2, batch: 8, accumulate: 4, ema: 0.5, lr: 0.05, optimizer: sgd}\n",
          "distilled", "sgd", 1}};
     kd_trainer_params p = params(1);
+    p.log_steps = 2;
     outcome whole = train("s.kd", "long1", s, 2, &p, 0), o;
     expect_ok(&whole);
+    assert_string_equal(strstr(whole.metrics[0], "{\"step\":2,") ? "lines between epochs" : whole.metrics[0],
+                        "lines between epochs");
     for (uint64_t stop = 1; stop <= 13; stop += 4) {
         p.threads = 3 - p.threads;
         o = train("s.kd", "long2", s, 2, &p, stop);
