@@ -217,9 +217,14 @@ kd_status kd__checkpoint_save(kd__run *r, int64_t keep, kd_err *err)
     char *path = kd_sprintf("%s/ckpt-%04llu-%08llu.kdc", r->part, (unsigned long long)r->at.epoch,
                             (unsigned long long)r->at.total);
     if (!path) return kd_fail(err, KD_ENOMEM, "out of memory");
-    kd_status st = save(r, path, err);
+    kd_err why = {0};
+    kd_status st = save(r, path, &why);
     free(path);
-    if (st || (st = entries_list(&e, r->part, false, err))) return st;
+    if (st && r->saved)
+        return kd_fail(err, st, "%s; the state of batch %llu is still there: go on with --resume", why.msg,
+                       (unsigned long long)r->saved);
+    if (st) return kd_fail(err, st, "%s; no older state of this run is there", why.msg);
+    if ((st = entries_list(&e, r->part, false, err))) return st;
     r->saved = r->at.total;
     st = remove_from(&e, (size_t)(keep < 1 ? 1 : keep), err);
     entries_release(&e);

@@ -12,6 +12,7 @@
 #include "kd/train.h"
 
 #define KD__EVAL_BATCH 256
+#define KD__LOG_LINES  200000 /* between epochs: checkpoints hold the text */
 
 /* ---- one student being trained ------------------------------------------------------------ */
 

@@ -118,6 +118,20 @@ out:
 
 /* ---- planning ----------------------------------------------------------------------------- */
 
+/* Metrics are part of each checkpoint, whose texts have a limit. */
+static kd_status check_lines(const kd_trainer *t, const kd__run *r, kd_err *err)
+{
+    uint64_t every = t->p.log_steps * (uint64_t)r->spec.train.accumulate,
+             lines = every ? r->steps * (uint64_t)r->spec.train.epochs / every : 0;
+    if (lines <= KD__LOG_LINES) return KD_OK;
+    return kd_fail(
+        err, KD_EUSAGE,
+        "student %s: a line of metrics every %llu steps makes %llu lines, more than the %d that a state "
+        "on disk may hold; write fewer: --log-steps %llu",
+        r->spec.name, (unsigned long long)t->p.log_steps, (unsigned long long)lines, KD__LOG_LINES,
+        (unsigned long long)(t->p.log_steps * (lines / KD__LOG_LINES + 1)));
+}
+
 static kd_status plan_feed(kd_trainer *t, kd__run *r, kd_err *err)
 {
     uint32_t batch = (uint32_t)r->spec.train.batch;
@@ -133,7 +147,7 @@ static kd_status plan_feed(kd_trainer *t, kd__run *r, kd_err *err)
     }
     uint64_t k = (uint64_t)r->spec.train.accumulate;
     r->steps = r->feed->steps - r->feed->steps % k;
-    if (r->steps) return KD_OK;
+    if (r->steps) return check_lines(t, r, err);
     return kd_fail(
         err, KD_EUSAGE,
         "student %s: an epoch has %llu batches of %u rows, fewer than one step of train.accumulate: %llu",

@@ -83,7 +83,8 @@ same "and its metrics" "$(log stopped)" "$(log whole)"
 mkdir small
 if [ "$(id -u)" -eq 0 ] && mount -t tmpfs -o size=600k kd-test "$work/small" 2>/dev/null; then
   trap 'umount "$work/small"; rm -rf "$work"' EXIT
-  refused 4 "small/" "a full disk: exit 4 and one sentence" train small/runs --checkpoint-seconds 0 -q
+  refused 4 "small/.*(the state of batch [0-9]+ is still there: go on with --resume|no older state of this run)" \
+    "a full disk: exit 4 and one sentence" train small/runs --checkpoint-seconds 0 -q
   same "nothing looks finished that is not" "$(for d in small/runs/*/*/seed-?; do [ -d "$d" ] && [ ! -s "$d/provenance.json" ] && echo "$d"; done)" ""
   mount -o remount,size=64m "$work/small"
   check "with room it goes on" train small/runs --resume
