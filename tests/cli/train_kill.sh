@@ -1,7 +1,9 @@
 #!/bin/sh
 # kd-train killed, stopped and out of disk space: what is there is whole or older, never half, and
 # the weights in the end are those of an uninterrupted run.
-. "$(dirname "$0")/common"
+# KD_TRAIN_KILLS=N sets the kills for each architecture at the end, KD_SEED=N repeats their moments.
+here=$(cd "$(dirname "$0")" && pwd)
+. "$here/common"
 cd "$work" || exit 1
 exec='' # "exec" where the process itself is to be killed, not a shell around it
 export OMP_WAIT_POLICY=passive # other tests may use the same cores
@@ -92,4 +94,8 @@ if [ "$(id -u)" -eq 0 ] && mount -t tmpfs -o size=600k kd-test "$work/small" 2>/
 else
   echo "ok - a full disk # SKIP mounting a tmpfs needs root"
 fi
+
+# Every architecture, every kind of state, any number of threads.
+mkdir kills
+"$here/../fault/train_kills.py" "$KD_BIN" "$work/kills" --kills "${KD_TRAIN_KILLS:-3}" ${KD_SEED:+--seed "$KD_SEED"} || failures=1
 finish
