@@ -127,6 +127,9 @@ kd_status kd__team_create(kd__team **out, int threads, kd_err *err);
 kd_status kd__team_reserve(kd__team *t, size_t stage_floats, kd_err *err);
 float *kd__team_stage(const kd__team *t); /* of the calling thread */
 size_t kd__team_bytes(const kd__team *t);
+/* For the benchmark of what fixed grids cost, and nothing else: kernels made for this team from now on share
+ * their work among threads of their own, as the library likes; they are called serially. */
+void kd__team_let(kd__team *t, int threads);
 void kd__team_free(kd__team *t); /* NULL-safe */
 int kd__team_index(void);        /* of the calling thread in its region: 0 when serial */
 
