@@ -19,6 +19,9 @@ kd_status bench_peak_measure(bench_peak *p, int threads, kd_err *err);
 /* `kernels`: one JSON line per matrix product and convolution. KD_ENOMEM, KD_EUNSUPPORTED. */
 kd_status bench_kernels(int threads, kd_err *err);
 
+/* `promise`: what equal bits for any number of threads cost, one JSON line. models, model: as below. */
+kd_status bench_promise(const char *models, const char *model, int64_t batch, int threads, kd_err *err);
+
 /* `train`: whole training steps of one model on arrays in memory. */
 typedef struct bench_train_params {
     const char *models; /* file of models: name -> specification */

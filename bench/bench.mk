@@ -35,6 +35,9 @@ bench-image: deps $(BENCH_BIN) all ## the image pipeline from nothing: time, tea
 bench-commits: all ## what the sync of LMDB's meta page costs: the default beside MDB_NOMETASYNC, into bench/results/
 	@bench/commits.py $B $(abspath $(BUILD))/bench/commits
 
+bench-promise: deps $(BENCH_BIN) ## what the same bits for any number of threads cost beside free order, into bench/results/
+	@bench/promise.py $(BENCH_BIN) $(BENCH_ARGS) $(MODEL)
+
 bench-shuffle: deps all ## what shuffling within windows costs a student beside a full shuffle, into bench/results/
 	@bench/shuffle.py $B $(BUILD)/bench/shuffle
 
@@ -89,4 +92,4 @@ scoreboard: ## bench/results/*.json to docs/scoreboard.md; prints the figures th
 	@bench/scoreboard.sh
 
 .PHONY: bench-store bench-store-ready bench-store-size bench-store-speed bench-store-verify bench-store-rss bench-dump
-.PHONY: bench bench-run bench-image bench-commits bench-shuffle kernels store-levels peak scoreboard deps-bench
+.PHONY: bench bench-run bench-image bench-commits bench-promise bench-shuffle kernels store-levels peak scoreboard deps-bench

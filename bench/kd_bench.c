@@ -2,6 +2,7 @@
  *
  *     kd_bench peak                            one JSON line: GFLOP/s and GB/s (peak.c)
  *     kd_bench kernels                         one JSON line a kernel: GFLOP/s, share of peak (kernels.c)
+ *     kd_bench promise MODEL BATCH             fixed grids beside free order, one JSON line (promise.c)
  *     kd_bench train MODEL BATCH [--data FILE] training steps on demand (train.c)
  *     kd_bench pack LOGITS STORE ENCODING      bytes and errors of an encoding (pack.c)
  *     kd_bench read STORE COLUMN,...           rows of a store on demand, and what bounds them (read.c)
@@ -23,6 +24,7 @@
 static const char usage[] =
     "usage: kd_bench peak [--threads N]\n"
     "       kd_bench kernels [--threads N]\n"
+    "       kd_bench promise MODEL BATCH [--threads N] [--models FILE]\n"
     "       kd_bench train MODEL BATCH [--threads N] [--models FILE] [--data FILE]\n"
     "       kd_bench pack LOGITS.npy STORE ENCODING [--classes N] [--rows N] [--chunk-rows N] [--judge N]\n"
     "                     [--redraws N] [--threads N]\n"
@@ -122,6 +124,9 @@ int main(int argc, char **argv)
         st = peak(p.threads, &err);
     } else if (n == 1 && strcmp(arg[0], "kernels") == 0) {
         st = bench_kernels(p.threads, &err);
+    } else if (n == 3 && strcmp(arg[0], "promise") == 0) {
+        if (!(p.batch = count(arg[2], INT_MAX))) return fail_usage("BATCH takes a whole number from 1");
+        st = bench_promise(p.models, arg[1], p.batch, p.threads, &err);
     } else if (n == 3 && strcmp(arg[0], "train") == 0) {
         p.model = arg[1];
         if (!(p.batch = count(arg[2], INT_MAX))) return fail_usage("BATCH takes a whole number from 1");
@@ -134,7 +139,8 @@ int main(int argc, char **argv)
     } else if (n == 3 && strcmp(arg[0], "teacher") == 0) {
         st = bench_teacher(arg[1], arg[2], (int)k.threads, &err);
     } else {
-        return fail_usage(n ? "expected \"peak\", \"kernels\", \"train MODEL BATCH\", \"pack LOGITS STORE "
+        return fail_usage(n ? "expected \"peak\", \"kernels\", \"promise MODEL BATCH\", \"train MODEL "
+                              "BATCH\", \"pack LOGITS STORE "
                               "ENCODING\", \"read STORE COLUMN\" or \"teacher FOLDER STORE\""
                             : NULL);
     }

@@ -10,8 +10,8 @@ typedef struct train_opts {
     char *store, *out;
     kd_ints seeds;
     kd_strings set;
-    int64_t rows, checkpoint_seconds, keep, window_rows;
-    bool control, resume, force, dry_run, list_losses, list_keys;
+    int64_t rows, checkpoint_seconds, keep, window_rows, log_steps;
+    bool tensorboard, control, resume, force, dry_run, list_losses, list_keys;
 } train_opts;
 
 #define ROW(group, name, metavar, letter, type, field, value, lo, hi, help)                                  \
@@ -37,6 +37,10 @@ static const kd_option rows[] = {
     ROW("Output", "checkpoint-seconds", "S", 0, INT, checkpoint_seconds, "60", 0, 1e9,
         "save the state of training that often; 0: at the end of each epoch"),
     ROW("Output", "keep", "N", 0, INT, keep, "3", 1, 1000, "saved states to keep of each run"),
+    ROW("Output", "log-steps", "N", 0, INT, log_steps, "0", 0, 1e12,
+        "a line of metrics.jsonl every N steps, besides those of epochs; 0: none"),
+    ROW("Output", "tensorboard", NULL, 0, BOOL, tensorboard, "off", 0, 0,
+        "write metrics.jsonl as an event file of TensorBoard, too"),
     ROW("Output", "dry-run", NULL, 'n', BOOL, dry_run, "off", 0, 0,
         "check everything, print what would be trained and its memory, write nothing"),
     ROW("Speed", "window-rows", "N", 0, INT, window_rows, "65536", 1, 1e12,
@@ -68,7 +72,9 @@ static const kd_tool tool = {
         "The teacher itself is not needed: its logits come from the store. A model that is trained on labels "
         "into "
         "FOLDER itself has the role teacher and can be the next kd-dump's --teacher.\n"
-        "While it trains a run is FOLDER.part, with metrics.jsonl and saved states; a finished run holds "
+        "While it trains a run is FOLDER.part, with metrics.jsonl and saved states (SIGTERM, SIGUSR1 and "
+        "SIGINT save one more "
+        "and exit 5; --resume goes on from the newest that is whole); a finished run holds "
         "config.json, "
         "model.safetensors, metrics.jsonl and provenance.json. The weights depend on the student, its seed "
         "and the "
@@ -322,6 +328,8 @@ static kd_status run(kd_cli *c, const train_opts *o, kd_err *err)
     p.window_rows = (uint64_t)o->window_rows;
     p.checkpoint_seconds = o->checkpoint_seconds;
     p.checkpoint_keep = o->keep;
+    p.log_steps = (uint64_t)o->log_steps;
+    p.tensorboard = o->tensorboard;
     p.resume = o->resume;
     p.force = o->force;
     p.command = command;

@@ -141,10 +141,18 @@ void kd_exec_run_forward(kd_exec *ex);
 /* ---- vector kernels that other layers share ----------------------------------------------- */
 
 /* Called inside or outside a region: orphaned `omp for` over fixed blocks of 4096 elements. */
+
+/* What both optimizers do along the way, without reading the weights twice. */
+typedef struct kd_along {
+    float *mean, mean_rate; /* NULL, or n floats that follow the weights: mean += mean_rate (w - mean) */
+    double *sound; /* NULL, or kd_nn_blocks(n) numbers: 0 where all of a block is finite behind the step, else
+                      NAN */
+} kd_along;
 typedef struct kd_adamw {
     float lr, beta1, beta2, eps, weight_decay;
     int64_t step;     /* from 1 */
     float grad_scale; /* multiplies the gradient first: clipping, accumulation */
+    kd_along along;
 } kd_adamw;
 /* w, m, v, g: n floats of one parameter range; decoupled decay (Loshchilov and Hutter 2019,
  * algorithm 2), the arithmetic of torch.optim.AdamW. */
@@ -153,9 +161,12 @@ typedef struct kd_sgd {
     float lr, momentum, weight_decay, grad_scale;
     bool nesterov;
     int64_t step;
+    kd_along along;
 } kd_sgd;
 void kd_nn_sgd(float *w, float *m, const float *g, size_t n,
                const kd_sgd *p); /* as torch.optim.SGD, dampening 0 */
+/* sum = x when fresh, else sum += x; n floats. */
+void kd_nn_accumulate(float *sum, const float *x, size_t n, bool fresh);
 /* Sum of squares by blocks of 4096 and a fixed tree; partial: kd_nn_blocks(n) doubles, shared by the team.
  * Every thread gets the same result. */
 size_t kd_nn_blocks(size_t n);

@@ -14,9 +14,10 @@
  * is done config.json, model.safetensors, metrics.jsonl, provenance.json are there and the folder is renamed
  * to FOLDER. Unfinished outputs never look finished.
  *
- * A checkpoint (ckpt-EPOCH-STEP.kdc, last N kept) holds weights, buffers, optimizer state, the best weights
- * where those are asked for, position, metrics so far and a contract (config, roots of the columns read,
- * seed, instruction set) that a resume must match; resume gives bit-identical final weights.
+ * A checkpoint (ckpt-EPOCH-STEP.kdc, last N kept; STEP in batches) holds weights, buffers, optimizer state,
+ * gradients that wait for the rest of their step, the weights' mean and the best weights where those are
+ * asked for, position, metrics so far and a contract (config, roots of the columns read, seed, instruction
+ * set) that a resume must match; resume gives bit-identical final weights.
  *
  * Each student has a position (epoch, step) of its own and takes exactly the batch of that position, so
  * students may stand at different places: after a crash each goes on from its own newest whole checkpoint,
@@ -39,13 +40,15 @@
 
 typedef struct kd_train_spec {
     int64_t epochs, batch;
-    char *optimizer; /* adamw, sgd */
+    int64_t accumulate; /* batches whose gradients make one step */
+    char *optimizer;    /* adamw, sgd */
     double lr, momentum, beta1, beta2, eps, weight_decay;
     bool nesterov;
     char *schedule;   /* constant, cosine, linear */
     double warmup;    /* fraction of all steps with rising rate, [0, 1) */
     double final_lr;  /* fraction of lr at the end of cosine and linear */
     double clip;      /* largest global gradient norm; 0: off */
+    double ema;       /* decay of a running mean of the weights, which is then judged and kept; 0: off */
     int64_t patience; /* stop after that many epochs without a better validation loss; 0: never */
     char *keep;       /* last, best: which weights become model.safetensors (best by validation accuracy) */
 } kd_train_spec;
@@ -78,10 +81,12 @@ typedef struct kd_trainer_params {
     uint64_t window_rows;       /* of the loader */
     int64_t checkpoint_seconds; /* a checkpoint when that much time has passed; 0: at the end of each epoch */
     int64_t checkpoint_keep;    /* last N */
-    bool resume;                /* continue FOLDER.part; finished folders are left as they are */
-    bool force;                 /* start over, replace finished folders; with resume only what does not fit */
-    const char *command;        /* command line, for provenance */
-    int team;                   /* 0 choose, 1 one thread a student, 2 whole team: for tests and benchmarks */
+    uint64_t log_steps;  /* a line of metrics.jsonl every that many steps, besides those of epochs; 0: none */
+    bool tensorboard;    /* metrics.jsonl as an event file of TensorBoard, too */
+    bool resume;         /* continue FOLDER.part; finished folders are left as they are */
+    bool force;          /* start over, replace finished folders; with resume only what does not fit */
+    const char *command; /* command line, for provenance */
+    int team;            /* 0 choose, 1 one thread a student, 2 whole team: for tests and benchmarks */
     uint64_t valid_cache; /* bytes: validation rows are kept decoded if they fit, else decoded each epoch */
 } kd_trainer_params;
 kd_trainer_params kd_trainer_default_params(void);

@@ -207,6 +207,7 @@ typedef struct lane { /* one thread's own */
 
 struct kd__team {
     int threads;
+    int each;                           /* threads that oneDNN may use in one kernel: 1, see kd__team_let */
     size_t scratch_bytes, stage_floats; /* of each lane */
     lane *lane;
 };
@@ -219,7 +220,7 @@ kd_status kd__team_create(kd__team **out, int threads, kd_err *err)
     if (st) return st;
     kd__team *t = calloc(1, sizeof *t);
     if (t && (t->lane = calloc((size_t)threads, sizeof *t->lane)))
-        t->threads = threads;
+        t->threads = threads, t->each = 1;
     else {
         free(t);
         return kd_fail(err, KD_ENOMEM, "out of memory for a team of %d threads", threads);
@@ -242,6 +243,8 @@ kd_status kd__exec_team(kd__team **out, kd_exec *ex, kd_err *err)
     if (!st) *out = ex->team;
     return st;
 }
+
+void kd__team_let(kd__team *t, int threads) { t->each = threads; }
 
 void kd__team_free(kd__team *t)
 {
@@ -412,7 +415,7 @@ kd_status kd__prim_matmul(kd__prim **out, const kd__gemm_desc *d, kd__team *team
     snprintf(p->what, sizeof p->what, "a matrix product of %lld x %lld x %lld", (long long)d->m,
              (long long)d->n, (long long)d->k);
     const int threads = omp_get_max_threads();
-    omp_set_num_threads(1);
+    omp_set_num_threads(team->each);
     dnnl_primitive_attr_t attr = NULL;
     dnnl_status_t s = matmul_describe(p, d);
     if (!s) s = IN_LIBRARY(make_attr(&attr, d->relu, d->accumulate));
@@ -487,7 +490,7 @@ kd_status kd__prim_conv(kd__prim **out, kd__conv_pass pass, const kd__conv_desc 
     snprintf(p->what, sizeof p->what, "a %dx%d convolution (%s) of %lld to %lld channels", d->k, d->k,
              name[pass], (long long)d->c, (long long)d->out);
     const int threads = omp_get_max_threads();
-    omp_set_num_threads(1);
+    omp_set_num_threads(team->each);
     dnnl_primitive_desc_t hint = NULL;
     dnnl_primitive_attr_t attr = NULL;
     dnnl_status_t s = conv_describe(p, pass, d, images, same_order);
@@ -578,7 +581,7 @@ void kd__prim_run(const kd__prim *p, const float *a, const float *b, const float
         args[n++] = (dnnl_exec_arg_t){p->arg[i], mem[i]};
     }
     const int threads = omp_get_max_threads();
-    if (threads != 1) omp_set_num_threads(1);
+    if (threads != p->team->each) omp_set_num_threads(p->team->each);
     const bool first = !atomic_load_explicit(&p->ran, memory_order_relaxed);
     if (first) enter_library();
     if (!st) st = dnnl_primitive_execute(p->prim, l->stream, n, args);
@@ -586,6 +589,6 @@ void kd__prim_run(const kd__prim *p, const float *a, const float *b, const float
         leave_library(st);
         atomic_store_explicit(&((kd__prim *)(uintptr_t)p)->ran, true, memory_order_relaxed);
     }
-    if (threads != 1) omp_set_num_threads(threads);
+    if (threads != p->team->each) omp_set_num_threads(threads);
     if (st) c[0] = NAN;
 }

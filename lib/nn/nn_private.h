@@ -127,6 +127,9 @@ kd_status kd__team_create(kd__team **out, int threads, kd_err *err);
 kd_status kd__team_reserve(kd__team *t, size_t stage_floats, kd_err *err);
 float *kd__team_stage(const kd__team *t); /* of the calling thread */
 size_t kd__team_bytes(const kd__team *t);
+/* For the benchmark of what fixed grids cost, and nothing else: kernels made for this team from now on share
+ * their work among threads of their own, as the library likes; they are called serially. */
+void kd__team_let(kd__team *t, int threads);
 void kd__team_free(kd__team *t); /* NULL-safe */
 int kd__team_index(void);        /* of the calling thread in its region: 0 when serial */
 
@@ -200,6 +203,7 @@ typedef struct kd__adamw_factors {
     float a1, b2, a2; /* 1 - beta1, beta2, 1 - beta2 */
     float step, c2;   /* lr / (1 - beta1^t), 1 / sqrt(1 - beta2^t) */
     float eps, grad_scale;
+    float mean_rate;
 } kd__adamw_factors;
 
 /* Per channel (c). a, b: y = a x + b, of which ReLU's mask is made again; NULL without ReLU. */
@@ -222,8 +226,11 @@ typedef struct kd__mask {
 } kd__mask;
 
 typedef struct kd__vec {
-    void (*adamw)(float *w, float *m, float *v, const float *g, size_t n, const kd__adamw_factors *f);
-    void (*sgd)(float *w, float *m, const float *g, size_t n, const kd_sgd *p); /* m: NULL without momentum */
+    /* Both give 0 when what they leave behind is finite, else NAN. mean: NULL or as in kd_along. m of sgd:
+     * NULL without momentum. */
+    float (*adamw)(float *w, float *m, float *v, const float *g, float *mean, size_t n,
+                   const kd__adamw_factors *f);
+    float (*sgd)(float *w, float *m, const float *g, float *mean, size_t n, const kd_sgd *p);
     double (*sumsq)(const float *x, size_t n);
     void (*u8_to_f32)(float *y, const uint8_t *x, size_t n, float mean, float scale);
     void (*add)(float *y, const float *a, const float *b, size_t n, bool relu); /* y = a + b */
@@ -255,7 +262,7 @@ typedef struct kd__vec {
 } kd__vec;
 extern const kd__vec kd__vec_scalar, kd__vec_avx2, kd__vec_avx512;
 const kd__vec *kd__vec_get(void); /* best for kd_cpu_isa(), chosen once */
-/* One block of an optimizer step, by the given kernels. */
+/* An optimizer step by the given kernels; kd_nn_adamw and kd_nn_sgd with those of this CPU. */
 void kd__adamw_range(const kd__vec *k, float *w, float *m, float *v, const float *g, size_t n,
                      const kd_adamw *p);
 void kd__sgd_range(const kd__vec *k, float *w, float *m, const float *g, size_t n, const kd_sgd *p);

@@ -5,10 +5,18 @@
 #include "nn_private.h"
 
 #include <math.h>
+#include <string.h>
 
 #define BLOCK 4096 /* floats */
 
 size_t kd_nn_blocks(size_t n) { return (n + BLOCK - 1) / BLOCK; }
+
+/* What goes along with the block from `i`. */
+static float *mean_at(const kd_along *a, size_t i) { return a->mean ? a->mean + i : NULL; }
+static void sound_at(const kd_along *a, size_t i, float bad)
+{
+    if (a->sound) a->sound[i / BLOCK] = (double)bad;
+}
 
 void kd__adamw_range(const kd__vec *k, float *w, float *m, float *v, const float *g, size_t n,
                      const kd_adamw *p)
@@ -23,27 +31,43 @@ void kd__adamw_range(const kd__vec *k, float *w, float *m, float *v, const float
         .c2 = (float)(1 / sqrt(1 - pow(b2, t))),
         .eps = p->eps,
         .grad_scale = p->grad_scale,
+        .mean_rate = p->along.mean_rate,
     };
-    k->adamw(w, m, v, g, n, &f);
+#pragma omp for schedule(static)
+    for (size_t i = 0; i < n; i += BLOCK)
+        sound_at(&p->along, i,
+                 k->adamw(w + i, m + i, v + i, g + i, mean_at(&p->along, i), kd_min_size(BLOCK, n - i), &f));
 }
 
 void kd__sgd_range(const kd__vec *k, float *w, float *m, const float *g, size_t n, const kd_sgd *p)
 {
-    k->sgd(w, m, g, n, p);
+#pragma omp for schedule(static)
+    for (size_t i = 0; i < n; i += BLOCK)
+        sound_at(&p->along, i,
+                 k->sgd(w + i, m ? m + i : NULL, g + i, mean_at(&p->along, i), kd_min_size(BLOCK, n - i), p));
 }
 
 void kd_nn_adamw(float *w, float *m, float *v, const float *g, size_t n, const kd_adamw *p)
 {
-#pragma omp for schedule(static)
-    for (size_t i = 0; i < n; i += BLOCK)
-        kd__adamw_range(kd__vec_get(), w + i, m + i, v + i, g + i, kd_min_size(BLOCK, n - i), p);
+    kd__adamw_range(kd__vec_get(), w, m, v, g, n, p);
 }
 
 void kd_nn_sgd(float *w, float *m, const float *g, size_t n, const kd_sgd *p)
 {
+    kd__sgd_range(kd__vec_get(), w, m, g, n, p);
+}
+
+void kd_nn_accumulate(float *sum, const float *x, size_t n, bool fresh)
+{
+    const kd__vec *k = kd__vec_get();
 #pragma omp for schedule(static)
-    for (size_t i = 0; i < n; i += BLOCK)
-        kd__sgd_range(kd__vec_get(), w + i, m ? m + i : NULL, g + i, kd_min_size(BLOCK, n - i), p);
+    for (size_t i = 0; i < n; i += BLOCK) {
+        const size_t len = kd_min_size(BLOCK, n - i);
+        if (fresh)
+            memcpy(sum + i, x + i, len * sizeof *sum);
+        else
+            k->add_to(sum + i, x + i, len);
+    }
 }
 
 double kd_nn_sumsq(const float *x, size_t n, double *partial)

@@ -72,37 +72,62 @@ INLINE vec all(float a) { return (vec){0} + a; }
 
 /* ---- optimizers --------------------------------------------------------------------------- */
 
-static void adamw(float *w, float *m, float *v, const float *g, size_t n, const kd__adamw_factors *f)
+/* x - x is 0 for finite numbers and NAN for all others, so its sum says whether a weight or AdamW's second
+ * moment has left the numbers; the order of such a sum does not matter. An infinite first moment shows in the
+ * weight. */
+INLINE float adamw_loop(float *w, float *m, float *v, const float *g, float *mean, size_t n,
+                        const kd__adamw_factors *f)
 {
     const float keep = f->keep, a1 = f->a1, b2 = f->b2, a2 = f->a2, step = f->step, c2 = f->c2, eps = f->eps;
-    const float scale = f->grad_scale;
-#pragma omp simd
+    const float scale = f->grad_scale, rate = f->mean_rate;
+    float bad = 0;
+#pragma omp simd reduction(+ : bad)
     for (size_t i = 0; i < n; i++) {
         const float d = g[i] * scale;
         const float mi = m[i] + a1 * (d - m[i]), vi = b2 * v[i] + a2 * d * d;
         m[i] = mi;
         v[i] = vi;
-        w[i] = w[i] * keep - step * mi / (sqrtf(vi) * c2 + eps);
+        const float wi = w[i] * keep - step * mi / (sqrtf(vi) * c2 + eps);
+        w[i] = wi;
+        bad += (wi - wi) + (vi - vi);
+        if (mean) mean[i] += rate * (wi - mean[i]);
     }
+    return bad;
 }
 
-static void sgd(float *w, float *m, const float *g, size_t n, const kd_sgd *p)
+static float adamw(float *w, float *m, float *v, const float *g, float *mean, size_t n,
+                   const kd__adamw_factors *f)
+{
+    return mean ? adamw_loop(w, m, v, g, mean, n, f) : adamw_loop(w, m, v, g, NULL, n, f);
+}
+
+INLINE float sgd_loop(float *w, float *m, const float *g, float *mean, size_t n, const kd_sgd *p)
 {
     const float lr = p->lr, mu = p->momentum, decay = p->weight_decay, scale = p->grad_scale;
-    if (mu == 0) {
-#pragma omp simd
-        for (size_t i = 0; i < n; i++) w[i] -= lr * (g[i] * scale + decay * w[i]);
-        return;
-    }
     const float direct = p->nesterov ? 1.0f : 0.0f, along = p->nesterov ? mu : 1.0f;
-    if (p->step == 1) memset(m, 0, n * sizeof *m);
-#pragma omp simd
+    const float rate = p->along.mean_rate;
+    float bad = 0;
+#pragma omp simd reduction(+ : bad)
     for (size_t i = 0; i < n; i++) {
-        const float d = g[i] * scale + decay * w[i];
-        const float mi = mu * m[i] + d;
-        m[i] = mi;
-        w[i] -= lr * (direct * d + along * mi);
+        float d = g[i] * scale + decay * w[i];
+        if (m) {
+            const float mi = mu * m[i] + d;
+            m[i] = mi;
+            d = direct * d + along * mi;
+        }
+        const float wi = w[i] - lr * d;
+        w[i] = wi;
+        bad += wi - wi;
+        if (mean) mean[i] += rate * (wi - mean[i]);
     }
+    return bad;
+}
+
+static float sgd(float *w, float *m, const float *g, float *mean, size_t n, const kd_sgd *p)
+{
+    if (p->momentum == 0) return mean ? sgd_loop(w, NULL, g, mean, n, p) : sgd_loop(w, NULL, g, NULL, n, p);
+    if (p->step == 1) memset(m, 0, n * sizeof *m);
+    return mean ? sgd_loop(w, m, g, mean, n, p) : sgd_loop(w, m, g, NULL, n, p);
 }
 
 static double sumsq(const float *x, size_t n)

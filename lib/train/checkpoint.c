@@ -25,7 +25,7 @@ typedef struct piece {
     float *data;
     size_t n;
 } piece;
-#define PIECES 7
+#define PIECES 10
 
 /* The slabs of a run in the order in which they are hashed; those it does not have are left out. */
 static size_t pieces_of(const kd__run *r, piece p[PIECES])
@@ -40,6 +40,9 @@ static size_t pieces_of(const kd__run *r, piece p[PIECES])
         {"best_weights", r->best, r->slab},
         {"best_buffers", r->best ? r->best + r->slab : NULL, r->buffers},
         {"loss_state", bank, kept / sizeof(float)},
+        {"mean_weights", r->mean, r->slab},
+        {"mean_buffers", r->mean ? r->mean + r->slab : NULL, r->buffers},
+        {"gradients", r->sum, r->slab},
     };
     for (size_t i = 0; i < PIECES; i++)
         if (all[i].data && all[i].n) p[n++] = all[i];
@@ -228,9 +231,14 @@ kd_status kd__checkpoint_save(kd__run *r, int64_t keep, kd_err *err)
     char *path = kd_sprintf("%s/ckpt-%04llu-%08llu.kdc", r->part, (unsigned long long)r->at.epoch,
                             (unsigned long long)r->at.total);
     if (!path) return kd_fail(err, KD_ENOMEM, "out of memory");
-    kd_status st = save(r, path, err);
+    kd_err why = {0};
+    kd_status st = save(r, path, &why);
     free(path);
-    if (st || (st = entries_list(&e, r->part, false, err))) return st;
+    if (st && r->saved)
+        return kd_fail(err, st, "%s; the state of batch %llu is still there: go on with --resume", why.msg,
+                       (unsigned long long)r->saved);
+    if (st) return kd_fail(err, st, "%s; no older state of this run is there", why.msg);
+    if ((st = entries_list(&e, r->part, false, err))) return st;
     r->saved = r->at.total;
     st = remove_from(&e, (size_t)(keep < 1 ? 1 : keep), err);
     entries_release(&e);
@@ -245,8 +253,9 @@ enum { CONTRACT, STATE, METRICS, TEXTS };
 /* Whether the file is whole: texts and tensors have the content that was written. */
 static kd_status check_content(const kd_tensors *f, const char *path, const char *texts[TEXTS], kd_err *err)
 {
-    static const char *const order[PIECES] = {"weights",      "buffers",      "moment1",   "moment2",
-                                              "best_weights", "best_buffers", "loss_state"};
+    static const char *const order[PIECES] = {"weights",      "buffers",      "moment1",    "moment2",
+                                              "best_weights", "best_buffers", "loss_state", "mean_weights",
+                                              "mean_buffers", "gradients"};
     const char *format = kd_tensors_metadata(f, "format"), *want = kd_tensors_metadata(f, "hash");
     kd_tensor tensors[PIECES];
     size_t n = 0;

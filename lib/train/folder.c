@@ -118,8 +118,8 @@ kd_status kd__run_begin(kd__run *r, kd_err *err)
     kd_status st;
     if (r->start == KD__WRITTEN) return KD_OK;
     if (r->start == KD__FRESH) {
-        if ((st = kd_remove_tree(r->part, err)) || (st = kd_mkdirs(r->part, err))) return st;
-        return lock(r, err);
+        if ((st = kd_remove_tree(r->part, err)) || (st = kd_mkdirs(r->part, err)) || (st = lock(r, err)))
+            return st;
     }
     return kd__metrics_write(r, err);
 }
@@ -167,7 +167,7 @@ kd_status kd__run_end_epoch(kd__run *r, kd_err *err)
         s->valid_accuracy = (double)r->valid.hits / (double)r->valid.labelled;
         keep_best(r);
     }
-    if ((st = kd__metrics_line(r, err))) return st;
+    if ((st = kd__metrics_epoch(r, err))) return st;
     s->epoch++;
     s->step = s->rows = s->labelled = 0;
     memset(s->hits, 0, sizeof(s->hits));
@@ -196,6 +196,7 @@ static void fill_result(kd__run *r)
     const kd__state *s = &r->at;
     kd_train_result *x = &r->result;
     bool best = r->best && s->best_epoch;
+    if (!best) kd__run_swap(r);
     if (best) {
         memcpy(r->weights, r->best, r->slab * sizeof(float));
         if (r->buffers) memcpy(r->stats, r->best + r->slab, r->buffers * sizeof(float));

@@ -119,15 +119,20 @@ static void warn_diverged(kd_trainer *t)
     }
 }
 
-static void step_all(kd_trainer *t, uint64_t epoch)
+static kd_status step_all(kd_trainer *t, uint64_t epoch, kd_err *err)
 {
+    kd_status st = KD_OK;
     t->ntodo = 0;
     for (size_t i = 0; i < t->nruns; i++) {
         kd__run *r = t->heavy[i];
-        if (is_in_epoch(r, epoch) && r->feed->drawn && r->at.step == r->feed->step) t->todo[t->ntodo++] = r;
+        if (is_in_epoch(r, epoch) && r->feed->drawn && r->at.step == r->feed->step && r->at.step < r->steps)
+            t->todo[t->ntodo++] = r;
     }
     kd__steps(t);
     warn_diverged(t);
+    for (size_t i = 0; i < t->ntodo && !st; i++)
+        if (!t->todo[i]->diverged) st = kd__metrics_step(t->todo[i], t->p.log_steps, err);
+    return st;
 }
 
 static kd_status run_rounds(kd_trainer *t, uint64_t epoch, const caller *c, kd_err *err)
@@ -142,7 +147,7 @@ static kd_status run_rounds(kd_trainer *t, uint64_t epoch, const caller *c, kd_e
             return kd_fail(err, KD_EIO, "kd bug: every stream of epoch %llu waits for another",
                            (unsigned long long)epoch);
         if (drawn) idle = 0;
-        step_all(t, epoch);
+        if ((st = step_all(t, epoch, err))) return st;
         report(t, c);
         if (t->p.checkpoint_seconds && kd_now() - t->last_checkpoint >= (double)t->p.checkpoint_seconds &&
             (st = save_all(t, err)))
@@ -168,16 +173,10 @@ static void check_alignment(kd_trainer *t, const kd__run *r)
     }
 }
 
-static kd_status end_epoch(kd_trainer *t, uint64_t epoch, kd_err *err)
+/* Validation, best weights, patience and metrics of the students in t->todo, as the weights stand now. */
+static kd_status judge(kd_trainer *t, kd_err *err)
 {
     kd_status st = KD_OK;
-    t->ntodo = 0;
-    for (size_t i = 0; i < t->nruns; i++) {
-        kd__run *r = t->heavy[i];
-        if (!is_in_epoch(r, epoch) || r->at.step < r->steps) continue;
-        memset(&r->valid, 0, sizeof(r->valid));
-        t->todo[t->ntodo++] = r;
-    }
     for (size_t i = 0; i < t->nblocks && t->ntodo; i++) {
         const kd__block *b;
         if ((st = kd__valid_block(t, i, &b, err))) return st;
@@ -188,6 +187,21 @@ static kd_status end_epoch(kd_trainer *t, uint64_t epoch, kd_err *err)
         t->todo[i]->stall = kd_loader_seconds(t->loader) - t->stall;
         st = kd__run_end_epoch(t->todo[i], err);
     }
+    return st;
+}
+
+static kd_status end_epoch(kd_trainer *t, uint64_t epoch, kd_err *err)
+{
+    t->ntodo = 0;
+    for (size_t i = 0; i < t->nruns; i++) {
+        kd__run *r = t->heavy[i];
+        if (!is_in_epoch(r, epoch) || r->at.step < r->steps) continue;
+        memset(&r->valid, 0, sizeof(r->valid));
+        t->todo[t->ntodo++] = r;
+    }
+    for (size_t i = 0; i < t->ntodo; i++) kd__run_swap(t->todo[i]);
+    kd_status st = judge(t, err);
+    for (size_t i = 0; i < t->ntodo; i++) kd__run_swap(t->todo[i]);
     warn_diverged(t);
     if (!st && !t->p.checkpoint_seconds) st = save_all(t, err);
     return st;

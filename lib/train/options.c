@@ -10,7 +10,10 @@ const kd_option kd_train_options[] = {
     KD_OPT_INT(G, kd_train_spec, epochs, "train.epochs", "N", 0, "10", 1, 1e6,
                "passes over the training rows"),
     KD_OPT_INT(G, kd_train_spec, batch, "train.batch", "N", 0, "128", 1, 65536,
-               "rows a step; a rest smaller than a batch is left out"),
+               "rows a batch; a rest smaller than a step is left out"),
+    KD_OPT_INT(G, kd_train_spec, accumulate, "train.accumulate", "K", 0, "1", 1, 65536,
+               "batches a step: gradients of K batches are added, as for one of K times the rows in the "
+               "memory of one"),
     KD_OPT_CHOICE(G, kd_train_spec, optimizer, "train.optimizer", 0, "adamw", "adamw|sgd",
                   "rule of the update"),
     KD_OPT_REAL(G, kd_train_spec, lr, "train.lr", "RATE", 0, "0.001", 1e-12, 100, "peak learning rate"),
@@ -33,6 +36,10 @@ const kd_option kd_train_options[] = {
                 "fraction of lr at the end of cosine and linear"),
     KD_OPT_REAL(G, kd_train_spec, clip, "train.clip", "NORM", 0, "0", 0, 1e6,
                 "largest norm of the whole gradient; 0: off"),
+    KD_OPT_REAL(
+        G, kd_train_spec, ema, "train.ema", "DECAY", 0, "0", 0, 0.999999,
+        "judge and keep a running mean of the weights: what it keeps of itself a step, at most (1 + step) / "
+        "(10 + step); 0: off"),
     KD_OPT_INT(G, kd_train_spec, patience, "train.patience", "N", 0, "0", 0, 1e6,
                "stop after N epochs without a smaller validation loss; 0: never"),
     KD_OPT_CHOICE(G, kd_train_spec, keep, "train.keep", 0, "last", "last|best",

@@ -165,7 +165,7 @@ kd_status kd__provenance_write(const kd_trainer *t, const kd__run *r, kd_err *er
                   (json_int_t)kd_store_rows(t->store), "teacher", first ? json_incref(first) : json_null(),
                   "teachers", teachers, "formula", formula ? formula : "", "params", (json_int_t)res->params,
                   "weight_hash", hash, "epochs", (json_int_t)res->epochs, "best_epoch",
-                  (json_int_t)r->at.best_epoch, "steps", (json_int_t)r->at.total, "loss", figure(res->loss),
+                  (json_int_t)r->at.best_epoch, "steps", (json_int_t)kd__run_updates(r), "loss", figure(res->loss),
                   "valid_loss", figure(res->valid_loss), "valid_accuracy", figure(res->valid_accuracy),
                   "seconds", res->seconds, "date", date, "contract", r->contract);
     kd_status st = o && path ? kd_json_save(path, o, err)

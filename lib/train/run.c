@@ -165,6 +165,7 @@ kd_status kd__run_create(kd__run **out, kd_trainer *t, const kd_student_spec *sp
     if (!r) return kd_fail(err, KD_ENOMEM, "out of memory");
     r->seed = seed;
     r->lock = -1;
+    r->events = t->p.tensorboard;
     r->input = r->label = r->id = -1;
     if ((st = kd__student_copy(&r->spec, spec, err))) {
         free(r);
@@ -237,6 +238,8 @@ void kd__run_free(kd__run *r)
     free(r->moment1);
     free(r->moment2);
     free(r->best);
+    free(r->mean);
+    free(r->sum);
     free(r->partial);
     free(r->ranges);
     free(r);
@@ -249,7 +252,7 @@ bool kd__run_active(const kd__run *r)
 
 size_t kd__run_bytes(const kd__run *r)
 {
-    size_t slabs = 2 + (r->moment2 != NULL) + (r->best != NULL);
+    size_t slabs = 2 + (r->moment2 != NULL) + (r->best != NULL) + (r->mean != NULL) + (r->sum != NULL);
     if (!r->model) return 0;
     return (slabs * r->slab + r->buffers) * sizeof(float) + kd_loss_bytes(r->loss) +
            (r->ex ? kd_exec_bytes(r->ex) : 0) + (r->eval ? kd_exec_bytes(r->eval) : 0);

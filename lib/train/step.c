@@ -118,6 +118,8 @@ static void account(kd__run *r, const kd__targets *g, uint32_t rows)
     r->at.loss_sum += kd_loss_value(r->loss) * rows;
     r->at.rows += rows;
     for (int k = 0; k < r->nteachers; k++) r->at.hits[k] += g->hits[r->teacher[k]];
+    r->at.span_loss += kd_loss_value(r->loss) * rows;
+    r->at.span_rows += rows;
     r->at.labelled += g->labels ? g->labelled : 0;
     r->at.step++;
     r->at.total++;
@@ -143,10 +145,12 @@ static void step(kd__run *r)
 #pragma omp barrier // nobody still reads what is counted now
 #pragma omp master
     {
-        if (finite)
+        if (finite) {
+            kd__optimizer_follow(r);
             account(r, &f->targets, f->b.rows);
-        else
+        } else {
             r->diverged = true;
+        }
         r->at.seconds += kd_now() - start;
     }
 }
@@ -199,7 +203,7 @@ void kd__steps(kd_trainer *t)
 {
     for (size_t i = 0; i < t->ntodo; i++) { // serial: an exec's seed is set outside of its region
         kd__run *r = t->todo[i];
-        r->lr = kd_lr_at(&r->spec.train, r->at.total, r->steps * (uint64_t)r->spec.train.epochs);
+        r->lr = kd__run_lr(r, 0);
         kd_exec_seed(r->ex, r->seed, r->at.total);
         set_loss(r);
         t->rows_trained += r->feed->b.rows;

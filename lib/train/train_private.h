@@ -3,7 +3,7 @@
  * Reading order: options.c, schedule.c, student.c (what is asked for); run.c (one student against the
  * store), views.c (views of its rows), sources.c (which columns its loss reads), taps.c (which of its nodes),
  * folder.c (its folder's life), optimizer.c, targets.c (logits as stored), feed.c (batches, validation rows),
- * step.c (the only parallel regions); checkpoint.c, metrics.c, provenance.c (what is written); trainer.c (all
+ * step.c (the only parallel regions); checkpoint.c, metrics.c, events.c, provenance.c (what is written); trainer.c (all
  * students), loop.c (epochs and rounds).
  */
 #ifndef KD_TRAIN_PRIVATE_H
@@ -12,14 +12,18 @@
 #include "kd/train.h"
 
 #define KD__EVAL_BATCH 256
+#define KD__LOG_LINES  200000 /* between epochs: checkpoints hold the text */
 
 /* ---- one student being trained ------------------------------------------------------------ */
 
 /* Everything that a checkpoint holds besides tensors, metrics and contract. The position says which
- * batch comes next: `step` of `epoch`, both from 0; step == steps of the epoch: only its end is missing. */
-#define KD__STATE_INTS(X) X(epoch) X(step) X(total) X(rows) X(labelled) X(best_epoch) X(bad_epochs) X(ended)
+ * batch comes next: `step` of `epoch`, both from 0; step == steps of the epoch: only its end is missing. All
+ * are counted in batches, of which train.accumulate make one step of the optimizer. */
+#define KD__STATE_INTS(X)                                                                                    \
+    X(epoch) X(step) X(total) X(rows) X(labelled) X(best_epoch) X(bad_epochs) X(ended) X(span_rows)
 #define KD__STATE_REALS(X)                                                                                   \
     X(loss_sum)                                                                                              \
+    X(span_loss)                                                                                             \
     X(seconds)                                                                                               \
     X(loss) X(valid_loss) X(valid_accuracy) X(least_loss) X(best_loss) X(best_valid_loss) X(best_accuracy)
 typedef struct kd__state {
@@ -32,10 +36,11 @@ typedef struct kd__state {
     double term_sum[KD_LOSS_TERMS];
     uint64_t hits[KD_LOADER_COLUMNS]; /* by teacher of the run */
 } kd__state;
-/* total: steps taken since the start. rows, hits, labelled, loss_sum, term_sum: of this epoch so far
- * (hits: labelled rows where the teacher is right). loss, valid_*: of the last whole epoch. least_loss,
- * bad_epochs: the smallest validation loss and the epochs since, for patience; ended: 1 when that ran
- * out. best_*: of the epoch with the best validation accuracy, best_epoch from 1; 0: none yet. */
+/* total: batches taken since the start. span_*: since the last line of metrics between epochs. rows, hits,
+ * labelled, loss_sum, term_sum: of this epoch so far (hits: labelled rows where the teacher is right). loss,
+ * valid_*: of the last whole epoch. least_loss, bad_epochs: the smallest validation loss and the epochs
+ * since, for patience; ended: 1 when that ran out. best_*: of the epoch with the best validation accuracy,
+ * best_epoch from 1; 0: none yet. */
 
 /* A range of the slab of parameters that is updated alike. */
 typedef struct kd__range {
@@ -76,17 +81,20 @@ typedef struct kd__run {
     int64_t classes;
     float *weights, *stats;          /* the graph's slab of parameters and its buffers */
     float *moment1, *moment2, *best; /* slab-sized; best: slab then buffers; moment2, best: may be NULL */
-    double *partial;                 /* of the gradient's norm */
+    float *mean;                     /* slab then buffers, follows the weights; NULL without train.ema */
+    float *sum;      /* slab: gradients of the step's batches so far; NULL where each batch is a step */
+    double *partial; /* one a block: of the gradient's norm, then of the check of the weights */
     kd__range *ranges;
     size_t nranges, slab, buffers; /* floats */
     double flops;                  /* a step: heavy students are scheduled first */
     kd__feed *feed;
-    uint64_t steps; /* an epoch */
+    uint64_t steps; /* batches an epoch, a multiple of train.accumulate */
     kd__state at;
     uint64_t saved;                                     /* at.total of the newest checkpoint */
     kd_buf log;                                         /* metrics.jsonl so far */
     enum { KD__FRESH, KD__RESUMED, KD__WRITTEN } start; /* WRITTEN: only the renaming is missing */
     bool done, skipped, diverged;
+    bool events;  /* TensorBoard's file is written, too */
     double lr;    /* of this step */
     double stall; /* seconds in which this epoch waited for rows, in this run of the tool */
     /* Sums of the validation pass of an epoch. */
@@ -160,10 +168,19 @@ void kd__samples_of(const kd_trainer *t, const kd__rows *rows, int64_t *samples)
 
 /* ---- optimizer ---------------------------------------------------------------------------- */
 
-/* Cuts the slab into ranges by decay; allocates moments. */
+/* Cuts the slab into ranges by decay; allocates moments, mean and sum. */
 kd_status kd__optimizer_create(kd__run *r, kd_err *err);
-/* Called by the whole team. False (to all threads): the gradient is not finite, nothing was changed. */
+/* Takes the gradients of the batch at r->at, and steps when they are the last of their step. Called by the
+ * whole team, which has to meet before r->at moves on. False (to all threads): a gradient or a new weight is
+ * not finite, and the run is over. */
 bool kd__optimizer_step(kd__run *r, const float *grads);
+/* The buffers' mean, behind a step; by one thread. */
+void kd__optimizer_follow(kd__run *r);
+uint64_t kd__run_updates(const kd__run *r); /* steps of the optimizer so far */
+/* Learning rate of the step that the batch at r->at.total + ahead belongs to. */
+double kd__run_lr(const kd__run *r, int ahead);
+/* Exchanges the weights with their mean, where there is one: what is judged and kept stands in the graph. */
+void kd__run_swap(kd__run *r);
 
 /* ---- batches ------------------------------------------------------------------------------ */
 
@@ -285,9 +302,14 @@ void kd__evaluate(kd_trainer *t, const kd__block *b);
 
 /* ---- what is written ---------------------------------------------------------------------- */
 
-/* Appends the line of the epoch that has just ended to the log. */
-kd_status kd__metrics_line(kd__run *r, kd_err *err);        /* to the log and to the file */
-kd_status kd__metrics_write(const kd__run *r, kd_err *err); /* the file anew, whole */
+/* The line of the epoch that has just ended, to the log and to the files. */
+kd_status kd__metrics_epoch(kd__run *r, kd_err *err);
+/* Behind each batch: a line where `every` steps are full; 0: never. */
+kd_status kd__metrics_step(kd__run *r, uint64_t every, kd_err *err);
+kd_status kd__metrics_write(const kd__run *r, kd_err *err); /* the files anew, whole */
+/* An event file's first record, and those of some lines of metrics. */
+void kd__events_begin(kd_buf *out, double time);
+kd_status kd__events_lines(kd_buf *out, const char *lines, size_t len, kd_err *err);
 
 json_t *kd__contract(const kd_trainer *t, const kd__run *r); /* NULL: out of memory */
 /* Whether two contracts agree; KD_EMISMATCH names the first field that differs and both values. Fields of the

@@ -127,6 +127,20 @@ out:
 
 /* ---- planning ----------------------------------------------------------------------------- */
 
+/* Metrics are part of each checkpoint, whose texts have a limit. */
+static kd_status check_lines(const kd_trainer *t, const kd__run *r, kd_err *err)
+{
+    uint64_t every = t->p.log_steps * (uint64_t)r->spec.train.accumulate,
+             lines = every ? r->steps * (uint64_t)r->spec.train.epochs / every : 0;
+    if (lines <= KD__LOG_LINES) return KD_OK;
+    return kd_fail(
+        err, KD_EUSAGE,
+        "student %s: a line of metrics every %llu steps makes %llu lines, more than the %d that a state "
+        "on disk may hold; write fewer: --log-steps %llu",
+        r->spec.name, (unsigned long long)t->p.log_steps, (unsigned long long)lines, KD__LOG_LINES,
+        (unsigned long long)(t->p.log_steps * (lines / KD__LOG_LINES + 1)));
+}
+
 static kd_status plan_feed(kd_trainer *t, kd__run *r, kd_err *err)
 {
     for (size_t i = 0; i < t->nfeeds && !r->feed; i++)
@@ -139,8 +153,13 @@ static kd_status plan_feed(kd_trainer *t, kd__run *r, kd_err *err)
         if (st) return kd_fail_in(err, st, "student %s", r->spec.name);
         r->feed = t->feeds[t->nfeeds++];
     }
-    r->steps = r->feed->steps;
-    return KD_OK;
+    uint64_t k = (uint64_t)r->spec.train.accumulate;
+    r->steps = r->feed->steps - r->feed->steps % k;
+    if (r->steps) return check_lines(t, r, err);
+    return kd_fail(
+        err, KD_EUSAGE,
+        "student %s: an epoch has %llu batches of %u rows, fewer than one step of train.accumulate: %llu",
+        r->spec.name, (unsigned long long)r->feed->steps, r->feed->batch, (unsigned long long)k);
 }
 
 static kd_status plan_execs(kd_trainer *t, kd__run *r, kd_err *err)

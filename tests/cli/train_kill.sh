@@ -1,7 +1,9 @@
 #!/bin/sh
 # kd-train killed, stopped and out of disk space: what is there is whole or older, never half, and
 # the weights in the end are those of an uninterrupted run.
-. "$(dirname "$0")/common"
+# KD_TRAIN_KILLS=N sets the kills for each architecture at the end, KD_SEED=N repeats their moments.
+here=$(cd "$(dirname "$0")" && pwd)
+. "$here/common"
 cd "$work" || exit 1
 exec='' # "exec" where the process itself is to be killed, not a shell around it
 export OMP_WAIT_POLICY=passive # other tests may use the same cores
@@ -23,7 +25,7 @@ train() { # train FOLDER OPTIONS...
 }
 hashes() { jq -r .weight_hash "$1"/*/*/seed-*/provenance.json | tr '\n' ' '; }
 log() { # metrics without the time they took
-  for f in "$1"/*/*/seed-*/metrics.jsonl; do jq -c 'del(.seconds, .stall_s)' "$f"; done | md5sum
+  for f in "$1"/*/*/seed-*/metrics.jsonl; do jq -c 'del(.seconds, .stall_s, .time)' "$f"; done | md5sum
 }
 check "a run without interruption" train whole
 want=$(hashes whole)
@@ -83,7 +85,8 @@ same "and its metrics" "$(log stopped)" "$(log whole)"
 mkdir small
 if [ "$(id -u)" -eq 0 ] && mount -t tmpfs -o size=600k kd-test "$work/small" 2>/dev/null; then
   trap 'umount "$work/small"; rm -rf "$work"' EXIT
-  refused 4 "small/" "a full disk: exit 4 and one sentence" train small/runs --checkpoint-seconds 0 -q
+  refused 4 "small/.*(the state of batch [0-9]+ is still there: go on with --resume|no older state of this run)" \
+    "a full disk: exit 4 and one sentence" train small/runs --checkpoint-seconds 0 -q
   same "nothing looks finished that is not" "$(for d in small/runs/*/*/seed-?; do [ -d "$d" ] && [ ! -s "$d/provenance.json" ] && echo "$d"; done)" ""
   mount -o remount,size=64m "$work/small"
   check "with room it goes on" train small/runs --resume
@@ -91,4 +94,8 @@ if [ "$(id -u)" -eq 0 ] && mount -t tmpfs -o size=600k kd-test "$work/small" 2>/
 else
   echo "ok - a full disk # SKIP mounting a tmpfs needs root"
 fi
+
+# Every architecture, every kind of state, any number of threads.
+mkdir kills
+"$here/../fault/train_kills.py" "$KD_BIN" "$work/kills" --kills "${KD_TRAIN_KILLS:-3}" ${KD_SEED:+--seed "$KD_SEED"} || failures=1
 finish

@@ -21,6 +21,8 @@ refused 2 "did you mean --seeds" "a mistyped option" "$T" -s f.kd plain.yaml --s
 refused 2 "did you mean train.epochs" "a mistyped key after --set" "$T" -s f.kd plain.yaml --set train.epoch=1 -o r
 refused 2 "plain.yaml.*lr|train.lr" "a value out of range" "$T" -s f.kd plain.yaml --set train.lr=-1 -o r
 refused 2 "batch" "a batch larger than the rows" "$T" -s f.kd plain.yaml --rows 32 -o r
+refused 2 "every 1 steps makes [0-9]+ lines, .*--log-steps [0-9]+" "more lines of metrics than a state may hold" \
+  "$T" -s f.kd plain.yaml --log-steps 1 --set train.epochs=1000000 -o r
 refused 2 "rows" "more rows than there are" "$T" -s f.kd plain.yaml --rows 99999999 -o r
 printf 'model: {arch: mlp}\nloss: {kd: 0, ce: 1}\nmodle: {arch: cnn}\n' >typo.yaml
 refused 2 "typo.yaml:3:1.*model" "an unknown key, with file, line and the nearest" "$T" -s f.kd typo.yaml -o r

@@ -7,8 +7,13 @@ kills: all ## kd-dump killed KILLS=500 times at random moments, and on full disk
 	@rm -rf $B/kills && mkdir -p $B/kills
 	@OMP_WAIT_POLICY=passive tests/fault/kills.py $B $(abspath $B)/kills --kills $(KILLS) --results bench/results
 
+train-kills: KILLS = 20
+train-kills: all ## kd-train killed KILLS=20 times for each architecture, at changing numbers of threads, into bench/results/
+	@rm -rf $B/train-kills && mkdir -p $B/train-kills
+	@OMP_WAIT_POLICY=passive tests/fault/train_kills.py $B $(abspath $B)/train-kills --kills $(KILLS) --results bench/results
+
 faults: all unit-tests ## every call that can fail made to fail (POINTS=all of each kind, LEAKS=20 under valgrind), into bench/results/
 	@rm -rf $B/faults && mkdir -p $B/faults
 	@tests/fault/faults.py $(abspath $B) $(abspath $B)/faults --points $(POINTS) --leaks $(LEAKS) --results bench/results
 
-.PHONY: kills faults
+.PHONY: kills train-kills faults

@@ -156,6 +156,96 @@ static void zeros_stay_zero(void **state)
     assert_memory_equal(w, zero, sizeof w);
 }
 
+/* One step of each rule over n floats, at one level; mean and sound may be NULL. */
+static void both_rules(const kd__vec *vec, float *w, float *mean, const float *g, size_t n, bool sgd,
+                       double *sound)
+{
+    const kd_along along = {.mean = mean, .mean_rate = 0.125f, .sound = sound};
+    const kd_adamw a = {
+        .lr = 1e-2f, .beta1 = 0.9f, .beta2 = 0.99f, .eps = 1e-8f, .step = 5, .grad_scale = 1, .along = along};
+    const kd_sgd s = {.lr = 0.1f, .momentum = 0.9f, .grad_scale = 1, .step = 5, .along = along};
+    float *m = fx_normal(n, 3), *v = fx_normal(n, 4);
+    for (size_t i = 0; i < n; i++) v[i] *= v[i];
+    if (sgd)
+        kd__sgd_range(vec, w, m, g, n, &s);
+    else
+        kd__adamw_range(vec, w, m, v, g, n, &a);
+    free(m);
+    free(v);
+}
+
+static void a_mean_follows_the_weights_and_changes_none(void **state)
+{
+    (void)state;
+    enum { N = 9001 };
+    float *g = fx_normal(N, 2), *before = fx_normal(N, 5);
+    FOR_LEVELS(vec)
+    for (int sgd = 0; sgd < 2; sgd++) {
+        float *w = fx_normal(N, 1), *alone = fx_normal(N, 1), *mean = copy(before, N);
+        double *want = calloc(N, sizeof *want);
+        both_rules(vec, w, mean, g, N, sgd, NULL);
+        both_rules(vec, alone, NULL, g, N, sgd, NULL);
+        assert_memory_equal(w, alone, N * sizeof *w);
+        for (size_t i = 0; i < N; i++) want[i] = 0.875 * (double)before[i] + 0.125 * (double)w[i];
+        check_against("mean", mean, want, N, 1e-6);
+        free(w);
+        free(alone);
+        free(mean);
+        free(want);
+    }
+    free(g);
+    free(before);
+}
+
+/* One bad gradient anywhere makes its block, and no other, unsound. */
+static void a_step_says_where_it_left_the_numbers(void **state)
+{
+    (void)state;
+    enum { N = 3 * 4096 + 100 };
+    static const float bad[] = {NAN, INFINITY, -INFINITY,
+                                3e38f}; // the last: its square, or its step, overflows
+    static const size_t places[] = {0, 4095, 4096, 8195, N - 1};
+    float *g = fx_normal(N, 2), *w = fx_normal(N, 1);
+    double sound[4];
+    FOR_LEVELS(vec)
+    for (size_t p = 0; p < sizeof places / sizeof *places; p++)
+        for (size_t b = 0; b < sizeof bad / sizeof *bad; b++)
+            for (int sgd = 0; sgd < 2; sgd++) {
+                const size_t i = places[p];
+                const float was = g[i];
+                float *u = copy(w, N);
+                g[i] = bad[b];
+                if (sgd && b == 3) u[i] = -3.4e38f;
+                both_rules(vec, u, NULL, g, N, sgd, sound);
+                for (size_t k = 0; k < 4; k++)
+                    if (k == i / 4096 ? !isnan(sound[k]) : sound[k] != 0)
+                        fail_msg("gradient %g at %zu, sgd %d: block %zu says %g", (double)bad[b], i, sgd, k,
+                                 sound[k]);
+                g[i] = was;
+                free(u);
+            }
+    free(g);
+    free(w);
+}
+
+static void gradients_add_up(void **state)
+{
+    (void)state;
+    enum { N = 9001 };
+    float *a = fx_normal(N, 1), *b = fx_normal(N, 2), *sum = fx_normal(N, 3), *want = fx_normal(N, 4);
+    for (size_t i = 0; i < N; i++) want[i] = a[i] + b[i];
+#pragma omp parallel num_threads(2)
+    {
+        kd_nn_accumulate(sum, a, N, true);
+        kd_nn_accumulate(sum, b, N, false);
+    }
+    assert_memory_equal(sum, want, N * sizeof *sum);
+    free(a);
+    free(b);
+    free(sum);
+    free(want);
+}
+
 static void updates_have_the_same_bits_for_any_team(void **state)
 {
     (void)state;
@@ -419,6 +509,9 @@ int main(void)
         cmocka_unit_test(adamw_follows_pytorch),
         cmocka_unit_test(sgd_follows_pytorch),
         cmocka_unit_test(zeros_stay_zero),
+        cmocka_unit_test(a_mean_follows_the_weights_and_changes_none),
+        cmocka_unit_test(a_step_says_where_it_left_the_numbers),
+        cmocka_unit_test(gradients_add_up),
         cmocka_unit_test(updates_have_the_same_bits_for_any_team),
         cmocka_unit_test(bytes_become_floats),
         cmocka_unit_test(elementwise_kernels_equal_plain_loops),

@@ -786,23 +786,33 @@ static void patience_ends_a_run_early(void **state)
     release(&o);
 }
 
-static void a_diverging_student_stops_alone(void **state)
+#define WILD(arch)                                                                                           \
+    "model: {" arch "}\nloss: {kd: 0, ce: 1}\n"                                                              \
+    "train: {epochs: 3, batch: 16, lr: 90, schedule: constant, optimizer: sgd, momentum: 0.99}\n"
+
+static void diverging_students_stop_alone(void **state)
 {
     (void)state;
     kd_trainer_params p = params(2);
-    student s[2] = {
-        {"wild",
-         "model: {arch: mlp, hidden: [24]}\nloss: {kd: 0, ce: 1}\n"
-         "train: {epochs: 3, batch: 16, lr: 90, schedule: constant, optimizer: sgd, momentum: 0.99}\n",
-         "plain", "wild", 0},
-        trio[0]};
-    outcome o = train("s.kd", "wild", s, 2, &p, 0);
+    student s[5] = {{"wild", WILD("arch: mlp, hidden: [24]"), "plain", "wild", 0},
+                    trio[0],
+                    {"savage", WILD("arch: cnn, channels: [4, 8], strides: [1, 2]"), "plain", "savage", 0},
+                    trio[1],
+                    trio[2]};
+    outcome o = train("s.kd", "wild", s, 5, &p, 0), ref = reference();
     assert_int_equal(o.st, KD_ENUMERIC);
-    assert_true(o.r[0].failed && !o.r[0].done && o.r[1].done);
-    assert_int_equal(o.hash[1], reference().hash[0]);
-    assert_non_null(strstr(o.warning, "wild/wild"));
-    assert_false(kd_exists(at("wild/wild")));
-    assert_true(kd_exists(at("wild/wild.part")));
+    assert_non_null(strstr(o.err.msg, "2 of 5 students diverged"));
+    for (int i = 0, k = 0; i < 5; i++) {
+        bool wild = s[i].role[0] == 'p';
+        char part[64];
+        snprintf(part, sizeof(part), "wild/%s.part", s[i].folder);
+        assert_int_equal(o.r[i].failed, wild);
+        assert_int_equal(o.r[i].done, !wild);
+        assert_int_equal(kd_exists(at(part)), wild);
+        if (!wild) assert_int_equal(o.hash[i], ref.hash[k++]);
+    }
+    const char *step = strstr(o.warning, "in epoch 1 at step "); // an epoch has 15
+    if (!step || !strstr(o.warning, "wild/") || atoi(step + 19) >= 14) fail_msg("warning: %s", o.warning);
     release(&o);
 }
 
@@ -858,6 +868,8 @@ static void what_does_not_fit_is_refused_by_name(void **state)
     refused("s.kd", "model:\n  arch: mlp\n  input: [28, 28, 1]\n", "distilled", KD_EMISMATCH,
             "have the shape 8,8,1");
     refused("s.kd", "model: {arch: mlp}\ntrain: {batch: 4096}\n", "distilled", KD_EUSAGE, "student x");
+    refused("s.kd", "model: {arch: mlp}\ntrain: {accumulate: 9}\n", "distilled", KD_EUSAGE,
+            "student x: an epoch has 1 batches of 128 rows, fewer than one step of train.accumulate: 9");
     refused("s.kd", MLP, "plain", KD_EUSAGE, "a plain run whose loss learns from a teacher");
     refused("s.kd", MLP, "wizard", KD_EUSAGE, "role wizard");
     refused("s.kd", "model: {arch: mlp}\nloss: {ce: 0, kd: 0}\n", "plain", KD_EUSAGE, "x.yaml");
@@ -903,6 +915,133 @@ static void a_list_of_objectives_trains_bit_for_bit(void **state)
     assert_string_equal(o.metrics[0], whole.metrics[0]);
     release(&o);
     release(&whole);
+}
+
+/* ---- tests: long runs --------------------------------------------------------------------- */
+
+/* A run with everything that has a state: stopped everywhere, also within a step, it ends like the whole one.
+ */
+static void every_state_survives_a_stop_within_a_step(void **state)
+{
+    (void)state;
+    static const student s[2] = {
+        {"all",
+         "model: {arch: cnn, channels: [4, 8], strides: [1, 2], dropout: 0.2}\nloss: {kd: 0.5, ce: 0.5}\n"
+         "train: {epochs: 2, batch: 8, accumulate: 3, ema: 0.9, lr: 0.02, clip: 0.5, keep: best, warmup: "
+         "0.2}\n",
+         "distilled", "all", 1},
+        {"sgd",
+         "model: {arch: mlp, hidden: [24]}\nloss: {kd: 0.5, ce: 0.5}\n"
+         "train: {epochs: 2, batch: 8, accumulate: 4, ema: 0.5, lr: 0.05, optimizer: sgd}\n",
+         "distilled", "sgd", 1}};
+    kd_trainer_params p = params(1);
+    p.log_steps = 2;
+    outcome whole = train("s.kd", "long1", s, 2, &p, 0), o;
+    expect_ok(&whole);
+    assert_string_equal(strstr(whole.metrics[0], "{\"step\":2,") ? "lines between epochs" : whole.metrics[0],
+                        "lines between epochs");
+    for (uint64_t stop = 1; stop <= 13; stop += 4) {
+        p.threads = 3 - p.threads;
+        o = train("s.kd", "long2", s, 2, &p, stop);
+        assert_int_equal(o.st, KD_ESTOPPED);
+        p.resume = true;
+        release(&o);
+    }
+    o = train("s.kd", "long2", s, 2, &p, 0);
+    expect_ok(&o);
+    for (int i = 0; i < 2; i++) {
+        assert_int_equal(o.hash[i], whole.hash[i]);
+        assert_string_equal(o.metrics[i], whole.metrics[i]);
+    }
+    release(&o);
+    release(&whole);
+}
+
+/* Largest difference of two finished models' weights, relative to the larger of 1 and the weight. */
+static double distance(const char *a, const char *b)
+{
+    kd_model *ma, *mb;
+    size_t n, nb;
+    double most = 0;
+    OK(kd_model_load(&ma, at(a), err));
+    OK(kd_model_load(&mb, at(b), err));
+    const float *wa = kd_graph_slab(ma->graph, &n), *wb = kd_graph_slab(mb->graph, &nb);
+    assert_int_equal(n, nb);
+    for (size_t i = 0; i < n; i++)
+        most = fmax(most, fabs((double)wa[i] - (double)wb[i]) / fmax(1, fabs((double)wa[i])));
+    kd_model_free(ma);
+    kd_model_free(mb);
+    return most;
+}
+
+#define ACCUMULATE(name, batch, k, seed)                                                                     \
+    {                                                                                                        \
+        name,                                                                                                \
+            "model: {arch: mlp, hidden: [24]}\nloss: {kd: 0.9, ce: 0.1, temperature: 2}\n"                   \
+            "train: {epochs: 3, batch: " batch ", accumulate: " k                                            \
+            ", lr: 0.1, optimizer: sgd, clip: 0.4, warmup: 0.1}\n",                                          \
+            "distilled", name, seed                                                                          \
+    }
+
+static void batches_of_one_step_are_one_large_batch(void **state)
+{
+    (void)state;
+    static const student s[3] = {ACCUMULATE("whole", "24", "1", 0), ACCUMULATE("thirds", "8", "3", 0),
+                                 ACCUMULATE("other", "24", "1", 1)};
+    kd_trainer_params p = params(1);
+    outcome o = train("s.kd", "acc", s, 3, &p, 0);
+    expect_ok(&o);
+    double same = distance("acc/whole", "acc/thirds"), other = distance("acc/whole", "acc/other");
+    if (same > 2e-5 || other < 1e-2)
+        fail_msg("whole and thirds differ by %g, whole and another seed by %g", same, other);
+    assert_float_equal(o.r[0].loss, o.r[1].loss, 1e-5);
+    char *line = strstr(o.metrics[1], "\"step\":"); // steps and rates are those of the large batch, too
+    assert_non_null(line);
+    assert_memory_equal(line, strstr(o.metrics[0], "\"step\":"), 10);
+    release(&o);
+}
+
+/* The mean, once more by hand: what a run without it has behind every step. Here a step is an epoch. */
+static void the_mean_of_the_weights_is_kept(void **state)
+{
+    (void)state;
+    enum { EPOCHS = 5 };
+    char text[256], under[16], folder[32];
+    size_t n = 0;
+    double *mean = NULL;
+    kd_trainer_params p = params(1);
+    const char *form = "model: {arch: mlp, hidden: [16]}\nloss: {kd: 0, ce: 1}\n"
+                       "train: {epochs: %d, batch: 240, lr: 0.05, schedule: constant%s}\n";
+    for (int e = 1; e <= EPOCHS + 1; e++) { // the last one with the mean
+        snprintf(text, sizeof(text), form, e > EPOCHS ? EPOCHS : e, e > EPOCHS ? ", ema: 0.7" : "");
+        student s = {"mean", text, "plain", "m", 0};
+        snprintf(under, sizeof(under), "mean%d", e);
+        snprintf(folder, sizeof(folder), "mean%d/m", e);
+        outcome o = train("s.kd", under, &s, 1, &p, 0);
+        expect_ok(&o);
+        assert_int_equal(o.steps, e > EPOCHS ? EPOCHS : e);
+        release(&o);
+        kd_model *m;
+        OK(kd_model_load(&m, at(folder), err));
+        float *w = kd_graph_slab(m->graph, &n);
+        if (e > EPOCHS) {
+            for (size_t i = 0; i < n; i++) assert_float_equal(w[i], mean[i], 1e-6);
+        } else {
+            double keep = fmin(0.7, e / (9.0 + e)); // step e - 1 from 0
+            kd_model *first;
+            if (!mean) {
+                OK(kd_model_load(&first, at(folder), err));
+                kd_graph_init(first->graph, 0);
+                float *w0 = kd_graph_slab(first->graph, &n);
+                mean = calloc(n, sizeof(*mean));
+                for (size_t i = 0; i < n; i++) mean[i] = (double)w0[i];
+                kd_model_free(first);
+            }
+            for (size_t i = 0; i < n; i++) mean[i] = keep * mean[i] + (1 - keep) * (double)w[i];
+        }
+        kd_model_free(m);
+    }
+    free(mean);
 }
 
 static void two_students_cannot_share_a_folder(void **state)
@@ -973,11 +1112,14 @@ int main(void)
         cmocka_unit_test(the_papers_say_what_was_done),
         cmocka_unit_test(the_best_weights_are_kept),
         cmocka_unit_test(patience_ends_a_run_early),
-        cmocka_unit_test(a_diverging_student_stops_alone),
+        cmocka_unit_test(diverging_students_stop_alone),
         cmocka_unit_test(a_teacher_at_chance_is_noticed),
         cmocka_unit_test(without_validation_rows_there_are_no_figures_of_them),
         cmocka_unit_test(what_does_not_fit_is_refused_by_name),
         cmocka_unit_test(a_list_of_objectives_trains_bit_for_bit),
+        cmocka_unit_test(every_state_survives_a_stop_within_a_step),
+        cmocka_unit_test(batches_of_one_step_are_one_large_batch),
+        cmocka_unit_test(the_mean_of_the_weights_is_kept),
         cmocka_unit_test(two_students_cannot_share_a_folder),
         cmocka_unit_test(a_named_teacher_is_taken),
     };
