@@ -1,18 +1,7 @@
 /* kd-train - trains one or many students in one pass over a store. */
-#include "kd/cli.h"
-#include "kd/train.h"
+#include "kd-train/train_cmd.h"
 
-#include <math.h>
 #include <stdlib.h>
-#include <string.h>
-
-typedef struct train_opts {
-    char *store, *out;
-    kd_ints seeds;
-    kd_strings set;
-    int64_t rows, checkpoint_seconds, keep, window_rows;
-    bool control, resume, force, dry_run, list_losses, list_keys;
-} train_opts;
 
 #define ROW(group, name, metavar, letter, type, field, value, lo, hi, help)                                  \
     {                                                                                                        \
@@ -80,186 +69,6 @@ static const kd_tool tool = {
     .see_also = "kd-dump(1), kd-eval(1), kd-store(1)",
 };
 
-/* ---- lists -------------------------------------------------------------------------------- */
-
-static void list_losses(void)
-{
-    char needs[160];
-    const char *sets, *preset;
-    const kd_objective *o;
-    for (size_t i = 0; (o = kd_loss_list(i)); i++)
-        printf("%s\n    %s\n    needs: %s\n    keys:  weight=1%s%s\n    from:  %s\n", o->name, o->formula,
-               kd_loss_needs_text(o->needs, needs, sizeof(needs)), *o->keys ? "," : "", o->keys, o->source);
-    for (size_t i = 0; (preset = kd_loss_preset(i, &sets)); i++) {
-        printf("preset %s\n", preset);
-        for (const char *line = sets; *line; line += strcspn(line, "\n") + 1)
-            printf("    %.*s\n", (int)strcspn(line, "\n"), line);
-    }
-}
-
-static void list_table(const kd_option *o, size_t n)
-{
-    char expects[256];
-    for (size_t i = 0; i < n; i++)
-        printf("%s\n    %s [%s]; %s\n", o[i].key, o[i].help, o[i].value ? o[i].value : "none",
-               kd_option_expects(&o[i], expects, sizeof(expects)));
-}
-
-static void list_keys(void)
-{
-    printf("name\n    names the folder of its runs [file name without .yaml]\n");
-    list_table(kd_model_options, kd_model_options_n);
-    list_table(kd_loss_options, kd_loss_options_n);
-    list_table(kd_train_options, kd_train_options_n);
-}
-
-/* ---- adding students ---------------------------------------------------------------------- */
-
-/* One YAML file in one role, over all seeds. */
-static kd_status add_runs(const kd_cli *c, const train_opts *o, kd_trainer *t, const kd_student_spec *s,
-                          bool flat, kd_err *err)
-{
-    const char *role = kd_loss_spec_distils(&s->loss) ? "distilled" : flat ? "teacher" : "plain";
-    kd_status st = KD_OK;
-    for (size_t i = 0; i < (o->seeds.n ? o->seeds.n : 1) && !st; i++) {
-        int64_t seed = o->seeds.n ? o->seeds.v[i] : 0;
-        const char *out = o->out ? o->out : "dry-run";
-        bool skipped;
-        char *folder =
-            flat ? kd_strdup(out) : kd_sprintf("%s/%s/%s/seed-%lld", out, s->name, role, (long long)seed);
-        st = folder ? kd_trainer_add(t, s, (uint64_t)seed, role, folder, &skipped, err)
-                    : kd_fail(err, KD_ENOMEM, "out of memory");
-        if (!st && skipped && c->common.verbose) kd_cli_say(c, "%s: finished before, left as it is", folder);
-        free(folder);
-    }
-    return st;
-}
-
-static kd_status add_file(const kd_cli *c, const train_opts *o, kd_trainer *t, const char *path, bool flat,
-                          kd_err *err)
-{
-    kd_student_spec s;
-    kd_status st = kd_student_load(&s, path, &o->set, err);
-    if (st) return st;
-    bool distilled = kd_loss_spec_distils(&s.loss);
-    st = add_runs(c, o, t, &s, flat, err);
-    kd_student_release(&s);
-    if (st || !o->control || !distilled) return st;
-    // The twin without the teacher is the same file with another loss, nothing more.
-    kd_strings twin = {.v = calloc(o->set.n + 4, sizeof(char *)), .n = o->set.n + 4};
-    if (!twin.v) return kd_fail(err, KD_ENOMEM, "out of memory");
-    if (o->set.n) memcpy(twin.v, o->set.v, o->set.n * sizeof(char *));
-    twin.v[o->set.n] = "loss.kd=0";
-    twin.v[o->set.n + 1] = "loss.ce=1";
-    twin.v[o->set.n + 2] = "loss.terms=";
-    twin.v[o->set.n + 3] = "loss.preset=";
-    if (!(st = kd_student_load(&s, path, &twin, err))) {
-        st = add_runs(c, o, t, &s, false, err);
-        kd_student_release(&s);
-    }
-    free(twin.v);
-    return st;
-}
-
-/* ---- reporting ---------------------------------------------------------------------------- */
-
-static void show_progress(void *arg, const kd_train_progress *p)
-{
-    char extra[80];
-    kd_progress *pr = arg;
-    snprintf(extra, sizeof(extra), "epoch %lld loss %.4f lr %.3g", (long long)p->epoch + 1, p->loss, p->lr);
-    pr->total = p->steps;
-    kd_progress_set(pr, p->step, extra);
-}
-
-static void cell_number(kd_table *tb, const char *fmt, double v)
-{
-    char text[40] = "-";
-    if (isfinite(v))
-        snprintf(text, sizeof(text), fmt[0] == '4' ? "%.4f" : fmt[0] == '2' ? "%.2f" : "%.1f", v);
-    kd_table_cell(tb, "%s", text);
-}
-
-static kd_status print_table(const kd_trainer *t, bool dry, kd_err *err)
-{
-    static const char *const head[] = {"student", "role",       "seed",    "params",  "epochs",
-                                       "loss",    "valid loss", "valid %", "seconds", "state"};
-    kd_table *tb = kd_table_create();
-    if (!tb) return kd_fail(err, KD_ENOMEM, "no memory for the table");
-    for (size_t i = 0; i < KD_COUNT(head); i++) kd_table_cell(tb, "%s", head[i]);
-    kd_table_row(tb);
-    for (size_t i = 0; i < kd_trainer_students(t); i++) {
-        kd_train_result r;
-        kd_trainer_result(t, i, &r);
-        kd_table_cell(tb, "%s", r.name);
-        kd_table_cell(tb, "%s", r.role);
-        kd_table_cell(tb, "%llu", (unsigned long long)r.seed);
-        kd_table_cell(tb, "%zu", r.params);
-        kd_table_cell(tb, "%llu", (unsigned long long)r.epochs);
-        cell_number(tb, "4", r.loss);
-        cell_number(tb, "4", r.valid_loss);
-        cell_number(tb, "2", 100 * r.valid_accuracy);
-        cell_number(tb, "1", r.seconds);
-        kd_table_cell(tb, "%s",
-                      r.skipped  ? "was done"
-                      : r.done   ? "done"
-                      : r.failed ? "diverged"
-                      : dry      ? "to do"
-                                 : "unfinished");
-        kd_table_row(tb);
-    }
-    kd_table_print(tb, stdout, false);
-    kd_table_free(tb);
-    return KD_OK;
-}
-
-static json_t *report_json(const kd_trainer *t, const kd_store *s, uint64_t trained, double seconds)
-{
-    json_t *o = json_pack("{s:i, s:{s:s, s:s, s:I}, s:I, s:f, s:f}", "schema", 1, "store", "path",
-                          kd_store_path(s), "root", kd_store_root(s), "rows", (json_int_t)kd_store_rows(s),
-                          "rows_trained", (json_int_t)trained, "seconds", seconds, "rows_per_s",
-                          seconds > 0 ? (double)trained / seconds : 0);
-    json_t *runs = kd_trainer_json(t);
-    bool failed = !o || !runs || json_object_update(o, runs);
-    json_decref(runs);
-    if (!failed) return o;
-    json_decref(o);
-    return NULL;
-}
-
-/* What will be computed, before an hour is spent on it. */
-static void say_plan(const kd_cli *c, const kd_trainer *t)
-{
-    char bytes[32], reader[32];
-    kd_train_result r, before = {0};
-    for (size_t i = 0; i < kd_trainer_students(t); i++, before = r) {
-        kd_trainer_result(t, i, &r);
-        if (before.name && !strcmp(before.name, r.name) && !strcmp(before.role, r.role)) continue;
-        char *formula = kd_trainer_formula(t, i);
-        kd_cli_say(c, "%s %s: loss = %s", r.name, r.role, formula ? formula : "?");
-        free(formula);
-    }
-    kd_cli_say(c, "%zu runs, %s planned, the reader's windows %s of it, %s", kd_trainer_students(t),
-               kd_fmt_bytes(bytes, (double)kd_trainer_bytes(t)),
-               kd_fmt_bytes(reader, (double)kd_trainer_reader_bytes(t)), kd_nn_backend());
-}
-
-static void note_end(kd_cli *c, const kd_trainer *t, const train_opts *o, uint64_t trained, double seconds)
-{
-    uint64_t decoded, expected;
-    char rate[32];
-    kd_trainer_reads(t, &decoded, &expected);
-    if (trained) {
-        kd_cli_note(c, "%s rows/s", kd_fmt_count(rate, (double)trained / seconds));
-        kd_cli_note(c, "%llu blocks decoded, one pass is %llu", (unsigned long long)decoded,
-                    (unsigned long long)expected);
-        kd_cli_note(c, "stall %.1f %%", 100 * kd_trainer_stall(t) / seconds);
-    }
-    kd_cli_note(c, "%s", o->out);
-}
-
-/* ---- running ------------------------------------------------------------------------------ */
-
 typedef struct watch {
     kd_progress progress;
     uint64_t rows;
@@ -267,9 +76,12 @@ typedef struct watch {
 
 static void on_progress(void *arg, const kd_train_progress *p)
 {
+    char extra[80];
     watch *w = arg;
+    snprintf(extra, sizeof(extra), "epoch %lld loss %.4f lr %.3g", (long long)p->epoch + 1, p->loss, p->lr);
     w->rows = p->rows;
-    show_progress(&w->progress, p);
+    w->progress.total = p->steps;
+    kd_progress_set(&w->progress, p->step, extra);
 }
 
 static kd_status check_opts(const kd_cli *c, const train_opts *o, kd_err *err)
@@ -289,7 +101,7 @@ static kd_status train(kd_cli *c, const train_opts *o, kd_trainer *t, const kd_s
     const char *warning;
     kd_status st = kd_trainer_plan(t, err);
     if (st) return st;
-    say_plan(c, t);
+    train_say_plan(c, t);
     double start = kd_now();
     if (!o->dry_run) {
         kd_progress_begin(&w.progress, c, "train", "steps", 0);
@@ -300,11 +112,11 @@ static kd_status train(kd_cli *c, const train_opts *o, kd_trainer *t, const kd_s
     while ((warning = kd_trainer_warning(t, warned++))) kd_cli_warn(c, "%s", warning);
     if (st && st != KD_ENUMERIC) return st;
     kd_err late = {0}; // a diverged student is an error, but the others' figures are still wanted
-    if (!o->dry_run) note_end(c, t, o, w.rows, seconds);
-    json_t *report = c->common.json ? report_json(t, s, w.rows, seconds) : NULL;
+    if (!o->dry_run) train_note_end(c, t, o, w.rows, seconds);
+    json_t *report = c->common.json ? train_report_json(t, s, w.rows, seconds) : NULL;
     kd_status shown = report           ? kd_cli_print_json(report, &late)
                       : c->common.json ? kd_fail(&late, KD_ENOMEM, "no memory for the report")
-                                       : print_table(t, o->dry_run, &late);
+                                       : train_print_table(t, o->dry_run, &late);
     return st ? st : shown ? kd_fail(err, shown, "%s", late.msg) : KD_OK;
 }
 
@@ -326,7 +138,7 @@ static kd_status run(kd_cli *c, const train_opts *o, kd_err *err)
     p.command = command;
     if ((st = kd_trainer_create(&t, s, &p, err))) goto out;
     bool flat = c->nargs == 1 && !o->seeds.n && !o->control;
-    for (int i = 0; i < c->nargs && !st; i++) st = add_file(c, o, t, c->args[i], flat, err);
+    for (int i = 0; i < c->nargs && !st; i++) st = train_add_file(c, o, t, c->args[i], flat, err);
     if (!st) st = train(c, o, t, s, err);
 out:
     kd_trainer_free(t);
@@ -344,9 +156,9 @@ int main(int argc, char **argv)
     kd_cli_table(&cli, rows, KD_COUNT(rows), &o);
     if (!kd_cli_parse(&cli, &err)) {
         if (o.list_losses)
-            list_losses();
+            train_list_losses();
         else if (o.list_keys)
-            list_keys();
+            train_list_keys();
         else
             run(&cli, &o, &err);
     }
