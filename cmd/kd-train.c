@@ -16,6 +16,9 @@ static const kd_option rows[] = {
         "set a key of every student, over its file; repeatable"),
     ROW("Runs", "seeds", "N,...", 0, INTS, seeds, NULL, 0, 1e15,
         "train each student once a seed (0-4 for a range)"),
+    ROW("Runs", "sweep", "KEY=V,V,...", 0, STRINGS, sweep, NULL, 0, 0,
+        "train each student once a value of a key (V;V where values hold commas); repeatable: all "
+        "combinations"),
     ROW("Runs", "control", NULL, 0, BOOL, control, "off", 0, 0,
         "also train each student without the teacher: loss.kd 0, loss.ce 1, same seeds, same batches"),
     ROW("Output", "out", "FOLDER", 'o', STRING, out, NULL, 0, 0, "where the trained models go"),
@@ -42,6 +45,9 @@ static const kd_example examples[] = {
      "eighteen runs in one pass: three students, three seeds, with the teacher and without"},
     {"kd-train -s fashion.kd a.yaml --set train.epochs=1 --set loss.temperature=2 -o runs/try",
      "change keys of the file"},
+    {"kd-train -s fashion.kd a.yaml --sweep loss.temperature=1,2,4 --sweep train.lr=0.001,0.004 -o "
+     "runs/sweep",
+     "six students: a@temperature=1@lr=0.001 and so on"},
     {"kd-train -s fashion.kd a.yaml -o runs/a --resume", "go on after an interruption"},
     {NULL, NULL}};
 
@@ -50,7 +56,8 @@ static const kd_tool tool = {
     .summary = "train one or many students in one pass over a store",
     .synopsis = "[options] -s STORE -o FOLDER STUDENT.yaml ...",
     .description =
-        "A single STUDENT.yaml without --seeds and --control is trained with seed 0 into FOLDER itself. "
+        "A single STUDENT.yaml without --seeds, --sweep and --control is trained with seed 0 into FOLDER "
+        "itself. "
         "Otherwise "
         "each run has a folder of its own, FOLDER/NAME/ROLE/seed-N, where ROLE is distilled (learns from the "
         "teacher's logits in the store, loss.kd > 0) or plain (labels only).\n"
@@ -124,10 +131,11 @@ static kd_status run(kd_cli *c, const train_opts *o, kd_err *err)
 {
     kd_store *s = NULL;
     kd_trainer *t = NULL;
+    kd_sweep *w = NULL;
     char *command = kd_cli_command(c->argc, c->argv);
     kd_trainer_params p = kd_trainer_default_params();
     kd_status st = check_opts(c, o, err);
-    if (st || (st = kd_store_open(&s, o->store, err))) goto out;
+    if (st || (st = kd_sweep_create(&w, &o->sweep, err)) || (st = kd_store_open(&s, o->store, err))) goto out;
     p.threads = (int)c->common.threads;
     p.rows = (uint64_t)o->rows;
     p.window_rows = (uint64_t)o->window_rows;
@@ -137,11 +145,12 @@ static kd_status run(kd_cli *c, const train_opts *o, kd_err *err)
     p.force = o->force;
     p.command = command;
     if ((st = kd_trainer_create(&t, s, &p, err))) goto out;
-    bool flat = c->nargs == 1 && !o->seeds.n && !o->control;
-    for (int i = 0; i < c->nargs && !st; i++) st = train_add_file(c, o, t, c->args[i], flat, err);
+    bool flat = c->nargs == 1 && !o->seeds.n && !o->control && !o->sweep.n;
+    for (int i = 0; i < c->nargs && !st; i++) st = train_add_file(c, o, t, w, c->args[i], flat, err);
     if (!st) st = train(c, o, t, s, err);
 out:
     kd_trainer_free(t);
+    kd_sweep_free(w);
     kd_store_close(s);
     free(command);
     return st;

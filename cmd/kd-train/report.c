@@ -15,13 +15,15 @@ static void cell_number(kd_table *tb, const char *fmt, double v)
 
 kd_status train_print_table(const kd_trainer *t, bool dry, kd_err *err)
 {
-    static const char *const head[] = {"student", "role",       "seed",    "params",  "epochs",
-                                       "loss",    "valid loss", "valid %", "seconds", "state"};
+    static const char *const head[] = {"student",    "role",    "seed",    "params", "epochs", "loss",
+                                       "valid loss", "valid %", "seconds", "state",  "memory"};
     kd_table *tb = kd_table_create();
     if (!tb) return kd_fail(err, KD_ENOMEM, "no memory for the table");
-    for (size_t i = 0; i < KD_COUNT(head); i++) kd_table_cell(tb, "%s", head[i]);
+    size_t columns = KD_COUNT(head) - !dry; // memory is what a dry run is asked for
+    for (size_t i = 0; i < columns; i++) kd_table_cell(tb, "%s", head[i]);
     kd_table_row(tb);
     for (size_t i = 0; i < kd_trainer_students(t); i++) {
+        char bytes[32];
         kd_train_result r;
         kd_trainer_result(t, i, &r);
         kd_table_cell(tb, "%s", r.name);
@@ -39,6 +41,7 @@ kd_status train_print_table(const kd_trainer *t, bool dry, kd_err *err)
                       : r.failed ? "diverged"
                       : dry      ? "to do"
                                  : "unfinished");
+        if (dry) kd_table_cell(tb, "%s", kd_fmt_bytes(bytes, (double)r.bytes));
         kd_table_row(tb);
     }
     kd_table_print(tb, stdout, false);

@@ -6,9 +6,8 @@
 #include "train_cmd.h"
 
 #include <stdlib.h>
-#include <string.h>
 
-/* One YAML file in one role, over all seeds. */
+/* One student in one role, over all seeds. */
 static kd_status add_runs(const kd_cli *c, const train_opts *o, kd_trainer *t, const kd_student_spec *s,
                           bool flat, kd_err *err)
 {
@@ -28,28 +27,20 @@ static kd_status add_runs(const kd_cli *c, const train_opts *o, kd_trainer *t, c
     return st;
 }
 
-kd_status train_add_file(const kd_cli *c, const train_opts *o, kd_trainer *t, const char *path, bool flat,
-                         kd_err *err)
+kd_status train_add_file(const kd_cli *c, const train_opts *o, kd_trainer *t, const kd_sweep *w,
+                         const char *path, bool flat, kd_err *err)
 {
-    kd_student_spec s;
-    kd_status st = kd_student_load(&s, path, &o->set, err);
-    if (st) return st;
-    bool distilled = kd_loss_spec_distils(&s.loss);
-    st = add_runs(c, o, t, &s, flat, err);
-    kd_student_release(&s);
-    if (st || !o->control || !distilled) return st;
-    // The twin without the teacher is the same file with another loss, nothing more.
-    kd_strings twin = {.v = calloc(o->set.n + 4, sizeof(char *)), .n = o->set.n + 4};
-    if (!twin.v) return kd_fail(err, KD_ENOMEM, "out of memory");
-    if (o->set.n) memcpy(twin.v, o->set.v, o->set.n * sizeof(char *));
-    twin.v[o->set.n] = "loss.kd=0";
-    twin.v[o->set.n + 1] = "loss.ce=1";
-    twin.v[o->set.n + 2] = "loss.terms=";
-    twin.v[o->set.n + 3] = "loss.preset=";
-    if (!(st = kd_student_load(&s, path, &twin, err))) {
-        st = add_runs(c, o, t, &s, false, err);
-        kd_student_release(&s);
+    bool distils = false;
+    kd_status st = KD_OK;
+    for (int control = 0; control < 2 && !st; control++) {
+        if (control && !(o->control && distils)) break;
+        for (size_t i = 0; i < kd_sweep_points(w, control) && !st; i++) {
+            kd_student_spec s;
+            if ((st = kd_sweep_load(w, i, control, &s, path, &o->set, err))) break;
+            distils |= kd_loss_spec_distils(&s.loss);
+            st = add_runs(c, o, t, &s, flat, err);
+            kd_student_release(&s);
+        }
     }
-    free(twin.v);
     return st;
 }

@@ -8,7 +8,7 @@
 typedef struct train_opts {
     char *store, *out;
     kd_ints seeds;
-    kd_strings set;
+    kd_strings set, sweep;
     int64_t rows, checkpoint_seconds, keep, window_rows;
     bool control, resume, force, dry_run, list_losses, list_keys;
 } train_opts;
@@ -18,8 +18,8 @@ void train_list_losses(void);
 void train_list_keys(void);
 
 /* students.c: adds all runs of one file. flat: one run, in o->out itself. */
-kd_status train_add_file(const kd_cli *c, const train_opts *o, kd_trainer *t, const char *path, bool flat,
-                         kd_err *err);
+kd_status train_add_file(const kd_cli *c, const train_opts *o, kd_trainer *t, const kd_sweep *w,
+                         const char *path, bool flat, kd_err *err);
 
 /* report.c */
 void train_say_plan(const kd_cli *c, const kd_trainer *t);

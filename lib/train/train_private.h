@@ -11,7 +11,9 @@
 
 #include "kd/train.h"
 
-#define KD__EVAL_BATCH 256
+/* What names of students may hold, beside the '@' before each part of a point of a sweep. */
+#define KD__NAME_LETTERS "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-="
+#define KD__EVAL_BATCH   256
 
 /* ---- one student being trained ------------------------------------------------------------ */
 
@@ -81,6 +83,9 @@ typedef struct kd__run {
 } kd__run;
 
 kd_status kd__student_init(kd_student_spec *s, kd_err *err);
+/* point: pairs of a sweep over those of --set, suffix: behind the name; both may be NULL. */
+kd_status kd__student_load(kd_student_spec *s, const char *path, const kd_strings *overrides,
+                           const kd_strings *point, const char *suffix, kd_err *err);
 /* out: uninitialised; it must not move afterwards. */
 kd_status kd__student_copy(kd_student_spec *out, const kd_student_spec *s, kd_err *err);
 
@@ -151,8 +156,8 @@ kd_status kd__logits_check(const kd_trainer *t, const kd_column *z, double tempe
                            kd_err *err);
 /* z: (rows, classes) receives values whose softmax at the temperature of the dump is what s holds. */
 void kd__logits_scatter(float *z, const kd_column *c, const kd_sparse *s, uint32_t rows, size_t classes);
-/* raw[slot], or sparse[slot] where that is not NULL: rows of the trainer's columns. KD_ECORRUPT names store, column and row of a label out of
- * range or a logit that is not finite. */
+/* raw[slot], or sparse[slot] where that is not NULL: rows of the trainer's columns. KD_ECORRUPT names store,
+ * column and row of a label out of range or a logit that is not finite. */
 kd_status kd__targets_fill(kd__targets *g, const kd_trainer *t, const void *const *raw,
                            const kd_sparse *const *sparse, const kd__rows *rows, kd_err *err);
 
