@@ -21,6 +21,10 @@ static const kd_option rows[] = {
         "combinations"),
     ROW("Runs", "control", NULL, 0, BOOL, control, "off", 0, 0,
         "also train each student without the teacher: loss.kd 0, loss.ce 1, same seeds, same batches"),
+    {"Runs", NULL, "select", NULL, 0, KD_OPTION_CHOICE, offsetof(train_opts, select), NULL, 0, 0,
+     "valid_accuracy|valid_loss",
+     "choose the best point of each student by its mean over the seeds on the validation rows, into "
+     "FOLDER/selection.json"},
     ROW("Output", "out", "FOLDER", 'o', STRING, out, NULL, 0, 0, "where the trained models go"),
     ROW("Output", "resume", NULL, 0, BOOL, resume, "off", 0, 0,
         "go on with unfinished runs, leave finished ones as they are"),
@@ -48,6 +52,9 @@ static const kd_example examples[] = {
     {"kd-train -s fashion.kd a.yaml --sweep loss.temperature=1,2,4 --sweep train.lr=0.001,0.004 -o "
      "runs/sweep",
      "six students: a@temperature=1@lr=0.001 and so on"},
+    {"kd-train -s fashion.kd a.yaml --sweep loss.temperature=1,2,4 --seeds 0-2 --select valid_accuracy -o "
+     "runs/sweep",
+     "the same over three seeds, and the best one chosen on the validation rows"},
     {"kd-train -s fashion.kd a.yaml -o runs/a --resume", "go on after an interruption"},
     {NULL, NULL}};
 
@@ -56,7 +63,8 @@ static const kd_tool tool = {
     .summary = "train one or many students in one pass over a store",
     .synopsis = "[options] -s STORE -o FOLDER STUDENT.yaml ...",
     .description =
-        "A single STUDENT.yaml without --seeds, --sweep and --control is trained with seed 0 into FOLDER "
+        "A single STUDENT.yaml without --seeds, --sweep, --select and --control is trained with seed 0 into "
+        "FOLDER "
         "itself. "
         "Otherwise "
         "each run has a folder of its own, FOLDER/NAME/ROLE/seed-N, where ROLE is distilled (learns from the "
@@ -69,6 +77,11 @@ static const kd_tool tool = {
         "model.safetensors, metrics.jsonl and provenance.json. The weights depend on the student, its seed "
         "and the "
         "instruction set, not on threads, other students or interruptions.\n"
+        "With --sweep a student's file with one value of each key set over it is a student "
+        "NAME@key=value@key=value. "
+        "Controls leave the axes of the loss out. --select compares points that have all seeds, paired, and "
+        "says how "
+        "far behind the others are; kd-eval then reports the chosen point on the test rows.\n"
         "Students with the same seed and batch size read the same batches; whatever their number, each chunk "
         "of the "
         "store is decoded once an epoch.",
@@ -101,13 +114,27 @@ static kd_status check_opts(const kd_cli *c, const train_opts *o, kd_err *err)
     return KD_OK;
 }
 
+static kd_status print(kd_cli *c, const train_opts *o, const kd_trainer *t, const kd_store *s,
+                       json_t *selection, uint64_t trained, double seconds, kd_err *err)
+{
+    if (c->common.json) {
+        json_t *report = train_report_json(t, s, selection, trained, seconds);
+        return report ? kd_cli_print_json(report, err) : kd_fail(err, KD_ENOMEM, "no memory for the report");
+    }
+    kd_status st = train_print_table(t, o->dry_run, err);
+    if (st || !selection) return st;
+    putchar('\n');
+    return train_print_selection(selection, err);
+}
+
 static kd_status train(kd_cli *c, const train_opts *o, kd_trainer *t, const kd_store *s, kd_err *err)
 {
     watch w = {.rows = 0};
     size_t warned = 0;
     const char *warning;
-    kd_status st = kd_trainer_plan(t, err);
-    if (st) return st;
+    json_t *selection = NULL;
+    kd_status st = train_select_check(o, t, s, err);
+    if (st || (st = kd_trainer_plan(t, err))) return st;
     train_say_plan(c, t);
     double start = kd_now();
     if (!o->dry_run) {
@@ -120,10 +147,9 @@ static kd_status train(kd_cli *c, const train_opts *o, kd_trainer *t, const kd_s
     if (st && st != KD_ENUMERIC) return st;
     kd_err late = {0}; // a diverged student is an error, but the others' figures are still wanted
     if (!o->dry_run) train_note_end(c, t, o, w.rows, seconds);
-    json_t *report = c->common.json ? train_report_json(t, s, w.rows, seconds) : NULL;
-    kd_status shown = report           ? kd_cli_print_json(report, &late)
-                      : c->common.json ? kd_fail(&late, KD_ENOMEM, "no memory for the report")
-                                       : train_print_table(t, o->dry_run, &late);
+    kd_status shown = o->select && !o->dry_run ? train_select(&selection, o, t, &late) : KD_OK;
+    if (!shown) shown = print(c, o, t, s, selection, w.rows, seconds, &late);
+    json_decref(selection);
     return st ? st : shown ? kd_fail(err, shown, "%s", late.msg) : KD_OK;
 }
 
@@ -145,7 +171,7 @@ static kd_status run(kd_cli *c, const train_opts *o, kd_err *err)
     p.force = o->force;
     p.command = command;
     if ((st = kd_trainer_create(&t, s, &p, err))) goto out;
-    bool flat = c->nargs == 1 && !o->seeds.n && !o->control && !o->sweep.n;
+    bool flat = c->nargs == 1 && !o->seeds.n && !o->control && !o->sweep.n && !o->select;
     for (int i = 0; i < c->nargs && !st; i++) st = train_add_file(c, o, t, w, c->args[i], flat, err);
     if (!st) st = train(c, o, t, s, err);
 out:

@@ -49,7 +49,8 @@ kd_status train_print_table(const kd_trainer *t, bool dry, kd_err *err)
     return KD_OK;
 }
 
-json_t *train_report_json(const kd_trainer *t, const kd_store *s, uint64_t trained, double seconds)
+json_t *train_report_json(const kd_trainer *t, const kd_store *s, json_t *selection, uint64_t trained,
+                          double seconds)
 {
     json_t *o = json_pack("{s:i, s:{s:s, s:s, s:I}, s:I, s:f, s:f}", "schema", 1, "store", "path",
                           kd_store_path(s), "root", kd_store_root(s), "rows", (json_int_t)kd_store_rows(s),
@@ -58,6 +59,7 @@ json_t *train_report_json(const kd_trainer *t, const kd_store *s, uint64_t train
     json_t *runs = kd_trainer_json(t);
     bool failed = !o || !runs || json_object_update(o, runs);
     json_decref(runs);
+    failed = failed || (selection && json_object_set(o, "selection", selection));
     if (!failed) return o;
     json_decref(o);
     return NULL;
