@@ -6,8 +6,9 @@
  *     kd_bench pack LOGITS STORE ENCODING      bytes and errors of an encoding (pack.c)
  *     kd_bench read STORE COLUMN,...           rows of a store on demand, and what bounds them (read.c)
  *     kd_bench teacher FOLDER STORE            a teacher's forward passes over a store's rows (teacher.c)
+ *     kd_bench parity STORE STUDENT.yaml FOLDER STEPS  a run's first losses and what repeats them (parity.c)
  *
- * The drivers (run.py, store_*.py) call them; each can be run by hand:
+ * The drivers (run.py, store_*.py, peers/torch_parity.py) call them; each can be run by hand:
  *
  *     echo go 5 | build/release/bench/kd_bench train cnn-16-32-64 128 | jq .
  *
@@ -28,6 +29,7 @@ static const char usage[] =
     "                     [--redraws N] [--threads N]\n"
     "       kd_bench read STORE COLUMN,... [--window N]\n"
     "       kd_bench teacher FOLDER STORE [--threads N]\n"
+    "       kd_bench parity STORE STUDENT.yaml FOLDER STEPS\n"
     "\n"
     "  --threads N    threads of the measured team [2]\n"
     "  --models FILE  JSON object: name -> model specification [bench/models.json]\n"
@@ -133,9 +135,14 @@ int main(int argc, char **argv)
         st = bench_read(arg[1], arg[2], (uint64_t)window, &err);
     } else if (n == 3 && strcmp(arg[0], "teacher") == 0) {
         st = bench_teacher(arg[1], arg[2], (int)k.threads, &err);
+    } else if (n == 5 && strcmp(arg[0], "parity") == 0) {
+        long steps = count(arg[4], INT_MAX);
+        if (!steps) return fail_usage("STEPS takes a whole number from 1");
+        st = bench_parity(arg[1], arg[2], arg[3], steps, &err);
     } else {
         return fail_usage(n ? "expected \"peak\", \"kernels\", \"train MODEL BATCH\", \"pack LOGITS STORE "
-                              "ENCODING\", \"read STORE COLUMN\" or \"teacher FOLDER STORE\""
+                              "ENCODING\", \"read STORE COLUMN\", \"teacher FOLDER STORE\" or \"parity STORE "
+                              "STUDENT.yaml FOLDER STEPS\""
                             : NULL);
     }
     if (st) fprintf(stderr, "kd_bench: %s\n", err.msg);
