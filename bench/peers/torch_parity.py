@@ -8,8 +8,9 @@ kd-train's trainer runs a student of bench/models.json over a store of Fashion-M
 50 losses, initial weights and batches. PyTorch (eager, f32) repeats the run from these, by torch.optim. The figure is the
 largest relative difference of the 50 losses; nothing in it is timed.
 
-Two more lines say how much a curve can tell: the same PyTorch run with its initial weights disturbed by one part in 10^7
-("noise"), which is what rounding in another order amounts to.
+How far curves part says as much of the run as of the programs: training amplifies differences of rounding, the more
+the higher its learning rate. So each figure has beside it by how much PyTorch parts from itself when its initial weights are
+disturbed by one part in 10^7 ("noise"), and the rates are such that 50 steps do not drown the comparison in it.
 """
 import argparse
 import json
@@ -25,34 +26,15 @@ from safetensors.torch import load_file
 
 HERE = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(HERE), str(HERE / "peers")]
+import fashion  # noqa: E402
 import figure  # noqa: E402
 from torch_train import build  # noqa: E402
 
-DATA = "/usr/share/datasets/fashion-mnist"
 STEPS, BATCH, EPOCHS, BAR = 50, 128, 4, 1e-4
-MODELS = ["mlp-784-512-256-10", "cnn-16-32-64", "dscnn-32"]
+MODELS = ["mlp-784-512-256-10", "cnn-16-32-64", "dscnn-16-32-32-48"]
 LOSS = {"ce": 0.1, "kd": 0.9, "temperature": 4}
-TRAIN = {"adamw": {"optimizer": "adamw", "lr": 0.001, "weight_decay": 0.01},
-         "sgd": {"optimizer": "sgd", "lr": 0.02, "momentum": 0.9, "weight_decay": 0.0005}}
-
-
-def tool(program, *args):
-    return subprocess.run([program, *map(str, args)], stdout=subprocess.PIPE, check=True, text=True).stdout
-
-
-def make_store(bin_folder, folder):
-    """Fashion-MNIST with the logits of a teacher of one epoch."""
-    store = folder / "f.kd"
-    files = [(f"{split}_{key}", f"{DATA}/{file}-{kind}-ubyte.gz") for split, file in (("train", "train"), ("test", "t10k"))
-             for key, kind in (("input", "images-idx3"), ("label", "labels-idx1"))]
-    (folder / "data.yaml").write_text("data:\n" + "".join(f"  {key}: [{path}]\n" for key, path in files) +
-                                      "  shape: [28, 28, 1]\n  classes: 10\n")
-    (folder / "teacher.yaml").write_text("model: {arch: mlp, hidden: [64]}\nloss: {kd: 0, ce: 1}\n"
-                                         "train: {epochs: 1, batch: 128, lr: 0.003}\n")
-    tool(bin_folder / "kd-dump", "-q", folder / "data.yaml", "-o", store)
-    tool(bin_folder / "kd-train", "-q", "-s", store, folder / "teacher.yaml", "-o", folder / "teacher")
-    tool(bin_folder / "kd-dump", "-q", "--teacher", folder / "teacher", "--into", store)
-    return store
+TRAIN = {"adamw": {"optimizer": "adamw", "lr": 0.0002, "weight_decay": 0.01},
+         "sgd": {"optimizer": "sgd", "lr": 0.001, "momentum": 0.9, "weight_decay": 0.0005}}
 
 
 def start(spec, folder, noise):
@@ -111,8 +93,9 @@ def one(args, store, name, spec, optimizer):
     settings = train | {"epochs": EPOCHS, "batch": BATCH, "schedule": "cosine"}
     student = args.folder / f"{name}-{optimizer}.yaml"
     student.write_text(f"model: {json.dumps(spec)}\nloss: {json.dumps(LOSS)}\ntrain: {json.dumps(settings)}\n")
-    kd = json.loads(tool(args.bin / "bench/kd_bench", "parity", store, student, folder, STEPS))
-    rows = json.loads(tool(args.bin / "kd-store", "-q", "stat", store, "--json"))["splits"]["train"]
+    kd = json.loads(subprocess.run([args.bin / "bench/kd_bench", "parity", store, student, folder, str(STEPS)],
+                                   stdout=subprocess.PIPE, check=True).stdout)
+    rows = json.loads(fashion.tool(args.bin / "kd-store", "stat", store, "--json"))["splits"]["train"]
     total = rows // BATCH * EPOCHS
     peer = repeat(spec, folder, train, total)
     worst, noise = difference(kd["losses"], peer), difference(repeat(spec, folder, train, total, 1e-7), peer)
@@ -140,7 +123,8 @@ def main():
     torch.set_flush_denormal(True)
     torch.set_num_threads(2)
     models = json.loads((HERE / "models.json").read_text())
-    store = make_store(args.bin, args.folder)
+    store = fashion.pack(args.bin, args.folder)
+    fashion.teach(args.bin, args.folder, store)
     fits = [one(args, store, name, models[name], optimizer)
             for name in args.models.split(",") for optimizer in args.optimizers.split(",")]
     return 0 if all(fits) else 1
