@@ -48,6 +48,19 @@ kd_status bench_read(const char *store, const char *columns, uint64_t window, kd
 /* `teacher`: all rows of a store through a teacher, one JSON line. */
 kd_status bench_teacher(const char *folder, const char *store, int threads, kd_err *err);
 
+/* `many`: seeds of one student in one pass over a store, served as by bench_train. */
+typedef struct bench_many_params {
+    const char *store, *student, *folder; /* folder: scratch, removed at the end */
+    int64_t students, window;
+    int threads;
+} bench_many_params;
+kd_status bench_many(const bench_many_params *p, kd_err *err);
+
+/* `parity`: the first steps of a student's run, one JSON line of their losses; into folder what repeats them.
+ */
+kd_status bench_parity(const char *store, const char *student, const char *folder, int64_t steps,
+                       kd_err *err);
+
 void bench_print(json_t *line); /* prints one line on stdout, flushes, releases line */
 
 #endif

@@ -26,6 +26,19 @@ bench-run: $(BENCH_BIN) $(if $(findstring --no-peer,$(BENCH_ARGS)),,$(PEERS_VENV
 	@$(BENCH_PYTHON) bench/run.py --bench $(BENCH_BIN) --python $(BENCH_PYTHON) --scratch $(BUILD)/bench \
 	  --command 'make bench$(if $(MODEL), MODEL="$(strip $(MODEL))")' $(BENCH_ARGS) $(MODEL)
 
+# Another Python with torch and safetensors may stand in: PEERS_PYTHON=...
+PEERS_PYTHON ?= $(PEERS_VENV)/bin/python
+PEERS_READY := $(if $(filter $(PEERS_VENV)/%,$(PEERS_PYTHON)),deps-bench $(PEERS_VENV)/ready)
+
+parity: deps $(PEERS_READY) $(BENCH_BIN) all ## 50 steps of whole runs beside PyTorch: do the losses agree? Into bench/results/
+	@$(PEERS_PYTHON) bench/peers/torch_parity.py $B $(BUILD)/bench/parity $(BENCH_ARGS)
+
+bench-many: deps $(PEERS_READY) $(BENCH_BIN) all ## eight students in one pass beside eight runs of PyTorch, into bench/results/
+	@bench/many.py many --bin $B --python $(PEERS_PYTHON) --scratch $(BUILD)/bench/many $(BENCH_ARGS)
+
+bench-stall: deps $(BENCH_BIN) all ## students trained from the store beside the same from memory, into bench/results/
+	@bench/many.py stall --bin $B --scratch $(BUILD)/bench/many $(BENCH_ARGS)
+
 peak: $(BENCH_BIN) ## what this machine can do: GFLOP/s on registers, memory GB/s
 	@$(BENCH_BIN) peak | jq .
 
@@ -92,4 +105,4 @@ scoreboard: ## bench/results/*.json to docs/scoreboard.md; prints the figures th
 	@bench/scoreboard.sh
 
 .PHONY: bench-store bench-store-ready bench-store-size bench-store-speed bench-store-verify bench-store-rss bench-dump
-.PHONY: bench bench-run bench-image bench-commits bench-promise bench-shuffle kernels store-levels peak scoreboard deps-bench
+.PHONY: parity bench-many bench-stall bench bench-run bench-image bench-commits bench-promise bench-shuffle kernels store-levels peak scoreboard deps-bench

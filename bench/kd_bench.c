@@ -7,8 +7,10 @@
  *     kd_bench pack LOGITS STORE ENCODING      bytes and errors of an encoding (pack.c)
  *     kd_bench read STORE COLUMN,...           rows of a store on demand, and what bounds them (read.c)
  *     kd_bench teacher FOLDER STORE            a teacher's forward passes over a store's rows (teacher.c)
+ *     kd_bench many STORE STUDENT.yaml FOLDER  kd-train's trainer with N students on demand (many.c)
+ *     kd_bench parity STORE STUDENT.yaml FOLDER STEPS  a run's first losses and what repeats them (parity.c)
  *
- * The drivers (run.py, store_*.py) call them; each can be run by hand:
+ * The drivers (run.py, many.py, store_*.py, peers/torch_parity.py) call them; each can be run by hand:
  *
  *     echo go 5 | build/release/bench/kd_bench train cnn-16-32-64 128 | jq .
  *
@@ -30,6 +32,8 @@ static const char usage[] =
     "                     [--redraws N] [--threads N]\n"
     "       kd_bench read STORE COLUMN,... [--window N]\n"
     "       kd_bench teacher FOLDER STORE [--threads N]\n"
+    "       kd_bench many STORE STUDENT.yaml FOLDER [--students N] [--window N] [--threads N]\n"
+    "       kd_bench parity STORE STUDENT.yaml FOLDER STEPS\n"
     "\n"
     "  --threads N    threads of the measured team [2]\n"
     "  --models FILE  JSON object: name -> model specification [bench/models.json]\n"
@@ -39,6 +43,7 @@ static const char usage[] =
     "  --chunk-rows N rows of a chunk [1024]\n"
     "  --judge N      positions whose errors are measured [4096]\n"
     "  --redraws N    draws of sampled targets with other seeds, for their variance [8]\n"
+    "  --students N   students, of seeds 0 to N-1 [8]\n"
     "  --window N     rows of the loader's window [8192]\n"
     "\n"
     "train reads lines \"go SECONDS\" and answers each with one JSON line, for example\n"
@@ -85,23 +90,20 @@ int main(int argc, char **argv)
 {
     bench_train_params p = {.models = "bench/models.json", .threads = 2};
     bench_pack_params k = {.chunk_rows = 1024, .judge = 4096, .redraws = 8, .threads = 2};
-    static const struct option options[] = {{"threads", required_argument, NULL, 't'},
-                                            {"models", required_argument, NULL, 'm'},
-                                            {"data", required_argument, NULL, 'd'},
-                                            {"classes", required_argument, NULL, 'c'},
-                                            {"rows", required_argument, NULL, 'r'},
-                                            {"chunk-rows", required_argument, NULL, 'k'},
-                                            {"judge", required_argument, NULL, 'j'},
-                                            {"redraws", required_argument, NULL, 'w'},
-                                            {"window", required_argument, NULL, 'n'},
-                                            {"help", no_argument, NULL, 'h'},
-                                            {0}};
+    static const struct option options[] = {
+        {"threads", required_argument, NULL, 't'}, {"models", required_argument, NULL, 'm'},
+        {"data", required_argument, NULL, 'd'},    {"classes", required_argument, NULL, 'c'},
+        {"rows", required_argument, NULL, 'r'},    {"chunk-rows", required_argument, NULL, 'k'},
+        {"judge", required_argument, NULL, 'j'},   {"redraws", required_argument, NULL, 'w'},
+        {"window", required_argument, NULL, 'n'},  {"students", required_argument, NULL, 's'},
+        {"help", no_argument, NULL, 'h'},          {0}};
+    bench_many_params y = {.students = 8};
     int64_t window = 8192;
     const struct {
         int c;
         int64_t *value;
     } numbers[] = {{'c', &k.classes}, {'r', &k.rows},    {'k', &k.chunk_rows}, {'j', &k.judge},
-                   {'w', &k.redraws}, {'t', &k.threads}, {'n', &window}};
+                   {'w', &k.redraws}, {'t', &k.threads}, {'n', &window},       {'s', &y.students}};
     for (int c; (c = getopt_long(argc, argv, "h", options, NULL)) != -1;) {
         if (c == 'm')
             p.models = optarg;
@@ -138,11 +140,16 @@ int main(int argc, char **argv)
         st = bench_read(arg[1], arg[2], (uint64_t)window, &err);
     } else if (n == 3 && strcmp(arg[0], "teacher") == 0) {
         st = bench_teacher(arg[1], arg[2], (int)k.threads, &err);
+    } else if (n == 4 && strcmp(arg[0], "many") == 0) {
+        y.store = arg[1], y.student = arg[2], y.folder = arg[3];
+        y.window = window, y.threads = p.threads;
+        st = bench_many(&y, &err);
+    } else if (n == 5 && strcmp(arg[0], "parity") == 0) {
+        long steps = count(arg[4], INT_MAX);
+        if (!steps) return fail_usage("STEPS takes a whole number from 1");
+        st = bench_parity(arg[1], arg[2], arg[3], steps, &err);
     } else {
-        return fail_usage(n ? "expected \"peak\", \"kernels\", \"promise MODEL BATCH\", \"train MODEL "
-                              "BATCH\", \"pack LOGITS STORE "
-                              "ENCODING\", \"read STORE COLUMN\" or \"teacher FOLDER STORE\""
-                            : NULL);
+        return fail_usage(n ? "no such command, or not its number of operands" : NULL);
     }
     if (st) fprintf(stderr, "kd_bench: %s\n", err.msg);
     return kd_exit_code(st);

@@ -11,29 +11,24 @@ import json
 import math
 import shutil
 import statistics
-import subprocess
 import sys
 from pathlib import Path
 
+import fashion
 import figure
 
 SEEDS = 16
 CHUNK = 256
 WINDOWS = [65536, 8192, 2048, 256]  # rows; the first holds all
 JUDGED = 2048  # the figure: a thirtieth of the rows
-DATA = "/usr/share/datasets/fashion-mnist"
-
-
-def run(tool, *args):
-    return subprocess.run([tool, "-q", *args], stdout=subprocess.PIPE, check=True).stdout
 
 
 def accuracies(bin_folder, folder, window):
     """Test accuracy of every seed, in the order of seeds."""
     out = folder / f"window-{window}"
-    run(bin_folder / "kd-train", "-s", folder / "f.kd", folder / "student.yaml", "-o", out, "--seeds", f"0-{SEEDS - 1}",
-        "--window-rows", str(window))
-    result = json.loads(run(bin_folder / "kd-eval", "-s", folder / "f.kd", "--json", out))
+    fashion.tool(bin_folder / "kd-train", "-s", folder / "f.kd", folder / "student.yaml", "-o", out, "--seeds",
+                 f"0-{SEEDS - 1}", "--window-rows", window)
+    result = json.loads(fashion.tool(bin_folder / "kd-eval", "-s", folder / "f.kd", "--json", out))
     return result["students"][0]["plain"]["accuracy"]
 
 
@@ -41,13 +36,9 @@ def main():
     bin_folder, folder = Path(sys.argv[1]).resolve(), Path(sys.argv[2])
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    files = [(f"{split}_{key}", f"{DATA}/{file}-{kind}-ubyte.gz") for split, file in (("train", "train"), ("test", "t10k"))
-             for key, kind in (("input", "images-idx3"), ("label", "labels-idx1"))]
-    (folder / "data.yaml").write_text("data:\n" + "".join(f"  {key}: [{path}]\n" for key, path in files) +
-                                      f"  shape: [28, 28, 1]\n  classes: 10\n  chunk_rows: {CHUNK}\n")
+    fashion.pack(bin_folder, folder, f"  chunk_rows: {CHUNK}\n")
     (folder / "student.yaml").write_text("model: {arch: mlp, hidden: [64]}\nloss: {kd: 0, ce: 1}\n"
                                          "train: {epochs: 5, batch: 128, lr: 0.003}\n")
-    run(bin_folder / "kd-dump", folder / "data.yaml", "-o", folder / "f.kd")
     arms = {w: accuracies(bin_folder, folder, w) for w in WINDOWS}
     full = arms[WINDOWS[0]]
     details = []

@@ -9,7 +9,7 @@
 typedef struct eval_opts {
     char *store, *split, *teacher, *results, *pipeline;
     int64_t batch;
-    bool markdown;
+    bool markdown, selection;
 } eval_opts;
 
 static const kd_option rows[] = {
@@ -19,6 +19,8 @@ static const kd_option rows[] = {
      "train|valid|test", "rows to measure on; choose between students on valid, report on test"},
     {"Input", NULL, "teacher", "NAME", 0, KD_OPTION_STRING, offsetof(eval_opts, teacher), NULL, 0, 0, NULL,
      "teacher to compare with, if the store has several"},
+    {"Input", NULL, "selection", NULL, 0, KD_OPTION_BOOL, offsetof(eval_opts, selection), "on", 0, 0, NULL,
+     "of a sweep measure only the points that kd-train --select chose (selection.json); off: all"},
     {"Input", NULL, "batch", "N", 'b', KD_OPTION_INT, offsetof(eval_opts, batch), "256", 1, 65536, NULL,
      "rows a forward pass"},
     {"Output", NULL, "results", "FILE", 'r', KD_OPTION_STRING, offsetof(eval_opts, results), NULL, 0, 0, NULL,
@@ -47,7 +49,9 @@ static const kd_tool tool = {
         "come from the store.\n"
         "Runs of one student with and without the teacher are compared pairwise over their common seeds "
         "(paired t-test "
-        "on accuracy, two-sided, 0.05): helped, hurt, or no difference.\n"
+        "on accuracy, two-sided, 0.05): helped, hurt, or no difference. Points of a sweep are lines of their "
+        "own, "
+        "each against the plain runs with its axes.\n"
         "Measures: accuracy; loss, the mean negative log-likelihood in nats; ECE, the expected calibration "
         "error "
         "with 15 equal-width bins; agreement, the share of rows with the teacher's top class; KL, the mean "
@@ -97,7 +101,9 @@ static void student_row(kd_table *t, const json_t *s)
                  *gain = json_object_get(s, "accuracy_gain");
     const json_t *pv = json_object_get(s, "p_value");
     char bytes[32];
-    kd_table_cell(t, "%s", json_string_value(json_object_get(s, "name")));
+    const char *point =
+        json_string_value(json_object_get(json_object_get(s, "chosen"), d ? "distilled" : "plain"));
+    kd_table_cell(t, "%s", point ? point : json_string_value(json_object_get(s, "name")));
     kd_table_cell(t, "%lld", (long long)json_integer_value(json_object_get(s, "params")));
     kd_table_cell(t, "%s", kd_fmt_bytes(bytes, json_number_value(json_object_get(s, "file_bytes"))));
     kd_table_cell(t, "%.0f", json_number_value(json_object_get(s, "latency_us")));
@@ -171,7 +177,7 @@ static kd_status run(kd_cli *c, const eval_opts *o, kd_err *err)
                         .threads = (int)c->common.threads};
     if ((st = kd_store_open(&s, o->store, err))) goto out;
     for (int i = 0; i < c->nargs; i++)
-        if ((st = kd_runs_find(&runs, c->args[i], err))) goto out;
+        if ((st = kd_runs_find(&runs, c->args[i], o->selection, err))) goto out;
     kd_progress_begin(&pr, c, "eval", "models", runs.n);
     st = kd_runs_eval(&runs, s, &p, show_progress, &pr, err);
     kd_progress_end(&pr);

@@ -48,11 +48,26 @@ double kd_paired_t(const double *a, const double *b, size_t n, double *mean_diff
 /* "helped", "hurt" or "no difference" at p < 0.05. */
 const char *kd_verdict(double p, double mean_diff);
 
+/* ---- selection ---------------------------------------------------------------------------- */
+
+/* What one run came to on the validation rows. */
+typedef struct kd_score {
+    const char *name, *role; /* points of a student's sweep are alike up to the first '@' of name */
+    uint64_t seed;
+    double value; /* not finite: the run diverged or is unfinished, its point is not chosen */
+} kd_score;
+/* The best point of each student and role by its mean over seeds; by: "valid_accuracy" (larger is better) or
+ * "valid_loss". The object is what selection.json holds: schema 1, by, split, students: [{student, role,
+ * seeds, chosen, points: [{name, chosen, values, mean, to_best, p_value}]}]. New reference; NULL with err
+ * set. */
+json_t *kd_selection_json(const kd_score *v, size_t n, const char *by, kd_err *err);
+
 /* ---- runs and results --------------------------------------------------------------------- */
 
 /* One trained model folder, as kd-train leaves it. */
 typedef struct kd_run {
     char *folder, *name, *role; /* role: "distilled", "plain", "teacher" */
+    char *point; /* of a sweep, if a selection chose it: name is then its student's; else NULL */
     uint64_t seed;
     size_t params;
     uint64_t file_bytes;
@@ -64,8 +79,9 @@ typedef struct kd_runs {
     size_t n;
 } kd_runs;
 /* Finds the runs below a folder (a folder with config.json is a run; *.part are passed over), sorted by
- * name, role and seed. KD_ENOTFOUND when there is none: names the folder. */
-kd_status kd_runs_find(kd_runs *runs, const char *folder, kd_err *err);
+ * name, role and seed. selected: where a folder has a selection.json, only what it chose. KD_ENOTFOUND when
+ * there is none: names the folder. */
+kd_status kd_runs_find(kd_runs *runs, const char *folder, bool selected, kd_err *err);
 void kd_runs_release(kd_runs *runs);
 /* Measures all runs on p->split. progress may be NULL. */
 kd_status kd_runs_eval(kd_runs *runs, kd_store *s, const kd_eval_params *p,

@@ -74,6 +74,24 @@ extern const size_t kd_student_options_n;
 kd_status kd_student_load(kd_student_spec *s, const char *path, const kd_strings *overrides, kd_err *err);
 void kd_student_release(kd_student_spec *s);
 
+/* ---- sweeps ------------------------------------------------------------------------------- */
+
+#define KD_TRAIN_RUNS 4096 /* of one trainer, and points of one sweep */
+typedef struct kd_sweep kd_sweep;
+/* args: one "KEY=VALUE,VALUE,..." an axis (semicolons instead of commas where values hold commas); none: the
+ * sweep has one point, the student as its file says. KD_EUSAGE, KD_ELIMIT. */
+kd_status kd_sweep_create(kd_sweep **out, const kd_strings *args, kd_err *err);
+/* Points of the cross product. control: of the student without its teacher, for which axes of the loss (keys
+ * loss.*) do not count. */
+size_t kd_sweep_points(const kd_sweep *w, bool control);
+/* The student at a point, named NAME@key=value@key=value: letters that a folder's name should not hold become
+ * dashes. control: loss.kd 0, loss.ce 1 and no other term. */
+kd_status kd_sweep_load(const kd_sweep *w, size_t point, bool control, kd_student_spec *s, const char *path,
+                        const kd_strings *overrides, kd_err *err);
+void kd_sweep_free(kd_sweep *w);
+
+/* ---- the trainer -------------------------------------------------------------------------- */
+
 typedef struct kd_trainer kd_trainer;
 typedef struct kd_trainer_params {
     int threads;
@@ -95,7 +113,7 @@ kd_trainer_params kd_trainer_default_params(void);
 kd_status kd_trainer_create(kd_trainer **out, kd_store *s, const kd_trainer_params *p, kd_err *err);
 /* Adds one student. role: "distilled", "plain" (its loss.kd is 0) or "teacher"; kept in provenance. A
  * finished FOLDER (same contract) with resume is skipped (*skipped = true). KD_EEXISTS, KD_EMISMATCH
- * (classes, input shape, teacher column: by name), KD_EUSAGE. */
+ * (classes, input shape, teacher column: by name), KD_EUSAGE, KD_ELIMIT (more than KD_TRAIN_RUNS). */
 kd_status kd_trainer_add(kd_trainer *t, const kd_student_spec *spec, uint64_t seed, const char *role,
                          const char *folder, bool *skipped, kd_err *err);
 size_t kd_trainer_students(const kd_trainer *t);
@@ -124,6 +142,7 @@ typedef struct kd_train_result {
         valid_loss;       /* of the weights kept; validation figures NAN without validation rows */
     uint64_t weight_hash; /* XXH3 of the trainable slab and the buffers */
     size_t params;
+    size_t bytes; /* planned memory of this student alone; 0 before plan */
 } kd_train_result;
 void kd_trainer_result(const kd_trainer *t, size_t i, kd_train_result *r);
 /* Blocks (chunks x columns) of training rows decoded by this run, and what one decode of each chunk an epoch

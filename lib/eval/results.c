@@ -1,133 +1,17 @@
-/* lib/eval/results.c - from folders of trained models to one results object.
+/* lib/eval/results.c - from measured runs to one results object.
  *
  * Runs of one student differ in role (distilled, plain) and seed. The results put the seeds of a
  * student side by side and pair the roles over them; the object has the same shape for every
- * pipeline, so that reports and scripts need to know one. */
-#include "kd/eval.h"
+ * pipeline, so that reports and scripts need to know one.
+ *
+ * Points of a sweep are students of their own. A point without plain runs under its own name is paired with
+ * those of the plain point that has the most of its axes: kd-train's control leaves the axes of the loss out.
+ */
+#include "eval_private.h"
 
-#include <dirent.h>
-#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
-
-#define MAX_DEPTH  8
-#define JSON_LIMIT (16u << 20)
-
-/* ---- finding runs ------------------------------------------------------------------------- */
-
-static kd_status runs_add(kd_runs *runs, const char *folder, kd_err *err)
-{
-    char *path = kd_path_join(folder, "provenance.json");
-    json_t *prov = NULL;
-    const char *name, *role;
-    int64_t seed;
-    kd_status st = path ? KD_OK : kd_fail(err, KD_ENOMEM, "no memory for a path");
-    if (st || (st = kd_json_load(path, JSON_LIMIT, &prov, err)) ||
-        (st = kd_json_str(prov, "name", &name, path, err)) ||
-        (st = kd_json_str(prov, "role", &role, path, err)) ||
-        (st = kd_json_int(prov, "seed", 0, INT64_MAX, &seed, path, err)))
-        goto out;
-    kd_run *grown = realloc(runs->v, (runs->n + 1) * sizeof *grown);
-    if (grown) runs->v = grown;
-    kd_run r = {.folder = kd_strdup(folder),
-                .name = kd_strdup(name),
-                .role = kd_strdup(role),
-                .seed = (uint64_t)seed};
-    if (!grown || !r.folder || !r.name || !r.role) {
-        free(r.folder), free(r.name), free(r.role);
-        st = kd_fail(err, KD_ENOMEM, "no memory for the list of runs");
-        goto out;
-    }
-    const json_t *seconds = json_object_get(prov, "seconds");
-    r.train_s = json_is_number(seconds) ? json_number_value(seconds) : 0;
-    r.file_bytes = kd_model_file_bytes(folder);
-    runs->v[runs->n++] = r;
-out:
-    json_decref(prov);
-    free(path);
-    return st;
-}
-
-static bool is_unfinished(const char *name)
-{
-    size_t n = strlen(name);
-    return n > 5 && !strcmp(name + n - 5, ".part");
-}
-
-static kd_status runs_walk(kd_runs *runs, const char *folder, int depth, kd_err *err)
-{
-    char *config = kd_path_join(folder, "config.json");
-    if (!config) return kd_fail(err, KD_ENOMEM, "no memory for a path");
-    bool leaf = kd_exists(config);
-    free(config);
-    if (leaf) return runs_add(runs, folder, err);
-    if (depth >= MAX_DEPTH) return KD_OK;
-    DIR *d = opendir(folder);
-    if (!d) return kd_fail_errno(err, errno, "%s: cannot list the folder", folder);
-    kd_status st = KD_OK;
-    for (struct dirent *e; !st && (e = readdir(d));) {
-        if (e->d_name[0] == '.' || is_unfinished(e->d_name)) continue;
-        char *path = kd_path_join(folder, e->d_name);
-        if (!path)
-            st = kd_fail(err, KD_ENOMEM, "no memory for a path");
-        else if (kd_is_dir(path))
-            st = runs_walk(runs, path, depth + 1, err);
-        free(path);
-    }
-    closedir(d);
-    return st;
-}
-
-static int by_name_role_seed(const void *a, const void *b)
-{
-    const kd_run *x = a, *y = b;
-    int c = strcmp(x->name, y->name);
-    if (!c) c = strcmp(x->role, y->role);
-    return c ? c : (x->seed > y->seed) - (x->seed < y->seed);
-}
-
-kd_status kd_runs_find(kd_runs *runs, const char *folder, kd_err *err)
-{
-    size_t before = runs->n;
-    if (!kd_is_dir(folder))
-        return kd_fail(err, KD_ENOTFOUND, "%s: no such folder; kd-train writes one (-o FOLDER)", folder);
-    kd_status st = runs_walk(runs, folder, 0, err);
-    if (st) return st;
-    if (runs->n == before)
-        return kd_fail(err, KD_ENOTFOUND,
-                       "%s: no finished model below it (a folder NAME.part is unfinished: kd-train --resume)",
-                       folder);
-    qsort(runs->v, runs->n, sizeof *runs->v, by_name_role_seed);
-    return KD_OK;
-}
-
-void kd_runs_release(kd_runs *runs)
-{
-    for (size_t i = 0; i < runs->n; i++)
-        free(runs->v[i].folder), free(runs->v[i].name), free(runs->v[i].role);
-    free(runs->v);
-    memset(runs, 0, sizeof *runs);
-}
-
-kd_status kd_runs_eval(kd_runs *runs, kd_store *s, const kd_eval_params *p,
-                       void (*progress)(void *arg, uint64_t done, uint64_t total), void *arg, kd_err *err)
-{
-    for (size_t i = 0; i < runs->n; i++) {
-        kd_model *m = NULL;
-        kd_status st = kd_model_load(&m, runs->v[i].folder, err);
-        if (!st) {
-            runs->v[i].params = kd_graph_param_count(m->graph);
-            st = kd_eval_model(&runs->v[i].m, m, s, p, NULL, err);
-        }
-        kd_model_free(m);
-        if (st) return st;
-        if (progress) progress(arg, i + 1, runs->n);
-    }
-    return KD_OK;
-}
-
-/* ---- the results object ------------------------------------------------------------------- */
 
 static json_t *measures_json(const kd_measures *m)
 {
@@ -212,8 +96,58 @@ static kd_status add_latency(json_t *o, const kd_run *r, kd_err *err)
     return st;
 }
 
-/* One student: all runs of one name, [r, end). */
-static kd_status student_json(json_t **out, const kd_run *r, const kd_run *end, kd_err *err)
+static const kd_run *name_end(const kd_run *r, const kd_run *end)
+{
+    const kd_run *q = r;
+    while (q < end && !strcmp(q->name, r->name)) q++;
+    return q;
+}
+
+/* Axes of a plain point that a point has as well; -1: another student, or an axis that it has not. */
+static int shared_axes(const char *plain, const char *point)
+{
+    int n = 0;
+    if (!kd__eval_same_student(plain, point)) return -1;
+    for (const char *at = strchr(plain, '@'); at; at = strchr(at + 1, '@'), n++) {
+        size_t len = 1 + strcspn(at + 1, "@");
+        const char *p = strchr(point, '@');
+        while (p && (strncmp(p, at, len) || !strchr("@", p[len]))) p = strchr(p + 1, '@');
+        if (!p) return -1;
+    }
+    return n;
+}
+
+/* The plain runs that the runs of a name are paired with; NULL: none. */
+static const kd_run *find_control(const kd_runs *runs, const char *name)
+{
+    const kd_run *best = NULL;
+    int most = -1;
+    for (const kd_run *r = runs->v, *end = r + runs->n; r < end; r = role_end(r, end)) {
+        int n = strcmp(r->role, "plain") ? -1 : shared_axes(r->name, name);
+        if (n > most) most = n, best = r;
+    }
+    return best;
+}
+
+/* The runs of this name are another student's control and nothing more. */
+static bool only_control(const kd_runs *runs, const kd_run *r, const kd_run *end)
+{
+    if (strcmp(r->role, "plain") || role_end(r, end) != end) return false;
+    for (const kd_run *d = runs->v; d < runs->v + runs->n; d++)
+        if (!strcmp(d->role, "distilled") && find_control(runs, d->name) == r) return true;
+    return false;
+}
+
+static void add_chosen(json_t *o, const kd_run *r)
+{
+    if (!r->point) return;
+    if (!json_object_get(o, "chosen")) json_object_set_new(o, "chosen", json_object());
+    json_object_set_new(json_object_get(o, "chosen"), r->role, json_string(r->point));
+}
+
+/* One student: all runs of one name, [r, end), and perhaps a control by another name. */
+static kd_status student_json(json_t **out, const kd_runs *runs, const kd_run *r, const kd_run *end,
+                              kd_err *err)
 {
     json_t *o = json_pack("{s:s, s:I, s:I}", "name", r->name, "params", (json_int_t)r->params, "file_bytes",
                           (json_int_t)r->file_bytes);
@@ -224,12 +158,18 @@ static kd_status student_json(json_t **out, const kd_run *r, const kd_run *end, 
         int i = !strcmp(q->role, "plain");
         role[i][0] = q, role[i][1] = e;
         json_object_set_new(o, q->role, role_json(q, e));
+        add_chosen(o, q);
         if (!json_array_size(seeds))
             for (const kd_run *k = q; k < e; k++)
                 json_array_append_new(seeds, json_integer((json_int_t)k->seed));
         q = e;
     }
     json_object_set_new(o, "seeds", seeds);
+    if (!role[1][0] && !strcmp(r->role, "distilled") && (role[1][0] = find_control(runs, r->name))) {
+        role[1][1] = role_end(role[1][0], runs->v + runs->n);
+        json_object_set_new(o, "plain", role_json(role[1][0], role[1][1]));
+        json_object_set_new(o, "control", json_string(role[1][0]->name));
+    }
     kd_status st = add_latency(o, r, err);
     if (!st) st = add_verdict(o, role[0][0], role[0][1], role[1][0], role[1][1], err);
     if (st) json_decref(o), o = NULL;
@@ -268,12 +208,12 @@ json_t *kd_results_json(const kd_runs *runs, kd_store *s, const kd_eval_params *
     double train_s = 0;
     if (!teacher) goto fail;
     for (const kd_run *r = runs->v, *end = r + runs->n; r < end;) {
-        const kd_run *q = r;
-        for (; q < end && !strcmp(q->name, r->name); q++) train_s += q->train_s;
+        const kd_run *first = r;
         json_t *o;
-        if (student_json(&o, r, q, err)) goto fail;
+        for (const kd_run *q = name_end(r, end); r < q; r++) train_s += r->train_s;
+        if (only_control(runs, first, r)) continue;
+        if (student_json(&o, runs, first, r, err)) goto fail;
         json_array_append_new(students, o);
-        r = q;
     }
     const json_t *pass = json_object_get(teacher, "seconds");
     return json_pack("{s:i, s:s, s:{s:I, s:I, s:s}, s:o, s:o, s:{s:o, s:f}, s:o}", "schema", 1, "pipeline",

@@ -8,6 +8,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define NAME_MAX_LETTERS 160 /* a file system takes 255; points of sweeps have long names */
+
 const kd_option kd_student_options[] = {
     KD_OPT_STRING("Student", kd_student_spec, name, "name", "NAME", 0, NULL,
                   "names the folder of its runs [file name without .yaml]"),
@@ -35,7 +37,8 @@ void kd_student_release(kd_student_spec *s)
     memset(s, 0, sizeof(*s));
 }
 
-static kd_status unknown_key(const kd_student_spec *s, const char *key, kd_err *err)
+/* flag: the option it stands behind, "--set" or "--sweep". */
+static kd_status unknown_key(const kd_student_spec *s, const char *flag, const char *key, kd_err *err)
 {
     const char *names[128];
     size_t n = 0;
@@ -43,20 +46,20 @@ static kd_status unknown_key(const kd_student_spec *s, const char *key, kd_err *
         for (size_t i = 0; i < s->config.table[t].n && n < KD_COUNT(names); i++)
             if (s->config.table[t].rows[i].key) names[n++] = s->config.table[t].rows[i].key;
     const char *near = kd_nearest(key, names, n);
-    if (near) return kd_fail(err, KD_EUSAGE, "--set %.80s: no such key (did you mean %s?)", key, near);
-    return kd_fail(err, KD_EUSAGE, "--set %.80s: no such key (kd-train --list-keys lists them)", key);
+    if (near) return kd_fail(err, KD_EUSAGE, "%s %.80s: no such key (did you mean %s?)", flag, key, near);
+    return kd_fail(err, KD_EUSAGE, "%s %.80s: no such key (kd-train --list-keys lists them)", flag, key);
 }
 
-static kd_status apply_override(kd_student_spec *s, const char *pair, kd_err *err)
+static kd_status apply_override(kd_student_spec *s, const char *flag, const char *pair, kd_err *err)
 {
     const char *eq = strchr(pair, '=');
     if (!eq || eq == pair)
-        return kd_fail(err, KD_EUSAGE, "--set %.80s: expected KEY=VALUE, for example --set train.epochs=1",
+        return kd_fail(err, KD_EUSAGE, "%s %.80s: expected KEY=VALUE, for example train.epochs=1", flag,
                        pair);
     char *key = kd_sprintf("%.*s", (int)(eq - pair), pair);
     if (!key) return kd_fail(err, KD_ENOMEM, "out of memory");
     kd_status st = kd_config_find(&s->config, key) ? kd_config_flag(&s->config, key, eq + 1, err)
-                                                   : unknown_key(s, key, err);
+                                                   : unknown_key(s, flag, key, err);
     free(key);
     return st;
 }
@@ -69,38 +72,49 @@ static char *name_of_file(const char *path)
     return name;
 }
 
-/* The name becomes a folder and a cell of tables. */
+/* The name becomes a folder and a cell of tables; '@' parts a student from its point of a sweep. */
 static kd_status check_name(const kd_student_spec *s, const char *path, kd_err *err)
 {
-    static const char ok[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-";
     const char *n = s->name;
     size_t len = strlen(n);
-    if (!len || len > KD_STORE_NAME_MAX - 1 || n[0] == '.' || n[0] == '-' || strspn(n, ok) != len)
+    if (!len || len > NAME_MAX_LETTERS || strchr(".-@=", n[0]) || strspn(n, KD__NAME_LETTERS "@") != len)
         return kd_fail(
             err, KD_EUSAGE,
-            "%s: name '%.80s' cannot name a folder: 1 to %d letters, digits, '.', '_' or '-', not beginning "
-            "with '.' or '-'",
-            path, n, KD_STORE_NAME_MAX - 1);
+            "%s: name '%.80s' cannot name a folder: 1 to %d letters, digits, '.', '_', '-', '=' or '@', "
+            "not beginning with '.', '-', '=' or '@'",
+            path, n, NAME_MAX_LETTERS);
     return KD_OK;
+}
+
+/* The file's name and behind it the point's. */
+static kd_status set_name(kd_student_spec *s, const char *path, const char *suffix, kd_err *err)
+{
+    char *base = s->name ? kd_strdup(s->name) : name_of_file(path);
+    char *name = base ? kd_sprintf("%s%s", base, suffix ? suffix : "") : NULL;
+    kd_status st =
+        name ? kd_config_flag(&s->config, "name", name, err) : kd_fail(err, KD_ENOMEM, "out of memory");
+    free(base);
+    free(name);
+    return st ? st : check_name(s, path, err);
+}
+
+kd_status kd__student_load(kd_student_spec *s, const char *path, const kd_strings *overrides,
+                           const kd_strings *point, const char *suffix, kd_err *err)
+{
+    kd_status st = kd__student_init(s, err);
+    if (st) return st;
+    st = kd_config_yaml(&s->config, path, err);
+    for (size_t i = 0; overrides && i < overrides->n && !st; i++)
+        st = apply_override(s, "--set", overrides->v[i], err);
+    for (size_t i = 0; point && i < point->n && !st; i++) st = apply_override(s, "--sweep", point->v[i], err);
+    if (!st) st = set_name(s, path, suffix, err);
+    if (st) kd_student_release(s);
+    return st;
 }
 
 kd_status kd_student_load(kd_student_spec *s, const char *path, const kd_strings *overrides, kd_err *err)
 {
-    kd_status st = kd__student_init(s, err);
-    if (st) return st;
-    if ((st = kd_config_yaml(&s->config, path, err))) goto out;
-    for (size_t i = 0; overrides && i < overrides->n; i++)
-        if ((st = apply_override(s, overrides->v[i], err))) goto out;
-    if (!s->name) {
-        char *name = name_of_file(path);
-        st = name ? kd_config_flag(&s->config, "name", name, err) : kd_fail(err, KD_ENOMEM, "out of memory");
-        free(name);
-        if (st) goto out;
-    }
-    st = check_name(s, path, err);
-out:
-    if (st) kd_student_release(s);
-    return st;
+    return kd__student_load(s, path, overrides, NULL, NULL, err);
 }
 
 kd_status kd__student_copy(kd_student_spec *out, const kd_student_spec *s, kd_err *err)

@@ -11,8 +11,10 @@
 
 #include "kd/train.h"
 
-#define KD__EVAL_BATCH 256
-#define KD__LOG_LINES  200000 /* between epochs: checkpoints hold the text */
+/* What names of students may hold, beside the '@' before each part of a point of a sweep. */
+#define KD__NAME_LETTERS "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-="
+#define KD__EVAL_BATCH   256
+#define KD__LOG_LINES    200000 /* between epochs: checkpoints hold the text */
 
 /* ---- one student being trained ------------------------------------------------------------ */
 
@@ -106,6 +108,9 @@ typedef struct kd__run {
 } kd__run;
 
 kd_status kd__student_init(kd_student_spec *s, kd_err *err);
+/* point: pairs of a sweep over those of --set, suffix: behind the name; both may be NULL. */
+kd_status kd__student_load(kd_student_spec *s, const char *path, const kd_strings *overrides,
+                           const kd_strings *point, const char *suffix, kd_err *err);
 /* out: uninitialised; it must not move afterwards. */
 kd_status kd__student_copy(kd_student_spec *out, const kd_student_spec *s, kd_err *err);
 

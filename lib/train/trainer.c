@@ -104,6 +104,10 @@ kd_status kd_trainer_add(kd_trainer *t, const kd_student_spec *spec, uint64_t se
     kd__run *r = NULL;
     *skipped = false;
     if (t->planned) return kd_fail(err, KD_EUSAGE, "%s: added after the plan was made", folder);
+    if (t->nruns == KD_TRAIN_RUNS)
+        return kd_fail(err, KD_ELIMIT,
+                       "%s: more than %d runs (files x points x seeds); train them in several passes", folder,
+                       KD_TRAIN_RUNS);
     kd_status st = kd__run_create(&r, t, spec, seed, role, folder, err);
     if (st) return st;
     for (size_t i = 0; i < t->nruns && !st; i++)
@@ -233,6 +237,7 @@ void kd_trainer_result(const kd_trainer *t, size_t i, kd_train_result *out)
     out->done = r->done;
     out->failed = r->diverged;
     out->skipped = r->skipped;
+    out->bytes = t->planned ? kd__run_bytes(r) : 0;
     if (r->model) out->params = kd_model_param_count(r->model);
     if (r->done) return;
     out->epochs = r->at.epoch;

@@ -39,10 +39,41 @@ $(IMAGE)/results.json: $(IMAGE)/students.json | $B/kd-eval
 	$B/kd-eval -s $(IMAGE_STORE) $(IMAGE)/students --pipeline image --results $@.part > $(IMAGE)/table.txt
 	@mv $@.part $@
 
+# Does an assistant between teacher and student help? The assistant is the distilled cnn-25k; its logits become a second
+# teacher, in a copy of the store, and the smallest student learns from either: --sweep over the teacher's name.
+IMAGE_CHAIN := $(IMAGE)/chain
+IMAGE_CHAIN_SEEDS ?= 0-4
+IMAGE_CHAIN_STORE := $(IMAGE_CHAIN)/fashion.kd
+
+image-chain: $(IMAGE_CHAIN)/results.json ## teacher, assistant, student beside teacher, student: runs/image/chain/results.json and tables
+	@cat $(IMAGE_CHAIN)/points.txt $(IMAGE_CHAIN)/table.txt
+
+$(IMAGE_CHAIN_STORE)/base.mdb: $(IMAGE)/dump.json
+	@rm -rf $(@D) $(@D).part; mkdir -p $(IMAGE_CHAIN)
+	cp -r $(IMAGE_STORE) $(@D).part
+	@mv $(@D).part $(@D); touch $@
+
+$(IMAGE_CHAIN)/assistant/model.safetensors: $(IMAGE_CONF)/cnn-25k.yaml $(IMAGE_CHAIN_STORE)/base.mdb | $B/kd-train
+	$B/kd-train -s $(IMAGE_CHAIN_STORE) $< --set loss.teacher=teacher --rows $(IMAGE_ROWS) -o $(@D) --resume --force
+
+$(IMAGE_CHAIN)/dump.json: $(IMAGE_CHAIN)/assistant/model.safetensors | $B/kd-dump
+	$B/kd-dump --teacher $(IMAGE_CHAIN)/assistant --into $(IMAGE_CHAIN_STORE) --name assistant --resume --force --json > $@.part
+	@mv $@.part $@
+
+$(IMAGE_CHAIN)/points.txt: $(IMAGE_CONF)/dscnn-5k.yaml $(IMAGE_CHAIN)/dump.json | $B/kd-train
+	$B/kd-train -s $(IMAGE_CHAIN_STORE) $< --sweep loss.teacher=teacher,assistant --seeds $(IMAGE_CHAIN_SEEDS) --control \
+	  --select valid_accuracy --rows $(IMAGE_ROWS) -o $(IMAGE_CHAIN)/students --resume --force > $@.part
+	@mv $@.part $@
+
+$(IMAGE_CHAIN)/results.json: $(IMAGE_CHAIN)/points.txt | $B/kd-eval
+	$B/kd-eval -s $(IMAGE_CHAIN_STORE) $(IMAGE_CHAIN)/students --teacher teacher --no-selection --pipeline image-chain \
+	  --results $@.part > $(IMAGE_CHAIN)/table.txt
+	@mv $@.part $@
+
 image-plot: $(IMAGE)/results.json ## docs/image-results.svg from the results
 	pipelines/image/plot.sh $< docs/image-results.svg
 
 image-clean: ## remove the image pipeline's outputs
 	rm -rf $(IMAGE)
 
-.PHONY: image image-plot image-clean
+.PHONY: image image-chain image-plot image-clean

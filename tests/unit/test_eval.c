@@ -118,16 +118,70 @@ static void missing_folder_is_named(void **state)
     (void)state;
     kd_runs runs = {0};
     kd_err err = {0};
-    assert_int_equal(kd_runs_find(&runs, "/nonexistent/runs", &err), KD_ENOTFOUND);
+    assert_int_equal(kd_runs_find(&runs, "/nonexistent/runs", true, &err), KD_ENOTFOUND);
     assert_non_null(strstr(err.msg, "/nonexistent/runs"));
+}
+
+static const json_t *group(const json_t *selection, size_t i)
+{
+    return json_array_get(json_object_get(selection, "students"), i);
+}
+
+static const char *chosen(const json_t *selection, size_t i)
+{
+    return json_string_value(json_object_get(group(selection, i), "chosen"));
+}
+
+static void the_best_mean_over_seeds_is_chosen(void **state)
+{
+    kd_err err = {0};
+    (void)state;
+    const kd_score v[] = {{"a@t=1", "distilled", 0, 0.5}, {"a@t=1", "distilled", 1, 0.9},
+                          {"a@t=2", "distilled", 0, 0.7}, {"a@t=2", "distilled", 1, 0.8},
+                          {"ab", "distilled", 0, 0.99},   {"a", "plain", 0, 0.1}};
+    json_t *larger = kd_selection_json(v, 6, "valid_accuracy", &err);
+    json_t *smaller = kd_selection_json(v, 6, "valid_loss", &err);
+    assert_int_equal(json_array_size(json_object_get(larger, "students")), 3);
+    assert_string_equal(chosen(larger, 0), "a@t=2");
+    assert_string_equal(chosen(smaller, 0), "a@t=1");
+    assert_string_equal(chosen(larger, 1), "ab");
+    assert_string_equal(chosen(larger, 2), "a");
+    const json_t *other = json_array_get(json_object_get(group(larger, 0), "points"), 0);
+    double diff, p = kd_paired_t((double[]){0.5, 0.9}, (double[]){0.7, 0.8}, 2, &diff);
+    near_enough(json_number_value(json_object_get(other, "to_best")), diff, 1e-12);
+    near_enough(json_number_value(json_object_get(other, "p_value")), p, 1e-12);
+    json_decref(larger);
+    json_decref(smaller);
+}
+
+static void a_point_that_lacks_a_seed_is_not_chosen(void **state)
+{
+    kd_err err = {0};
+    (void)state;
+    const kd_score v[] = {{"a@t=1", "distilled", 0, 0.9},
+                          {"a@t=1", "distilled", 1, NAN},
+                          {"a@t=2", "distilled", 0, 0.9},
+                          {"a@t=3", "distilled", 0, 0.1},
+                          {"a@t=3", "distilled", 1, 0.1}};
+    json_t *s = kd_selection_json(v, 5, "valid_accuracy", &err);
+    assert_string_equal(chosen(s, 0), "a@t=3");
+    json_decref(s);
+    s = kd_selection_json(v, 3, "valid_accuracy", &err);
+    assert_true(json_is_null(json_object_get(group(s, 0), "chosen")));
+    json_decref(s);
 }
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(measures_equal_scikit_learn), cmocka_unit_test(extreme_logits_stay_finite),
-        cmocka_unit_test(no_rows_give_zeros),          cmocka_unit_test(p_values_equal_scipy),
-        cmocka_unit_test(verdicts_need_significance),  cmocka_unit_test(missing_folder_is_named),
+        cmocka_unit_test(measures_equal_scikit_learn),
+        cmocka_unit_test(extreme_logits_stay_finite),
+        cmocka_unit_test(no_rows_give_zeros),
+        cmocka_unit_test(p_values_equal_scipy),
+        cmocka_unit_test(verdicts_need_significance),
+        cmocka_unit_test(missing_folder_is_named),
+        cmocka_unit_test(the_best_mean_over_seeds_is_chosen),
+        cmocka_unit_test(a_point_that_lacks_a_seed_is_not_chosen),
     };
     return cmocka_run_group_tests_name("eval", tests, load, unload);
 }

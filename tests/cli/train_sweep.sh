@@ -1,0 +1,79 @@
+#!/bin/sh
+# kd-train --sweep and --select, and kd-eval on what was chosen: many students in one pass, chosen on validation rows only.
+. "$(dirname "$0")/common"
+cd "$work" || exit 1
+T=$KD_BIN/kd-train E=$KD_BIN/kd-eval
+data_yaml >data.yaml
+student_yaml teacher 32 0 | sed 's/ce: 0.5/ce: 1/; s/epochs: 2/epochs: 1/' >teacher.yaml
+student_yaml a 8 0.9 >a.yaml
+student_yaml b 8 0.9 | sed 's/epochs: 2/epochs: 1/' >b.yaml
+check "a store is packed" "$KD_BIN/kd-dump" data.yaml -o f.kd
+check "a teacher is trained" "$T" -s f.kd teacher.yaml -o teacher --rows 6400
+check "its logits are cached" "$KD_BIN/kd-dump" --teacher teacher --into f.kd
+
+sweep() { # a grid of two axes, two seeds, controls, for two files
+  "$T" -s f.kd --rows 1280 a.yaml b.yaml --sweep loss.temperature=1,4 --sweep train.lr=0.002,0.01 --seeds 0-1 --control "$@"
+}
+check "a dry run lists what would be trained" sweep -n
+same "with its memory: 2 files x (4 points + 2 controls) x 2 seeds" "$(grep -c 'to do .* MiB' out)" 24
+same "and writes nothing" "$(ls)" "$(printf 'a.yaml\nb.yaml\ndata.yaml\nerr\nf.kd\nout\nteacher\nteacher.yaml')"
+check "the grid is trained and the best point chosen" sweep --select valid_accuracy -o runs --json
+cp out train.json
+same "each chunk was decoded once" "$(jq -c '.reads | .decoded > 0 and .decoded == .expected' train.json)" true
+same "folders are named by point, role and seed" "$(ls -d runs/a@*/*/seed-1)" "runs/a@lr=0.002/plain/seed-1
+runs/a@lr=0.01/plain/seed-1
+runs/a@temperature=1@lr=0.002/distilled/seed-1
+runs/a@temperature=1@lr=0.01/distilled/seed-1
+runs/a@temperature=4@lr=0.002/distilled/seed-1
+runs/a@temperature=4@lr=0.01/distilled/seed-1"
+same "the report holds the selection that was written" "$(jq -cS .selection train.json)" "$(jq -cS . runs/selection.json)"
+same "each student has a choice for either role" "$(jq -c '[.students[] | [.student, .role, (.points | length)]]' runs/selection.json)" \
+  '[["a","distilled",4],["a","plain",2],["b","distilled",4],["b","plain",2]]'
+same "the choice has the largest mean of validation accuracies" "$(jq '[.students[] | . as $s |
+  ([.points[] | select(.name == $s.chosen) | .values | add / length] | first) == ([.points[] | .values | add / length] | max)] | all' runs/selection.json)" true
+same "those accuracies are the runs' own" \
+  "$(jq -cS '[.selection.students[0].points[].values[]]' train.json)" \
+  "$(jq -c '[.students[] | select((.name | startswith("a@")) and .role == "distilled") | .valid_accuracy]' train.json)"
+same "nothing was chosen on the test split" "$(jq -r '.split' runs/selection.json)" valid
+
+"$T" -q -s f.kd --rows 1280 a.yaml --set loss.temperature=4 --set train.lr=0.01 --seeds 0-1 -o alone --json >alone.json 2>/dev/null
+same "a point has the weights that its file alone would have" "$(jq -c '[.students[].weight_hash]' alone.json)" \
+  "$(jq -c '[.students[] | select(.name == "a@temperature=4@lr=0.01") | .weight_hash]' train.json)"
+check "a larger grid finds what is trained already" "$T" -s f.kd --rows 1280 a.yaml --sweep loss.temperature=1,4,2 \
+  --sweep train.lr=0.002,0.01 --seeds 0-1 --resume -o runs --select valid_accuracy --json
+same "only the new points are trained" "$(jq -c '[.students[] | select(.skipped | not) | .name] | unique' out)" \
+  '["a@temperature=2@lr=0.002","a@temperature=2@lr=0.01"]'
+
+check "kd-eval measures the chosen points on the test split" "$E" -s f.kd runs --json
+same "each student once, by its own name" "$(jq -c '[.students[] | select(.chosen.distilled) | .name]' out)" '["a"]'
+same "the point is the chosen one" "$(jq -r '.students[0].chosen.distilled' out)" \
+  "$(jq -r '.students[] | select(.role == "distilled") | .chosen' runs/selection.json)"
+check "all points, if asked for" "$E" -s f.kd runs --no-selection --json
+same "a point is paired with the plain runs of its learning rate" \
+  "$(jq -c '.students[] | select(.name == "b@temperature=4@lr=0.01") | [.control, .pairs]' out)" '["b@lr=0.01",2]'
+same "controls have no line of their own" "$(jq '[.students[] | select(.distilled | not)] | length' out)" 0
+jq '.students[0].chosen = "a@temperature=9"' runs/selection.json >s && mv s runs/selection.json
+refused 3 "selection.json.*a@temperature=9.*not here" "a choice of what is not there" "$E" -s f.kd runs
+echo '{"schema": 1}' >runs/selection.json
+refused 3 "selection.json: no list of students" "a selection without students" "$E" -s f.kd runs
+
+"$T" -q -s f.kd --rows 1280 a.yaml --seeds 0-1 -o wild --select valid_accuracy --set train.optimizer=sgd --set train.weight_decay=10 \
+  --sweep train.lr=0.01,100 >out 2>err
+same "runs that diverge are an error" $? 1
+same "but the others are finished" "$(ls wild/a@lr=0.01/distilled)" "seed-0
+seed-1"
+same "and a point with one is not chosen" "$(jq -c '.students[0] | [.chosen, .points[1].mean]' wild/selection.json)" '["a@lr=0.01",null]'
+
+refused 2 "no such key .did you mean train.lr" "an axis that is no key" "$T" -s f.kd a.yaml --sweep train.lrr=1,2 -o x
+refused 2 "temperature" "a value out of range" "$T" -s f.kd a.yaml --sweep loss.temperature=1,0 -o x
+refused 2 "expected KEY=VALUE,VALUE" "an axis without values" "$T" -s f.kd a.yaml --sweep train.lr -o x
+refused 3 "10100 points; at most 4096" "too many points" "$T" -s f.kd a.yaml -o x \
+  --sweep "train.epochs=$(seq -s, 1 101)" --sweep "train.batch=$(seq -s, 1 100)"
+refused 3 "more than 4096 runs" "too many runs" "$T" -s f.kd a.yaml -n --sweep "train.epochs=$(seq -s, 1 60)" --seeds 0-99
+refused 2 "losses of different objectives do not compare" "a loss cannot choose between objectives" \
+  "$T" -s f.kd a.yaml --sweep loss.temperature=1,4 --select valid_loss -o x
+sed 's/classes: 10/classes: 10\n  valid_fraction: 0/' data.yaml >none.yaml
+check "a store without validation rows" "$KD_BIN/kd-dump" none.yaml -o none.kd
+refused 2 "no validation rows to --select on" "nothing to choose on" "$T" -s none.kd teacher.yaml --select valid_accuracy -o x
+same "refusals leave nothing" "$(ls -d x* 2>/dev/null)" ""
+finish
