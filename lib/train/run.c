@@ -113,6 +113,15 @@ static kd_status resolve_input(kd__run *r, const kd_student_spec *given, const k
     return st;
 }
 
+/* Features are compared in training only. */
+static bool has_valid_loss(const kd__run *r)
+{
+    bool any = false;
+    for (int i = 0; i < kd_loss_count(r->loss); i++)
+        any |= !(kd_loss_term_at(r->loss, i).needs & KD_NEEDS_FEATURES);
+    return any;
+}
+
 static kd_status resolve(kd__run *r, const kd_student_spec *given, kd_trainer *t, kd_err *err)
 {
     int input = kd_store_find_role(t->store, KD_ROLE_INPUT, NULL),
@@ -131,6 +140,12 @@ static kd_status resolve(kd__run *r, const kd_student_spec *given, kd_trainer *t
         return st;
     r->input_dtype = kd_store_column(t->store, (size_t)input)->dtype;
     if (label >= 0) t->slot_classes[r->label] = r->classes;
+    if (r->spec.train.patience && !has_valid_loss(r))
+        return kd_fail(
+            err, KD_EUSAGE,
+            "%s: patience watches the validation loss, and every term reads features, which are compared in "
+            "training only; add a term of logits or labels, or set train.patience: 0",
+            kd_config_where(&given->config, "train.patience", where, sizeof(where)));
     if ((!kd_store_split_rows(t->store, KD_VALID) || label < 0) &&
         (!strcmp(r->spec.train.keep, "best") || r->spec.train.patience))
         return kd_fail(err, KD_EUSAGE,

@@ -296,7 +296,7 @@ static kd_status no_feature(const kd_trainer *t, const kd_loss_term *term, const
 static kd_status find_feature(kd__run *r, kd_trainer *t, int i, kd_err *err)
 {
     kd_loss_term term = kd_loss_term_at(r->loss, i);
-    kd_buf names = {0};
+    kd_buf names = {0}, fit = {0};
     int found = -1, same = -1, n = 0, named = 0;
     kd_status st = KD_OK;
     for (size_t k = 0; k < kd_store_columns(t->store); k++) {
@@ -304,8 +304,8 @@ static kd_status find_feature(kd__run *r, kd_trainer *t, int i, kd_err *err)
         if (c->role != KD_ROLE_FEATURE || (term.teacher && strcmp(term.teacher, c->teacher))) continue;
         kd_buf_printf(&names, "%s%s", names.len ? ", " : "", c->name);
         if (term.feature && strcmp(term.feature, feature_name(c))) continue;
+        kd_buf_printf(&fit, "%s%s", n++ ? ", " : "", c->name);
         found = (int)k;
-        n++;
         if (term.tap && !strcmp(term.tap, feature_name(c))) same = (int)k, named++;
     }
     if (n > 1 && named == 1) found = same, n = 1;
@@ -313,8 +313,9 @@ static kd_status find_feature(kd__run *r, kd_trainer *t, int i, kd_err *err)
         st = no_feature(t, &term, names.text, err);
     else if (n > 1)
         st = kd_fail(err, KD_EUSAGE, "%s: %s may mean several features (%s); name one: feature, teacher",
-                     kd_store_path(t->store), term.label, names.text ? names.text : "?");
+                     kd_store_path(t->store), term.label, fit.text ? fit.text : "?");
     kd_buf_release(&names);
+    kd_buf_release(&fit);
     if (st) return st;
     const kd_column *c = kd_store_column(t->store, (size_t)found);
     const kd_codec_info *codec = kd_codec_find(c->encoding);

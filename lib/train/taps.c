@@ -80,6 +80,7 @@ static kd_status add_tap(kd__run *r, const kd_trainer *t, kd_model *m, int i, kd
     if (s->tap < 0) return no_node(r, m->graph, name, term.label, err);
     s->teacher = dims_of(c);
     kd_status st = pool(m->graph, i, s->tap, c, &pooled, err);
+    if (!st && pooled < 0) return KD_OK; // kd_graph_finish says why
     if (!st) st = kd_loss_project(r->loss, i, m->graph, pooled, &s->teacher, &s->nodes, err);
     return st ? kd_fail_in(err, st, "%s: column %s", r->spec.name, c->name) : KD_OK;
 }

@@ -33,6 +33,11 @@ printf 'model: {arch: mlp}\nloss: {kd: 0, ce: 0}\n' >nothing.yaml
 refused 2 "nothing.yaml.*both 0" "weights that sum to zero" "$T" -s f.kd nothing.yaml -o r
 printf 'model: {arch: mlp}\nloss: {kd: 0, ce: 1, temperature: 0}\n' >cold.yaml
 refused 2 "cold.yaml:2.*temperature" "a temperature of 0" "$T" -s f.kd cold.yaml -o r
+refused 2 "all weights are 0" "a list whose weights are all zero" "$T" -s f.kd plain.yaml --set loss.terms=name=ce,weight=0 -o r
+refused 2 "temperature: 0, expected more than 0" "a temperature of 0 in a list" "$T" -s f.kd plain.yaml --set loss.terms=name=kd,temperature=0 -o r
+refused 3 "no teacher in f.kd; add one" "a term without its teacher" "$T" -s f.kd plain.yaml --set loss.terms=name=dkd -o r
+refused 3 "sp needs a feature relu1, found none; add it: kd-dump .* --no-logits --tap relu1" "a term without its feature" \
+  "$T" -s f.kd plain.yaml --set loss.terms=name=sp,tap=relu1,feature=relu1 -o r
 i=0
 while [ $i -lt 40 ]; do printf '{a: '; i=$((i + 1)); done >deep.yaml
 refused 3 "deep.yaml:1:.*deeper" "deep YAML" "$T" -s f.kd deep.yaml -o r

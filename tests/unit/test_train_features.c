@@ -90,8 +90,8 @@ static int begin_with_all(void **state)
     dump("big", NULL, taps, KD_COUNT(taps));
     dump("huge", NULL, NULL, 0);
     dump("log8", "log8", NULL, 0);
-    dump("top", "topk:k=3,temperatures=1+2,step=0.001", NULL, 0);
-    dump("all", "topk:k=5,temperatures=1+2,step=0.001", NULL, 0);
+    dump("top", "topk:k=3,temperatures=1+2,step=0.01", NULL, 0);
+    dump("all", "topk:k=5,temperatures=1+2,step=0.01", NULL, 0);
     dump("drawn", "sample:n=30,temperature=2", NULL, 0);
     dump("heads", "head-tail:n=20,temperature=2", NULL, 0);
     write_by_hand();
@@ -100,7 +100,9 @@ static int begin_with_all(void **state)
 
 /* ---- students ------------------------------------------------------------------------------ */
 
-#define NET "model: {arch: cnn, channels: [3, 4], strides: [1, 2]}\ntrain: {epochs: 3, batch: 20, lr: 0.01}\n"
+#define NET                                                                                                  \
+    "model: {arch: cnn, channels: [3, 4], strides: [1, 2]}\ntrain: {epochs: 3, batch: 20, lr: 0.01%s}\n"
+static const char *more = ""; // keys of train:
 
 typedef struct outcome {
     uint64_t hash;
@@ -132,7 +134,7 @@ static outcome train(const char *loss, const char *name, kd_trainer_params p, ui
     kd_trainer *t;
     kd_store *s = open_store();
     bool skipped;
-    char *file = kd_sprintf("%s/x.yaml", folder), *text = kd_sprintf("name: x\nloss: %s\n" NET, loss),
+    char *file = kd_sprintf("%s/x.yaml", folder), *text = kd_sprintf("name: x\nloss: %s\n" NET, loss, more),
          *out = kd_sprintf("%s/%s", folder, name);
     OK(kd_file_write(file, text, strlen(text), err));
     p.checkpoint_seconds = 0;
@@ -328,13 +330,13 @@ static void each_sparse_convention_trains_from_the_columns_that_serve_it(void **
 static void all_classes_kept_are_dense_targets(void **state)
 {
     (void)state;
-    double dense = value_of("[{name: kd, teacher: big, temperature: 2}]", "kd");
+    const double dense = value_of("[{name: kd, teacher: big, temperature: 2}]", "kd");
     static const char *const conventions[] = {"raw", "renorm", "bucket", "both"};
     for (size_t i = 0; i < KD_COUNT(conventions); i++) {
         char *loss = kd_sprintf("[{name: sparse_kl, teacher: all, sparse: %s, temperature: 2, t2: on}]",
                                 conventions[i]);
         double sparse = value_of(loss, "sparse_kl");
-        if (!(fabs(sparse - dense) < 0.02 * dense))
+        if (!(fabs(sparse - dense) < 0.05 * dense))
             fail_msg("%s: %g, dense %g", conventions[i], sparse, dense);
         free(loss);
     }
@@ -448,6 +450,9 @@ static void what_does_not_fit_is_refused_by_name(void **state)
     refused("[{name: embed, tap: gap, feature: gap, teacher: big}]", KD_EUSAGE, "set projection: linear");
     refused("[{name: sp, tap: gap, feature: gap, teacher: nan}]", KD_ENUMERIC,
             "nan/feat.gap, row 7: a value is not finite");
+    more = ", patience: 2";
+    refused("[{name: sp, tap: gap, feature: gap, teacher: big}]", KD_EUSAGE, "every term reads features");
+    more = "";
     refused("[{name: kd, teacher: [big*0, huge*0]}]", KD_EUSAGE, "weights of the teachers of kd sum to zero");
     refused("[{name: kd, teacher: [big, big]}]", KD_EUSAGE, "big is named twice");
     refused("[{name: kd, teacher: big*x}]", KD_EUSAGE, "expected NAME or NAME*WEIGHT");
@@ -458,15 +463,15 @@ static void another_loss_does_not_go_on_from_its_checkpoint(void **state)
 {
     (void)state;
     kd_trainer_params p = threads(1);
-    outcome o = train(FEATURES, "other", p, 4);
+    outcome o = train(FEATURES, "changed", p, 4);
     assert_int_equal(o.st, KD_ESTOPPED);
     release(&o);
     p.resume = true;
-    o = train("[{name: ce}, {name: sp, tap: gap, feature: gap, teacher: big}]", "other", p, 0);
-    assert_int_equal(o.st, KD_EMISMATCH);
-    assert_non_null(strstr(o.err.msg, "made by another run"));
+    o = train("[{name: ce}, {name: sp, tap: gap, feature: gap, teacher: big}]", "changed", p, 0);
+    if (o.st != KD_EMISMATCH || !strstr(o.err.msg, "made by another run"))
+        fail_msg("%d: %s", o.st, o.err.msg);
     release(&o);
-    o = train(FEATURES, "other", p, 0);
+    o = train(FEATURES, "changed", p, 0);
     assert_int_equal(o.st, KD_OK);
     assert_int_equal(o.hash, hash_of(FEATURES));
     release(&o);
