@@ -322,7 +322,7 @@ kd_status kd__sparse_reserve(kd_sparse *s, size_t positions, size_t entries, int
              grow(&s->logz, positions * t, sizeof(*s->logz));
         s->cap = ok ? positions + 1 : 0;
     }
-    if (ok && entries > s->entry_cap) {
+    if (ok && (entries > s->entry_cap || !s->id)) { // never NULL, also without entries
         ok = grow(&s->id, entries, sizeof(*s->id)) && grow(&s->value, entries, sizeof(*s->value)) &&
              grow(&s->exact, entries, sizeof(*s->exact));
         s->entry_cap = ok ? entries : 0;
