@@ -175,8 +175,7 @@ int64_t kd_codec_width(const kd_codec *c) { return c->width; }
 
 size_t kd_codec_most(const kd_codec *c)
 {
-    const uint64_t width = (uint64_t)c->width,
-                   kept = (uint64_t)c->p.k + (uint64_t)c->p.n; // 0 where it has none
+    const uint64_t width = (uint64_t)c->width, kept = (uint64_t)c->p.k + (uint64_t)c->p.n; // 0 where it has none
     return (size_t)(c->ops->info.sparse && kept < width ? kept : width);
 }
 
