@@ -103,7 +103,7 @@ typedef struct kd_sparse {
     uint64_t *offset; /* (positions + 1) */
     uint32_t *id;     /* (entries) rising within a position */
     float *value;     /* (entries) KD_SERVES_HEAD: log-probability at T = 1; KD_SERVES_EXPECTED: weight */
-    uint8_t *exact;   /* (entries) 1: kept as it is; 0: a sampled class that stands for others too */
+    uint8_t *exact;   /* (entries) 1: has a weight of its own; 0: a sampled class, stands for others too */
     int temperatures; /* listed ones; 0: none */
     double temperature[KD_CODEC_MAX_TEMPERATURES];
     float *tail;           /* (positions, temperatures) probability of all classes that are not kept */

@@ -181,6 +181,10 @@ kd_status kd__sparse_select(const kd_codec *c, const uint8_t *in, size_t bytes, 
 kd_status kd__sparse_twin(const kd_codec *c, const uint8_t *in, size_t bytes, size_t positions,
                           kd_sparse *out, kd_err *err);
 
+#define KD__SPARSE_HOOKS                                                                                     \
+    .learn = kd__sparse_learn, .encode = kd__sparse_encode, .sparse = kd__sparse_decode,                     \
+    .check = kd__sparse_check, .select = kd__sparse_select, .sparse_twin = kd__sparse_twin
+
 /* The mass that a tail code stands for. (topk.c) */
 float kd__tail_of(uint16_t code);
 

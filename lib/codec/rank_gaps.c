@@ -16,7 +16,8 @@
  * text, head-tail with 20 points: 10.1 entries, codebook from 340 positions), bytes a position behind
  * zstd: 15.8, of which 8.5 are low bits; order-0 entropy of the planes is 15.1. One list with a bit in the
  * class byte for "has a number": 16.1. Plain lengths instead of reduced ones: 0.3 more. The count of entries
- * without a number as it is: 0.4 more. A second bit of the gap in the byte: no less.
+ * without a number as it is: 0.4 more. A second bit of the gap in the byte: no less. A codebook from 2,000
+ * positions: 0.3 less.
  */
 #include "codec_private.h"
 

@@ -110,10 +110,5 @@ const kd__codec kd__codec_sample = {
     .options = options,
     .noptions = KD_COUNT(options),
     .open = open,
-    .learn = kd__sparse_learn,
-    .encode = kd__sparse_encode,
-    .sparse = kd__sparse_decode,
-    .check = kd__sparse_check,
-    .select = kd__sparse_select,
-    .sparse_twin = kd__sparse_twin,
+    KD__SPARSE_HOOKS,
 };

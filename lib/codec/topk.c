@@ -271,11 +271,6 @@ const kd__codec kd__codec_topk = {
     .options = options,
     .noptions = KD_COUNT(options),
     .open = open,
-    .learn = kd__sparse_learn,
-    .encode = kd__sparse_encode,
+    KD__SPARSE_HOOKS,
     .encode_sparse = encode_sparse,
-    .sparse = kd__sparse_decode,
-    .check = kd__sparse_check,
-    .select = kd__sparse_select,
-    .sparse_twin = kd__sparse_twin,
 };

@@ -10,8 +10,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define LEARN_BYTES (64u << 20) /* of the sample that a codebook is made of */
-#define LEARN_MOST  4096        /* positions */
+/* Positions that a codebook is made of. Those of a language model (49,152 classes) need a few thousand: 340
+ * leave a position 0.3 bytes longer than 2,000 do, of 15. The rows of the first chunk are in memory anyway.
+ */
+#define LEARN_MOST 4096
 
 /* ---- the column --------------------------------------------------------------------------------- */
 
@@ -133,17 +135,25 @@ void kd__packer_close(kd__packer *k)
 
 /* ---- codebooks ---------------------------------------------------------------------------------- */
 
-/* All classes of top-k positions, to learn from: those that are not listed share the tail. */
-static float *dense_of(const kd_sparse *s, size_t n, size_t width)
+/* The mean probabilities of n top-k positions, as the logits of one to learn from: classes that a position
+ * does not list share its tail. */
+static float *mean_of(const kd_sparse *s, size_t n, size_t width)
 {
-    float *v = malloc(n * width * sizeof *v);
-    for (size_t p = 0; v && p < n; p++) {
+    double *mean = calloc(width, sizeof *mean), rest = 0;
+    float *v = malloc(width * sizeof *v);
+    for (size_t p = 0; mean && v && p < n; p++) {
         const size_t listed = (size_t)(s->offset[p + 1] - s->offset[p]);
         const double share = width > listed ? (double)s->tail[p] / (double)(width - listed) : 0;
-        const float rest = share > 1e-30 ? (float)kd_codec_log(share) : -70.0f;
-        for (size_t i = 0; i < width; i++) v[p * width + i] = rest;
-        for (uint64_t i = s->offset[p]; i < s->offset[p + 1]; i++) v[p * width + s->id[i]] = s->value[i];
+        rest += share;
+        for (uint64_t i = s->offset[p]; i < s->offset[p + 1]; i++)
+            mean[s->id[i]] += kd_codec_exp(fmin((double)s->value[i], 0)) - share;
     }
+    for (size_t i = 0; mean && v && i < width; i++) {
+        const double p = (mean[i] + rest) / (double)n;
+        v[i] = p > 1e-30 ? (float)kd_codec_log(p) : -70.0f;
+    }
+    if (!mean) free(v), v = NULL;
+    free(mean);
     return v;
 }
 
@@ -151,14 +161,13 @@ kd_status kd__packer_learn(kd__packer *k, kd_column *c, kd_err *err)
 {
     const size_t width = kd_column_width(c);
     const size_t each = k->sparse ? 1 : kd_column_each(c);
-    const size_t n = kd_min_size(kd_min_size(k->rows.positions * each, LEARN_MOST),
-                                 kd_max_size(LEARN_BYTES / (width * sizeof(float)), 1));
-    float *made = k->sparse ? dense_of(&k->rows.top, n, width) : NULL;
+    const size_t n = kd_min_size(k->rows.positions * each, LEARN_MOST);
+    float *made = k->sparse && n ? mean_of(&k->rows.top, n, width) : NULL;
     k->learns = false;
     if (!n) return KD_OK;
     if (k->sparse && !made) return kd_fail(err, KD_ENOMEM, "out of memory");
     kd_status st = kd_codec_learn(c->encoding, (int64_t)width, kd_codec_params(k->codec),
-                                  made ? made : k->rows.values, n, &k->book, &k->book_bytes, err);
+                                  made ? made : k->rows.values, made ? 1 : n, &k->book, &k->book_bytes, err);
     free(made);
     if (st || !k->book) return st;
     c->book = k->book;

@@ -65,7 +65,7 @@ static json_t *common_contract(const kd_store *s, uint32_t g)
 {
     char root[33];
     json_t *c = json_object_get(entry_of(s, g), "contract");
-    json_t *copy = c ? json_copy(c) : json_object();
+    json_t *copy = json_is_object(c) ? json_copy(c) : json_object();
     kd__base_root(s, root);
     const char *of = json_string_value(json_object_get(copy, "store"));
     if (of && !strcmp(of, root)) json_object_del(copy, "store");

@@ -58,6 +58,7 @@ static kd_status copy_entries(kd__rewrite *r, const char *command, kd_err *err)
     if (!r->contract || !r->extra) return no_memory(r, err);
     for (uint32_t g = 0; g < s->nsegments; g++) {
         const json_t *entry = s->segments[g].entry, *contract = json_object_get(entry, "contract");
+        if (json_is_null(contract)) contract = NULL;
         r->extra[g] = json_deep_copy(entry);
         r->contract[g] = contract ? json_deep_copy(contract) : NULL;
         if (!r->extra[g] || (contract && !r->contract[g]) ||

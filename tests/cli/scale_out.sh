@@ -84,17 +84,7 @@ same "nothing is left of a refusal" "$(ls -d x.kd* 2>/dev/null)" ""
 
 # A merge that is killed at several moments goes on, and ends as the same store.
 rm -rf all.kd
-kills=0
-for pause in 0.005 0.01 0.02 0.03 0.05 0.08; do
-  kd-store merge all.kd part1.kd part2.kd part3.kd --resume >/dev/null 2>&1 &
-  pid=$!
-  sleep $pause
-  if kill -9 $pid 2>/dev/null; then kills=$((kills + 1)); fi
-  wait $pid 2>/dev/null
-  if [ -e all.kd ]; then break; fi
-done
-echo "# $kills kills"
-[ -e all.kd ] || check "a killed merge goes on" kd-store merge all.kd part1.kd part2.kd part3.kd --resume
+killed_often all.kd "0.005 0.01 0.02 0.03 0.05 0.08" kd-store merge all.kd part1.kd part2.kd part3.kd --resume
 same "it ends as the same store" "$(root all.kd)" "$one"
 check "which verifies" kd-store verify all.kd
 same "and holds nothing else" "$(ls all.kd | tr '\n' ' ')" "base.mdb big.mdb manifest.json "

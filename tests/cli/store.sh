@@ -51,17 +51,7 @@ rm -rf d.kd
 refused 2 "already there" "a finished store is not overwritten" "$KD_BIN/kd-dump" data.yaml -o f.kd
 
 # Killed at several moments, resumed until whole: the root is that of the uninterrupted dump.
-kills=0
-for pause in 0.05 0.1 0.2 0.3 0.4 0.5 0.6; do
-  "$KD_BIN/kd-dump" data.yaml -o k.kd --resume >/dev/null 2>&1 &
-  pid=$!
-  sleep $pause
-  if kill -9 $pid 2>/dev/null; then kills=$((kills + 1)); fi
-  wait $pid 2>/dev/null
-  if [ -e k.kd ]; then break; fi
-done
-echo "# $kills kills"
-[ -e k.kd ] || check "a killed dump resumes" "$KD_BIN/kd-dump" data.yaml -o k.kd --resume
+killed_often k.kd "0.05 0.1 0.2 0.3 0.4 0.5 0.6" "$KD_BIN/kd-dump" data.yaml -o k.kd --resume
 same "its root is that of the uninterrupted one" "$("$KD_BIN/kd-store" stat k.kd --json 2>/dev/null | jq -r .root)" "$root"
 check "it verifies" "$KD_BIN/kd-store" verify k.kd
 same "nothing unfinished is left" "$(ls -d k.kd.part 2>/dev/null)" ""

@@ -2,14 +2,7 @@
 # kd-dump --teacher: what it refuses, and kills of the pass.
 . "$(dirname "$0")/common"
 cd "$work" || exit 1
-cat >data.yaml <<Y
-data:
-  train_input: [$FASHION/t10k-images-idx3-ubyte.gz]
-  train_label: [$FASHION/t10k-labels-idx1-ubyte.gz]
-  shape: [28, 28, 1]
-  classes: 10
-  chunk_rows: 256
-Y
+small_data_yaml >data.yaml
 cat >teacher.yaml <<Y
 name: teacher
 model: {arch: cnn, channels: [8, 16], strides: [2, 2]}

@@ -4,14 +4,7 @@
 . "$(dirname "$0")/common"
 cd "$work" || exit 1
 export OMP_WAIT_POLICY=passive # other tests may use the same cores
-cat >data.yaml <<Y
-data:
-  train_input: [$FASHION/t10k-images-idx3-ubyte.gz]
-  train_label: [$FASHION/t10k-labels-idx1-ubyte.gz]
-  shape: [28, 28, 1]
-  classes: 10
-  chunk_rows: 256
-Y
+small_data_yaml >data.yaml
 cat >teacher.yaml <<Y
 name: teacher
 model: {arch: mlp, hidden: [64]}

@@ -125,6 +125,10 @@ def edited(change):
 def a_manifest_that_says_something_else_is_refused():
     def column(m, **to):
         m["segments"][0]["columns"][2].update(to)
+
+    def claim(m, chunks):
+        m["segments"][0].update(bytes=100 * chunks)
+        m["chunks"][0].update(count=chunks)
     for kind, text, change in (
             (kdstore.Mismatch, "store format 2", lambda m: m.update(format=2)),
             (kdstore.Damaged, "chunks add up to", lambda m: m.update(rows=m["rows"] + 1)),
@@ -136,6 +140,7 @@ def a_manifest_that_says_something_else_is_refused():
             (kdstore.Damaged, "an axis must be", lambda m: column(m, shape=[3, -1])),
             (kdstore.Damaged, "larger than 1 GiB", lambda m: column(m, shape=[1 << 30, 1 << 30])),
             (kdstore.Damaged, "more chunks than", lambda m: m["chunks"][0].update(count=1 << 31)),
+            (kdstore.Damaged, "more than its files can hold", lambda m: claim(m, 1 << 21)),
             (kdstore.Damaged, "'segments' is not a list", lambda m: m.update(segments=[]))):
         before = edited(change)
         refused(kind, text, kdstore.Store, copy)

@@ -115,6 +115,19 @@ static inline kd_teacher *open_teacher(const char *path, int64_t batch, int thre
     return t;
 }
 
+/* A store, and two teachers for it that differ in their weights. */
+static inline void make_two_teachers(kd_teacher **t, kd_teacher **u)
+{
+    teacher_opts o = right;
+    make_store();
+    make_teacher(right);
+    o.path = other_path;
+    o.seed = 2;
+    make_teacher(o);
+    *t = open_teacher(teacher_path, 10, 1);
+    *u = open_teacher(other_path, 10, 1);
+}
+
 static inline kd_store *open_store(void)
 {
     kd_store *s;

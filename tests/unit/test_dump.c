@@ -436,13 +436,8 @@ static void later_passes_add_segments_of_their_own(void **state)
 static void one_name_never_stands_for_two_teachers(void **state)
 {
     (void)state;
-    make_store();
-    make_teacher(right);
-    teacher_opts o = right;
-    o.path = other_path;
-    o.seed = 2;
-    make_teacher(o);
-    kd_teacher *t = open_teacher(teacher_path, 10, 1), *u = open_teacher(other_path, 10, 1);
+    kd_teacher *t, *u;
+    make_two_teachers(&t, &u);
     kd_dump_params p = kd_dump_default_params();
     OK(dump(t, p, params(false, false), NULL, err));
     p.logits = false;

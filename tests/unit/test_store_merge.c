@@ -75,6 +75,25 @@ static void what_cannot_be_cut_is_refused(void **state)
     assert_false(kd_exists(out));
 }
 
+static void a_store_without_a_contract_is_cut_as_any_other(void **state)
+{
+    (void)state;
+    char path[8][160];
+    kd_column c[FX_COLUMNS];
+    kd_writer_params p = fx_params();
+    kd_store_writer *w;
+    kd_chunk_info chunk[2] = {{0, 32, KD_TRAIN}, {32, 20, KD_TRAIN}};
+    const char *whole = in_dir("plain.kd"), *back = in_dir("plain-back.kd");
+    fx_columns(c);
+    OK(kd_store_create(&w, whole, c, FX_COLUMNS, NULL, &p, err));
+    for (int i = 0; i < 2; i++) OK(fx_append(w, c, FX_COLUMNS, 100, &chunk[i], err));
+    OK(kd_store_writer_seal(w, NULL, err));
+    cut(whole, 2, false, path);
+    const char *parts[2] = {path[0], path[1]};
+    OK(merge(back, parts, 2, false, NULL, err));
+    same_root(back, whole);
+}
+
 static void a_merge_of_some_parts_says_which(void **state)
 {
     (void)state;
@@ -298,6 +317,7 @@ int main(void)
         cmocka_unit_test(parts_put_together_are_the_whole),
         cmocka_unit_test(each_part_has_its_share_of_each_split),
         cmocka_unit_test(what_cannot_be_cut_is_refused),
+        cmocka_unit_test(a_store_without_a_contract_is_cut_as_any_other),
         cmocka_unit_test(a_merge_of_some_parts_says_which),
         cmocka_unit_test(rows_that_came_before_are_refused_or_left_out),
         cmocka_unit_test(outputs_of_whole_chunks_are_never_cut),

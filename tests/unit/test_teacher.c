@@ -282,13 +282,8 @@ static void a_stopped_pass_resumes_to_the_same_records(void **state)
 static void a_pass_of_another_teacher_is_not_resumed(void **state)
 {
     (void)state;
-    make_store();
-    make_teacher(right);
-    teacher_opts o = right;
-    o.path = other_path;
-    o.seed = 2;
-    make_teacher(o);
-    kd_teacher *t = open_teacher(teacher_path, 10, 1), *u = open_teacher(other_path, 10, 1);
+    kd_teacher *t, *u;
+    make_two_teachers(&t, &u);
     assert_string_not_equal(kd_teacher_fingerprint(t), kd_teacher_fingerprint(u));
     FAILS(dump(t, params(false, false), KD_F32, 40, err), KD_ESTOPPED, "32 of 150");
     FAILS(dump(u, params(true, false), KD_F32, ROWS + 1, err), KD_EMISMATCH, "teacher");

@@ -15,6 +15,8 @@ from .xxh3 import hash128
 FORMAT = 1
 MAX_BYTES = 64 << 20
 _ROWS_MAX = 1 << 48
+_CHUNK_BYTES = 80   # at least: a chunk has a record of each column, and a record has a header
+_FREE_CHUNKS = 1 << 20   # believed without a look at the files
 _DIGITS = b'"checksum": "'
 
 Chunk = collections.namedtuple("Chunk", "index first rows split")
@@ -105,7 +107,7 @@ class Manifest:
 
     def _chunks(self):
         where, m = self.where, self.json
-        runs, budget, n = m.get("chunks"), self.bytes // 80 + 1, 0
+        runs, budget, n = m.get("chunks"), self.bytes // _CHUNK_BYTES + 1, 0
         if not isinstance(runs, list):
             raise Damaged(f"{where}: 'chunks' is not a list")
         table = []
@@ -119,6 +121,8 @@ class Manifest:
             if n > budget or n >= (1 << 32) - 1:
                 raise Damaged(f"{where}: more chunks than its {self.bytes} bytes can hold")
             table.append((split, rows, count))
+        if n > _FREE_CHUNKS and n > self._bytes_there() // _CHUNK_BYTES + 1:
+            raise Damaged(f"{where}: {n} chunks, more than its files can hold")
         self.chunks, self.rows, self.splits = [], 0, dict.fromkeys(columns.SPLITS, 0)
         for split, rows, count in table:
             for _ in range(count):
@@ -132,6 +136,11 @@ class Manifest:
             said = text.member_int(m.get("splits"), split, 0, _ROWS_MAX, where)
             if said != rows:
                 raise Damaged(f"{where}: {said} rows of split {split}, its chunks add up to {rows}")
+
+    def _bytes_there(self):
+        """Bytes that the segments' files have, whatever the manifest says."""
+        paths = (os.path.join(self.path, g.file) for g in self.segments)
+        return sum(os.path.getsize(p) for p in paths if os.path.isfile(p))
 
 
 def _check_text(data, where):

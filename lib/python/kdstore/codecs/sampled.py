@@ -63,30 +63,40 @@ class HeadTail(SparseCodec):
         self.open_entries(n)
 
     def pick(self, z, ids, at):
-        n, step = self.params["n"], self.params["step"]
+        n = self.params["n"]
         w = weights.weights(z, self.params["temperature"])
         total = weights.running(weights.block_sums(w))[:, -1]
         flat = w.reshape(len(z), -1)
         head = n * flat >= total[:, None]
         kept = head & (np.cumsum(head, axis=1) <= self.most)
+        q, chance = self._steps(z, flat, total, kept)
         flat[head] = 0
         before = weights.running(weights.block_sums(w))
         inside = np.cumsum(np.concatenate([before[:, :-1, None], w], axis=2), axis=2)[..., 1:].reshape(len(z), -1)
         u, apart = weights.draws(self.params["seed"], ids, at, 1)[:, 0], total / n
-        gap = (z.astype(np.float64) - z.max(axis=1, keepdims=True)) * (1 / self.params["temperature"])
-        q = np.clip(np.rint((exact.log(total)[:, None] - gap) / step), 0, 255)
+        first = np.concatenate([[0], np.cumsum(kept.sum(axis=1))])
         count, id, number = [], [], []
         for i in range(len(z)):
-            mine = np.flatnonzero(kept[i])
-            x = (u[i] + np.arange(self.most - len(mine))) * apart[i]
+            mine, its = np.flatnonzero(kept[i]), slice(first[i], first[i + 1])
+            lower, rest = walk_head(float(u[i]), chance[its].tolist())
+            x = (rest + np.arange(self.most - len(mine))) * apart[i]
             tail = walk(flat[i], inside[i], before[i, 1:], x)
             both = np.concatenate([mine, tail])
             order = np.argsort(both)
             id.append(both[order])
-            number.append(np.concatenate([q[i, mine], np.full(len(tail), -1)])[order])
+            number.append(np.concatenate([q[its] + lower, np.full(len(tail), -1)])[order])
             count.append(len(both))
         return Picks(np.array(count), np.concatenate(id), np.concatenate(number).astype(np.int64),
                      np.zeros((len(z), 0, 2), np.int64))
+
+    def _steps(self, z, w, total, kept):
+        """Of the kept classes: the step above each one's probability, and the chance to take it instead of the next."""
+        step = self.params["step"]
+        i, j = np.nonzero(kept)
+        gap = (z[i, j].astype(np.float64) - z.max(axis=1)[i]) * (1 / self.params["temperature"])
+        q = np.clip(np.floor((exact.log(total)[i] - gap) / step), 0, 254).astype(np.int64)
+        upper, lower = (self._heads(k).astype(np.float32).astype(np.float64) for k in (q, q + 1))
+        return q, np.clip((w[i, j] / total[i] - lower) / (upper - lower), 0, 1)
 
     def _heads(self, number):
         return exact.exp(-(np.maximum(number, 0) * self.params["step"]))
@@ -98,6 +108,18 @@ class HeadTail(SparseCodec):
     def give_values(self, count, number, codes):
         has = number >= 0
         return np.where(has, self._heads(number).astype(np.float32), np.float32(1 / self.params["n"])), has
+
+
+def walk_head(next, chance):
+    """Which of the head's classes, `chance` long, no point falls on (1, else 0), and how far behind the last the next
+    point is."""
+    lower = []
+    for g in chance:
+        lower.append(int(next >= g))
+        next -= g
+        if not lower[-1]:
+            next += 1
+    return np.array(lower, np.int64), next
 
 
 def walk(w, inside, ends, x):
