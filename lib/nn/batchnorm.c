@@ -13,6 +13,9 @@
  * ReLU's mask is made again from x, y > 0 being a x + b > 0, which is cheaper than reading y; so y is
  * not needed in backward and its memory is free as soon as the next layers allow. Inference is
  * the second pass alone, with the running statistics.
+ *
+ * A convolution that alone feeds the batch norm, or alone reads it, runs the loops on its side of it over its
+ * own slices, while they are in the cache (conv.c). What is left here are the sums over slices.
  */
 #include "nn_private.h"
 
@@ -45,126 +48,170 @@ static kd_status shape(kd_graph *g, kd__node_info *n, kd_err *err)
     return st ? st : kd__graph_param(g, n, "running_var", 1, c, true, false, err);
 }
 
-/* The grid of one batch norm: a power of two of slices, so that teams of 2, 4, 8, ... share evenly. */
+/* Rows cut into slices of `step`; the last one may be smaller. */
 typedef struct grid {
-    size_t rows, c, slices;
+    size_t rows, c, slices, step;
 } grid;
 
-static grid grid_of(const kd_exec *ex, const kd__node_info *n)
+/* The slices of the given neighbour; without one about a power of two, so that teams of 2, 4, 8, ... share
+ * evenly. */
+static grid grid_of(const kd_exec *ex, const kd__state *s, const kd__state *neighbour)
 {
+    const kd__node_info *n = s->n;
     grid g = {.c = (size_t)n->dims[n->ndims - 1], .slices = 1};
     g.rows = (size_t)ex->p.batch * n->size / g.c;
     while (g.slices < MAX_SLICES && g.slices * 2 <= g.rows && g.slices * 2 * SLICE_FLOATS <= g.rows * g.c)
         g.slices *= 2;
+    g.step =
+        neighbour ? kd__conv_slice(neighbour->own) * (n->size / g.c) : (g.rows + g.slices - 1) / g.slices;
+    g.slices = (g.rows + g.step - 1) / g.step;
     return g;
 }
 
-static size_t slice_at(const grid *g, size_t s) { return g->rows * s / g->slices; }
-static size_t slice_rows(const grid *g, size_t s) { return slice_at(g, s + 1) - slice_at(g, s); }
+static size_t slice_at(const grid *g, size_t s) { return s * g->step; }
+static size_t slice_rows(const grid *g, size_t s) { return kd_min_size(g->step, g->rows - s * g->step); }
 
-/* What is kept from forward to backward, (C) each. */
+/* What is kept from forward to backward: (C) each, and two sums of each slice, (slices, 2, C): first of x,
+ * then of dy. */
 typedef struct kept {
-    float *mean, *inv, *a, *b, *k1, *k2, *k3;
+    float *mean, *inv, *a, *b, *k1, *k2, *k3, *sums;
 } kept;
 
-static kept kept_of(const kd__state *s, size_t c)
+static size_t channels(const kd__state *s) { return (size_t)s->n->dims[s->n->ndims - 1]; }
+
+static kept kept_of(const kd__state *s)
 {
+    const size_t c = channels(s);
     float *p = s->keep;
-    return (kept){p, p + c, p + 2 * c, p + 3 * c, p + 4 * c, p + 5 * c, p + 6 * c};
+    return (kept){p, p + c, p + 2 * c, p + 3 * c, p + 4 * c, p + 5 * c, p + 6 * c, p + 7 * c};
 }
 
 static kd_status plan(kd_exec *ex, kd__state *s, kd_err *err)
 {
-    const grid g = grid_of(ex, s->n);
+    const grid g = grid_of(ex, s, NULL);
     if (ex->p.training && g.rows < 2)
         return kd_fail(err, KD_EUSAGE,
                        "layer %s: batch norm trains on at least 2 values a channel, there is 1; "
                        "use a larger batch",
                        s->n->name);
-    s->keep_floats = 7 * g.c;
-    s->shared_floats = 2 * g.slices * g.c;
+    const size_t slices = s->prev || s->next ? kd_max_size(g.slices, KD__CONV_SLICES) : g.slices;
+    s->keep_floats = (7 + 2 * slices) * g.c;
     return KD_OK;
+}
+
+/* ---- loops over rows, run here or by a neighbour -------------------------------------------- */
+
+static kd__bn_factors factors_of(const kd__state *s)
+{
+    const kept k = kept_of(s);
+    const bool relu = s->n->a.relu;
+    return (kd__bn_factors){k.mean, relu ? k.a : NULL, relu ? k.b : NULL, k.k1, k.k2, k.k3};
+}
+
+void kd__bn_moments(kd__state *s, size_t slice, size_t row, size_t rows)
+{
+    const size_t c = channels(s);
+    float *sums = kept_of(s).sums + slice * 2 * c;
+    kd__vec_get()->moments(sums, sums + c, s->x[0] + row * c, rows, c);
+}
+
+void kd__bn_apply(kd__state *s, size_t row, size_t rows)
+{
+    const size_t c = channels(s), at = row * c;
+    const kept k = kept_of(s);
+    kd__vec_get()->scale_shift(s->y + at, s->x[0] + at, k.a, k.b, rows, c, s->n->a.relu);
+}
+
+void kd__bn_sums(kd__state *s, size_t slice, size_t row, size_t rows)
+{
+    const size_t c = channels(s), at = row * c;
+    const kd__bn_factors f = factors_of(s);
+    float *sums = kept_of(s).sums + slice * 2 * c;
+    kd__vec_get()->bn_grad_sums(sums, sums + c, s->dy + at, s->x[0] + at, rows, c, &f);
+}
+
+void kd__bn_dx(kd__state *s, size_t row, size_t rows)
+{
+    const size_t c = channels(s), at = row * c;
+    const kd__bn_factors f = factors_of(s);
+    kd__vec_get()->bn_dx(s->dx[0] + at, s->dy + at, s->x[0] + at, rows, c, &f, s->add[0]);
 }
 
 /* ---- forward ------------------------------------------------------------------------------ */
 
 /* Mean and sum of squared deviations of channel i over all slices, joined in their order. */
-static void join_slices(const grid *g, const float *m, const float *q, size_t i, double *mean, double *sq)
+static void join_slices(const grid *g, const float *sums, size_t i, double *mean, double *sq)
 {
     *mean = *sq = 0;
-    for (size_t s = 0; s < g->slices; s++) {
+    for (size_t s = 0; s < g->slices; s++, sums += 2 * g->c) {
         const double before = (double)slice_at(g, s), n = (double)slice_rows(g, s);
-        const double d = (double)m[s * g->c + i] - *mean, share = n / (before + n);
+        const double d = (double)sums[i] - *mean, share = n / (before + n);
         *mean += d * share;
-        *sq += (double)q[s * g->c + i] + d * d * before * share;
+        *sq += (double)sums[g->c + i] + d * d * before * share;
     }
 }
 
-static void batch_statistics(kd__state *s, const grid *g, const kept *k)
+static void batch_statistics(kd_exec *ex, kd__state *s)
 {
-    float *m = s->shared, *q = m + g->slices * g->c; // (slices, C) each
+    const grid g = grid_of(ex, s, s->prev);
+    const kept k = kept_of(s);
+    if (!s->prev) {
 #pragma omp for schedule(static)
-    for (size_t t = 0; t < g->slices; t++)
-        kd__vec_get()->moments(m + t * g->c, q + t * g->c, s->x[0] + slice_at(g, t) * g->c, slice_rows(g, t),
-                               g->c);
-    const double rows = (double)g->rows, momentum = (double)s->n->a.momentum;
+        for (size_t t = 0; t < g.slices; t++) kd__bn_moments(s, t, slice_at(&g, t), slice_rows(&g, t));
+    }
+    const double rows = (double)g.rows, momentum = (double)s->n->a.momentum;
 #pragma omp for schedule(static)
-    for (size_t i = 0; i < g->c; i++) {
+    for (size_t i = 0; i < g.c; i++) {
         double mean, sq;
-        join_slices(g, m, q, i, &mean, &sq);
+        join_slices(&g, k.sums, i, &mean, &sq);
         const double inv = 1 / sqrt(sq / rows + (double)s->n->a.eps), a = (double)s->w[WEIGHT][i] * inv;
-        k->mean[i] = (float)mean;
-        k->inv[i] = (float)inv;
-        k->a[i] = (float)a;
-        k->b[i] = (float)((double)s->w[BIAS][i] - a * mean);
+        k.mean[i] = (float)mean;
+        k.inv[i] = (float)inv;
+        k.a[i] = (float)a;
+        k.b[i] = (float)((double)s->w[BIAS][i] - a * mean);
         s->w[MEAN][i] = (float)((1 - momentum) * (double)s->w[MEAN][i] + momentum * mean);
         s->w[VAR][i] = (float)((1 - momentum) * (double)s->w[VAR][i] + momentum * sq / (rows - 1));
     }
 }
 
-static void running_statistics(kd__state *s, const grid *g, const kept *k)
+static void running_statistics(kd_exec *ex, kd__state *s)
 {
+    (void)ex;
+    const kept k = kept_of(s);
+    const size_t c = channels(s);
 #pragma omp for schedule(static)
-    for (size_t i = 0; i < g->c; i++) {
+    for (size_t i = 0; i < c; i++) {
         const double a = (double)s->w[WEIGHT][i] / sqrt((double)s->w[VAR][i] + (double)s->n->a.eps);
-        k->a[i] = (float)a;
-        k->b[i] = (float)((double)s->w[BIAS][i] - a * (double)s->w[MEAN][i]);
+        k.a[i] = (float)a;
+        k.b[i] = (float)((double)s->w[BIAS][i] - a * (double)s->w[MEAN][i]);
     }
 }
 
 static void forward(kd_exec *ex, kd__state *s)
 {
-    const grid g = grid_of(ex, s->n);
-    const kept k = kept_of(s, g.c);
-    (ex->p.training ? batch_statistics : running_statistics)(s, &g, &k);
+    (ex->p.training ? batch_statistics : running_statistics)(ex, s);
+    if (s->next) return;
+    const grid g = grid_of(ex, s, NULL);
 #pragma omp for schedule(static)
-    for (size_t t = 0; t < g.slices; t++) {
-        const size_t at = slice_at(&g, t) * g.c;
-        kd__vec_get()->scale_shift(s->y + at, s->x[0] + at, k.a, k.b, slice_rows(&g, t), g.c, s->n->a.relu);
-    }
+    for (size_t t = 0; t < g.slices; t++) kd__bn_apply(s, slice_at(&g, t), slice_rows(&g, t));
 }
 
 /* ---- backward ----------------------------------------------------------------------------- */
 
-static void backward(kd_exec *ex, kd__state *s)
+static void join_sums(kd_exec *ex, kd__state *s)
 {
-    const grid g = grid_of(ex, s->n);
-    const kept k = kept_of(s, g.c);
-    const bool relu = s->n->a.relu;
-    const kd__bn_factors f = {k.mean, relu ? k.a : NULL, relu ? k.b : NULL, k.k1, k.k2, k.k3};
-    float *s1 = s->shared, *s2 = s1 + g.slices * g.c; // (slices, C) each
+    const grid g = grid_of(ex, s, s->next);
+    const kept k = kept_of(s);
+    if (!s->next) {
 #pragma omp for schedule(static)
-    for (size_t t = 0; t < g.slices; t++) {
-        const size_t at = slice_at(&g, t) * g.c;
-        kd__vec_get()->bn_grad_sums(s1 + t * g.c, s2 + t * g.c, s->dy + at, s->x[0] + at, slice_rows(&g, t),
-                                    g.c, &f);
+        for (size_t t = 0; t < g.slices; t++) kd__bn_sums(s, t, slice_at(&g, t), slice_rows(&g, t));
     }
 #pragma omp for schedule(static)
     for (size_t i = 0; i < g.c; i++) {
         double sum = 0, dot = 0;
         for (size_t t = 0; t < g.slices; t++) {
-            sum += (double)s1[t * g.c + i];
-            dot += (double)s2[t * g.c + i];
+            sum += (double)k.sums[2 * t * g.c + i];
+            dot += (double)k.sums[(2 * t + 1) * g.c + i];
         }
         const double inv = (double)k.inv[i], w = (double)s->w[WEIGHT][i] * inv, rows = (double)g.rows;
         s->dw[WEIGHT][i] = (float)(dot * inv);
@@ -173,12 +220,15 @@ static void backward(kd_exec *ex, kd__state *s)
         k.k2[i] = (float)(-w * inv * inv * dot / rows);
         k.k3[i] = (float)(-w * sum / rows);
     }
-    if (!s->dx[0]) return;
+}
+
+static void backward(kd_exec *ex, kd__state *s)
+{
+    join_sums(ex, s);
+    if (!s->dx[0] || s->prev) return;
+    const grid g = grid_of(ex, s, NULL);
 #pragma omp for schedule(static)
-    for (size_t t = 0; t < g.slices; t++) {
-        const size_t at = slice_at(&g, t) * g.c;
-        kd__vec_get()->bn_dx(s->dx[0] + at, s->dy + at, s->x[0] + at, slice_rows(&g, t), g.c, &f, s->add[0]);
-    }
+    for (size_t t = 0; t < g.slices; t++) kd__bn_dx(s, slice_at(&g, t), slice_rows(&g, t));
 }
 
 /* ---- the twins in plain C ----------------------------------------------------------------- */
@@ -202,7 +252,7 @@ static double naive_value(const kd__state *s, const grid *g, size_t r, size_t i,
 
 static void naive_forward(kd_exec *ex, kd__state *s)
 {
-    const grid g = grid_of(ex, s->n);
+    const grid g = grid_of(ex, s, NULL);
     for (size_t i = 0; i < g.c; i++) {
         double mean = (double)s->w[MEAN][i], var = (double)s->w[VAR][i];
         if (ex->p.training) {
@@ -220,7 +270,7 @@ static void naive_forward(kd_exec *ex, kd__state *s)
 
 static void naive_backward(kd_exec *ex, kd__state *s)
 {
-    const grid g = grid_of(ex, s->n);
+    const grid g = grid_of(ex, s, NULL);
     for (size_t i = 0; i < g.c; i++) {
         double mean, var, sum = 0, dot = 0;
         naive_moments(s, &g, i, &mean, &var);

@@ -7,6 +7,11 @@
  * fixed tree, elements spread over the team. So no sum depends on the number of threads, and a
  * backward pass has two barriers.
  *
+ * A batch norm beside the convolution has its loops run here, slice by slice (kd__state's prev and next): one
+ * in front writes its y just before the kernel reads it and sums up its dy as soon as dx is there; one
+ * behind takes its statistics of y, and its dx just before the kernels read it as dy. What a thread has in
+ * its cache is then read twice, and fewer tensors travel through memory.
+ *
  * Weights lie plain in the parameter slab, (out, c/groups, k, k). The library wants them in an order
  * of its own, another one for each pass. A table asked for once says where each number goes; forward
  * copies the weights for itself and for backward (parameters do not change in between), and dW is
@@ -31,6 +36,7 @@ struct kd__conv {
     bool pointwise;
     int64_t slice, slices;   /* images in a slice; the last slice may be smaller */
     size_t x_image, y_image; /* floats of one image */
+    size_t x_pixels, y_pixels;
     size_t weights;
     kd__prim *prim[3][2];  /* [pass][last slice] */
     packing pack[3];       /* by pass; copy is NULL for KD__CONV_WEIGHTS */
@@ -50,9 +56,10 @@ static int64_t choose_slice(const kd__conv_desc *d)
 {
     const double weights = (double)d->out * (double)(d->c / d->groups) * d->k * d->k;
     const double macs = weights * (double)(d->out_h * d->out_w) * (double)d->batch;
-    const double shares = d->training ? (2 << 20) / weights : 32;
+    const double shares = d->training ? (2 << 20) / weights : KD__CONV_SLICES;
     int64_t slices = 8;
-    while (slices < 32 && 1e6 * (double)slices < macs && (double)(2 * slices) <= shares) slices *= 2;
+    while (slices < KD__CONV_SLICES && 1e6 * (double)slices < macs && (double)(2 * slices) <= shares)
+        slices *= 2;
     return div_up(d->batch, slices);
 }
 
@@ -108,8 +115,10 @@ kd_status kd__conv_create(kd__conv **out, const kd__conv_desc *d, kd__team *team
     v->pointwise = d->k == 1 && d->stride == 1 && d->pad == 0 && d->groups == 1;
     v->slice = choose_slice(d);
     v->slices = div_up(d->batch, v->slice);
-    v->x_image = (size_t)(d->h * d->w * d->c);
-    v->y_image = (size_t)(d->out_h * d->out_w * d->out);
+    v->x_pixels = (size_t)(d->h * d->w);
+    v->y_pixels = (size_t)(d->out_h * d->out_w);
+    v->x_image = v->x_pixels * (size_t)d->c;
+    v->y_image = v->y_pixels * (size_t)d->out;
     v->weights = (size_t)(d->out * (d->c / d->groups) * d->k * d->k);
     kd_status st = make_pass(v, KD__CONV_FORWARD, err);
     if (!st && d->need_dx) st = make_pass(v, KD__CONV_DATA, err);
@@ -135,6 +144,8 @@ void kd__conv_free(kd__conv *v)
     }
     free(v);
 }
+
+size_t kd__conv_slice(const kd__conv *v) { return (size_t)v->slice; }
 
 size_t kd__conv_shared_floats(const kd__conv *v) { return v->d.training ? (size_t)v->slices * v->share : 0; }
 
@@ -170,15 +181,22 @@ static const float *weights_of(const kd__conv *v, kd__conv_pass pass, const floa
     return v->pack[pass].copy ? v->pack[pass].copy : w;
 }
 
+static size_t images_of(const kd__conv *v, int64_t s)
+{
+    return (size_t)(s == v->slices - 1 ? v->d.batch - s * v->slice : v->slice);
+}
+
 void kd__conv_forward(kd__conv *v, const float *x, const float *w, const float *bias, float *y)
 {
     pack_weights(v, w);
     const float *weights = weights_of(v, KD__CONV_FORWARD, w);
 #pragma omp for schedule(static)
     for (int64_t s = 0; s < v->slices; s++) {
-        const size_t image = (size_t)(s * v->slice);
+        const size_t image = (size_t)(s * v->slice), images = images_of(v, s);
+        if (v->d.prev) kd__bn_apply(v->d.prev, image * v->x_pixels, images * v->x_pixels);
         kd__prim_run(v->prim[KD__CONV_FORWARD][s == v->slices - 1], x + image * v->x_image, weights, bias,
                      y + image * v->y_image);
+        if (v->d.next) kd__bn_moments(v->d.next, (size_t)s, image * v->y_pixels, images * v->y_pixels);
     }
 }
 
@@ -198,9 +216,10 @@ static void backward_slice(const kd__conv *v, const kd__conv_grads *g, int64_t s
     const kd__vec *vec = kd__vec_get();
     const int last = s == v->slices - 1;
     const size_t first = (size_t)(s * v->slice);
-    const size_t images = last ? (size_t)v->d.batch - first : (size_t)v->slice;
+    const size_t images = images_of(v, s);
     const float *x = g->x + first * v->x_image;
     float *dy = g->dy + first * v->y_image, *share = g->shared + (size_t)s * v->share;
+    if (v->d.next) kd__bn_dx(v->d.next, first * v->y_pixels, images * v->y_pixels);
     if (v->d.relu) vec->relu_mask(dy, dy, g->y + first * v->y_image, images * v->y_image);
     if (v->d.bias)
         vec->col_sum(share + v->bias_at, dy, images * v->y_image / (size_t)v->d.out, (size_t)v->d.out,
@@ -208,6 +227,7 @@ static void backward_slice(const kd__conv *v, const kd__conv_grads *g, int64_t s
     if (g->dx)
         data_gradient(v, v->prim[KD__CONV_DATA][last], dy, weights_of(v, KD__CONV_DATA, g->w),
                       g->dx + first * v->x_image, images);
+    if (v->d.prev) kd__bn_sums(v->d.prev, (size_t)s, first * v->x_pixels, images * v->x_pixels);
     const kd__prim *weights = v->prim[KD__CONV_WEIGHTS][last];
     if (v->pointwise)
         kd__prim_run(weights, dy, x, NULL, share);

@@ -93,6 +93,8 @@ static kd_status plan(kd_exec *ex, kd__state *s, kd_err *err)
     d.training = ex->p.training;
     d.need_dx = s->want_dx[0];
     d.accumulate_dx = s->add[0];
+    d.prev = s->prev;
+    d.next = s->next;
     kd__team *team;
     kd__conv *conv = NULL;
     kd_status st = kd__exec_team(&team, ex, err);

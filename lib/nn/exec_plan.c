@@ -8,6 +8,9 @@
  *     gradient of node i   [first backward of a reader (the loss, for an output), backward of i]
  *     what an op keeps     [i, backward of i]
  *
+ * A convolution whose slices run the loops of a batch norm behind it (find_neighbours) uses what that one
+ * keeps, and y in backward.
+ *
  * Values of inputs, outputs and kept nodes are the caller's and live from before the first step to behind the
  * last one. Without training there is no backward, so a value lives until its last reader and a deep network
  * needs little more than its two largest neighbours.
@@ -43,6 +46,7 @@ typedef struct planning {
     bool *grad;    /* per node: its gradient is wanted */
     bool *written; /* per node: somebody has written its gradient */
     bool *output;  /* per node, aliases resolved */
+    int *readers;  /* per node */
     places *at;    /* per node */
     buffer *buf;
     int bufs;
@@ -108,6 +112,31 @@ static void find_gradients(planning *p)
     }
 }
 
+static bool convolves(const kd__node_info *n) { return n->op == &kd__op_conv2d || n->op == &kd__op_dwconv2d; }
+
+/* A convolution and a batch norm are neighbours where nobody else reads what is between them. */
+static void find_neighbours(planning *p)
+{
+    kd_exec *ex = p->ex;
+    const kd_graph *g = ex->g;
+    if (!ex->p.training || ex->p.naive || g->unfused) return;
+    for (int s = 0; s < ex->steps; s++) {
+        const kd_node n = ex->order[s];
+        for (int k = 0; k < g->node[n].nin; k++) p->readers[input_of(g, n, k)]++;
+    }
+    for (int s = 0; s < ex->steps; s++) {
+        const kd_node n = ex->order[s];
+        if (g->node[n].nin != 1) continue;
+        const kd_node x = input_of(g, n, 0);
+        const kd__node_info *a = &g->node[x], *b = &g->node[n];
+        if (p->readers[x] != 1 || p->output[x] || p->output[n]) continue;
+        if (!(convolves(a) && b->op == &kd__op_batchnorm) && !(a->op == &kd__op_batchnorm && convolves(b)))
+            continue;
+        ex->state[n].prev = &ex->state[x];
+        ex->state[x].next = &ex->state[n];
+    }
+}
+
 /* ---- lives -------------------------------------------------------------------------------- */
 
 static int backward_of(const planning *p, kd_node n) { return 2 * p->ex->steps - p->step[n]; }
@@ -119,9 +148,10 @@ static int new_buffer(planning *p, size_t floats, int from, int to)
     return p->bufs++;
 }
 
-static bool reads_y(const kd__node_info *n)
+static bool reads_y(const kd__state *s)
 {
-    return n->op->backward_reads_y && (n->a.relu || !n->op->fuses_relu);
+    const kd__node_info *n = s->n;
+    return (n->op->backward_reads_y && (n->a.relu || !n->op->fuses_relu)) || (convolves(n) && s->next);
 }
 
 /* Makes the buffers of node n, and prolongs the lives of what it reads. */
@@ -135,10 +165,13 @@ static void add_node(planning *p, kd_node n)
     const int now = p->step[n], later = backward_of(p, n), end = the_end(p);
     p->at[n] = (places){-1, -1, -1};
     p->at[n].y = new_buffer(p, floats, input ? -1 : now,
-                            input || output         ? end
-                            : back && reads_y(info) ? later
-                                                    : now);
-    if (s->keep_floats) p->at[n].keep = new_buffer(p, s->keep_floats, now, back ? later : now);
+                            input || output      ? end
+                            : back && reads_y(s) ? later
+                                                 : now);
+    if (s->keep_floats) {
+        const kd_node user = info->op == &kd__op_batchnorm && s->prev ? input_of(ex->g, n, 0) : n;
+        p->at[n].keep = new_buffer(p, s->keep_floats, p->step[user], back ? backward_of(p, user) : now);
+    }
     if (back || (output && ex->p.training)) // its first writer will come to light below
         p->at[n].dy = new_buffer(p, floats, output ? ex->steps : later, input ? end : later);
     for (int k = 0; k < info->nin; k++) {
@@ -308,15 +341,17 @@ kd_status kd__exec_plan(kd_exec *ex, kd_err *err)
                   .grad = calloc(n, 1),
                   .output = calloc(n, 1),
                   .written = calloc(n, 1),
+                  .readers = calloc(n, sizeof *p.readers),
                   .at = calloc(n, sizeof *p.at),
                   .buf = calloc(3 * n, sizeof *p.buf)};
     kd_status st = check_size(ex, err);
-    if (!p.step || !p.grad || !p.output || !p.written || !p.at || !p.buf)
+    if (!p.step || !p.grad || !p.output || !p.written || !p.readers || !p.at || !p.buf)
         st = kd_fail(err, KD_ENOMEM, "out of memory for the plan of %zu layers", n);
     if (!st) {
         memset(p.step, -1, n * sizeof *p.step);
         find_order(&p);
         find_gradients(&p);
+        find_neighbours(&p);
     }
     for (int i = 0; i < ex->steps && !st; i++) {
         kd__state *s = &ex->state[ex->order[i]];
@@ -327,6 +362,7 @@ kd_status kd__exec_plan(kd_exec *ex, kd_err *err)
     free(p.grad);
     free(p.output);
     free(p.written);
+    free(p.readers);
     free(p.at);
     free(p.buf);
     return st;

@@ -58,7 +58,10 @@ typedef struct kd__state {
     float *dx[KD_MAX_INPUTS];
     bool want_dx[KD_MAX_INPUTS]; /* training, and the input leads to parameters */
     bool add[KD_MAX_INPUTS];
-    bool has_backward;   /* it or a node before it has parameters */
+    bool has_backward; /* it or a node before it has parameters */
+    /* Training, a convolution and a batch norm of which the second alone reads the first, in either order:
+     * the convolution's slices run the batch norm's loops (kd__bn_*). NULL elsewhere. */
+    struct kd__state *prev, *next;
     float *w[4], *dw[4]; /* parameters and their gradients, as n->param; dw NULL for buffers */
     void *own;           /* what plan() made: primitives, saved statistics */
     float *keep;         /* keep_floats kept from forward to backward */
@@ -159,8 +162,10 @@ typedef struct kd__conv_desc {
     int k, stride, pad, groups;                /* groups: 1, or c (depthwise) */
     bool bias, relu;                           /* in forward; relu also masks dy in backward */
     bool training, need_dx;
-    bool accumulate_dx; /* dx += */
+    bool accumulate_dx;     /* dx += */
+    kd__state *prev, *next; /* batch norms whose loops the slices run, or NULL; see kd__state */
 } kd__conv_desc;
+enum { KD__CONV_SLICES = 32 }; /* at most */
 /* Forward and backward as slices of whole images, each slice by one thread; the slices' weight
  * gradients are added in a fixed tree. Weights (out, c/groups, k, k) plain. */
 kd_status kd__conv_create(kd__conv **out, const kd__conv_desc *d, kd__team *team, kd_err *err);
@@ -172,10 +177,20 @@ typedef struct kd__conv_grads {
     float *dy, *dx, *dw, *dbias, *shared;
 } kd__conv_grads;
 void kd__conv_backward(kd__conv *c, const kd__conv_grads *g);
+size_t kd__conv_slice(const kd__conv *c); /* images in a slice, but for the last one, which may have less */
 size_t kd__conv_shared_floats(const kd__conv *c);
 size_t kd__conv_bytes(const kd__conv *c);
 void kd__conv_free(kd__conv *c);
 const char *kd__backend_name(void); /* "oneDNN 2.6.3, avx512" */
+
+/* ---- the loops of a batch norm over some of its rows (batchnorm.c) --------------------------- */
+
+/* In this order, each after a barrier behind the one before: statistics of x, y from x, sums of dy, and dx
+ * from dy. Sums are kept by slice, whose numbers start at 0. */
+void kd__bn_moments(kd__state *s, size_t slice, size_t row, size_t rows);
+void kd__bn_apply(kd__state *s, size_t row, size_t rows);
+void kd__bn_sums(kd__state *s, size_t slice, size_t row, size_t rows);
+void kd__bn_dx(kd__state *s, size_t row, size_t rows);
 
 /* ---- one library kernel, planned for one thread (dnnl.c, the only file that knows oneDNN) --- */
 

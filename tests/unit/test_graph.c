@@ -405,6 +405,65 @@ static void the_bits_do_not_depend_on_the_threads(void **state)
     kd_graph_free(n.g);
 }
 
+/* conv, norm, ReLU, depthwise, norm, 1 x 1 with a bias and ReLU, norm, average. */
+static fx_net separable(bool unfused)
+{
+    fx_net n = {.g = kd_graph_create(), .outs = 1};
+    assert_non_null(n.g);
+    n.g->unfused = unfused;
+    n.in = kd_nn_input(n.g, "image", 3, (int64_t[]){9, 7, 2});
+    kd_node x = kd_nn_conv2d(n.g, "conv", n.in, 12, 3, 1, 1, false);
+    x = kd_nn_relu(n.g, "relu0", kd_nn_batchnorm(n.g, "bn0", x, 0.1f, 1e-5f));
+    x = kd_nn_batchnorm(n.g, "bn1", kd_nn_dwconv2d(n.g, "dw", x, 3, 2, 1, false), 0.1f, 1e-5f);
+    x = kd_nn_relu(n.g, "relu1", kd_nn_conv2d(n.g, "pw", x, 20, 1, 1, 0, true));
+    x = kd_nn_batchnorm(n.g, "bn2", x, 0.1f, 1e-5f);
+    n.out[0] = kd_nn_linear(n.g, "fc", kd_nn_global_avgpool(n.g, "gap", x), 5, true);
+    fx_finish(&n);
+    return n;
+}
+
+static const kd__state *state_named(const kd_exec *ex, const char *name)
+{
+    return &ex->state[kd_graph_find(ex->g, name)];
+}
+
+static void batch_norms_run_in_the_slices_of_their_neighbours(void **state)
+{
+    (void)state;
+    fx_net n = separable(false), plain = separable(true), forked = residual(false);
+    kd_exec_params how = {.batch = 37, .threads = 1, .training = true};
+    kd_exec *ex = NULL;
+    OK(kd_exec_create(&ex, n.g, &how, err));
+    assert_ptr_equal(state_named(ex, "bn0")->prev, state_named(ex, "conv"));
+    assert_ptr_equal(state_named(ex, "bn0")->next, state_named(ex, "dw"));
+    assert_ptr_equal(state_named(ex, "pw")->prev, state_named(ex, "bn1"));
+    assert_ptr_equal(state_named(ex, "bn2")->prev, state_named(ex, "pw"));
+    assert_null(state_named(ex, "bn2")->next);
+    kd_exec_free(ex);
+    OK(kd_exec_create(&ex, forked.g, &how, err)); // stem.bn has two readers
+    assert_null(state_named(ex, "stem.bn")->next);
+    assert_null(state_named(ex, "conv0")->prev);
+    kd_exec_free(ex);
+    float *x = fx_normal((size_t)37 * 126, 1);
+    fx_pass fast = fx_train(&n, &how, x), apart = fx_train(&plain, &how, x);
+    fx_passes_close("beside its neighbours", &fast, &apart, 1e-5);
+    for (how.threads = 2; how.threads <= 5; how.threads++) {
+        fx_pass team = fx_train(&n, &how, x);
+        fx_passes_same("separable", &team, &fast);
+        fx_free(&team);
+    }
+    how.naive = true;
+    fx_pass naive = fx_train(&n, &how, x);
+    fx_passes_close("separable", &fast, &naive, 1e-4);
+    fx_free(&naive);
+    fx_free(&apart);
+    fx_free(&fast);
+    free(x);
+    kd_graph_free(n.g);
+    kd_graph_free(plain.g);
+    kd_graph_free(forked.g);
+}
+
 /* Without batch norm and dropout, the arena of inference computes what the arena of training does. */
 static void inference_equals_training_where_it_should(void **state)
 {
@@ -625,6 +684,7 @@ int main(void)
         cmocka_unit_test(flatten_keeps_pytorchs_order),
         cmocka_unit_test(gradients_of_a_residual_graph_are_slopes),
         cmocka_unit_test(the_bits_do_not_depend_on_the_threads),
+        cmocka_unit_test(batch_norms_run_in_the_slices_of_their_neighbours),
         cmocka_unit_test(inference_equals_training_where_it_should),
         cmocka_unit_test(memory_is_shared_in_time),
         cmocka_unit_test(a_shortcut_costs_no_gradient_of_its_own),
