@@ -132,15 +132,24 @@ static void running_statistics(kd__state *s, const grid *g, const kept *k)
     }
 }
 
+static void scale_slice(kd__state *s, const grid *g, const kept *k, size_t t)
+{
+    const size_t at = slice_at(g, t) * g->c;
+    kd__vec_get()->scale_shift(s->y + at, s->x[0] + at, k->a, k->b, slice_rows(g, t), g->c, s->n->a.relu);
+}
+
+/* Inference shares slices out as they come (conv.c). */
 static void forward(kd_exec *ex, kd__state *s)
 {
     const grid g = grid_of(ex, s->n);
     const kept k = kept_of(s, g.c);
     (ex->p.training ? batch_statistics : running_statistics)(s, &g, &k);
+    if (ex->p.training) {
 #pragma omp for schedule(static)
-    for (size_t t = 0; t < g.slices; t++) {
-        const size_t at = slice_at(&g, t) * g.c;
-        kd__vec_get()->scale_shift(s->y + at, s->x[0] + at, k.a, k.b, slice_rows(&g, t), g.c, s->n->a.relu);
+        for (size_t t = 0; t < g.slices; t++) scale_slice(s, &g, &k, t);
+    } else {
+#pragma omp for schedule(dynamic)
+        for (size_t t = 0; t < g.slices; t++) scale_slice(s, &g, &k, t);
     }
 }
 

@@ -170,15 +170,33 @@ static const float *weights_of(const kd__conv *v, kd__conv_pass pass, const floa
     return v->pack[pass].copy ? v->pack[pass].copy : w;
 }
 
+typedef struct forward_args {
+    const kd__conv *v;
+    const float *x, *weights, *bias;
+    float *y;
+} forward_args;
+
+static void forward_slice(const forward_args *a, int64_t s)
+{
+    const kd__conv *v = a->v;
+    const size_t image = (size_t)(s * v->slice);
+    kd__prim_run(v->prim[KD__CONV_FORWARD][s == v->slices - 1], a->x + image * v->x_image, a->weights,
+                 a->bias, a->y + image * v->y_image);
+}
+
+/* Slices belong to nobody in inference: a pass over data shares its CPUs with the threads that read and
+ * write, and what one thread is late with, the others take. Training has static shares, which stay in their
+ * caches. */
 void kd__conv_forward(kd__conv *v, const float *x, const float *w, const float *bias, float *y)
 {
     pack_weights(v, w);
-    const float *weights = weights_of(v, KD__CONV_FORWARD, w);
+    const forward_args a = {v, x, weights_of(v, KD__CONV_FORWARD, w), bias, y};
+    if (v->d.training) {
 #pragma omp for schedule(static)
-    for (int64_t s = 0; s < v->slices; s++) {
-        const size_t image = (size_t)(s * v->slice);
-        kd__prim_run(v->prim[KD__CONV_FORWARD][s == v->slices - 1], x + image * v->x_image, weights, bias,
-                     y + image * v->y_image);
+        for (int64_t s = 0; s < v->slices; s++) forward_slice(&a, s);
+    } else {
+#pragma omp for schedule(dynamic)
+        for (int64_t s = 0; s < v->slices; s++) forward_slice(&a, s);
     }
 }
 
