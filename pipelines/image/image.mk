@@ -74,9 +74,9 @@ $(IMAGE_CHAIN)/results.json: $(IMAGE_CHAIN)/points.txt | $B/kd-eval
 # store; two students learn every line of objectives.txt from it, all seeds in one pass.
 IMAGE_OBJ := $(IMAGE)/objectives
 IMAGE_OBJ_SEEDS ?= 0-4
-IMAGE_OBJ_EPOCHS ?= 6
+IMAGE_OBJ_EPOCHS ?= 8
 IMAGE_OBJ_STORE := $(IMAGE_OBJ)/fashion.kd
-IMAGE_OBJ_STUDENTS := $(IMAGE_CONF)/cnn-25k.yaml $(IMAGE_CONF)/dscnn-5k.yaml
+IMAGE_OBJ_STUDENTS := $(IMAGE_CONF)/cnn-6k.yaml $(IMAGE_CONF)/dscnn-5k.yaml
 
 image-objectives: $(IMAGE_OBJ)/results.json ## twelve objectives, features and views on two students: runs/image/objectives/results.json and tables
 	@cat $(IMAGE_OBJ)/table.txt
@@ -107,7 +107,7 @@ $(IMAGE_OBJ)/students.json: $(IMAGE_OBJ)/yaml/made $(IMAGE_OBJ)/views.json | $B/
 	@mv $@.part $@
 
 $(IMAGE_OBJ)/results.json: $(IMAGE_OBJ)/students.json | $B/kd-eval
-	$B/kd-eval -s $(IMAGE_OBJ_STORE) $(IMAGE_OBJ)/students --pipeline image-objectives --results $@.part > $(IMAGE_OBJ)/table.txt
+	$B/kd-eval -s $(IMAGE_OBJ_STORE) $(IMAGE_OBJ)/students --against loss=kd --pipeline image-objectives --results $@.part > $(IMAGE_OBJ)/table.txt
 	@mv $@.part $@
 
 image-plot: $(IMAGE)/results.json ## docs/image-results.svg from the results

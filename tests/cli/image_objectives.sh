@@ -19,12 +19,12 @@ options() { sed -n "/^IMAGE_OBJ /,/^image-plot/p" "$image/image.mk" | grep -oE -
 check "its features are dumped" "$KD_BIN/kd-dump" --teacher teacher --into f.kd --no-logits --dtype f16 --segment features $(options '--tap [^ ]+')
 # shellcheck disable=SC2046
 check "its logits of views are dumped" "$KD_BIN/kd-dump" --teacher teacher --into f.kd --no-logits $(options '--view(s|-shift) [0-9]+|--view-flip')
-check "the students are written" "$image/objectives.sh" yaml "$image/cnn-25k.yaml" "$image/dscnn-5k.yaml"
+check "the students are written" "$image/objectives.sh" yaml "$image/cnn-6k.yaml" "$image/dscnn-5k.yaml"
 lines=$(grep -vc '^#' "$image/objectives.txt")
 same "one of each kind for each line" "$(find yaml -name '*.yaml' | wc -l)" $((2 * lines))
 check "kd-train takes them all" "$KD_BIN/kd-train" -n -s f.kd yaml/*.yaml --json
 same "as runs of their own names" "$(jq '[.students[].name] | unique | length' out)" $((2 * lines))
 same "two of each student are without the teacher" "$(jq -r '[.students[] | select(.role == "plain") | .name] | sort | join(" ")' out)" \
-  "cnn-25k cnn-25k@views=store dscnn-5k dscnn-5k@views=store"
+  "cnn-6k cnn-6k@views=store dscnn-5k dscnn-5k@views=store"
 refused 2 "arch cnn or dscnn" "a student without maps" "$image/objectives.sh" none "$image/mlp-100k.yaml"
 finish
