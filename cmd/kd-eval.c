@@ -7,7 +7,7 @@
 #include <string.h>
 
 typedef struct eval_opts {
-    char *store, *split, *teacher, *results, *pipeline;
+    char *store, *split, *teacher, *results, *pipeline, *against;
     int64_t batch;
     bool markdown, selection;
 } eval_opts;
@@ -21,6 +21,8 @@ static const kd_option rows[] = {
      "teacher to compare with, if the store has several"},
     {"Input", NULL, "selection", NULL, 0, KD_OPTION_BOOL, offsetof(eval_opts, selection), "on", 0, 0, NULL,
      "of a sweep measure only the points that kd-train --select chose (selection.json); off: all"},
+    {"Input", NULL, "against", "POINT", 0, KD_OPTION_STRING, offsetof(eval_opts, against), NULL, 0, 0, NULL,
+     "compare every point of a student with this one as well, for example loss=kd for NAME@loss=kd"},
     {"Input", NULL, "batch", "N", 'b', KD_OPTION_INT, offsetof(eval_opts, batch), "256", 1, 65536, NULL,
      "rows a forward pass"},
     {"Output", NULL, "results", "FILE", 'r', KD_OPTION_STRING, offsetof(eval_opts, results), NULL, 0, 0, NULL,
@@ -51,7 +53,8 @@ static const kd_tool tool = {
         "(paired t-test "
         "on accuracy, two-sided, 0.05): helped, hurt, or no difference. Points of a sweep are lines of their "
         "own, "
-        "each against the plain runs with its axes.\n"
+        "each against the plain runs with its axes; --against compares them with one of them, too, in the "
+        "same way.\n"
         "Measures: accuracy; loss, the mean negative log-likelihood in nats; ECE, the expected calibration "
         "error "
         "with 15 equal-width bins; agreement, the share of rows with the teacher's top class; KL, the mean "
@@ -92,14 +95,25 @@ static void cell_spread(kd_table *t, const json_t *role, const char *key, double
         kd_table_cell(t, "%.2f ± %.2f", mean * factor, sd * factor);
 }
 
-static void student_row(kd_table *t, const json_t *s)
+/* Gain, p and verdict of a comparison over seeds; o: NULL for none. */
+static void cells_verdict(kd_table *t, const json_t *o)
+{
+    const json_t *gain = json_object_get(o, "accuracy_gain"), *pv = json_object_get(o, "p_value");
+    if (json_is_number(gain))
+        kd_table_cell(t, "%+.2f", 100 * json_number_value(gain));
+    else
+        kd_table_cell(t, "-");
+    if (json_is_number(pv))
+        kd_table_cell(t, "%.3f", json_number_value(pv));
+    else
+        kd_table_cell(t, "-");
+    kd_table_cell(t, "%s", json_is_number(pv) ? json_string_value(json_object_get(o, "verdict")) : "-");
+}
+
+static void student_row(kd_table *t, const json_t *s, bool against)
 {
     const json_t *d = json_object_get(s, "distilled"), *p = json_object_get(s, "plain");
-    const json_t *best = d   ? d
-                         : p ? p
-                             : json_object_get(s, "teacher"),
-                 *gain = json_object_get(s, "accuracy_gain");
-    const json_t *pv = json_object_get(s, "p_value");
+    const json_t *best = d ? d : p ? p : json_object_get(s, "teacher");
     char bytes[32];
     const char *point =
         json_string_value(json_object_get(json_object_get(s, "chosen"), d ? "distilled" : "plain"));
@@ -109,22 +123,15 @@ static void student_row(kd_table *t, const json_t *s)
     kd_table_cell(t, "%.0f", json_number_value(json_object_get(s, "latency_us")));
     cell_spread(t, p ? p : d ? NULL : best, "accuracy", 100);
     cell_spread(t, d, "accuracy", 100);
-    if (json_is_number(gain))
-        kd_table_cell(t, "%+.2f", 100 * json_number_value(gain));
-    else
-        kd_table_cell(t, "-");
-    if (json_is_number(pv))
-        kd_table_cell(t, "%.3f", json_number_value(pv));
-    else
-        kd_table_cell(t, "-");
-    kd_table_cell(t, "%s", json_is_number(pv) ? json_string_value(json_object_get(s, "verdict")) : "-");
+    cells_verdict(t, s);
     cell_spread(t, best, "agreement", 100);
     cell_spread(t, best, "kl", 1);
     cell_spread(t, best, "ece", 100);
+    if (against) cells_verdict(t, json_object_get(s, "against"));
     kd_table_row(t);
 }
 
-static void teacher_row(kd_table *t, const json_t *teacher)
+static void teacher_row(kd_table *t, const json_t *teacher, bool against)
 {
     const json_t *m = json_object_get(teacher, "metrics"), *name = json_object_get(teacher, "name");
     if (!m) return;
@@ -135,10 +142,11 @@ static void teacher_row(kd_table *t, const json_t *teacher)
     for (int i = 0; i < 4; i++) kd_table_cell(t, "-");
     kd_table_cell(t, "100.00"), kd_table_cell(t, "0.00");
     kd_table_cell(t, "%.2f", 100 * json_number_value(json_object_get(m, "ece")));
+    if (against) cells_verdict(t, NULL);
     kd_table_row(t);
 }
 
-static kd_status print_table(const json_t *results, bool markdown, kd_err *err)
+static kd_status print_table(const json_t *results, const eval_opts *o, kd_err *err)
 {
     static const char *const head[] = {"model", "params", "file",    "us/row",  "plain %", "distilled %",
                                        "gain",  "p",      "verdict", "agree %", "KL",      "ECE %"};
@@ -147,10 +155,12 @@ static kd_status print_table(const json_t *results, bool markdown, kd_err *err)
     json_t *s;
     if (!t) return kd_fail(err, KD_ENOMEM, "no memory for the table");
     for (i = 0; i < KD_COUNT(head); i++) kd_table_cell(t, "%s", head[i]);
+    if (o->against)
+        kd_table_cell(t, "gain on %s", o->against), kd_table_cell(t, "p"), kd_table_cell(t, "verdict");
     kd_table_row(t);
-    teacher_row(t, json_object_get(results, "teacher"));
-    json_array_foreach(json_object_get(results, "students"), i, s) student_row(t, s);
-    kd_table_print(t, stdout, markdown);
+    teacher_row(t, json_object_get(results, "teacher"), o->against);
+    json_array_foreach(json_object_get(results, "students"), i, s) student_row(t, s, o->against);
+    kd_table_print(t, stdout, o->markdown);
     kd_table_free(t);
     return KD_OK;
 }
@@ -173,6 +183,7 @@ static kd_status run(kd_cli *c, const eval_opts *o, kd_err *err)
     }
     kd_eval_params p = {.split = (kd_split)kd_split_parse(o->split),
                         .teacher = o->teacher,
+                        .against = o->against,
                         .batch = o->batch,
                         .threads = (int)c->common.threads};
     if ((st = kd_store_open(&s, o->store, err))) goto out;
@@ -190,8 +201,7 @@ static kd_status run(kd_cli *c, const eval_opts *o, kd_err *err)
     if (o->results) kd_cli_note(c, "%s", o->results);
     kd_cli_note(c, "%zu models on %llu %s rows", runs.n, (unsigned long long)kd_store_split_rows(s, p.split),
                 o->split);
-    st = c->common.json ? kd_cli_print_json(json_incref(results), err)
-                        : print_table(results, o->markdown, err);
+    st = c->common.json ? kd_cli_print_json(json_incref(results), err) : print_table(results, o, err);
 out:
     json_decref(results);
     kd_runs_release(&runs);

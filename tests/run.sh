@@ -15,7 +15,7 @@ export TSAN_OPTIONS="ignore_noninstrumented_modules=1 ${TSAN_OPTIONS:-}"
 shift
 mkdir -p "$KD_BIN/log"
 passed=0 failed=0 skipped=0
-limit=${KD_TEST_SECONDS:-600}
+limit=${KD_TEST_SECONDS:-1200}
 for t in "$@"; do
   name=$(basename "$t")
   log=$KD_BIN/log/$name.txt

@@ -27,6 +27,7 @@ void kd_measure(kd_measures *m, const float *logits, const int32_t *labels, cons
 typedef struct kd_eval_params {
     kd_split split;
     const char *teacher;
+    const char *against; /* point that a student's other points are compared with as well; NULL: none */
     int64_t batch;
     int threads;
 } kd_eval_params;

@@ -129,6 +129,30 @@ static const kd_run *find_control(const kd_runs *runs, const char *name)
     return best;
 }
 
+/* The distilled runs of a student's point, "loss=kd" of "cnn@loss=kd"; name: of any of its points, NULL: any
+ * student. */
+static const kd_run *find_point(const kd_runs *runs, const char *name, const char *point)
+{
+    for (const kd_run *r = runs->v, *end = r + runs->n; r < end; r = role_end(r, end)) {
+        const char *at = strchr(r->name, '@');
+        if (at && !strcmp(at + 1, point) && !strcmp(r->role, "distilled") &&
+            (!name || kd__eval_same_student(r->name, name)))
+            return r;
+    }
+    return NULL;
+}
+
+static kd_status add_against(json_t *o, const kd_runs *runs, const kd_run *d, const kd_run *d_end,
+                             const char *point, kd_err *err)
+{
+    const kd_run *other = d ? find_point(runs, d->name, point) : NULL;
+    if (!other || other == d) return KD_OK;
+    json_t *a = json_pack("{s:s}", "name", other->name);
+    if (!a) return kd_fail(err, KD_ENOMEM, "out of memory");
+    json_object_set_new(o, "against", a);
+    return add_verdict(a, d, d_end, other, role_end(other, runs->v + runs->n), err);
+}
+
 /* The runs of this name are another student's control and nothing more. */
 static bool only_control(const kd_runs *runs, const kd_run *r, const kd_run *end)
 {
@@ -147,7 +171,7 @@ static void add_chosen(json_t *o, const kd_run *r)
 
 /* One student: all runs of one name, [r, end), and perhaps a control by another name. */
 static kd_status student_json(json_t **out, const kd_runs *runs, const kd_run *r, const kd_run *end,
-                              kd_err *err)
+                              const char *against, kd_err *err)
 {
     json_t *o = json_pack("{s:s, s:I, s:I}", "name", r->name, "params", (json_int_t)r->params, "file_bytes",
                           (json_int_t)r->file_bytes);
@@ -172,6 +196,7 @@ static kd_status student_json(json_t **out, const kd_runs *runs, const kd_run *r
     }
     kd_status st = add_latency(o, r, err);
     if (!st) st = add_verdict(o, role[0][0], role[0][1], role[1][0], role[1][1], err);
+    if (!st && against) st = add_against(o, runs, role[0][0], role[0][1], against, err);
     if (st) json_decref(o), o = NULL;
     *out = o;
     return st;
@@ -204,6 +229,13 @@ static json_t *provenance_json(const char *command, const kd_eval_params *p)
 json_t *kd_results_json(const kd_runs *runs, kd_store *s, const kd_eval_params *p, const char *pipeline,
                         const char *command, kd_err *err)
 {
+    if (p->against && !find_point(runs, NULL, p->against)) {
+        kd_fail(err, KD_ENOTFOUND,
+                "--against %.80s: no distilled run of that name; a point is what follows the '@' in "
+                "a run's name: NAME@%.80s",
+                p->against, p->against);
+        return NULL;
+    }
     json_t *students = json_array(), *teacher = teacher_json(s, p, err);
     double train_s = 0;
     if (!teacher) goto fail;
@@ -212,7 +244,7 @@ json_t *kd_results_json(const kd_runs *runs, kd_store *s, const kd_eval_params *
         json_t *o;
         for (const kd_run *q = name_end(r, end); r < q; r++) train_s += r->train_s;
         if (only_control(runs, first, r)) continue;
-        if (student_json(&o, runs, first, r, err)) goto fail;
+        if (student_json(&o, runs, first, r, p->against, err)) goto fail;
         json_array_append_new(students, o);
     }
     const json_t *pass = json_object_get(teacher, "seconds");

@@ -187,13 +187,19 @@ static void running_statistics(kd_exec *ex, kd__state *s)
     }
 }
 
+/* Inference shares slices out as they come (conv.c). */
 static void forward(kd_exec *ex, kd__state *s)
 {
     (ex->p.training ? batch_statistics : running_statistics)(ex, s);
     if (s->next) return;
     const grid g = grid_of(ex, s, NULL);
+    if (ex->p.training) {
 #pragma omp for schedule(static)
-    for (size_t t = 0; t < g.slices; t++) kd__bn_apply(s, slice_at(&g, t), slice_rows(&g, t));
+        for (size_t t = 0; t < g.slices; t++) kd__bn_apply(s, slice_at(&g, t), slice_rows(&g, t));
+    } else {
+#pragma omp for schedule(dynamic)
+        for (size_t t = 0; t < g.slices; t++) kd__bn_apply(s, slice_at(&g, t), slice_rows(&g, t));
+    }
 }
 
 /* ---- backward ----------------------------------------------------------------------------- */

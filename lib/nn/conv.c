@@ -186,17 +186,35 @@ static size_t images_of(const kd__conv *v, int64_t s)
     return (size_t)(s == v->slices - 1 ? v->d.batch - s * v->slice : v->slice);
 }
 
+typedef struct forward_args {
+    const kd__conv *v;
+    const float *x, *weights, *bias;
+    float *y;
+} forward_args;
+
+static void forward_slice(const forward_args *a, int64_t s)
+{
+    const kd__conv *v = a->v;
+    const size_t image = (size_t)(s * v->slice), images = images_of(v, s);
+    if (v->d.prev) kd__bn_apply(v->d.prev, image * v->x_pixels, images * v->x_pixels);
+    kd__prim_run(v->prim[KD__CONV_FORWARD][s == v->slices - 1], a->x + image * v->x_image, a->weights,
+                 a->bias, a->y + image * v->y_image);
+    if (v->d.next) kd__bn_moments(v->d.next, (size_t)s, image * v->y_pixels, images * v->y_pixels);
+}
+
+/* Slices belong to nobody in inference: a pass over data shares its CPUs with the threads that read and
+ * write, and what one thread is late with, the others take. Training has static shares, which stay in their
+ * caches. */
 void kd__conv_forward(kd__conv *v, const float *x, const float *w, const float *bias, float *y)
 {
     pack_weights(v, w);
-    const float *weights = weights_of(v, KD__CONV_FORWARD, w);
+    const forward_args a = {v, x, weights_of(v, KD__CONV_FORWARD, w), bias, y};
+    if (v->d.training) {
 #pragma omp for schedule(static)
-    for (int64_t s = 0; s < v->slices; s++) {
-        const size_t image = (size_t)(s * v->slice), images = images_of(v, s);
-        if (v->d.prev) kd__bn_apply(v->d.prev, image * v->x_pixels, images * v->x_pixels);
-        kd__prim_run(v->prim[KD__CONV_FORWARD][s == v->slices - 1], x + image * v->x_image, weights, bias,
-                     y + image * v->y_image);
-        if (v->d.next) kd__bn_moments(v->d.next, (size_t)s, image * v->y_pixels, images * v->y_pixels);
+        for (int64_t s = 0; s < v->slices; s++) forward_slice(&a, s);
+    } else {
+#pragma omp for schedule(dynamic)
+        for (int64_t s = 0; s < v->slices; s++) forward_slice(&a, s);
     }
 }
 

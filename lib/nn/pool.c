@@ -106,16 +106,27 @@ static geometry geometry_of(const kd_exec *ex, const kd__state *s)
     return g;
 }
 
+static void max_image(kd__state *s, const geometry *g, size_t b)
+{
+    for (size_t o = 0; o < g->out_h; o++) {
+        const size_t at = b * g->y_image + o * g->y_step;
+        kd__vec_get()->max_row(s->y + at, (uint8_t *)s->keep + at, s->x[0] + b * g->x_image + o * g->x_step,
+                               &g->row);
+    }
+}
+
+/* Inference shares images out as they come (conv.c). */
 static void max_forward(kd_exec *ex, kd__state *s)
 {
     const geometry g = geometry_of(ex, s);
+    const size_t images = (size_t)ex->p.batch;
+    if (ex->p.training) {
 #pragma omp for schedule(static)
-    for (size_t b = 0; b < (size_t)ex->p.batch; b++)
-        for (size_t o = 0; o < g.out_h; o++) {
-            const size_t at = b * g.y_image + o * g.y_step;
-            kd__vec_get()->max_row(s->y + at, (uint8_t *)s->keep + at, s->x[0] + b * g.x_image + o * g.x_step,
-                                   &g.row);
-        }
+        for (size_t b = 0; b < images; b++) max_image(s, &g, b);
+    } else {
+#pragma omp for schedule(dynamic, 4)
+        for (size_t b = 0; b < images; b++) max_image(s, &g, b);
+    }
 }
 
 /* Clears dx of one image where that is needed; true: the windows have to add. */

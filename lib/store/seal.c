@@ -48,12 +48,7 @@ static kd_status finish_file(kd_store_writer *w, kd__pages *p, kd_err *err)
 {
     kd__index x = {0};
     kd_status st;
-    kd_guard g;
-    kd__env_guard(w, &g);
-    int rc = mdb_env_sync(w->env, 1);
-    kd_guard_leave(&g);
-    if (rc) return kd_fail_errno(err, rc, "%s: syncing", w->part);
-    mdb_env_close(w->env);
+    mdb_env_close(w->env); // every commit has synced what it wrote
     w->env = NULL;
     if ((st = kd__pages_open(p, w->lock, err))) return kd_fail_in(err, st, "%s", w->part);
     if (ftruncate(w->lock, (off_t)((p->last + 1) * p->psize)))

@@ -314,7 +314,6 @@ kd_status kd__group_commit(kd_store_writer *w, kd_err *err);
 /* Puts n packed records in one transaction, growing the map as needed. */
 kd_status kd__env_put(kd_store_writer *w, const kd__put *puts, size_t n, kd_err *err);
 kd_status kd__env_open(kd_store_writer *w, kd_err *err);
-void kd__env_guard(const kd_store_writer *w, kd_guard *g); /* around calls of LMDB */
 void kd__writer_free(kd_store_writer *w);
 kd_status kd__writer_push_sum(kd_store_writer *w, uint64_t sum, kd_err *err);
 kd_status kd__writer_push_heads(kd_store_writer *w, kd_err *err); /* those of header record and codebooks */

@@ -160,7 +160,7 @@ static kd_status fail_mdb(kd_store_writer *w, int rc, const char *doing, kd_err 
 
 /* LMDB reads what it wrote through a map: a file that is cut meanwhile, or a disk that fails, is a signal; a
  * page that somebody overwrote is an assertion, whose own message is not for users. */
-void kd__env_guard(const kd_store_writer *w, kd_guard *g) { kd_guard_enter(g, w->torn, KD_ECORRUPT); }
+static void env_guard(const kd_store_writer *w, kd_guard *g) { kd_guard_enter(g, w->torn, KD_ECORRUPT); }
 
 static void on_assert(MDB_env *env, const char *text)
 {
@@ -194,11 +194,12 @@ static kd_status open_env(kd_store_writer *w, kd_err *err)
 kd_status kd__env_open(kd_store_writer *w, kd_err *err)
 {
     kd_guard g;
-    w->torn = kd_sprintf("%s: was cut or overwritten by another program, or its disk failed, while it was being "
-                         "written; nothing of it was sealed: start anew with --force",
-                         w->part);
+    w->torn =
+        kd_sprintf("%s: was cut or overwritten by another program, or its disk failed, while it was being "
+                   "written; nothing of it was sealed: start anew with --force",
+                   w->part);
     if (!w->torn) return kd_fail(err, KD_ENOMEM, "%s: out of memory", w->part);
-    kd__env_guard(w, &g);
+    env_guard(w, &g);
     kd_status st = open_env(w, err);
     kd_guard_leave(&g);
     return st;
@@ -225,7 +226,7 @@ kd_status kd__env_put(kd_store_writer *w, const kd__put *puts, size_t n, kd_err 
     const char *doing = "committing";
     kd_guard g;
     int rc;
-    kd__env_guard(w, &g);
+    env_guard(w, &g);
     while ((rc = put_all(w, puts, n)) == MDB_MAP_FULL && w->map_size <= SIZE_MAX / 4) {
         w->map_size *= 2;
         if ((rc = mdb_env_set_mapsize(w->env, w->map_size))) {

@@ -70,10 +70,50 @@ $(IMAGE_CHAIN)/results.json: $(IMAGE_CHAIN)/points.txt | $B/kd-eval
 	  --results $@.part > $(IMAGE_CHAIN)/table.txt
 	@mv $@.part $@
 
+# Which objective, and do the teacher's features and views help? Features and logits of views are added once, to a copy of the
+# store; two students learn every line of objectives.txt from it, all seeds in one pass.
+IMAGE_OBJ := $(IMAGE)/objectives
+IMAGE_OBJ_SEEDS ?= 0-4
+IMAGE_OBJ_EPOCHS ?= 8
+IMAGE_OBJ_STORE := $(IMAGE_OBJ)/fashion.kd
+IMAGE_OBJ_STUDENTS := $(IMAGE_CONF)/cnn-6k.yaml $(IMAGE_CONF)/dscnn-5k.yaml
+
+image-objectives: $(IMAGE_OBJ)/results.json ## twelve objectives, features and views on two students: runs/image/objectives/results.json and tables
+	@cat $(IMAGE_OBJ)/table.txt
+
+$(IMAGE_OBJ_STORE)/base.mdb: $(IMAGE)/dump.json
+	@rm -rf $(@D) $(@D).part; mkdir -p $(IMAGE_OBJ)
+	cp -r $(IMAGE_STORE) $(@D).part
+	@mv $(@D).part $(@D); touch $@
+
+$(IMAGE_OBJ)/features.json: $(IMAGE_OBJ_STORE)/base.mdb | $B/kd-dump
+	$B/kd-dump --teacher $(IMAGE)/teacher --into $(IMAGE_OBJ_STORE) --segment features --no-logits --dtype f16 \
+	  --tap relu2:mean --tap relu1:attention=7x7 --tap pool1:flat --resume --force --json > $@.part
+	@mv $@.part $@
+
+$(IMAGE_OBJ)/views.json: $(IMAGE_OBJ)/features.json | $B/kd-dump
+	$B/kd-dump --teacher $(IMAGE)/teacher --into $(IMAGE_OBJ_STORE) --no-logits --views 4 --view-shift 2 --view-flip \
+	  --resume --force --json > $@.part
+	@mv $@.part $@
+
+$(IMAGE_OBJ)/yaml/made: $(IMAGE_CONF)/objectives.sh $(IMAGE_CONF)/objectives.txt $(IMAGE_OBJ_STUDENTS)
+	@rm -rf $(@D)
+	$(IMAGE_CONF)/objectives.sh $(@D) $(IMAGE_OBJ_STUDENTS)
+	@touch $@
+
+$(IMAGE_OBJ)/students.json: $(IMAGE_OBJ)/yaml/made $(IMAGE_OBJ)/views.json | $B/kd-train
+	$B/kd-train -s $(IMAGE_OBJ_STORE) $(@D)/yaml/*.yaml --seeds $(IMAGE_OBJ_SEEDS) --set train.epochs=$(IMAGE_OBJ_EPOCHS) \
+	  --rows $(IMAGE_ROWS) -o $(IMAGE_OBJ)/students --resume --force --json > $@.part
+	@mv $@.part $@
+
+$(IMAGE_OBJ)/results.json: $(IMAGE_OBJ)/students.json | $B/kd-eval
+	$B/kd-eval -s $(IMAGE_OBJ_STORE) $(IMAGE_OBJ)/students --against loss=kd --pipeline image-objectives --results $@.part > $(IMAGE_OBJ)/table.txt
+	@mv $@.part $@
+
 image-plot: $(IMAGE)/results.json ## docs/image-results.svg from the results
 	pipelines/image/plot.sh $< docs/image-results.svg
 
 image-clean: ## remove the image pipeline's outputs
 	rm -rf $(IMAGE)
 
-.PHONY: image image-chain image-plot image-clean
+.PHONY: image image-chain image-objectives image-plot image-clean

@@ -53,7 +53,7 @@ P
 
 refused 2 "teachers" "one of several teachers must be named" "$KD_BIN/kd-train" -s f.kd s.yaml -o none
 refused 2 "top/logits \(topk\) serves .*dump again with kd-dump --encoding log8" "top-k is refused, and what to do" train none top
-refused 3 "heads/logits \(head-tail\) serves .* which is 4; the temperature of kd is 2: set 4 in s.yaml" \
+refused 3 "heads/logits \(head-tail\) serves .* which is 4; loss.temperature is 2: set 4 in s.yaml" \
   "another temperature than the dump's is refused" train none heads --set loss.temperature=2
 cat >sparse.yaml <<Y
 name: sparse
@@ -66,11 +66,11 @@ sparse() { # sparse FOLDER TEACHER TERMS OPTIONS...
   shift 3
   "$KD_BIN/kd-train" -s f.kd sparse.yaml -o "$out" --set "loss.teacher=$teacher" --set "loss.terms=$terms" "$@"
 }
-refused 2 "dense/logits \(dense\) does not hold what sparse_kl needs.*topk:k=64" "sparse objectives refuse dense logits" \
+refused 2 "dense/logits \(dense\) serves every class; sparse_kl needs the largest classes.*kd-dump --encoding topk:temperatures=" "sparse objectives refuse dense logits" \
   "$KD_BIN/kd-train" -s f.kd sparse.yaml -o none --set loss.teacher=dense
-refused 2 "heads/logits \(head-tail\) does not hold what sparse_kl needs, the largest classes" "and the wrong kind of sparse ones" \
+refused 2 "heads/logits \(head-tail\) serves .*; sparse_kl needs the largest classes" "and the wrong kind of sparse ones" \
   sparse none heads name=sparse_kl
-refused 3 "draws/logits \(sample\) was dumped at temperature 4; dump_temperature of sparse_kl is 1" "and another temperature" \
+refused 3 "draws/logits \(sample\) serves .* which is 4; dump_temperature of sparse_kl is 1" "and another temperature" \
   sparse none draws name=sparse_kl,sparse=sampled
 refused 2 "sparse: bucket needs the teacher.s normaliser at T = 3" "and one whose normaliser was not kept" \
   sparse none top name=sparse_kl,temperature=3

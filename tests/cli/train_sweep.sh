@@ -52,6 +52,14 @@ check "all points, if asked for" "$E" -s f.kd runs --no-selection --json
 same "a point is paired with the plain runs of its learning rate" \
   "$(jq -c '.students[] | select(.name == "b@temperature=4@lr=0.01") | [.control, .pairs]' out)" '["b@lr=0.01",2]'
 same "controls have no line of their own" "$(jq '[.students[] | select(.distilled | not)] | length' out)" 0
+check "points are compared with one of them, too" "$E" -s f.kd runs --no-selection --against temperature=1@lr=0.01 --json
+same "each with the same student's, over the seeds of both" \
+  "$(jq -c '[.students[] | select(.against) | [.name[:2], .against.name, .against.pairs]] | unique' out)" \
+  '[["a@","a@temperature=1@lr=0.01",2],["b@","b@temperature=1@lr=0.01",2]]'
+same "the gain is the difference of the means" "$(jq '[.students[] | {key: .name, value: (.distilled.accuracy | add / length)}] | from_entries as $mean |
+  [.students[] | select(.against) | $mean[.name] - $mean[.against.name] - .against.accuracy_gain | fabs < 1e-9] | all' out)" true
+same "but not with itself" "$(jq '.students | map(select(.against)) | length' out)" "$(jq '.students | length - 2' out)"
+refused 3 "against lr=7: no distilled run of that name" "a point that is not there" "$E" -s f.kd runs --no-selection --against lr=7
 jq '.students[0].chosen = "a@temperature=9"' runs/selection.json >s && mv s runs/selection.json
 refused 3 "selection.json.*a@temperature=9.*not here" "a choice of what is not there" "$E" -s f.kd runs
 echo '{"schema": 1}' >runs/selection.json
