@@ -16,10 +16,11 @@ for student; do
   esac
   grep -v '^#' "$(dirname "$0")/objectives.txt" | while IFS='|' read -r point views loss; do
     point=$(echo "$point" | tr -d ' ')
+    views=$(echo "$views" | tr -d ' ')
     full=$name${point:+@$point}
     {
       sed -e '/^loss:/d' -e '/^#/d' -e "s/^name:.*/name: $full/" "$student"
-      echo "views: {from: $(echo $views)}"
+      echo "views: {from: $views}"
       echo "loss:$loss" | sed "s/MAP/$map/g"
     } >"$out/$full.yaml"
   done

@@ -56,7 +56,7 @@ check "points are compared with one of them, too" "$E" -s f.kd runs --no-selecti
 same "each with the same student's, over the seeds of both" \
   "$(jq -c '[.students[] | select(.against) | [.name[:2], .against.name, .against.pairs]] | unique' out)" \
   '[["a@","a@temperature=1@lr=0.01",2],["b@","b@temperature=1@lr=0.01",2]]'
-same "the gain is the difference of the means" "$(jq '[.students[] | {key: .name, value: (.distilled.accuracy | add / length)}] | from_entries as $mean |
+same "the gain is the difference of the means" "$(jq '([.students[] | {key: .name, value: (.distilled.accuracy | add / length)}] | from_entries) as $mean |
   [.students[] | select(.against) | $mean[.name] - $mean[.against.name] - .against.accuracy_gain | fabs < 1e-9] | all' out)" true
 same "but not with itself" "$(jq '.students | map(select(.against)) | length' out)" "$(jq '.students | length - 2' out)"
 refused 3 "against lr=7: no distilled run of that name" "a point that is not there" "$E" -s f.kd runs --no-selection --against lr=7
