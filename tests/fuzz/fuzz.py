@@ -34,7 +34,7 @@ MALLOC_MB = {"verify": 1100}               # a store's block may have 1 GiB; eve
 OTHER_MALLOC_MB = 64
 BUDGET = {"verify": 90_000}                # bytes of a corpus in the repository
 OTHER_BUDGET = 20_000
-SLOW = 1.0                                 # seconds of CPU time that no input may need
+SLOW = 1.0                                 # seconds of CPU time that no input may need (a run of hours may be paused)
 INPUTS = 10_000_000                        # promised, of each harness by hand
 # Short stack traces and a small quarantine double the speed; an input that was found is run again without.
 ASAN = "malloc_context_size=1:quarantine_size_mb=8:allocator_may_return_null=0"
@@ -56,8 +56,8 @@ def harnesses(binaries, wanted):
     return sorted(wanted or there, key=lambda n: (n in SHORT, n))
 
 
-def limits(name):
-    return ["-timeout=10", "-rss_limit_mb=2048", f"-malloc_limit_mb={MALLOC_MB.get(name, OTHER_MALLOC_MB)}"]
+def limits(name, hang=10):
+    return [f"-timeout={hang}", "-rss_limit_mb=2048", f"-malloc_limit_mb={MALLOC_MB.get(name, OTHER_MALLOC_MB)}"]
 
 
 def cpu_of(binary, path):
@@ -78,7 +78,7 @@ def one(binaries, name, seconds, runs):
     kept, scratch, findings = folders(binaries, name)
     binary, since = binaries / f"fuzz_{name}", time.time() - 1
     start = time.monotonic()
-    options = limits(name) + ["-print_final_stats=1", "-report_slow_units=1", f"-artifact_prefix={findings}/{name}-"]
+    options = limits(name, 600 if runs else 10) + ["-print_final_stats=1", "-report_slow_units=1", f"-artifact_prefix={findings}/{name}-"]
     if seconds:
         options.append(f"-max_total_time={max(1, seconds // 3) if name in SHORT else seconds}")
     if runs or not seconds:
