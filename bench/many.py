@@ -37,14 +37,9 @@ class Several:
         self.ready = self.p[0].ready
 
     def go(self, seconds):
-        busy, start = run.busy_seconds(), run.time.monotonic()
-        for p in self.p:
-            p.p.stdin.write(f"go {seconds}\n")
-            p.p.stdin.flush()
-        outs = [p.read() for p in self.p]
-        wall = (run.time.monotonic() - start) * len(os.sched_getaffinity(0))
+        outs = run.go_together(self.p, seconds)
         out = {key: sum(o[key] for o in outs) for key in ("img_s", "cpu_s", "peak_rss")}
-        return {**out, "seconds": outs[0]["seconds"], "foreign": max(0.0, run.busy_seconds() - busy - out["cpu_s"]) / wall}
+        return {**out, "seconds": outs[0]["seconds"], "foreign": outs[0]["foreign"]}
 
     def close(self):
         for p in self.p:
