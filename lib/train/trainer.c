@@ -194,6 +194,7 @@ kd_status kd_trainer_plan(kd_trainer *t, kd_err *err)
         kd_loader_params lp = kd_loader_default_params();
         lp.split = KD_TRAIN;
         lp.rows = t->p.rows;
+        lp.drop = t->p.drop;
         lp.window_rows = t->p.window_rows;
         lp.shuffle = true;
         lp.threads = t->p.threads;
