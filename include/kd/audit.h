@@ -64,11 +64,13 @@ typedef struct kd_pairs {
 } kd_pairs;
 void kd_pairs_release(kd_pairs *p);
 
+#define KD_PAIR_SHIFT 4
 typedef struct kd_pair_params {
     int column;        /* where near ones are looked for; -1: exact ones only */
     double similarity; /* least correlation (images) or cosine (vectors) */
-    int64_t shift;     /* pixels of a thumbnail that images may be moved against each other */
-    bool mirror;       /* also mirrored images */
+    int64_t shift; /* pixels of a thumbnail (at most 32 x 32) that images may be moved against each other, to
+                      KD_PAIR_SHIFT; each is two more searches */
+    bool mirror;   /* also mirrored images */
     int threads;
     volatile const int *stop;                                   /* polled, may be NULL: KD_ESTOPPED */
     void (*progress)(void *arg, uint64_t done, uint64_t total); /* may be NULL */

@@ -8,13 +8,14 @@
 
 typedef struct kd__prints {
     size_t rows, dims;
-    float *plain;    /* (rows, dims); a row that is the same everywhere: zeros */
-    float *mirrored; /* of the rows mirrored left to right; NULL: no images, or not wanted */
-    uint8_t *thumb;  /* (rows, h, w, c) of images, to be compared more closely; NULL: vectors */
+    float *plain;   /* (rows, dims); a row that is the same everywhere: zeros */
+    uint8_t *thumb; /* (rows, h, w, c) of images, to be compared more closely; NULL: vectors */
     size_t h, w, c;
 } kd__prints;
 /* Of a column that kd__prints_check accepts. KD_ENOMEM, KD_ENUMERIC, KD_ECORRUPT. */
-kd_status kd__prints_make(kd__prints *p, kd_store *s, int column, bool mirror, int threads, kd_err *err);
+kd_status kd__prints_make(kd__prints *p, kd_store *s, int column, int threads, kd_err *err);
+/* The first n rows of images, mirrored and moved: out (n, dims). */
+void kd__prints_view(const kd__prints *p, float *out, size_t n, bool mirrored, int dy, int dx, int threads);
 kd_status kd__prints_check(const kd_store *s, int column, kd_err *err);
 void kd__prints_release(kd__prints *p);
 /* The largest correlation of the thumbnails of two rows, moved against each other by up to shift pixels;
@@ -39,12 +40,13 @@ kd_status kd__nearest(kd__near *out, const float *query, const float *base, size
 typedef struct kd__facts {
     kd_store *s;
     uint64_t n;
-    kd_id *id;       /* (n) */
-    uint8_t *split;  /* (n) */
-    int32_t *label;  /* (n), -1: none; NULL: the store has no labels */
-    int64_t classes; /* 0: neither labels nor a teacher */
-    float *p;        /* (n, classes) the teacher's probabilities; NULL: no teacher */
-    uint32_t folds;  /* of a cross-fitted teacher; 0: one teacher */
+    kd_id *id;        /* (n) */
+    uint8_t *split;   /* (n) */
+    uint64_t *source; /* (n) where the row stood in the files that were packed; NULL: not known */
+    int32_t *label;   /* (n), -1: none; NULL: the store has no labels */
+    int64_t classes;  /* 0: neither labels nor a teacher */
+    float *p;         /* (n, classes) the teacher's probabilities; NULL: no teacher */
+    uint32_t folds;   /* of a cross-fitted teacher; 0: one teacher */
     uint64_t hits[KD_AUDIT_FOLDS][KD_AUDIT_FOLDS], /* [teacher][fold]: its hits on the training rows */
         seen[KD_AUDIT_FOLDS];                      /* [fold]: labelled training rows */
 } kd__facts;
@@ -54,7 +56,7 @@ kd_status kd__facts_read(kd__facts *r, kd_store *s, const kd_audit_params *p, kd
 void kd__facts_release(kd__facts *r);
 uint32_t kd__facts_top(const kd__facts *r, uint64_t row); /* the teacher's top class */
 
-uint32_t kd__most_rows(const kd_store *s); /* of a chunk */
+uint32_t kd__audit_most_rows(const kd_store *s); /* of a chunk */
 
 /* ---- run.c, files.c and balance.c ------------------------------------------------------------- */
 

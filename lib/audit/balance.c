@@ -164,7 +164,7 @@ static kd_status add_feature(sums *m, kd_store *s, int column, kd_err *err)
 {
     const size_t each = kd_column_each(kd_store_column(s, (size_t)column));
     kd_cursor *cursor;
-    float *x = kd_alloc_aligned(kd__most_rows(s), m->dims * sizeof(*x));
+    float *x = kd_alloc_aligned(kd__audit_most_rows(s), m->dims * sizeof(*x));
     kd_status st = x ? kd_cursor_open(&cursor, s, err) : kd_fail(err, KD_ENOMEM, "out of memory");
     if (st) {
         free(x);

@@ -16,12 +16,13 @@ void kd__facts_release(kd__facts *r)
 {
     free(r->id);
     free(r->split);
+    free(r->source);
     free(r->label);
     free(r->p);
     *r = (kd__facts){0};
 }
 
-uint32_t kd__most_rows(const kd_store *s)
+uint32_t kd__audit_most_rows(const kd_store *s)
 {
     uint32_t most = 0;
     for (uint32_t k = 0; k < kd_store_chunks(s); k++)
@@ -171,35 +172,48 @@ static kd_status find_teachers(kd__facts *r, const kd_audit_params *p, int *colu
 
 /* ---- all of it ---------------------------------------------------------------------------- */
 
-static kd_status allocate(kd__facts *r, bool labels, bool teacher, kd_err *err)
+static kd_status allocate(kd__facts *r, bool labels, bool source, bool teacher, kd_err *err)
 {
     r->id = malloc((r->n + 1) * sizeof(*r->id));
     r->split = malloc(r->n + 1);
+    if (source) r->source = malloc((r->n + 1) * sizeof(*r->source));
     if (labels) r->label = malloc((r->n + 1) * sizeof(*r->label));
     if (teacher) r->p = kd_alloc_aligned(r->n, (size_t)r->classes * sizeof(float));
-    if (r->id && r->split && (r->label || !labels) && (r->p || !teacher)) return KD_OK;
+    if (r->id && r->split && (r->label || !labels) && (r->source || !source) && (r->p || !teacher))
+        return KD_OK;
     return kd_fail(err, KD_ENOMEM, "%s: no memory for what the teacher said of %llu rows",
                    kd_store_path(r->s), (unsigned long long)r->n);
 }
 
-static kd_status read_base(kd__facts *r, kd_cursor *cursor, int id, int label, kd_err *err)
+static kd_status read_base(kd__facts *r, kd_cursor *cursor, int id, int label, int source, kd_err *err)
 {
-    uint64_t *raw = malloc(kd__most_rows(r->s) * sizeof(*raw));
+    uint64_t *raw = malloc(kd__audit_most_rows(r->s) * sizeof(*raw));
     kd_status st = raw ? KD_OK : kd_fail(err, KD_ENOMEM, "out of memory");
     for (uint32_t k = 0; k < kd_store_chunks(r->s) && !st; k++) {
         const kd_chunk_info *info = kd_store_chunk(r->s, k);
         memset(r->split + info->first, (int)info->split, info->rows);
         st = kd_cursor_read(cursor, id, k, r->id + info->first, info->rows * sizeof(*r->id), err);
+        if (!st && source >= 0)
+            st = kd_cursor_read(cursor, source, k, r->source + info->first, info->rows * sizeof(*r->source),
+                                err);
         if (!st && label >= 0) st = read_labels(r, cursor, label, k, raw, err);
     }
     free(raw);
     return st;
 }
 
+static int find_source(const kd_store *s)
+{
+    const int i = kd_store_find_role(s, KD_ROLE_SOURCE, NULL);
+    const kd_column *c = i < 0 ? NULL : kd_store_column(s, (size_t)i);
+    return c && c->dtype == KD_U64 && !c->ndims ? i : -1;
+}
+
 kd_status kd__facts_read(kd__facts *r, kd_store *s, const kd_audit_params *p, kd_err *err)
 {
     const int id = kd_store_find_role(s, KD_ROLE_ID, NULL),
               label = kd_store_find_role(s, KD_ROLE_LABEL, NULL);
+    const int source = find_source(s);
     int column[KD_AUDIT_FOLDS];
     uint32_t n = 0;
     kd_cursor *cursor = NULL;
@@ -213,8 +227,10 @@ kd_status kd__facts_read(kd__facts *r, kd_store *s, const kd_audit_params *p, kd
         if (json_is_integer(k)) r->classes = json_integer_value(k);
     }
     kd_status st = p ? find_teachers(r, p, column, &n, err) : KD_OK;
-    if (st || (st = allocate(r, label >= 0, n > 0, err)) || (st = kd_cursor_open(&cursor, s, err))) goto out;
-    st = read_base(r, cursor, id, label, err);
+    if (st || (st = allocate(r, label >= 0, source >= 0, n > 0, err)) ||
+        (st = kd_cursor_open(&cursor, s, err)))
+        goto out;
+    st = read_base(r, cursor, id, label, source, err);
     for (uint64_t i = 0; label >= 0 && !n && !st && i < r->n; i++) // nobody else says how many there are
         if (r->label[i] >= r->classes) r->classes = r->label[i] + 1;
     for (uint32_t i = 0; i < n && !st; i++) st = read_logits(r, cursor, column[i], i, err);

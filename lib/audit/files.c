@@ -12,12 +12,14 @@ kd_status kd__open_file(kd_newfile **out, const kd__audit *a, const char *name, 
     return st;
 }
 
-/* "17,0a52...,train,4": row, id, split and label, which may be empty. */
+/* "17,3021,0a52...,train,4": row, source, id, split and label; source and label may be empty. */
 static void print_row(FILE *f, const kd__facts *r, uint64_t row)
 {
     char hex[33];
     kd_id_hex(r->id[row], hex);
-    fprintf(f, "%llu,%s,%s,", (unsigned long long)row, hex, kd_split_name((kd_split)r->split[row]));
+    fprintf(f, "%llu,", (unsigned long long)row);
+    if (r->source) fprintf(f, "%llu", (unsigned long long)r->source[row]);
+    fprintf(f, ",%s,%s,", hex, kd_split_name((kd_split)r->split[row]));
     if (r->label && r->label[row] >= 0) fprintf(f, "%d", r->label[row]);
 }
 
@@ -48,7 +50,7 @@ kd_status kd__write_labels(kd__audit *a, kd_err *err)
         return st;
     }
     FILE *out = kd_newfile_stream(f);
-    fprintf(out, "rank,row,id,split,label,suggested,margin,self_confidence,suggested_confidence\n");
+    fprintf(out, "rank,row,source,id,split,label,suggested,margin,self_confidence,suggested_confidence\n");
     for (uint64_t i = 0; i < r->n; i++)
         if (a->flag[i])
             v[n++] =
@@ -75,7 +77,8 @@ kd_status kd__write_pairs(kd__audit *a, kd_err *err)
     kd_status st = kd__open_file(&f, a, "duplicates.csv", err);
     if (st) return st;
     FILE *out = kd_newfile_stream(f);
-    fprintf(out, "kind,similarity,leak,row,id,split,label,other_row,other_id,other_split,other_label\n");
+    fprintf(out, "kind,similarity,leak,row,source,id,split,label,other_row,other_source,other_id,other_split,"
+                 "other_label\n");
     for (size_t i = 0; i < a->pairs.n; i++) {
         const kd_pair *p = &a->pairs.v[i];
         fprintf(out, "%s,%.6f,%d,", kind[p->kind], (double)p->similarity, r->split[p->a] != r->split[p->b]);
@@ -106,7 +109,7 @@ kd_status kd__write_unsure(kd__audit *a, kd_err *err)
     kd_status st = kd__open_file(&f, a, "unsure.csv", err);
     if (st) return st;
     FILE *out = kd_newfile_stream(f);
-    fprintf(out, "why,row,id,split,label,top,top_confidence,label_confidence,entropy\n");
+    fprintf(out, "why,row,source,id,split,label,top,top_confidence,label_confidence,entropy\n");
     for (uint64_t i = 0; i < r->n; i++) {
         const float *p = r->p + i * classes;
         const uint32_t top = kd__facts_top(r, i);

@@ -3,13 +3,16 @@
  * Inner products of all pairs are one large matrix product, and that is what oneDNN is good at: 70,000 rows
  * of 64 numbers are 600 GFLOP, a few seconds. So there is no index whose recall would have to be proven. The
  * product is made in tiles by a graph of one linear layer, whose weights are the rows to be found and whose
- * batch is the rows that ask; behind each tile every row takes what beats the worst of its best. Its best are
- * in a total order, so neither tiles nor threads change them.
+ * batch is the rows that ask; behind each tile every row takes what beats the worst of its best. A thread has
+ * a graph of its own and takes blocks of rows that ask until none is left, so threads never wait for each
+ * other. A row's best are in a total order, so neither tiles nor threads change them.
  */
 #include "audit_private.h"
 
 #include "kd/nn.h"
 
+#include <omp.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -53,10 +56,10 @@ typedef struct product {
     float *weight; /* (BASE, dims) */
 } product;
 
-static kd_status product_open(product *m, size_t dims, int threads, kd_err *err)
+static kd_status product_open(product *m, size_t dims, kd_err *err)
 {
     const kd_param *list;
-    kd_exec_params p = {.batch = QUERIES, .threads = threads};
+    kd_exec_params p = {.batch = QUERIES, .threads = 1};
     *m = (product){.graph = kd_graph_create()};
     if (!m->graph) return kd_fail(err, KD_ENOMEM, "out of memory");
     m->in = kd_nn_input(m->graph, "query", 1, (int64_t[]){(int64_t)dims});
@@ -84,25 +87,37 @@ static size_t load(float *to, const float *x, size_t first, size_t room, size_t 
     return rows;
 }
 
+/* One block of rows that ask, from `first` on, beside all others. */
+static void ask(kd__near *out, product *m, const float *query, const float *base, size_t first, size_t n,
+                size_t dims, float floor)
+{
+    const size_t nq = load(kd_exec_input(m->exec, m->in), query, first, QUERIES, n, dims);
+    for (size_t b = 0; b < n; b += BASE) {
+        const size_t nb = load(m->weight, base, b, BASE, n, dims);
+        kd_exec_run_forward(m->exec);
+        const float *value = kd_exec_value(m->exec, m->out); // (QUERIES, BASE)
+        for (size_t i = 0; i < nq; i++)
+            scan(&out[first + i], value + i * BASE, nb, (uint32_t)b, (uint32_t)(first + i), floor);
+    }
+}
+
 kd_status kd__nearest(kd__near *out, const float *query, const float *base, size_t n, size_t dims,
                       float floor, const kd_pair_params *p, uint64_t done, uint64_t total, kd_err *err)
 {
-    product m;
     const int threads = p->threads;
-    kd_status st = product_open(&m, dims, threads, err);
-    for (size_t b = 0; b < n && !st; b += BASE) {
-        const size_t nb = load(m.weight, base, b, BASE, n, dims);
-        for (size_t q = 0; q < n; q += QUERIES) {
-            const size_t nq = load(kd_exec_input(m.exec, m.in), query, q, QUERIES, n, dims);
-            kd_exec_run_forward(m.exec);
-            const float *value = kd_exec_value(m.exec, m.out); // (QUERIES, BASE)
-#pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
-            for (size_t i = 0; i < nq; i++)
-                scan(&out[q + i], value + i * BASE, nb, (uint32_t)b, (uint32_t)(q + i), floor);
+    product *m = calloc((size_t)threads, sizeof(*m));
+    kd_status st = m ? KD_OK : kd_fail(err, KD_ENOMEM, "out of memory");
+    atomic_size_t next = 0;
+    for (int t = 0; t < threads && !st; t++) st = product_open(&m[t], dims, err);
+    if (!st) {
+#pragma omp parallel num_threads(threads) if (threads > 1)
+        for (size_t q; (q = atomic_fetch_add(&next, QUERIES)) < n && !(p->stop && *p->stop);) {
+            const int t = omp_get_thread_num();
+            ask(out, &m[t], query, base, q, n, dims, floor);
+            if (!t && p->progress) p->progress(p->arg, done + kd_min_size(q + QUERIES, n), total);
         }
-        if (p->progress) p->progress(p->arg, done + b + nb, total);
-        if (p->stop && *p->stop) st = kd_fail(err, KD_ESTOPPED, "stopped");
     }
-    product_close(&m);
-    return st;
+    for (int t = 0; m && t < threads; t++) product_close(&m[t]);
+    free(m);
+    return !st && p->stop && *p->stop ? kd_fail(err, KD_ESTOPPED, "stopped") : st;
 }

@@ -135,7 +135,6 @@ static size_t gather(kd__prints *f, const uint8_t *first, uint32_t *row)
     for (size_t r = 0; r < f->rows; r++) {
         if (!first[r]) continue;
         memmove(f->plain + n * f->dims, f->plain + r * f->dims, line);
-        if (f->mirrored) memmove(f->mirrored + n * f->dims, f->mirrored + r * f->dims, line);
         if (f->thumb) memmove(f->thumb + n * thumb, f->thumb + r * thumb, thumb);
         row[n++] = (uint32_t)r;
     }
@@ -153,22 +152,50 @@ static void verify(kd__near *near, const kd__prints *f, size_t n, bool mirrored,
             near[i].value[k] = kd__thumbs_alike(f, i, near[i].row[k], mirrored, shift);
 }
 
-static kd_status search(kd_pairs *out, const kd__prints *f, const uint32_t *row, size_t n, bool mirrored,
-                        const kd_pair_params *p, kd_err *err)
+/* A way in which a row may look like another. A move by (dy, dx) is found from the other side as well, so
+ * the opposite one need not be asked for. */
+typedef struct view {
+    bool mirrored;
+    int dy, dx;
+} view;
+
+/* Rows that are alike when those who ask are seen so. k: the number of this search, of so many. */
+static kd_status search(kd_pairs *out, const kd__prints *f, const float *query, const uint32_t *row, size_t n,
+                        const view *v, size_t k, size_t of, const kd_pair_params *p, kd_err *err)
 {
-    const uint64_t done = mirrored ? n : 0, total = f->mirrored ? 2 * n : n;
     const double floor = p->similarity - (f->thumb ? SLACK : 0);
     kd__near *near = calloc(n + 1, sizeof(*near));
-    kd_status st = near ? kd__nearest(near, mirrored ? f->mirrored : f->plain, f->plain, n, f->dims,
-                                      (float)floor, p, done, total, err)
+    kd_status st = near ? kd__nearest(near, query, f->plain, n, f->dims, (float)floor, p, k * n, of * n, err)
                         : kd_fail(err, KD_ENOMEM, "no memory for the neighbours of %zu rows", n);
-    if (!st) verify(near, f, n, mirrored, p);
+    if (!st) verify(near, f, n, v->mirrored, p);
     for (size_t i = 0; i < n && !st; i++)
-        for (uint32_t k = 0; k < near[i].n && !st; k++)
-            if ((double)near[i].value[k] >= p->similarity)
-                st = add(out, row[i], row[near[i].row[k]], mirrored ? KD_PAIR_MIRRORED : KD_PAIR_NEAR,
-                         near[i].value[k], err);
+        for (uint32_t m = 0; m < near[i].n && !st; m++)
+            if ((double)near[i].value[m] >= p->similarity)
+                st = add(out, row[i], row[near[i].row[m]], v->mirrored ? KD_PAIR_MIRRORED : KD_PAIR_NEAR,
+                         near[i].value[m], err);
     free(near);
+    return st;
+}
+
+static kd_status search_images(kd_pairs *out, const kd__prints *f, const uint32_t *row, size_t n,
+                               const kd_pair_params *p, kd_err *err)
+{
+    view v[2 + 2 * KD_PAIR_SHIFT];
+    size_t views = 0;
+    kd_status st = KD_OK;
+    float *query = kd_alloc_aligned(n, f->dims * sizeof(*query));
+    if (!query) return kd_fail(err, KD_ENOMEM, "out of memory");
+    v[views++] = (view){0};
+    if (p->mirror) v[views++] = (view){.mirrored = true};
+    for (int d = 1; d <= (int)p->shift; d++) {
+        v[views++] = (view){.dy = d};
+        v[views++] = (view){.dx = d};
+    }
+    for (size_t k = 0; k < views && !st; k++) {
+        kd__prints_view(f, query, n, v[k].mirrored, v[k].dy, v[k].dx, p->threads);
+        st = search(out, f, query, row, n, &v[k], k, views, p, err);
+    }
+    free(query);
     return st;
 }
 
@@ -177,11 +204,13 @@ static kd_status near_ones(kd_pairs *out, kd_store *s, const uint8_t *first, con
 {
     kd__prints f = {0};
     uint32_t *row = malloc((kd_store_rows(s) + 1) * sizeof(*row));
-    kd_status st = row ? kd__prints_make(&f, s, p->column, p->mirror, p->threads, err)
-                       : kd_fail(err, KD_ENOMEM, "out of memory");
+    kd_status st =
+        row ? kd__prints_make(&f, s, p->column, p->threads, err) : kd_fail(err, KD_ENOMEM, "out of memory");
     const size_t n = st ? 0 : gather(&f, first, row);
-    if (!st) st = search(out, &f, row, n, false, p, err);
-    if (!st && f.mirrored) st = search(out, &f, row, n, true, p, err);
+    if (!st && f.thumb)
+        st = search_images(out, &f, row, n, p, err);
+    else if (!st)
+        st = search(out, &f, f.plain, row, n, &(view){0}, 0, 1, p, err);
     kd__prints_release(&f);
     free(row);
     return st;
@@ -193,6 +222,9 @@ kd_status kd_pairs_find(kd_pairs *out, kd_store *s, int input, const kd_pair_par
     kd_status st = p->column < 0 ? KD_OK : kd__prints_check(s, p->column, err);
     *out = (kd_pairs){0};
     if (st) return st;
+    if (p->shift < 0 || p->shift > KD_PAIR_SHIFT)
+        return kd_fail(err, KD_EUSAGE, "images moved by %lld pixels; expected 0 to %d", (long long)p->shift,
+                       KD_PAIR_SHIFT);
     if (rows > UINT32_MAX)
         return kd_fail(err, KD_ELIMIT, "%s: %llu rows, duplicates are looked for among at most %u",
                        kd_store_path(s), (unsigned long long)rows, UINT32_MAX);

@@ -1,10 +1,8 @@
 /* signature.c - a row as a short vector, so that nearly equal rows have nearly equal vectors.
  *
- * Images: averaged to 8 x 8 grey cells, their mean taken away and scaled to length 1. Brightness and contrast
- * are gone then, an image moved by a pixel changes a little, and the mirrored image's vector is the same one
- * with its columns turned round. It finds candidates; whether two images are alike is decided on thumbnails
- * of at most 32 x 32 pixels and four channels, by correlation, which brightness and contrast do not change
- * either.
+ * Images: thumbnails of at most 32 x 32 pixels, whose correlation decides. Candidates are found by their
+ * averages over 8 x 8 grey cells, the mean taken away and scaled to length 1. Brightness and contrast change
+ * neither. A mirrored or moved thumbnail has other averages, so it asks for itself.
  *
  * Other rows: each number centred and scaled by its mean and deviation over all rows, so that no unit of
  * measurement outweighs the others; then scaled to length 1. More than 128 numbers go through a random
@@ -62,7 +60,6 @@ kd_status kd__prints_check(const kd_store *s, int column, kd_err *err)
 void kd__prints_release(kd__prints *p)
 {
     free(p->plain);
-    free(p->mirrored);
     free(p->thumb);
     *p = (kd__prints){0};
 }
@@ -117,21 +114,39 @@ static void shrink(float *out, const float *x, const shape *f, size_t h, size_t 
         }
 }
 
-static void image_signature(float *plain, float *mirrored, const float *x, const shape *f)
+/* Of a thumbnail, mirrored and moved (what is beyond an edge is the edge). */
+static void image_signature(float *out, const kd__prints *p, const uint8_t *thumb, bool mirrored, int dy,
+                            int dx)
 {
-    float cell[CELLS * CELLS * 4];
+    const shape f = {.h = p->h, .w = p->w, .c = 1};
+    const int h = (int)p->h, w = (int)p->w;
+    float grey[THUMB * THUMB];
     double mean = 0;
-    shrink(cell, x, f, CELLS, CELLS);
-    for (size_t i = 0; i < CELLS * CELLS; i++) {
-        double grey = 0;
-        for (size_t c = 0; c < f->c; c++) grey += (double)cell[i * f->c + c];
-        plain[i] = (float)(grey / (double)f->c);
-        mean += (double)plain[i] / (CELLS * CELLS);
-    }
-    for (size_t i = 0; i < CELLS * CELLS; i++) plain[i] -= (float)mean;
-    to_unit(plain, CELLS * CELLS);
-    for (size_t i = 0; mirrored && i < CELLS * CELLS; i++)
-        mirrored[i] = plain[i / CELLS * CELLS + (CELLS - 1 - i % CELLS)];
+    for (int y = 0; y < h; y++)
+        for (int x = 0; x < w; x++) {
+            const int from_y = y - dy < 0   ? 0
+                               : y - dy < h ? y - dy
+                                            : h - 1,
+                      from_x = x - dx < 0   ? 0
+                               : x - dx < w ? x - dx
+                                            : w - 1;
+            const uint8_t *at = thumb + (size_t)(from_y * w + (mirrored ? w - 1 - from_x : from_x)) * p->c;
+            uint32_t sum = 0;
+            for (size_t c = 0; c < p->c; c++) sum += at[c];
+            grey[y * w + x] = (float)sum;
+        }
+    shrink(out, grey, &f, CELLS, CELLS);
+    for (size_t i = 0; i < CELLS * CELLS; i++) mean += (double)out[i] / (CELLS * CELLS);
+    for (size_t i = 0; i < CELLS * CELLS; i++) out[i] -= (float)mean;
+    to_unit(out, CELLS * CELLS);
+}
+
+void kd__prints_view(const kd__prints *p, float *out, size_t n, bool mirrored, int dy, int dx, int threads)
+{
+    const size_t thumb = p->h * p->w * p->c;
+#pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
+    for (size_t i = 0; i < n; i++)
+        image_signature(out + i * p->dims, p, p->thumb + i * thumb, mirrored, dy, dx);
 }
 
 /* Eight bits a value are enough for a correlation; a row's own range is stretched over them. */
@@ -145,7 +160,7 @@ static void thumbnail(uint8_t *out, const float *x, const shape *f, size_t h, si
     for (size_t i = 0; i < n; i++) out[i] = hi > lo ? (uint8_t)lrintf((small[i] - lo) / (hi - lo) * 255) : 0;
 }
 
-static kd_status images(kd__prints *p, reader *r, bool mirror, int threads, kd_err *err)
+static kd_status images(kd__prints *p, reader *r, int threads, kd_err *err)
 {
     const shape *f = &r->f;
     kd_status st = KD_OK;
@@ -153,21 +168,17 @@ static kd_status images(kd__prints *p, reader *r, bool mirror, int threads, kd_e
     p->h = kd_min_size(f->h, THUMB), p->w = kd_min_size(f->w, THUMB), p->c = f->c;
     const size_t thumb = p->h * p->w * p->c;
     p->plain = kd_alloc_aligned(p->rows, p->dims * sizeof(float));
-    p->mirrored = mirror ? kd_alloc_aligned(p->rows, p->dims * sizeof(float)) : NULL;
     p->thumb = kd_alloc_aligned(p->rows, thumb);
-    if (!p->plain || !p->thumb || (mirror && !p->mirrored))
+    if (!p->plain || !p->thumb)
         return kd_fail(err, KD_ENOMEM, "no memory for the thumbnails of %zu rows", p->rows);
     for (uint32_t k = 0; k < kd_store_chunks(r->s) && !st; k++) {
         const kd_chunk_info *info = kd_store_chunk(r->s, k);
         st = read_chunk(r, k, err);
 #pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1 && !st)
-        for (uint32_t i = 0; i < (st ? 0 : info->rows); i++) {
-            const size_t row = info->first + i;
-            image_signature(p->plain + row * p->dims, mirror ? p->mirrored + row * p->dims : NULL,
-                            r->x + i * f->values, f);
-            thumbnail(p->thumb + row * thumb, r->x + i * f->values, f, p->h, p->w);
-        }
+        for (uint32_t i = 0; i < (st ? 0 : info->rows); i++)
+            thumbnail(p->thumb + (info->first + i) * thumb, r->x + i * f->values, f, p->h, p->w);
     }
+    if (!st) kd__prints_view(p, p->plain, p->rows, false, 0, 0, threads);
     return st;
 }
 
@@ -271,15 +282,15 @@ static kd_status vectors(kd__prints *p, reader *r, int threads, kd_err *err)
     return st;
 }
 
-kd_status kd__prints_make(kd__prints *p, kd_store *s, int column, bool mirror, int threads, kd_err *err)
+kd_status kd__prints_make(kd__prints *p, kd_store *s, int column, int threads, kd_err *err)
 {
     reader r = {.s = s, .column = column, .f = shape_of(kd_store_column(s, (size_t)column))};
-    const uint32_t most = kd__most_rows(s);
+    const uint32_t most = kd__audit_most_rows(s);
     kd_status st = kd_cursor_open(&r.cursor, s, err);
     *p = (kd__prints){.rows = kd_store_rows(s)};
     if (!st && !(r.x = kd_alloc_aligned(most, r.f.values * sizeof(float))))
         st = kd_fail(err, KD_ENOMEM, "no memory for a chunk of %u rows", most);
-    if (!st) st = r.f.image ? images(p, &r, mirror, threads, err) : vectors(p, &r, threads, err);
+    if (!st) st = r.f.image ? images(p, &r, threads, err) : vectors(p, &r, threads, err);
     kd_cursor_close(r.cursor);
     free(r.x);
     if (st) kd__prints_release(p);
