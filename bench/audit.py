@@ -19,6 +19,7 @@ import json
 import shutil
 import statistics
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -71,7 +72,7 @@ def flip(labels, seed):
 
 def train(b, folder, store, seed, out, *more):
     (folder / "small.yaml").write_text(MODEL)
-    fashion.tool(b / "kd-train", "-s", store, folder / "small.yaml", "--seeds", seed, "-o", out, *more)
+    fashion.tool(b / "kd-train", "-s", store, folder / "small.yaml", "--seeds", seed, "-o", out, "--threads", 1, *more)
     return out / "small" / "plain" / f"seed-{seed}"
 
 
@@ -108,6 +109,7 @@ def one_draw(b, folder, clean, labels, seed):
            "seen": judge(b, store, folder / "seen", wrong, ["seen"], planted)}
     cleaned = train(b, folder, store, seed, folder / "cleaned", "--drop-rows", folder / "cross" / "drop.txt")
     best = train(b, folder, clean, seed, folder / "clean")
+    print(f"draw {seed} is done", file=sys.stderr)
     out["accuracy"] = {"noisy": accuracy(b, clean, folder / "noisy" / "small" / "plain" / f"seed-{seed}"),
                        "cleaned": accuracy(b, clean, cleaned), "clean": accuracy(b, clean, best)}
     return out
@@ -117,10 +119,8 @@ def labels_bench(b, folder):
     labels = read_idx("train-labels-idx1")
     (folder / "clean").mkdir(parents=True)
     clean = fashion.pack(b, folder / "clean", "  valid_fraction: 0.1\n")
-    draws = []
-    for seed in range(SEEDS):
-        draws.append(one_draw(b, folder / f"draw-{seed}", clean, labels, seed))
-        print(f"draw {seed}: {json.dumps(draws[-1])}", flush=True)
+    with ThreadPoolExecutor(SEEDS) as pool:  # each trains on one thread
+        draws = list(pool.map(lambda seed: one_draw(b, folder / f"draw-{seed}", clean, labels, seed), range(SEEDS)))
     found = {how: {f: {m: spread([d[how][f][m] for d in draws]) for m in ("flagged", "precision", "recall", "precision_first_1000")}
                    for f in ("joint", "rate", "both")} for how in ("cross", "seen")}
     for how in found:

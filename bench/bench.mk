@@ -54,6 +54,9 @@ bench-promise: deps $(BENCH_BIN) ## what the same bits for any number of threads
 bench-shuffle: deps all ## what shuffling within windows costs a student beside a full shuffle, into bench/results/
 	@bench/shuffle.py $B $(BUILD)/bench/shuffle
 
+bench-audit: deps all ## does kd-audit find flipped labels and planted copies, and does training without them help? Into bench/results/
+	@nice -n 19 /usr/bin/python3 bench/audit.py $B $(BUILD)/bench/audit $(BENCH_ARGS)
+
 kernels: $(BENCH_BIN) ## matrix products and convolutions alone against the peak
 	@$(BENCH_BIN) kernels
 
@@ -105,4 +108,4 @@ scoreboard: ## bench/results/*.json to docs/scoreboard.md; prints the figures th
 	@bench/scoreboard.sh
 
 .PHONY: bench-store bench-store-ready bench-store-size bench-store-speed bench-store-verify bench-store-rss bench-dump
-.PHONY: parity bench-many bench-stall bench bench-run bench-image bench-commits bench-promise bench-shuffle kernels store-levels peak scoreboard deps-bench
+.PHONY: parity bench-many bench-stall bench bench-run bench-image bench-commits bench-promise bench-shuffle bench-audit kernels store-levels peak scoreboard deps-bench

@@ -60,7 +60,7 @@ static const kd_tool tool = {
         "with 15 equal-width bins; agreement, the share of rows with the teacher's top class; KL, the mean "
         "KL(teacher || student) in nats at temperature 1; latency, the median time of one row on one thread.",
     .examples = examples,
-    .see_also = "kd-dump(1), kd-train(1), kd-store(1)",
+    .see_also = "kd-dump(1), kd-train(1), kd-audit(1), kd-store(1)",
 };
 
 static void show_progress(void *arg, uint64_t done, uint64_t total)

@@ -64,6 +64,7 @@ typedef struct kd__audit {
     const kd_audit_params *p;
     const char *folder;
     kd__facts facts;
+    int input, near; /* columns; -1: none */
     kd_pairs pairs;
     uint8_t *flag; /* (n) labels that are probably wrong */
     uint8_t *why;  /* (n) KD_DROP_* of a training row, wanted or not */

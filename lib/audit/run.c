@@ -253,45 +253,42 @@ static json_t *pairs_json(const kd__audit *a, const char *column)
                      (json_int_t)conflicts);
 }
 
-/* The column of near ones; -1: none, and why is said. */
-static kd_status near_column(kd__audit *a, int input, int *column, kd_err *err)
+/* Which columns hold the rows and what near duplicates are looked for in; what cannot be is said. */
+static kd_status find_columns(kd__audit *a, kd_err *err)
 {
     kd_store *s = a->facts.s;
     kd_err why = {0};
-    *column = a->p->near ? kd_store_find(s, a->p->near) : input;
-    if (a->p->near && !*a->p->near) return KD_OK;
-    if (*column < 0)
+    a->input = kd_store_find_role(s, KD_ROLE_INPUT, NULL);
+    a->near = a->p->near ? kd_store_find(s, a->p->near) : a->input;
+    if (a->p->near && *a->p->near && a->near < 0)
         return kd_fail(err, KD_ENOTFOUND, "%s: no column %s; see: kd-store stat %s", kd_store_path(s),
                        a->p->near, kd_store_path(s));
-    kd_status st = kd__prints_check(s, *column, &why);
-    if (!st) return KD_OK;
-    if (a->p->near) return kd_fail(err, st, "%s", why.msg);
+    if (a->near < 0 || !kd__prints_check(s, a->near, &why)) return KD_OK;
+    if (a->p->near) return kd_fail(err, why.code, "%s", why.msg);
     kd__say(a->left_out, "near duplicates: %s", why.msg);
-    *column = -1;
+    a->near = -1;
     return KD_OK;
 }
 
 static kd_status audit_pairs(kd__audit *a, kd_err *err)
 {
     kd_store *s = a->facts.s;
-    const int input = kd_store_find_role(s, KD_ROLE_INPUT, NULL);
-    kd_pair_params p = {.similarity = a->p->similarity,
+    kd_pair_params p = {.column = a->near,
+                        .similarity = a->p->similarity,
                         .shift = a->p->shift,
                         .mirror = a->p->mirror,
                         .threads = a->p->threads,
                         .stop = a->p->stop,
                         .progress = a->p->progress,
                         .arg = a->p->arg};
-    if (input < 0) {
+    if (a->input < 0) {
         kd__say(a->left_out, "duplicates: %s has no column with role input", kd_store_path(s));
         return KD_OK;
     }
-    kd_status st = near_column(a, input, &p.column, err);
-    if (st || (st = kd_pairs_find(&a->pairs, s, input, &p, err)) || (st = drop_duplicates(a, err)) ||
-        (st = kd__write_pairs(a, err)))
-        return st;
+    kd_status st = kd_pairs_find(&a->pairs, s, a->input, &p, err);
+    if (st || (st = drop_duplicates(a, err)) || (st = kd__write_pairs(a, err))) return st;
     json_object_set_new(a->summary, "duplicates",
-                        pairs_json(a, p.column < 0 ? NULL : kd_store_column(s, (size_t)p.column)->name));
+                        pairs_json(a, a->near < 0 ? NULL : kd_store_column(s, (size_t)a->near)->name));
     return KD_OK;
 }
 
@@ -340,7 +337,7 @@ static kd_status finish(kd__audit *a, double seconds, kd_err *err)
 static kd_status begin(kd__audit *a, kd_store *s, kd_err *err)
 {
     kd_status st = kd__facts_read(&a->facts, s, a->p, err);
-    if (st || (st = take_folder(a->folder, a->p->force, err))) return st;
+    if (st) return st;
     a->flag = calloc(a->facts.n + 1, 1);
     a->why = calloc(a->facts.n + 1, 1);
     a->left_out = json_array();
@@ -351,7 +348,7 @@ static kd_status begin(kd__audit *a, kd_store *s, kd_err *err)
     if (!a->flag || !a->why || !a->left_out || !a->warnings || !a->summary)
         return kd_fail(err, KD_ENOMEM, "out of memory");
     say_left_out(a);
-    return KD_OK;
+    return (st = find_columns(a, err)) ? st : take_folder(a->folder, a->p->force, err);
 }
 
 kd_status kd_audit_run(json_t **summary, kd_store *s, const char *folder, const kd_audit_params *p,
