@@ -1,6 +1,7 @@
 #!/bin/sh
 # kd-audit: planted wrong labels and copies are found through the tools, its lists are what kd-train takes, and what a
 # store does not allow is said in one line.
+root=$(cd "$(dirname "$0")/../.." && pwd)
 . "$(dirname "$0")/common"
 cd "$work" || exit 1
 A=$KD_BIN/kd-audit
@@ -98,6 +99,22 @@ refused 3 "bad.txt:2: unknown id" "an id that is not the row's" "$KD_BIN/kd-trai
 refused 3 "none.txt" "a list that is not there" "$KD_BIN/kd-train" -s f.kd pupil.yaml --drop-rows none.txt -o x
 check "an empty split" "$A" -s g.kd -o empty --near none --json
 same "is left out by name" "$(jq -r '.left_out[] | select(startswith("split"))' out)" "split valid: g.kd has no such rows"
+cat >tokens.py <<'P'
+import kdstore, numpy as np
+texts = [np.arange(i % 7 + 1, dtype=np.int32) for i in range(20)]
+columns = [kdstore.Column("id", "id", "u8", (16,)), kdstore.Column("split", "split", "u8", ()), kdstore.Column("tokens", "input", "i32", (-1,))]
+with kdstore.create("t.kd", columns, {"source": "made"}) as w:
+    ids = np.concatenate([kdstore.row_ids("tokens", np.array([t], np.int32)) for t in texts])
+    w.append({"id": ids, "tokens": (np.concatenate(texts), [len(t) for t in texts])}, "train")
+P
+check "a store of texts without labels or a teacher" env PYTHONPATH="$root/lib/python" /usr/bin/python3 tokens.py
+check "is audited for exact copies" "$A" -s t.kd -o texts --json
+same "which are found where rows differ in length" "$(jq -c .duplicates.pairs.exact out)" 13
+same "and the rest is left out, a line each" "$(jq -r '.left_out[]' out | cut -d: -f1)" "wrong labels, class balance
+wrong labels, unsure rows, drift of predictions
+split valid
+split test
+near duplicates"
 check "no audit in another's place without being asked" "$A" -s g.kd -o empty --near none --force
 check "a page for man" "$A" --man
 finish
