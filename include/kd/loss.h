@@ -195,8 +195,8 @@ typedef struct kd_loss_batch {
     uint64_t step;               /* key of random draws */
 } kd_loss_batch;
 
-/* Terms with features whose input is missing (validation rows without them) are left out when only the
- * value is wanted. */
+/* Terms with features whose input is missing (crd on validation rows) are left out when only the value is
+ * wanted. */
 void kd_loss_run(kd_loss *l, const kd_loss_batch *b);
 /* After run (serial): weighted sum, and each term unweighted in the order of kd_loss_term_at. */
 double kd_loss_value(const kd_loss *l);
