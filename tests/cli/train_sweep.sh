@@ -44,6 +44,13 @@ check "a larger grid finds what is trained already" "$T" -s f.kd --rows 1280 a.y
 same "only the new points are trained" "$(jq -c '[.students[] | select(.skipped | not) | .name] | unique' out)" \
   '["a@temperature=2@lr=0.002","a@temperature=2@lr=0.01"]'
 
+point=$(jq -r '.students[0].chosen' runs/selection.json)
+check "a point is a teacher, too" "$KD_BIN/kd-dump" --teacher "runs/$point/distilled/seed-0" --into f.kd
+same "by its name in a store's letters" "$("$KD_BIN/kd-store" stat f.kd --json -q | jq -r '.columns[-1].name')" "$(echo "$point" | tr '@=' '--')/logits"
+check "which --check knows" "$KD_BIN/kd-dump" --teacher "runs/$point/distilled/seed-0" --into f.kd --check
+check "and kd-store drops" "$KD_BIN/kd-store" drop f.kd "$(echo "$point" | tr '@=' '--')"
+refused 2 "longer than the 48 letters of a segment; give a shorter one: --name" "a name that is too long" \
+  "$KD_BIN/kd-dump" --teacher teacher --into f.kd --name "$(printf '%050d' 0)" -n
 check "kd-eval measures the chosen points on the test split" "$E" -s f.kd runs --json
 same "each student once, by its own name" "$(jq -c '[.students[] | select(.chosen.distilled) | .name]' out)" '["a"]'
 same "the point is the chosen one" "$(jq -r '.students[0].chosen.distilled' out)" \
