@@ -130,8 +130,12 @@ static kd_status check_judging(const kd__run *r, const kd_student_spec *given, c
     const bool by_loss = !strcmp(r->spec.train.keep, "best_loss"),
                by_accuracy = !strcmp(r->spec.train.keep, "best"), patience = r->spec.train.patience > 0,
                rows = kd_store_split_rows(t->store, KD_VALID) > 0;
+    const char *key = patience ? "train.patience" : "train.keep";
     char where[300];
-    kd_config_where(&given->config, patience ? "train.patience" : "train.keep", where, sizeof(where));
+    if (kd_config_source(&given->config, key) == 2) // on the command line, behind --set or --sweep
+        snprintf(where, sizeof(where), "%s", key);
+    else
+        kd_config_where(&given->config, key, where, sizeof(where));
     if (!rows && (patience || by_loss || by_accuracy))
         return kd_fail(err, KD_EUSAGE,
                        "%s: no validation rows, and %s asks for them; pack with data.valid_fraction, or set "
@@ -145,10 +149,10 @@ static kd_status check_judging(const kd__run *r, const kd_student_spec *given, c
             "train.patience: 0",
             where);
     if (by_accuracy && label < 0)
-        return kd_fail(
-            err, KD_EUSAGE,
-            "%s: no labels, and %s asks for the best validation accuracy; set train.keep: best_loss",
-            kd_store_path(t->store), kd_config_where(&given->config, "train.keep", where, sizeof(where)));
+        return kd_fail(err, KD_EUSAGE,
+                       "%s: no labels, and train.keep: best asks for the best validation accuracy; set "
+                       "train.keep: best_loss",
+                       kd_store_path(t->store));
     return KD_OK;
 }
 
