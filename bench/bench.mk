@@ -1,6 +1,6 @@
 # Measuring: `make bench` and `make scoreboard`. Included by the Makefile.
 #
-# MODEL=... picks models of bench/models.json; BENCH_ARGS is passed to bench/run.py, for example
+# MODEL=... picks models of bench/models.json, PRECISION=bf16 the products of both sides; BENCH_ARGS is passed to bench/run.py, for example
 # BENCH_ARGS=--no-peer (kd alone: needs no PyTorch).
 BENCH_BIN := $B/bench/kd_bench
 BENCH_OBJ := $(patsubst %.c,$B/%.o,$(wildcard bench/*.c))
@@ -24,7 +24,8 @@ bench: deps deps-bench ## training speed beside PyTorch (own virtual environment
 
 bench-run: $(BENCH_BIN) $(if $(findstring --no-peer,$(BENCH_ARGS)),,$(PEERS_VENV)/ready)
 	@$(BENCH_PYTHON) bench/run.py --bench $(BENCH_BIN) --python $(BENCH_PYTHON) --scratch $(BUILD)/bench \
-	  --command 'make bench$(if $(MODEL), MODEL="$(strip $(MODEL))")' $(BENCH_ARGS) $(MODEL)
+	  --command 'make bench$(if $(PRECISION), PRECISION=$(PRECISION))$(if $(MODEL), MODEL="$(strip $(MODEL))")' \
+	  $(if $(PRECISION),--precision $(PRECISION)) $(BENCH_ARGS) $(MODEL)
 
 # Another Python with torch and safetensors may stand in: PEERS_PYTHON=...
 PEERS_PYTHON ?= $(PEERS_VENV)/bin/python

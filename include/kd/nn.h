@@ -112,6 +112,7 @@ double kd_graph_train_flops(const kd_graph *g); /* FLOPs a row, forward and back
 /* Of the operands of products; all else is f32 in any case. Depthwise convolutions and those of one channel
  * stay f32, which is faster for them. */
 typedef enum kd_precision { KD_PRECISION_F32, KD_PRECISION_BF16 } kd_precision;
+bool kd_precision_parse(const char *name, kd_precision *out); /* "f32", "bf16"; false for others */
 kd_status kd_nn_check_precision(kd_precision p, kd_err *err); /* KD_EUNSUPPORTED: this CPU, or KD_ISA */
 const char *kd_nn_products(kd_precision p); /* how this CPU does them; part of the promise of equal bits */
 

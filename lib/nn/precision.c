@@ -20,6 +20,7 @@
 #include "nn_private.h"
 
 #include <assert.h>
+#include <string.h>
 
 enum { LINE = 16 }; /* floats */
 
@@ -73,6 +74,13 @@ double kd__naive_operand(float v, kd__operands o)
         kd_to_f32(&v, &h, KD_BF16, 1);
     }
     return (double)v;
+}
+
+bool kd_precision_parse(const char *name, kd_precision *out)
+{
+    const bool half = !strcmp(name, "bf16");
+    if (half || !strcmp(name, "f32")) *out = half ? KD_PRECISION_BF16 : KD_PRECISION_F32;
+    return half || !strcmp(name, "f32");
 }
 
 kd_status kd_nn_check_precision(kd_precision p, kd_err *err)

@@ -122,6 +122,13 @@ static bool has_valid_loss(const kd__run *r)
     return any;
 }
 
+kd_precision kd__run_precision(const kd__run *r)
+{
+    kd_precision p = KD_PRECISION_F32;
+    kd_precision_parse(r->spec.train.precision, &p); // the option's table allows no other
+    return p;
+}
+
 static kd_status resolve(kd__run *r, const kd_student_spec *given, kd_trainer *t, kd_err *err)
 {
     int input = kd_store_find_role(t->store, KD_ROLE_INPUT, NULL),
@@ -138,6 +145,9 @@ static kd_status resolve(kd__run *r, const kd_student_spec *given, kd_trainer *t
         (kd__run_has_views(r) &&
          (st = need_slot(t, kd_store_find_role(t->store, KD_ROLE_ID, NULL), &r->id, err))))
         return st;
+    if ((st = kd_nn_check_precision(kd__run_precision(r), err)))
+        return kd_fail_in(err, st, "%s",
+                          kd_config_where(&given->config, "train.precision", where, sizeof(where)));
     r->input_dtype = kd_store_column(t->store, (size_t)input)->dtype;
     if (label >= 0) t->slot_classes[r->label] = r->classes;
     if (r->spec.train.patience && !has_valid_loss(r))

@@ -3,8 +3,8 @@
  * Reading order: options.c, schedule.c, student.c (what is asked for); run.c (one student against the
  * store), views.c (views of its rows), sources.c (which columns its loss reads), taps.c (which of its nodes),
  * folder.c (its folder's life), optimizer.c, targets.c (logits as stored), feed.c (batches, validation rows),
- * step.c (the only parallel regions); checkpoint.c, metrics.c, events.c, provenance.c (what is written); trainer.c (all
- * students), loop.c (epochs and rounds).
+ * step.c (the only parallel regions); checkpoint.c, metrics.c, events.c, provenance.c (what is written);
+ * trainer.c (all students), loop.c (epochs and rounds).
  */
 #ifndef KD_TRAIN_PRIVATE_H
 #define KD_TRAIN_PRIVATE_H
@@ -130,6 +130,7 @@ kd_status kd__run_end_epoch(kd__run *r, kd_err *err);
 /* Writes the model and its papers, then FOLDER.part becomes FOLDER. */
 kd_status kd__run_finish(kd__run *r, const kd_trainer *t, kd_err *err);
 void kd__run_free(kd__run *r);
+kd_precision kd__run_precision(const kd__run *r);
 bool kd__run_active(const kd__run *r);  /* has steps to do */
 size_t kd__run_bytes(const kd__run *r); /* planned memory */
 

@@ -169,7 +169,10 @@ static kd_status plan_feed(kd_trainer *t, kd__run *r, kd_err *err)
 static kd_status plan_execs(kd_trainer *t, kd__run *r, kd_err *err)
 {
     int threads = t->solo ? 1 : t->p.threads;
-    kd_exec_params train = {.batch = r->spec.train.batch, .threads = threads, .training = true};
+    kd_exec_params train = {.batch = r->spec.train.batch,
+                            .threads = threads,
+                            .training = true,
+                            .precision = kd__run_precision(r)};
     kd_exec_params eval = {.batch = KD__EVAL_BATCH, .threads = threads};
     kd_status st = kd_exec_create(&r->ex, r->model->graph, &train, err);
     if (!st && t->blocks) st = kd_exec_create(&r->eval, r->model->graph, &eval, err);
