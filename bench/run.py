@@ -32,7 +32,8 @@ from pathlib import Path
 import figure
 
 HERE = Path(__file__).resolve().parent
-MODELS = ["mlp-784-512-256-10", "cnn-16-32-64"]   # the promised ones; bench/models.json has more
+# the promised ones; bench/models.json has more
+MODELS = {"f32": ["mlp-784-512-256-10", "cnn-16-32-64"], "bf16": ["cnn-64-128-256"]}
 BAR_RATIO = 1.5          # promised: times PyTorch's best
 MOVED = 0.05             # of the peak, between before and after
 FOREIGN = 0.05           # share of the CPUs that others may take during a measurement
@@ -230,7 +231,7 @@ def result(args, model, run):
 
 def arguments():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("model", nargs="*", default=MODELS, help=f"[{' '.join(MODELS)}]")
+    parser.add_argument("model", nargs="*", help=f"[{' '.join(MODELS['f32'])}; in bf16 {' '.join(MODELS['bf16'])}]")
     parser.add_argument("--bench", required=True, help="the program kd_bench")
     parser.add_argument("--python", default=sys.executable, help="with torch [this one]")
     parser.add_argument("--no-peer", dest="peer", action="store_false", help="kd alone")
@@ -243,7 +244,9 @@ def arguments():
     parser.add_argument("--seconds", type=float, default=5, help="of each measurement [5]")
     parser.add_argument("--tries", type=int, default=4, help="runs whose peak moved are repeated [4]")
     parser.add_argument("--command", default="make bench", help="how to measure this again, for the result")
-    return parser.parse_args()
+    args = parser.parse_args()
+    args.model = args.model or MODELS[args.precision]
+    return args
 
 
 def own_defaults():

@@ -190,7 +190,8 @@ def main():
     layouts = [""] if spec["arch"] == "mlp" else ["", "-cl"]
     kinds = ("eager", "compile", "compile-max")
     ways = ["", "-fast"] if args.precision == "bf16" else [""]
-    modes = args.modes.split(",") if args.modes else [k + layout + way for k in kinds for layout in layouts for way in ways]
+    every = [kind + layout + way for kind in kinds for layout in layouts for way in ways]
+    modes = args.modes.split(",") if args.modes else every
     os.environ.setdefault("TORCHINDUCTOR_AUTOGRAD_CACHE", "1")
     torch.set_flush_denormal(True)   # before the team starts: moments of dead units decay into slow numbers
     torch.set_num_threads(args.threads)
