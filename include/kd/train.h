@@ -42,6 +42,7 @@ typedef struct kd_train_spec {
     int64_t epochs, batch;
     int64_t accumulate; /* batches whose gradients make one step */
     char *optimizer;    /* adamw, sgd */
+    char *precision;    /* f32, bf16: of the products in training steps; weights are f32 */
     double lr, momentum, beta1, beta2, eps, weight_decay;
     bool nesterov;
     char *schedule;   /* constant, cosine, linear */

@@ -63,10 +63,11 @@ json_t *kd__contract(const kd_trainer *t, const kd__run *r)
 {
     uint64_t rows = kd_store_split_rows(t->store, KD_TRAIN);
     if (t->p.rows && t->p.rows < rows) rows = t->p.rows;
-    json_t *o = json_pack("{s:s, s:I, s:o, s:I, s:I, s:o, s:s, s:s}", "role", r->role, "seed",
+    json_t *o = json_pack("{s:s, s:I, s:o, s:I, s:I, s:o, s:s, s:s, s:s}", "role", r->role, "seed",
                           (json_int_t)r->seed, "config", kd_config_json(&r->spec.config), "rows",
                           (json_int_t)rows, "window_rows", (json_int_t)t->p.window_rows, "columns",
-                          columns_json(t, r), "isa", kd_isa_name(kd_cpu_isa()), "kernels", kd_nn_backend());
+                          columns_json(t, r), "isa", kd_isa_name(kd_cpu_isa()), "kernels", kd_nn_backend(),
+                          "products", kd_nn_products(kd__run_precision(r)));
     if (o && add_drop(o, t)) json_decref(o), o = NULL;
     return o;
 }
@@ -112,9 +113,10 @@ kd_status kd__contract_check(const json_t *there, const json_t *here, bool stric
         st = kd_fail(err, KD_ENOMEM, "out of memory");
         goto out;
     }
-    for (int i = 0; !strict && i < 2; i++) {
-        json_object_del(a, i ? "isa" : "kernels");
-        json_object_del(b, i ? "isa" : "kernels");
+    static const char *const of_the_cpu[] = {"isa", "kernels", "products"};
+    for (size_t i = 0; !strict && i < KD_COUNT(of_the_cpu); i++) {
+        json_object_del(a, of_the_cpu[i]);
+        json_object_del(b, of_the_cpu[i]);
     }
     if (differs(a, b, &path, &va, &vb)) {
         char *sa = shown(va), *sb = shown(vb);
