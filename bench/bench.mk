@@ -61,6 +61,9 @@ bench-audit: deps all ## does kd-audit find flipped labels and planted copies, a
 bench-precision: deps all ## what bf16 products cost a student in accuracy beside f32, into bench/results/
 	@bench/precision.py $B $(BUILD)/bench/precision
 
+bench-eval: deps all ## what kd-eval takes beyond the forward passes of 20 students on 10,000 rows, into bench/results/
+	@bench/eval.py $B $(BUILD)/bench/eval
+
 kernels: $(BENCH_BIN) ## matrix products and convolutions alone against the peak
 	@$(BENCH_BIN) kernels
 
@@ -112,4 +115,4 @@ scoreboard: ## bench/results/*.json to docs/scoreboard.md; prints the figures th
 	@bench/scoreboard.sh
 
 .PHONY: bench-store bench-store-ready bench-store-size bench-store-speed bench-store-verify bench-store-rss bench-dump
-.PHONY: parity bench-many bench-stall bench bench-run bench-image bench-commits bench-promise bench-precision bench-shuffle bench-audit kernels store-levels peak scoreboard deps-bench
+.PHONY: parity bench-many bench-stall bench bench-run bench-image bench-commits bench-promise bench-precision bench-shuffle bench-audit bench-eval kernels store-levels peak scoreboard deps-bench
