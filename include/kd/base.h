@@ -44,7 +44,8 @@
     X(EXISTS, "already exists", 2)                                                                           \
     X(UNSUPPORTED, "not supported", 2)                                                                       \
     X(NUMERIC, "not a number where one is needed", 1)                                                        \
-    X(LIMIT, "over a limit", 3)
+    X(LIMIT, "over a limit", 3)                                                                              \
+    X(GATE, "a gate failed", 1)
 
 typedef enum kd_status {
     KD_OK = 0,
