@@ -49,8 +49,9 @@ typedef enum kd_option_type {
     KD_OPTION_REALS,   /* kd_reals */
     KD_OPTION_STRINGS, /* kd_strings; a repeated flag appends, YAML sequence */
     KD_OPTION_MAPS     /* kd_strings; as STRINGS, but a YAML item may be a mapping of plain values and becomes
-                      * "key=value,key=value" (a sequence of values in it: "key=value value"). A sequence in
-                      * place of the mapping above it is this row's; text splits at ';', empty text is no item */
+                        * "key=value,key=value" (a sequence of values in it: "key=value value"). A sequence in
+                        * place of the mapping above it is this row's; text splits at ';', empty text is no item
+                        */
 } kd_option_type;
 
 typedef struct kd_ints {

@@ -64,7 +64,8 @@ kd_status kd_config_add(kd_config *c, const kd_option *rows, size_t n, void *tar
     };
     for (size_t i = 0; i < n; i++) memset((char *)target + rows[i].offset, 0, sizes[rows[i].type]);
     kd_status st = KD_OK;
-    if (!t.source || !t.line || !t.file || !t.items) st = kd_fail(err, KD_ENOMEM, "no memory for a table of options");
+    if (!t.source || !t.line || !t.file || !t.items)
+        st = kd_fail(err, KD_ENOMEM, "no memory for a table of options");
     for (size_t i = 0; i < n && !st; i++)
         if (rows[i].value) {
             st = kd__option_set(&rows[i], target, row_name(&rows[i], buf, sizeof buf), &rows[i].value, 1,
@@ -194,7 +195,8 @@ const char *kd_config_where_item(const kd_config *c, const char *key, size_t ite
     size_t t, i;
     if (!kd__config_row(c, key, &t, &i) || c->table[t].source[i] != 1 || !c->table[t].items[i][item])
         return kd_config_where(c, key, buf, len);
-    snprintf(buf, len, "%.*s:%d", (int)kd_min_size(len, 240), c->table[t].file[i], c->table[t].items[i][item]);
+    snprintf(buf, len, "%.*s:%d", (int)kd_min_size(len, 240), c->table[t].file[i],
+             c->table[t].items[i][item]);
     return buf;
 }
 

@@ -6,10 +6,10 @@
  *       - recall[class=Shirt] >= 0.7
  *       - latency_us <= 200
  *
- * A gate is a measure, a comparison, and a number or a reference (teacher, plain, release) with a number added
- * or multiplied. It is a small language on purpose: whoever reads a failed gate in a log should not need a
- * manual. All that can be wrong with it is found when the file is read, before a model is run, and said with
- * the line and the nearest word that is known. The presets are files of the same kind, kept here.
+ * A gate is a measure, a comparison, and a number or a reference (teacher, plain, release) with a number
+ * added or multiplied. It is a small language on purpose: whoever reads a failed gate in a log should not
+ * need a manual. All that can be wrong with it is found when the file is read, before a model is run, and
+ * said with the line and the nearest word that is known. The presets are files of the same kind, kept here.
  */
 #include "gates_private.h"
 
@@ -245,8 +245,8 @@ static kd_status parse(kd__gate *g, bool safe, kd_err *err)
 static const kd_option rows[] = {
     {"Gates", "gates", "", "GATE", 0, KD_OPTION_STRINGS, offsetof(kd_gates, texts), NULL, 0, 0, NULL,
      "what must hold: MEASURE >= NUMBER, MEASURE <= teacher + NUMBER, ..."},
-    {"Gates", "bounds", "", NULL, 0, KD_OPTION_CHOICE, offsetof(kd_gates, bounds), "point", 0, 0, "point|safe",
-     "what must pass: the measure, or its confidence bound on the side of failing"},
+    {"Gates", "bounds", "", NULL, 0, KD_OPTION_CHOICE, offsetof(kd_gates, bounds), "point", 0, 0,
+     "point|safe", "what must pass: the measure, or its confidence bound on the side of failing"},
     {"Gates", "students", "", "NAME", 0, KD_OPTION_STRINGS, offsetof(kd_gates, students), NULL, 0, 0, NULL,
      "the students that are judged [all but the teacher]"},
     {"Gates", "release", "", "FILE", 0, KD_OPTION_STRING, offsetof(kd_gates, release), NULL, 0, 0, NULL,

@@ -16,12 +16,12 @@ typedef struct kd__gate {
     char name[160];   /* of one slice or class; "": every one */
     kd__scope scope;
     kd__reference reference;
-    char sign;       /* '+', '-', '*' between reference and number */
-    double number;   /* without a sign: 0 */
-    bool ceiling;    /* the figure must be below, else above */
-    bool strict;     /* and not equal */
-    bool safe;       /* the bound that is nearer to failing must pass; false for what has no bounds */
-    bool low, high;  /* the measure was named with _low, _high */
+    char sign;      /* '+', '-', '*' between reference and number */
+    double number;  /* without a sign: 0 */
+    bool ceiling;   /* the figure must be below, else above */
+    bool strict;    /* and not equal */
+    bool safe;      /* the bound that is nearer to failing must pass; false for what has no bounds */
+    bool low, high; /* the measure was named with _low, _high */
 } kd__gate;
 
 struct kd_gates {
