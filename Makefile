@@ -56,8 +56,8 @@ ISAS := scalar avx2 avx512
 ISA_scalar :=
 ISA_avx2 := -mavx2 -mfma -mf16c
 ISA_avx512 := -mavx2 -mfma -mf16c -mavx512f -mavx512bw -mavx512dq -mavx512vl -mprefer-vector-width=512
-# Their numbers decide bytes in stores: no fused multiply-add, on any instruction set.
-EXACT := lib/codec/% lib/data/view.c
+# Their numbers decide bytes in stores or results: no fused multiply-add, on any instruction set.
+EXACT := lib/codec/% lib/data/view.c lib/eval/%
 LIB_OBJ := $(patsubst %.c,$B/%.o,$(filter-out %.simd.c,$(LIB_SRC))) \
   $(foreach i,$(ISAS),$(patsubst %.simd.c,$B/%.$i.o,$(SIMD_SRC)))
 UNIT_TESTS := $(patsubst %.c,$B/%,$(wildcard tests/unit/test_*.c))

@@ -54,6 +54,9 @@ bench-promise: deps $(BENCH_BIN) ## what the same bits for any number of threads
 bench-shuffle: deps all ## what shuffling within windows costs a student beside a full shuffle, into bench/results/
 	@bench/shuffle.py $B $(BUILD)/bench/shuffle
 
+bench-eval: deps all ## what kd-eval takes beyond the forward passes of 20 students on 10,000 rows, into bench/results/
+	@bench/eval.py $B $(BUILD)/bench/eval
+
 kernels: $(BENCH_BIN) ## matrix products and convolutions alone against the peak
 	@$(BENCH_BIN) kernels
 
@@ -105,4 +108,4 @@ scoreboard: ## bench/results/*.json to docs/scoreboard.md; prints the figures th
 	@bench/scoreboard.sh
 
 .PHONY: bench-store bench-store-ready bench-store-size bench-store-speed bench-store-verify bench-store-rss bench-dump
-.PHONY: parity bench-many bench-stall bench bench-run bench-image bench-commits bench-promise bench-shuffle kernels store-levels peak scoreboard deps-bench
+.PHONY: parity bench-many bench-stall bench bench-run bench-image bench-commits bench-promise bench-shuffle bench-eval kernels store-levels peak scoreboard deps-bench
