@@ -23,7 +23,7 @@ static void every_status_has_a_sentence_and_an_exit_code(void **state)
         assert_in_range(kd_exit_code((kd_status)s), 1, 5);
     }
     assert_int_equal(KD_ENOMEM, -99); /* numbers stand in logs */
-    assert_int_equal(KD_ELIMIT, -88);
+    assert_int_equal(KD_EGATE, -87);
     assert_int_equal(kd_exit_code(KD_EFULL), 4);
     assert_int_equal(kd_exit_code(KD_ESTOPPED), 5);
     assert_string_equal(kd_strstatus((kd_status)12345), "unknown status");
