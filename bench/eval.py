@@ -20,7 +20,7 @@ from pathlib import Path
 import fashion
 import figure
 
-RUNS, BAR = 5, 10
+RUNS, BAR = 3, 10
 PIPELINE = Path(__file__).resolve().parent.parent / "pipelines" / "image"
 SEEDS = {"dscnn-5k": "0-3", "cnn-25k": "0-3", "mlp-100k": "0-1"}  # with --control: 8 + 8 + 4 students
 

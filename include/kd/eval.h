@@ -242,7 +242,7 @@ json_t *kd_results_json(kd_exam *e, const kd_runs *runs, const char *pipeline, c
 
 #define KD_RESULTS_SCHEMA 2
 typedef struct kd_gates kd_gates;
-/* A file of gates (docs/evaluation.md), or the name of a preset: fast, careful. KD_EUSAGE: names file, line
+/* A file of gates (docs/gates.md), or the name of a preset: fast, careful. KD_EUSAGE: names file, line
  * and the nearest word that is known; KD_ENOTFOUND. */
 kd_status kd_gates_open(kd_gates **out, const char *file, kd_err *err);
 void kd_gates_close(kd_gates *g);                /* NULL-safe */
