@@ -39,7 +39,7 @@ refused 2 "gates.yaml: 1 of 3 gates failed; the first: pupil: params <= 100 .*li
 same "and nothing is shipped" "$(ls shipped 2>/dev/null)" ""
 same "the table says which gate failed" "$(grep -c 'params <= 100 .*FAIL' table.txt)" 1
 same "and its results are there to look at" "$(jq .gates.failed results.part)" 1
-refused 1 "gates failed" "a failed gate is exit status 1" "$E" -s f.kd runs --no-speed --resamples 0 --gates gates.yaml
+refused 1 "gates failed" "a failed gate is exit status 1" "$E" -q -s f.kd runs --no-speed --resamples 0 --gates gates.yaml
 
 mv f.kd runs away 2>/dev/null || { mkdir away && mv f.kd runs away; }
 cat >again.yaml <<Y
