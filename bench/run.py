@@ -50,12 +50,12 @@ def busy_seconds():
 
 
 class Process:
-    """A program of the line protocol: a ready line, then one answer for each "go SECONDS"."""
+    """A program of the line protocol: a ready line, then one answer for each "go SECONDS". wait: until it is ready."""
 
-    def __init__(self, what, command):
+    def __init__(self, what, command, wait=True):
         self.what, self.command = what, [str(c) for c in command]
         self.p = subprocess.Popen(self.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        self.ready = self.read()
+        self.ready = self.read() if wait else None
 
     def read(self):
         line = self.p.stdout.readline()
