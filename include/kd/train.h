@@ -42,6 +42,7 @@ typedef struct kd_train_spec {
     int64_t epochs, batch;
     int64_t accumulate; /* batches whose gradients make one step */
     char *optimizer;    /* adamw, sgd */
+    char *precision;    /* f32, bf16: of the products in training steps; weights are f32 */
     double lr, momentum, beta1, beta2, eps, weight_decay;
     bool nesterov;
     char *schedule;   /* constant, cosine, linear */
@@ -96,8 +97,9 @@ void kd_sweep_free(kd_sweep *w);
 typedef struct kd_trainer kd_trainer;
 typedef struct kd_trainer_params {
     int threads;
-    uint64_t rows;              /* first n training rows; 0: all */
-    uint64_t window_rows;       /* of the loader */
+    uint64_t rows;        /* first n training rows; 0: all */
+    const uint8_t *drop;  /* marks (kd/data.h) of training rows that are left out; NULL: none. Borrowed */
+    uint64_t window_rows; /* of the loader */
     int64_t checkpoint_seconds; /* a checkpoint when that much time has passed; 0: at the end of each epoch */
     int64_t checkpoint_keep;    /* last N */
     uint64_t log_steps;  /* a line of metrics.jsonl every that many steps, besides those of epochs; 0: none */

@@ -156,6 +156,13 @@ static kd_status check_judging(const kd__run *r, const kd_student_spec *given, c
     return KD_OK;
 }
 
+kd_precision kd__run_precision(const kd__run *r)
+{
+    kd_precision p = KD_PRECISION_F32;
+    kd_precision_parse(r->spec.train.precision, &p); // the option's table allows no other
+    return p;
+}
+
 static kd_status resolve(kd__run *r, const kd_student_spec *given, kd_trainer *t, kd_err *err)
 {
     int input = kd_store_find_role(t->store, KD_ROLE_INPUT, NULL),
@@ -171,6 +178,10 @@ static kd_status resolve(kd__run *r, const kd_student_spec *given, kd_trainer *t
         (kd__run_has_views(r) &&
          (st = need_slot(t, kd_store_find_role(t->store, KD_ROLE_ID, NULL), &r->id, err))))
         return st;
+    char where[300];
+    if ((st = kd_nn_check_precision(kd__run_precision(r), err)))
+        return kd_fail_in(err, st, "%s",
+                          kd_config_where(&given->config, "train.precision", where, sizeof(where)));
     r->input_dtype = kd_store_column(t->store, (size_t)input)->dtype;
     if (label >= 0) t->slot_classes[r->label] = r->classes;
     return check_judging(r, given, t, label, err);

@@ -130,6 +130,7 @@ kd_status kd__run_end_epoch(kd__run *r, kd_err *err);
 /* Writes the model and its papers, then FOLDER.part becomes FOLDER. */
 kd_status kd__run_finish(kd__run *r, const kd_trainer *t, kd_err *err);
 void kd__run_free(kd__run *r);
+kd_precision kd__run_precision(const kd__run *r);
 bool kd__run_active(const kd__run *r);  /* has steps to do */
 size_t kd__run_bytes(const kd__run *r); /* planned memory */
 
