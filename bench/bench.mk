@@ -37,6 +37,9 @@ parity: deps $(PEERS_READY) $(BENCH_BIN) all ## 50 steps of whole runs beside Py
 bench-many: deps $(PEERS_READY) $(BENCH_BIN) all ## eight students in one pass beside eight runs of PyTorch, into bench/results/
 	@bench/many.py many --bin $B --python $(PEERS_PYTHON) --scratch $(BUILD)/bench/many $(BENCH_ARGS)
 
+bench-sweep: deps $(PEERS_READY) $(BENCH_BIN) ## five models at batch 16 to 1024 on 1 and 2 threads beside PyTorch, into bench/results/ (half an hour; MODEL=... does a part)
+	@bench/sweep.py --bench $(BENCH_BIN) --python $(PEERS_PYTHON) --scratch $(BUILD)/bench/sweep $(BENCH_ARGS) $(MODEL)
+
 bench-stall: deps $(BENCH_BIN) all ## students trained from the store beside the same from memory, into bench/results/
 	@bench/many.py stall --bin $B --scratch $(BUILD)/bench/many $(BENCH_ARGS)
 
@@ -115,4 +118,4 @@ scoreboard: ## bench/results/*.json to docs/scoreboard.md; prints the figures th
 	@bench/scoreboard.sh
 
 .PHONY: bench-store bench-store-ready bench-store-size bench-store-speed bench-store-verify bench-store-rss bench-dump
-.PHONY: parity bench-many bench-stall bench bench-run bench-image bench-commits bench-promise bench-precision bench-shuffle bench-audit bench-eval kernels store-levels peak scoreboard deps-bench
+.PHONY: parity bench-many bench-sweep bench-stall bench bench-run bench-image bench-commits bench-promise bench-precision bench-shuffle bench-audit bench-eval kernels store-levels peak scoreboard deps-bench

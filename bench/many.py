@@ -6,7 +6,7 @@
 
 many: kd-train's trainer with 8 students mlp-784-128-10 over a store of Fashion-MNIST, beside eight runs of PyTorch with its
 tensors in memory: the better of one after the other with all threads each, and side by side with one thread each (tried
-first, for a moment). What a program takes to start is in neither. stall: the trainer with windows of 8,192 rows, so that
+first, for a moment; each in its better mode of eager and compiled). What a program takes to start is in neither. stall: the trainer with windows of 8,192 rows, so that
 every chunk is decoded every epoch, beside itself with all rows decoded in memory.
 Both measure in turns as bench/run.py does, by its rules for a quiet machine. Batch 128, 2 threads, f32.
 Exit status 0 measured, 1 could not measure, 2 usage.
@@ -33,7 +33,9 @@ class Several:
     """Processes that measure at the same time, as one of their summed rate."""
 
     def __init__(self, what, commands):
-        self.what, self.p = what, [run.Process(what, c) for c in commands]
+        self.what, self.p = what, [run.Process(what, c, wait=False) for c in commands]
+        for p in self.p:   # they warm up, and choose their mode, beside each other
+            p.ready = p.read()
         self.ready = self.p[0].ready
 
     def go(self, seconds):
@@ -61,7 +63,8 @@ def trainer(args, what, model, students, window):
 
 def torch(args):
     """The better way to eight runs, as something that measures, and what was tried."""
-    command = [args.python, run.HERE / "peers" / "torch_train.py", MODEL, "--batch", 128]
+    command = [args.python, run.HERE / "peers" / "torch_train.py", MODEL, "--batch", 128, "--modes", "eager,compile",
+               "--tune-seconds", 1]
     ways = {"one after the other": [args.threads], "side by side": [1] * args.threads}
     started, rates = {}, {}
     for way, threads in ways.items():
@@ -159,6 +162,19 @@ def stall(args):
         print(f"{n} x {model}: {100 * ratio['median']:.1f} % of the speed in memory, stall {100 * waited:.2f} %")
 
 
+def prepared(args):
+    """The store with its teacher; made once, whole or not at all."""
+    folder = args.scratch / "data"
+    if not folder.exists():
+        part = args.scratch / "data.part"
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir(parents=True)
+        # no validation rows: the peer does not validate either
+        fashion.teach(args.bin, part, fashion.pack(args.bin, part, "  valid_fraction: 0\n"))
+        part.rename(folder)
+    return folder / "f.kd"
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("what", choices=["many", "stall"])
@@ -168,7 +184,7 @@ def main():
     parser.add_argument("--scratch", type=Path, default=Path("build/bench/many"))
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--pairs", type=int, default=7)
-    parser.add_argument("--seconds", type=float, default=5, help="of each measurement [5]")
+    parser.add_argument("--seconds", type=float, default=2, help="of each measurement [2]")
     parser.add_argument("--tries", type=int, default=4, help="disturbed runs are repeated [4]")
     args = parser.parse_args()
     args.bin = args.bin.resolve()
@@ -178,10 +194,7 @@ def main():
         sys.exit(f"bench/many.py: {args.threads} threads need as many CPUs, here are {len(cpus)}; try --threads")
     os.sched_setaffinity(0, cpus[:args.threads])
     run.own_defaults()
-    shutil.rmtree(args.scratch, ignore_errors=True)
-    args.scratch.mkdir(parents=True)
-    args.store = fashion.pack(args.bin, args.scratch, "  valid_fraction: 0\n")   # the peer does not validate either
-    fashion.teach(args.bin, args.scratch, args.store)
+    args.store = prepared(args)
     try:
         {"many": many, "stall": stall}[args.what](args)
     except run.Failure as e:

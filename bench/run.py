@@ -53,12 +53,12 @@ def busy_seconds():
 
 
 class Process:
-    """A program of the line protocol: a ready line, then one answer for each "go SECONDS"."""
+    """A program of the line protocol: a ready line, then one answer for each "go SECONDS". wait: until it is ready."""
 
-    def __init__(self, what, command):
+    def __init__(self, what, command, wait=True):
         self.what, self.command = what, [str(c) for c in command]
         self.p = subprocess.Popen(self.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        self.ready = self.read()
+        self.ready = self.read() if wait else None
 
     def read(self):
         line = self.p.stdout.readline()
@@ -251,7 +251,7 @@ def arguments():
 
 def own_defaults():
     """Programs started from here see no tuning of the caller's."""
-    tuning = ("OMP_", "GOMP_", "KMP_", "MKL_", "OPENBLAS_", "DNNL_", "ONEDNN_", "KD_")
+    tuning = ("OMP_", "GOMP_", "KMP_", "MKL_", "OPENBLAS_", "DNNL_", "ONEDNN_", "KD_ISA")
     for variable in [v for v in os.environ if v.startswith(tuning)]:
         del os.environ[variable]
 
