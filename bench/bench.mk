@@ -55,14 +55,14 @@ bench-promise: deps $(BENCH_BIN) ## what the same bits for any number of threads
 bench-shuffle: deps all ## what shuffling within windows costs a student beside a full shuffle, into bench/results/
 	@bench/shuffle.py $B $(BUILD)/bench/shuffle
 
-bench-eval: deps all ## what kd-eval takes beyond the forward passes of 20 students on 10,000 rows, into bench/results/
-	@bench/eval.py $B $(BUILD)/bench/eval
-
 bench-audit: deps all ## does kd-audit find flipped labels and planted copies, and does training without them help? Into bench/results/
 	@nice -n 19 /usr/bin/python3 bench/audit.py $B $(BUILD)/bench/audit $(BENCH_ARGS)
 
 bench-precision: deps all ## what bf16 products cost a student in accuracy beside f32, into bench/results/
 	@bench/precision.py $B $(BUILD)/bench/precision
+
+bench-eval: deps all ## what kd-eval takes beyond the forward passes of 20 students on 10,000 rows, into bench/results/
+	@bench/eval.py $B $(BUILD)/bench/eval
 
 kernels: $(BENCH_BIN) ## matrix products and convolutions alone against the peak
 	@$(BENCH_BIN) kernels

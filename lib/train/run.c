@@ -178,6 +178,7 @@ static kd_status resolve(kd__run *r, const kd_student_spec *given, kd_trainer *t
         (kd__run_has_views(r) &&
          (st = need_slot(t, kd_store_find_role(t->store, KD_ROLE_ID, NULL), &r->id, err))))
         return st;
+    char where[300];
     if ((st = kd_nn_check_precision(kd__run_precision(r), err)))
         return kd_fail_in(err, st, "%s",
                           kd_config_where(&given->config, "train.precision", where, sizeof(where)));
