@@ -13,7 +13,7 @@ CC := gcc
 endif
 
 # The ladder: a module includes only itself and the modules named here (make dep-check).
-MODULES ?= base config codec store nn data loss model teacher exchange train eval cli
+MODULES ?= base config codec store nn data loss model teacher exchange train eval audit cli
 USES_base := none
 USES_config := base
 USES_cli := base config
@@ -27,6 +27,7 @@ USES_teacher := base config codec nn model store data
 USES_exchange := base config codec nn model store data
 USES_train := base config codec nn loss model store data
 USES_eval := base config codec nn loss model store data train
+USES_audit := base config codec nn store data eval
 
 # Fuzzing needs what reads foreign bytes, with clang and without OpenMP.
 OPENMP := -fopenmp
@@ -37,7 +38,7 @@ MODULES := base config codec store data model exchange
 UNUSED := lib/data/loader.c
 endif
 
-TOOLS := kd kd-dump kd-train kd-eval kd-store
+TOOLS := kd kd-dump kd-train kd-eval kd-audit kd-store
 LIBS := -ldnnl -llmdb -lzstd -lyaml -ljansson -lxxhash -lz -lm
 
 WARN := -Wall -Wextra -Werror -Wshadow -Wpointer-arith -Wstrict-prototypes -Wmissing-prototypes -Wvla

@@ -3,7 +3,7 @@
 
     bench/eval.py build/release build/bench/eval
 
-20 students (the image pipeline's three architectures, hardly trained) on the 10,000 test rows of Fashion-MNIST with a
+20 students (the image pipeline's three architectures, briefly trained) on the 10,000 test rows of Fashion-MNIST with a
 teacher's logits: every measure, table and pair, 1,000 resamples, results as JSON; without latencies, which are forward
 passes of their own. Overhead is the whole process's wall time, start and output included, less the time inside forward
 passes (feeding rows to the model included) as kd-eval itself tells it, as a share of the latter: the median of several
@@ -30,7 +30,7 @@ def prepare(bin_folder, folder):
     fashion.teach(bin_folder, folder, store)
     for name, seeds in SEEDS.items():
         fashion.tool(bin_folder / "kd-train", "-s", store, PIPELINE / f"{name}.yaml", "-o", folder / "students" / name, "--seeds", seeds,
-                     "--control", "--rows", 512, "--set", "train.epochs=1")
+                     "--control", "--rows", 4096, "--set", "train.epochs=2")
     return store
 
 

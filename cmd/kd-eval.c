@@ -87,7 +87,7 @@ static const kd_tool tool = {
         "with its figure; if one fails, the exit status is 1 after everything was written. What was not "
         "measured does not pass.",
     .examples = examples,
-    .see_also = "kd-dump(1), kd-train(1), kd-store(1)",
+    .see_also = "kd-dump(1), kd-train(1), kd-audit(1), kd-store(1)",
 };
 
 static void show_progress(void *arg, uint64_t done, uint64_t total)

@@ -87,7 +87,7 @@ typedef struct block {
     const kd__resample_loops *loops;
     uint8_t *weight;                      /* (rows, LANES) */
     lanes total, teacher_wrong, *support; /* of all models; support: (classes) */
-    lanes wrong, wrong3, wrong5, differ, kind[KD_KINDS], loss, kl, gap[KD_BINS];
+    lanes wrong3, wrong5, kind[KD_KINDS], loss, kl, gap[KD_BINS];
     lanes *missed, *taken; /* (classes) wrong rows by label and by answer */
 } block;
 
@@ -136,14 +136,12 @@ static void block_row(block *b, const kd_rows *r, uint64_t i, const kd_answer *a
     b->loops->add(b->loss, b->kl, b->gap[kd__bin_of(a->confidence)], w, a->loss, a->kl,
                   a->confidence - (a->rank == 0));
     if (a->rank) {
-        b->loops->count(b->wrong, w);
         b->loops->count(b->missed[r->label[i]], w);
         b->loops->count(b->taken[a->top], w);
     }
     if (a->rank >= 3) b->loops->count(b->wrong3, w);
     if (a->rank >= 5) b->loops->count(b->wrong5, w);
     if (!r->teacher) return;
-    if (a->top != r->teacher[i].top) b->loops->count(b->differ, w);
     const kd_kind kind = kd_row_kind(r->label[i], &r->teacher[i], a);
     if (kind != KD_BOTH_RIGHT) b->loops->count(b->kind[kind], w);
 }
@@ -166,17 +164,19 @@ static double share(double part, double of) { return of > 0 ? part / of : NAN; }
 
 static void block_result(double *out, const block *b, const kd_rows *r, int lane, size_t stride)
 {
-    const double n = b->total[lane], wrong = b->teacher_wrong[lane], loss = share(b->loss[lane], n);
-    double gaps = 0;
+    const double n = b->total[lane], wrong = b->teacher_wrong[lane], loss = share(b->loss[lane], n),
+                 differ = b->kind[KD_OTHER][lane] + b->kind[KD_NEW][lane] + b->kind[KD_MENDED][lane];
+    double gaps = 0, missed = 0;
     for (int k = 0; k < KD_BINS; k++) gaps += fabs(b->gap[k][lane]);
-    out[KD_M_ACCURACY * stride] = share(n - b->wrong[lane], n);
+    for (int64_t c = 0; c < r->classes; c++) missed += b->missed[c][lane];
+    out[KD_M_ACCURACY * stride] = share(n - missed, n);
     out[KD_M_TOP3 * stride] = share(n - b->wrong3[lane], n);
     out[KD_M_TOP5 * stride] = share(n - b->wrong5[lane], n);
     out[KD_M_MACRO_F1 * stride] = n > 0 ? block_macro_f1(b, r, lane) : NAN;
     out[KD_M_LOSS * stride] = loss;
     out[KD_M_PERPLEXITY * stride] = exp(loss);
     out[KD_M_ECE * stride] = share(gaps, n);
-    out[KD_M_AGREEMENT * stride] = share(n - b->differ[lane], n);
+    out[KD_M_AGREEMENT * stride] = share(n - differ, n);
     out[KD_M_KL * stride] = share(b->kl[lane], n);
     out[KD_M_COPIED * stride] = share(b->kind[KD_COPIED][lane], wrong);
     out[KD_M_OTHER * stride] = share(b->kind[KD_OTHER][lane], wrong);
@@ -187,12 +187,14 @@ static void block_result(double *out, const block *b, const kd_rows *r, int lane
 static void block_model(block *b, double *out, const kd_rows *r, const kd_answer *a, uint32_t first,
                         uint32_t resamples)
 {
-    memset(b->wrong, 0, offsetof(block, missed) - offsetof(block, wrong));
+    memset(b->wrong3, 0, offsetof(block, missed) - offsetof(block, wrong3));
     memset(b->missed, 0, (size_t)r->classes * sizeof(lanes));
     memset(b->taken, 0, (size_t)r->classes * sizeof(lanes));
     for (uint64_t i = 0; i < r->n; i++) block_row(b, r, i, &a[i]);
-    for (int lane = 0; lane < LANES && first + (uint32_t)lane < resamples; lane++)
-        block_result(out + first + lane, b, r, lane, resamples);
+    for (int lane = 0; lane < LANES; lane++) {
+        const uint32_t resample = first + 4 * (uint32_t)(lane % (LANES / 4)) + (uint32_t)(lane / (LANES / 4));
+        if (resample < resamples) block_result(out + resample, b, r, lane, resamples);
+    }
 }
 
 kd_status kd_bootstrap(double *const *out, const kd_rows *r, const kd_answer *const *models, size_t n,

@@ -12,7 +12,7 @@
 
 enum { LANES = KD__LANES, BLOCKS = LANES / 4 };
 
-/* Philox4x32-10 (lib/base/rng.c) of 16 neighbouring blocks of one row: word w of block k is resample 4 k + w.
+/* Philox4x32-10 (lib/base/rng.c) of 16 neighbouring blocks of one row, words apart.
  */
 static void draw(uint8_t weight[LANES], uint64_t row, uint32_t first)
 {
@@ -37,7 +37,7 @@ static void draw(uint8_t weight[LANES], uint64_t row, uint32_t first)
         uint32_t n[BLOCKS] = {0};
         for (int s = 0; s < KD__POISSON_STEPS; s++)
             for (int i = 0; i < BLOCKS; i++) n[i] += word[w][i] >= kd__poisson[s];
-        for (int i = 0; i < BLOCKS; i++) weight[4 * i + w] = (uint8_t)n[i];
+        for (int i = 0; i < BLOCKS; i++) weight[w * BLOCKS + i] = (uint8_t)n[i];
     }
 }
 

@@ -1,6 +1,7 @@
 #!/bin/sh
 # kd-eval: what it measures and pairs, and its refusals: one clear line, the documented exit code, nothing half-written.
 . "$(dirname "$0")/common"
+root=$(cd "$(dirname "$0")/../.." && pwd)
 cd "$work" || exit 1
 E=$KD_BIN/kd-eval
 data_yaml >data.yaml
@@ -56,6 +57,24 @@ bare() { jq 'del(.timing, .provenance, .cost) | walk(if type == "object" then de
 same "all numbers are the same" "$(bare one | md5sum)" "$(bare out | md5sum)"
 check "slices by another column, in bins" "$E" -s f.kd runs --json --no-speed --slice source:4 --slice label
 same "hold every row once" "$(jq -c '.students[0].slices | group_by(.column) | map([.[0].column, length, (map(.rows) | add)])' out)" '[["label",10,10000],["source",4,10000]]'
+cat >more.py <<'P'
+import numpy as np, kdstore
+s = kdstore.Store("f.kd")
+columns = [kdstore.Column("more/width", "score", "f32"), kdstore.Column("more/words", "score", "u8", (-1,))]
+with kdstore.extend("f.kd", "more", columns, teacher={"fingerprint": "5d41" * 8}) as w:
+    for chunk in w.todo():
+        n = len(s.read("label", chunk))
+        width, lengths = np.arange(n, dtype=np.float32) % 10, np.arange(n) % 3
+        width[5::10] = np.nan
+        w.append({"more/width": width, "more/words": (np.zeros(lengths.sum(), np.uint8), lengths)})
+P
+check "a store with numbers that are missing" env PYTHONPATH="$root/lib/python" PYTHONDONTWRITEBYTECODE=1 /usr/bin/python3 more.py
+check "slices by a fraction and by the length of a ragged column" \
+  "$E" -s f.kd runs --json --no-speed --slice more/width:3 --slice more/words
+same "rows without a number are a slice of their own" \
+  "$(jq -c '.students[0].slices | map(select(.column == "more/width")) | [length, (map(.rows) | add), (last | [.name, has("from")]), ([.[] | .from] | unique)]' out)" \
+  '[4,10000,["more/width=missing",false],[null,0,3,7]]'
+same "lengths are three slices" "$(jq -c '.students[0].slices | map(select(.column == "more/words")) | [map(.value), (map(.rows) | add)]' out)" '[[0,1,2],10000]'
 check "as a table" "$E" -s f.kd runs --markdown
 same "with a line for the student" "$(grep -c '^| pupil ' out)" 1
 same "a seed that only one role has is not paired" "$(rm -rf runs/pupil/plain/seed-1; "$E" -q -s f.kd runs --json | jq -c '.students[0].pairs')" 2
