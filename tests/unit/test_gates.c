@@ -17,7 +17,8 @@ static const char sample[] =
     "{'schema': 2, 'left_out': [{'measures': ['mce'], 'why': 'nobody asked'}],"
     " 'teacher': {'name': 'big', 'accuracy': 0.91, 'ece': 0.01,"
     "   'slices': [{'name': 'label=Coat', 'accuracy': 0.90}, {'name': 'label=Shirt', 'accuracy': 0.80}],"
-    "   'per_class': [{'class': 0, 'name': 'Coat', 'recall': 0.9}, {'class': 1, 'name': 'Shirt', 'recall': 0.8}]},"
+    "   'per_class': [{'class': 0, 'name': 'Coat', 'recall': 0.9}, {'class': 1, 'name': 'Shirt', 'recall': "
+    "0.8}]},"
     " 'students': [{'name': 'small', 'role': 'distilled', 'accuracy': 0.9, 'accuracy_low': 0.88,"
     "   'accuracy_high': 0.92, 'ece': 0.04, 'ece_low': 0.03, 'ece_high': 0.06, 'latency_us': 150,"
     "   'copied_mistakes': null, 'mended_mistakes': null, 'plain': {'accuracy': [0.86, 0.88]},"
@@ -88,7 +89,8 @@ static void what_is_malformed_is_named_with_line_and_nearest_word(void **state)
     refuses("gates:\n  - accuracy >= 0.9\n  - acuracy >= 0.9\n",
             ".yaml:3: gate 'acuracy >= 0.9': unknown measure 'acuracy' (did you mean 'accuracy'?)");
     refuses("gates: [latency <= 200]\n", ".yaml:1: gate 'latency <= 200': unknown measure 'latency'");
-    refuses("gates:\n  - accuracy = 0.9\n", ".yaml:2: gate 'accuracy = 0.9': found '= 0.9', expected one of >=");
+    refuses("gates:\n  - accuracy = 0.9\n",
+            ".yaml:2: gate 'accuracy = 0.9': found '= 0.9', expected one of >=");
     refuses("gates:\n  - accuracy >=\n", "found nothing, expected a number, teacher, plain or release");
     refuses("gates:\n  - accuracy >= techer\n", "unknown reference 'techer' (did you mean 'teacher'?)");
     refuses("gates:\n  - accuracy >= teacher - x\n", "found 'x', expected a number");
@@ -211,7 +213,8 @@ static void every_measure_can_be_gated(void **state)
     kd_gates *g;
     (void)state;
     kd_buf_puts(&b, "gates:\n");
-    for (int m = 0; m < KD_MEASURES; m++) kd_buf_printf(&b, "  - %s >= 0\n", kd_measure_key((kd_measure_name)m));
+    for (int m = 0; m < KD_MEASURES; m++)
+        kd_buf_printf(&b, "  - %s >= 0\n", kd_measure_key((kd_measure_name)m));
     write_file(b.text);
     kd_buf_release(&b);
     OK(kd_gates_open(&g, path, err));
