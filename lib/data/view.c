@@ -275,7 +275,7 @@ bool kd_view_mixes(const kd_view_spec *s) { return s->mixup > 0 || s->cutmix > 0
 kd_view_mix kd_view_mix_of(const kd_view_spec *s, const kd_column *x, kd_id row, uint32_t view, uint32_t rows)
 {
     const picture p = picture_of(x);
-    mixture m;
+    mixture m = {0};
     if (!mixes(s, p, row, view, &m)) return (kd_view_mix){.share = 1};
     kd_rng r = stream(s, row, view, OTHER);
     const size_t cut = (m.box.y1 - m.box.y0) * (m.box.x1 - m.box.x0);
