@@ -70,9 +70,21 @@ def flip(labels, seed):
     return noisy, np.isin(np.arange(len(labels)), wrong)
 
 
+def packed(b, folder, instead):
+    """The store of a folder, packed unless it is there: what an interrupted run made is used again."""
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder / "f.kd" if (folder / "f.kd").is_dir() else fashion.pack(b, folder, "  valid_fraction: 0.1\n", instead)
+
+
+def add(b, store, model, name):
+    if f"{name}/logits" not in kdstore.Store(str(store)).columns:
+        fashion.tool(b / "kd-dump", "--teacher", model, "--into", store, "--name", name)
+
+
 def train(b, folder, store, seed, out, *more):
     (folder / "small.yaml").write_text(MODEL)
-    fashion.tool(b / "kd-train", "-s", store, folder / "small.yaml", "--seeds", seed, "-o", out, "--threads", 1, *more)
+    fashion.tool(b / "kd-train", "-s", store, folder / "small.yaml", "--seeds", seed, "-o", out, "--threads", 1, "--resume", "--force",
+                 *more)
     return out / "small" / "plain" / f"seed-{seed}"
 
 
@@ -82,8 +94,11 @@ def judge(b, store, out, wrong, names, planted):
     found = {}
     for choice in ("rate", "both", "joint"):  # the default last: its lists stay
         fashion.tool(b / "kd-audit", "-s", store, "-o", out, "--near", "none", "--force", "--filter", choice, *teachers)
+        dropped = {line.split()[0] for line in (out / "drop.txt").read_text().splitlines()[1:]}
         flagged = [bool(wrong[int(r["source"])]) for r in rows_of(out / "labels.csv") if r["split"] == "train"]
-        found[choice] = {"flagged": len(flagged), "precision": sum(flagged) / len(flagged), "recall": sum(flagged) / planted,
+        listed = [bool(wrong[int(r["source"])]) for r in rows_of(out / "labels.csv") if r["row"] in dropped]
+        found[choice] = {"dropped": len(listed), "drop_precision": sum(listed) / len(listed), "drop_recall": sum(listed) / planted,
+                         "flagged": len(flagged), "precision": sum(flagged) / len(flagged), "recall": sum(flagged) / planted,
                          "precision_first_1000": sum(flagged[:1000]) / len(flagged[:1000])}
     found["trained_on_these_rows"] = json.loads((out / "audit.json").read_text())["teacher"]["trained_on_these_rows"]
     return found
@@ -95,15 +110,15 @@ def accuracy(b, clean, run):
 
 
 def one_draw(b, folder, clean, labels, seed):
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     noisy, wrong = flip(labels, seed)
-    store = fashion.pack(b, folder, "  valid_fraction: 0.1\n", {"train_label": write_idx(folder / "labels", noisy)})
+    store = packed(b, folder, {"train_label": write_idx(folder / "labels", noisy)})
     fashion.tool(b / "kd-audit", "-s", store, "-o", folder / "folds", "--folds", FOLDS)
     names = [f"fold{k}" for k in range(FOLDS)]
     for k, name in enumerate(names):
         model = train(b, folder, store, seed, folder / name, "--drop-rows", folder / "folds" / f"fold-{k}.txt")
-        fashion.tool(b / "kd-dump", "--teacher", model, "--into", store, "--name", name)
-    fashion.tool(b / "kd-dump", "--teacher", train(b, folder, store, seed, folder / "noisy"), "--into", store, "--name", "seen")
+        add(b, store, model, name)
+    add(b, store, train(b, folder, store, seed, folder / "noisy"), "seen")
     planted = int(wrong[kdstore.Store(str(store)).read_split("source", "train").astype(int)].sum())
     out = {"cross": judge(b, store, folder / "cross", wrong, names, planted),
            "seen": judge(b, store, folder / "seen", wrong, ["seen"], planted)}
@@ -117,11 +132,10 @@ def one_draw(b, folder, clean, labels, seed):
 
 def labels_bench(b, folder):
     labels = read_idx("train-labels-idx1")
-    (folder / "clean").mkdir(parents=True)
-    clean = fashion.pack(b, folder / "clean", "  valid_fraction: 0.1\n")
+    clean = packed(b, folder / "clean", {})
     with ThreadPoolExecutor(SEEDS) as pool:  # each trains on one thread
         draws = list(pool.map(lambda seed: one_draw(b, folder / f"draw-{seed}", clean, labels, seed), range(SEEDS)))
-    found = {how: {f: {m: spread([d[how][f][m] for d in draws]) for m in ("flagged", "precision", "recall", "precision_first_1000")}
+    found = {how: {f: {m: spread([d[how][f][m] for d in draws]) for m in ("flagged", "precision", "recall", "precision_first_1000", "dropped", "drop_precision", "drop_recall")}
                    for f in ("joint", "rate", "both")} for how in ("cross", "seen")}
     for how in found:
         found[how]["said_to_be_trained_on_these_rows"] = [d[how]["trained_on_these_rows"] for d in draws]
@@ -131,7 +145,8 @@ def labels_bench(b, folder):
         for f in ("joint", "rate", "both"):
             m = found[how][f]
             print(f"{what}, --filter {f}: precision {m['precision']['mean']:.3f} ± {m['precision']['sd']:.3f}, "
-                  f"recall {m['recall']['mean']:.3f} ± {m['recall']['sd']:.3f}")
+                  f"recall {m['recall']['mean']:.3f} ± {m['recall']['sd']:.3f}; on drop.txt "
+                  f"{m['drop_precision']['mean']:.3f} ± {m['drop_precision']['sd']:.3f}, {m['drop_recall']['mean']:.3f} ± {m['drop_recall']['sd']:.3f}")
     print("test accuracy: " + ", ".join(f"{k} {v['mean']:.4f} ± {v['sd']:.4f}" for k, v in acc.items()))
     common = {"seeds": SEEDS, "folds": FOLDS, "epochs": EPOCHS, "noise": NOISE,
               "teachers": "cnn-6k, cross-fitted on the noisy labels", "accuracy": acc, "found": found}
@@ -169,6 +184,7 @@ def plant(images, seed):
 
 
 def leaks_bench(b, folder):
+    shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     train_x, test_x, test_y = (read_idx(n) for n in ("train-images-idx3", "t10k-images-idx3", "t10k-labels-idx1"))
     copies, what = plant(train_x, 1)
@@ -208,7 +224,6 @@ def main():
     b, folder = Path(sys.argv[1]).resolve(), Path(sys.argv[2])
     for name, bench in (("leaks", leaks_bench), ("labels", labels_bench)):
         if not sys.argv[3:] or name in sys.argv[3:]:
-            shutil.rmtree(folder / name, ignore_errors=True)
             bench(b, folder / name)
 
 

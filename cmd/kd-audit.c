@@ -9,7 +9,7 @@ typedef struct audit_opts {
     char *store, *out, *teacher, *filter, *near, *drop;
     kd_strings cross;
     int64_t folds, shift;
-    double similarity, unsure;
+    double similarity, unsure, doubt;
     bool mirror, force;
 } audit_opts;
 
@@ -42,6 +42,9 @@ static const kd_option rows[] = {
     ROW("Output", "out", "FOLDER", 'o', STRING, out, NULL, 0, 0, NULL, "where the files go"),
     ROW("Output", "drop", "REASON,...", 0, STRING, drop, "labels,exact,leaks", 0, 0, NULL,
         "what puts a training row on drop.txt: labels, exact, leaks, near; none: nothing"),
+    ROW("Output", "doubt", "P", 0, REAL, doubt, "0.05", 0, 1, NULL,
+        "a flagged label puts its row on drop.txt only if the teacher gives it at most this probability: the "
+        "others may be right and merely hard"),
     ROW("Output", "folds", "K", 0, INT, folds, "0", 0, KD_AUDIT_FOLDS, NULL,
         "audit nothing, write K lists of rows for teachers that each leave one fold out"),
     ROW("Output", "force", NULL, 0, BOOL, force, "off", 0, 0, NULL, "replace an earlier audit in FOLDER"),
@@ -190,6 +193,7 @@ static kd_status audit(kd_cli *c, const audit_opts *o, kd_store *s, kd_err *err)
                          .shift = o->shift,
                          .mirror = o->mirror,
                          .unsure = o->unsure,
+                         .doubt = o->doubt,
                          .force = o->force,
                          .command = command,
                          .threads = (int)c->common.threads,

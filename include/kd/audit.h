@@ -111,6 +111,7 @@ typedef struct kd_audit_params {
     bool mirror;
     double unsure; /* the teacher is unsure below this probability of its top class */
     unsigned drop; /* reasons that put a row on the list */
+    double doubt;  /* a flagged label is a reason when the teacher gives it at most this probability */
     bool force;    /* replaces what an earlier audit left in the folder */
     const char *command;
     int threads;

@@ -4,6 +4,9 @@
  * threshold over both would find the strangers wrong. Whether one teacher was trained on the training rows
  * is not written anywhere for all teachers, but it shows: it has more of their labels right than of others'.
  *
+ * A flagged label may be right and its row merely hard, and hard rows are what a student learns most from; a
+ * label that the teacher all but rules out is hardly ever right. So only those are dropped (doubt).
+ *
  * What is dropped are training rows only; other splits are there to measure on, and what is wrong with them
  * is reported. Of copies inside the training rows the first stays, and none where their labels differ. A
  * training row that is also outside goes, so that what is measured there stays as it was.
@@ -169,7 +172,8 @@ static kd_status audit_labels(kd__audit *a, kd_err *err)
         for (uint64_t i = 0; i < n && !st; i++) {
             a->flag[row[i]] = flag[i];
             flagged += flag[i];
-            if (flag[i] && s == KD_TRAIN) a->why[row[i]] |= KD_DROP_LABELS;
+            if (flag[i] && s == KD_TRAIN && (double)p[i * (size_t)r->classes + (size_t)y[i]] <= a->p->doubt)
+                a->why[row[i]] |= KD_DROP_LABELS;
         }
         json_object_set_new(all, kd_split_name((kd_split)s), labels_json(&c, flagged));
         kd_confident_release(&c);
