@@ -37,7 +37,7 @@ MODULES := base config codec store data model exchange
 UNUSED := lib/data/loader.c
 endif
 
-TOOLS := kd kd-dump kd-train kd-eval kd-store kd-run
+TOOLS := kd kd-dump kd-train kd-eval kd-store kd-run kd-report
 LIBS := -ldnnl -llmdb -lzstd -lyaml -ljansson -lxxhash -lpng -ljpeg -lz -lm
 
 WARN := -Wall -Wextra -Werror -Wshadow -Wpointer-arith -Wstrict-prototypes -Wmissing-prototypes -Wvla
