@@ -15,7 +15,7 @@ static const kd_option rows[] = {
      "write Markdown: the tables, without plots and pictures"},
     {"Output", NULL, "title", "TEXT", 0, KD_OPTION_STRING, offsetof(report_opts, title), NULL, 0, 0, NULL,
      "heading of the page; else the pipeline's name"},
-    {"Output", NULL, "images", "N", 0, KD_OPTION_INT, offsetof(report_opts, images), "12", 0, 200, NULL,
+    {"Output", NULL, "images", "N", 0, KD_OPTION_INT, offsetof(report_opts, images), "10", 0, 200, NULL,
      "pictures of each kind of mistake a student; all of them together take at most 480 KiB"},
     {"Input", NULL, "store", "STORE", 's', KD_OPTION_STRING, offsetof(report_opts, store), NULL, 0, 0, NULL,
      "store with the rows, if it is not where the results say"},

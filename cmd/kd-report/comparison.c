@@ -25,7 +25,7 @@ const measure report_measures[] = {
     {"Size", "params", "parameters", AS_COUNT, -1},
     {"Size", "file_bytes", "file", AS_BYTES, -1},
     {"Size", "memory_bytes", "memory, one row", AS_BYTES, -1},
-    {"Size", "macs", "multiply-adds a row", AS_COUNT, -1},
+    {"Size", "macs", "multiply-adds a row", AS_ROUGH, -1},
     {"Speed", "latency_us", "one row, median", AS_US, -1},
     {"Speed", "latency_p99_us", "one row, 99th percentile", AS_US, -1},
     {"Speed", "throughput_rows_s", "rows, in batches", AS_RATE, 1},
@@ -66,7 +66,8 @@ static void put_card(report *r, const json_t *s, const json_t *teacher)
     kd_buf_puts(b, "<article class=card><h3>");
     html_text(b, model_name(r, s));
     kd_buf_printf(b, "</h3><p class=big>%s</p><p>", number(v, num(s, "accuracy"), AS_SHARE));
-    if (isfinite(below)) kd_buf_printf(b, "%s points to the teacher", number(v, below, AS_POINTS));
+    if (isfinite(below))
+        kd_buf_printf(b, "%.2f points %s the teacher", fabs(100 * below), below < 0 ? "below" : "above");
     if (isfinite(times))
         kd_buf_printf(b, "%s%.*f times %s", isfinite(below) ? ", " : "", times >= 10 || times <= 0.1 ? 0 : 1,
                       times >= 1 ? times : 1 / times, times >= 1 ? "smaller" : "larger");
@@ -99,22 +100,24 @@ static void put_heads(report *r, const json_t **m, size_t n)
     for (size_t i = 0; i < n; i++) {
         kd_buf_puts(b, "<th scope=col>");
         html_text(b, model_name(r, m[i]));
-        if (m[i] == json_object_get(r->results, "teacher")) kd_buf_puts(b, " <small>teacher</small>");
+        if (m[i] == json_object_get(r->results, "teacher") && strcmp(model_name(r, m[i]), "teacher"))
+            kd_buf_puts(b, "<small>teacher</small>");
         kd_buf_puts(b, "</th>");
     }
     kd_buf_puts(b, "</tr></thead><tbody>\n");
 }
 
-/* The best student's value, where one is better. */
+/* The best student's value, where one is better and not all are alike. */
 static double best_of(const report *r, const measure *k, const json_t **m, size_t n)
 {
-    double best = NAN;
+    double best = NAN, worst = NAN;
     for (size_t i = 0; i < n; i++) {
         const double v = num(m[i], k->key);
         if (m[i] == json_object_get(r->results, "teacher") || !isfinite(v) || !k->better) continue;
         if (!isfinite(best) || (v - best) * k->better > 0) best = v;
+        if (!isfinite(worst) || (v - worst) * k->better < 0) worst = v;
     }
-    return best;
+    return best != worst ? best : NAN;
 }
 
 static void put_cell(report *r, const measure *k, const json_t *m, bool best)
@@ -132,9 +135,9 @@ static void put_cell(report *r, const measure *k, const json_t *m, bool best)
     kd_buf_puts(&r->page, "</td>");
 }
 
-static void put_row(report *r, const measure *k, const json_t **m, size_t n, size_t students)
+static void put_row(report *r, const measure *k, const json_t **m, size_t n)
 {
-    const double best = students > 1 ? best_of(r, k, m, n) : NAN;
+    const double best = best_of(r, k, m, n);
     kd_buf_printf(&r->page, "<tr><th scope=row>%s</th>", k->label);
     for (size_t i = 0; i < n; i++)
         put_cell(r, k, m[i], m[i] != json_object_get(r->results, "teacher") && num(m[i], k->key) == best);
@@ -146,15 +149,15 @@ static void put_plain(report *r, const json_t **m, size_t n)
 {
     kd_buf *b = &r->page;
     char v[40];
-    kd_buf_puts(b, "<tr><th scope=row>accuracy without the teacher</th>");
+    kd_buf_puts(b, "<tr><th scope=row>without the teacher, ± sd</th>");
     for (size_t i = 0; i < n; i++) {
         double sd;
         const double mean = mean_of(json_object_get(json_object_get(m[i], "plain"), "accuracy"), &sd);
         kd_buf_printf(b, "<td>%s", number(v, mean, AS_SHARE));
-        if (isfinite(sd)) kd_buf_printf(b, "<small>± %.2f over seeds</small>", 100 * sd);
+        if (isfinite(sd)) kd_buf_printf(b, "<small>± %.2f</small>", 100 * sd);
         kd_buf_puts(b, "</td>");
     }
-    kd_buf_puts(b, "</tr>\n<tr><th scope=row>gained by it, points</th>");
+    kd_buf_puts(b, "</tr>\n<tr><th scope=row>gain by the teacher</th>");
     for (size_t i = 0; i < n; i++) {
         kd_buf_printf(b, "<td>%s", number(v, num(m[i], "accuracy_gain"), AS_POINTS));
         if (isfinite(num(m[i], "p_value"))) kd_buf_printf(b, "<small>p %.3f</small>", num(m[i], "p_value"));
@@ -187,7 +190,6 @@ kd_status put_comparison(report *r, kd_err *err)
     (void)err;
     const json_t *m[MODELS];
     const size_t n = models(r, m, MODELS);
-    const bool teacher = n && m[0] == json_object_get(r->results, "teacher");
     const char *group = "";
     html_section(
         r, "comparison", "Teacher and students",
@@ -202,7 +204,7 @@ kd_status put_comparison(report *r, kd_err *err)
             kd_buf_printf(&r->page, "<tr class=group><th scope=rowgroup colspan=%zu>%s</th></tr>\n", n + 1,
                           k->group);
         group = k->group;
-        put_row(r, k, m, n, n - teacher);
+        put_row(r, k, m, n);
         if (!strcmp(k->key, "ece") && anybody_has("plain", m, n)) put_plain(r, m, n);
     }
     html_table_end(r);

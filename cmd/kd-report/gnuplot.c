@@ -146,6 +146,8 @@ static void adopt(const plot *p, const char *svg, kd_buf *out)
             s = past(s, "</title>");
         else if (begins(s, " id=\""))
             s = past(s + 5, "\"");
+        else if (begins(s, "color='white'")) // what gnuplot clears behind a point
+            kd_buf_puts(out, "color='var(--card)'"), s += strlen("color='white'");
         else if (begins(s, "rgb("))
             s = colour(s, out);
         else if (begins(s, "kdL"))

@@ -200,8 +200,8 @@ static kd_status put_kind(report *r, album *a, const json_t *mistakes, const cha
     size_t i;
     kd_status st = KD_OK;
     if (!o) return KD_OK;
-    kd_buf_printf(&r->page, "<p class=note><b>%s</b> over all seeds %s</p>\n",
-                  number(v, num(o, "count"), AS_COUNT), what);
+    kd_buf_printf(&r->page, "<h4>%s <small>%s over all seeds</small></h4>\n", what,
+                  number(v, num(o, "count"), AS_COUNT));
     if (!json_array_size(list)) return KD_OK;
     kd_buf_puts(&r->page, "<div class=shots>\n");
     json_array_foreach(list, i, e)
@@ -234,10 +234,10 @@ kd_status put_mistakes(report *r, kd_err *err)
         kd_buf_puts(&r->page, "<h3>");
         html_text(&r->page, model_name(r, s));
         kd_buf_puts(&r->page, "</h3>\n");
-        st = put_kind(r, &a, m, "copied", "copied: the teacher is wrong, and the student with it.", err);
-        if (!st) st = put_kind(r, &a, m, "new", "new: the teacher is right, the student is not.", err);
+        st = put_kind(r, &a, m, "copied", "Copied: the teacher is wrong, and the student with it.", err);
+        if (!st) st = put_kind(r, &a, m, "new", "New: the teacher is right, the student is not.", err);
         if (!st)
-            st = put_kind(r, &a, m, "mended", "mended: the teacher is wrong, the student is right.", err);
+            st = put_kind(r, &a, m, "mended", "Mended: the teacher is wrong, the student is right.", err);
     }
     if (!shown) kd_buf_puts(&r->page, "<p class=note>The store has no teacher to compare with.</p>\n");
     close_album(&a);

@@ -61,14 +61,19 @@ static size_t take_spots(const report *r, const char *key, spot *v)
     return k;
 }
 
-/* Names above their points, below where the next point is so near that they would meet. */
+/* Whether a name above point a would meet the higher point b. */
+static bool in_the_way(const spot *a, const spot *b, double range_x, double range_y)
+{
+    return fabs(log(b->x / a->x)) < 0.35 * range_x && b->y >= a->y && b->y - a->y < 0.2 * range_y;
+}
+
+/* Names above their points, below where a neighbour is in the way. */
 static void put_names(plot *p, const report *r, const spot *v, size_t n, double range_x, double range_y)
 {
     const json_t *teacher = json_object_get(r->results, "teacher");
     for (size_t i = 0; i < n; i++) {
-        const bool near = i + 1 < n && log(v[i + 1].x / v[i].x) < 0.35 * range_x &&
-                          fabs(v[i + 1].y - v[i].y) < 0.2 * range_y;
-        const bool below = near && v[i + 1].y >= v[i].y;
+        const bool below = (i > 0 && in_the_way(&v[i], &v[i - 1], range_x, range_y)) ||
+                           (i + 1 < n && in_the_way(&v[i], &v[i + 1], range_x, range_y));
         kd_buf_printf(&p->script, "set label '");
         plot_label(p, model_name(r, v[i].model));
         kd_buf_printf(&p->script, "' at %.9g,%.9g center front offset 0,%s textcolor %s\n", v[i].x,
@@ -206,13 +211,13 @@ static kd_status put_student_curves(report *r, const json_t *s, int *shown, kd_e
 {
     plot p;
     kd_buf title = {0};
-    plot_begin(&p, 480, 300, "epoch", "validation accuracy, %");
+    plot_begin(&p, 350, 260, "epoch", "validation accuracy, %");
     const int main_runs = put_runs(r, &p, s, false, "main");
     const int plain_runs = strcmp(str(s, "role"), "distilled") ? 0 : put_runs(r, &p, s, true, "plain");
     kd_status st = KD_OK;
     if (main_runs) {
-        if (!(*shown)++) kd_buf_puts(&r->page, "<div class=grid>\n");
-        kd_buf_puts(&p.script, "set offsets graph 0.02, graph 0.02, graph 0.05, graph 0.03\nplot ");
+        if (!(*shown)++) kd_buf_puts(&r->page, "<div class=\"grid thirds\">\n");
+        kd_buf_puts(&p.script, "set autoscale xfixmax\nset offsets 0, 0, graph 0.06, graph 0.03\nplot ");
         if (plain_runs)
             kd_buf_puts(&p.script,
                         "$plain using 1:2 with linespoints pt 7 ps 0.15 lw 1.2 lc " INK_PLAIN ", ");
@@ -258,9 +263,9 @@ static kd_status put_diagram(report *r, const json_t *m, kd_err *err)
     kd_buf title = {0};
     if (!json_array_size(bins)) return KD_OK;
     json_array_foreach(bins, i, bin) most = fmax(most, num(bin, "rows"));
-    plot_begin(&p, 330, 300, "confidence", "accuracy");
+    plot_begin(&p, 270, 260, "confidence", "accuracy");
     kd_buf_puts(&p.script,
-                "set xrange [0:1]\nset yrange [0:1]\nset xtics 0.25\nset ytics 0.25\n$bins << EOD\n");
+                "set xrange [0:1]\nset yrange [0:1]\nset xtics 0.5\nset ytics 0.5\n$bins << EOD\n");
     json_array_foreach(bins, i, bin)
     {
         const double x = num(bin, "confidence"), y = num(bin, "accuracy");
@@ -291,7 +296,7 @@ kd_status put_reliability(report *r, kd_err *err)
                  "How often a model is right when it says how sure it is, in 15 bins; a larger dot is more "
                  "rows. Below the diagonal "
                  "it is too sure of itself, above it too modest.");
-    kd_buf_puts(&r->page, "<div class=\"grid small\">\n");
+    kd_buf_puts(&r->page, "<div class=\"grid quarters\">\n");
     for (size_t i = 0; i < n && !st; i++) st = put_diagram(r, m[i], err);
     kd_buf_puts(&r->page, "</div>\n");
     return st;

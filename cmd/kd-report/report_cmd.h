@@ -30,8 +30,8 @@ typedef struct report {
 double num(const json_t *o, const char *key);      /* NAN: missing or null */
 const char *str(const json_t *o, const char *key); /* "": missing */
 double mean_of(const json_t *list, double *sd);    /* of numbers; NAN: empty; sd NAN below two; may be NULL */
-typedef enum { AS_SHARE, AS_POINTS, AS_REAL, AS_COUNT, AS_BYTES, AS_US, AS_SECONDS, AS_RATE } number_form;
-/* "85.24 %", "+1.17", "0.231", "24,058", "96 KiB", "56 us"; "–" for NAN. buf: 40 bytes; returns buf. */
+typedef enum { AS_SHARE, AS_POINTS, AS_REAL, AS_COUNT, AS_ROUGH, AS_BYTES, AS_US, AS_SECONDS, AS_RATE } number_form;
+/* "85.24 %", "+1.17", "0.231", "24,058", "1.1 M", "96 KiB", "56 us"; "–" for NAN. buf: 40 bytes; returns buf. */
 const char *number(char *buf, double v, number_form as);
 /* Everything the page shows of a model is found in its own object: the teacher first, then the students. */
 size_t models(const report *r, const json_t **out, size_t max);

@@ -54,6 +54,17 @@ const char *number(char *buf, double v, number_form as)
     case AS_POINTS: snprintf(b, len, "%s%.2f", v < 0 ? "−" : "+", fabs(100 * v)); break;
     case AS_REAL: snprintf(b, len, "%.3f", v); break;
     case AS_COUNT: with_commas(b, len, v); break;
+    case AS_ROUGH:
+        snprintf(b, len,
+                 v < 1e4   ? "%.0f"
+                 : v < 1e6 ? "%.0f k"
+                 : v < 1e9 ? "%.1f M"
+                           : "%.1f G",
+                 v / (v < 1e4   ? 1
+                      : v < 1e6 ? 1e3
+                      : v < 1e9 ? 1e6
+                                : 1e9));
+        break;
     case AS_BYTES: kd_fmt_bytes(b, v); break;
     case AS_US:
         snprintf(b, len, v < 10 ? "%.1f µs" : v < 1e4 ? "%.0f µs" : "%.3g ms", v < 1e4 ? v : v / 1e3);
