@@ -25,6 +25,7 @@ typedef struct jpeg_work {
     struct jpeg_progress_mgr progress;
     jmp_buf out;
     kd_image *im;
+    int turned;       /* as Exif counts */
     kd_status status; /* of our own checks; KD_OK: libjpeg failed */
     char why[JMSG_LENGTH_MAX];
 } jpeg_work;
@@ -121,6 +122,7 @@ static bool read_pixels(jpeg_work *w, const void *bytes, size_t n, uint64_t max_
     jpeg_mem_src(&w->c, bytes, (unsigned long)n);
     jpeg_save_markers(&w->c, JPEG_APP0 + 1, 0xffff);
     jpeg_read_header(&w->c, TRUE);
+    w->turned = orientation(&w->c); // the markers do not outlive the decoding
     w->im->width = w->c.image_width;
     w->im->height = w->c.image_height;
     if (w->c.num_components != 1 && w->c.num_components != 3) {
@@ -155,8 +157,8 @@ kd_status kd__jpeg_decode(kd_image *im, const void *bytes, size_t n, uint64_t ma
     w.c.client_data = &w;
     if (!read_pixels(&w, bytes, n, max_pixels, where, err))
         st = w.status ? w.status : kd_fail(err, KD_ECORRUPT, "%s: damaged JPEG: %s", where, w.why);
-    else if (orientation(&w.c) != 1)
-        st = turn(im, orientation(&w.c), where, err);
+    else if (w.turned != 1)
+        st = turn(im, w.turned, where, err);
     jpeg_destroy_decompress(&w.c);
     return st;
 }
