@@ -56,7 +56,7 @@ def main():
     reads = json.loads((args.folder / "students.json").read_text())["reads"]
     figures = [
         ("image-demo-seconds", round(seconds, 1), "s", 360, "lower"),
-        ("image-teacher-accuracy", results["teacher"]["metrics"]["accuracy"], "of test rows", 0.925, "higher"),
+        ("image-teacher-accuracy", results["teacher"]["accuracy"], "of test rows", 0.925, "higher"),
         *((name, rows_a_second(args, name, Path(args.bench).parents[1] / "kd-train"), "rows/s", None, "higher")
           for name in STUDENTS),
         ("image-decodes", reads["decoded"] / reads["expected"], "passes", 1, "lower"),

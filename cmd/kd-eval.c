@@ -1,16 +1,8 @@
 /* kd-eval - measures students against labels and against the cached teacher. */
-#include "kd/cli.h"
-#include "kd/eval.h"
+#include "kd-eval/eval_cmd.h"
 
-#include <math.h>
 #include <stdlib.h>
 #include <string.h>
-
-typedef struct eval_opts {
-    char *store, *split, *teacher, *results, *pipeline, *against;
-    int64_t batch;
-    bool markdown, selection;
-} eval_opts;
 
 static const kd_option rows[] = {
     {"Input", NULL, "store", "STORE", 's', KD_OPTION_STRING, offsetof(eval_opts, store), NULL, 0, 0, NULL,
@@ -24,7 +16,22 @@ static const kd_option rows[] = {
     {"Input", NULL, "against", "POINT", 0, KD_OPTION_STRING, offsetof(eval_opts, against), NULL, 0, 0, NULL,
      "compare every point of a student with this one as well, for example loss=kd for NAME@loss=kd"},
     {"Input", NULL, "batch", "N", 'b', KD_OPTION_INT, offsetof(eval_opts, batch), "256", 1, 65536, NULL,
-     "rows a forward pass"},
+     "rows a forward pass; throughput is at this batch"},
+    {"Measuring", NULL, "slice", "COLUMN", 0, KD_OPTION_STRINGS, offsetof(eval_opts, slices), NULL, 0, 0,
+     NULL,
+     "measure the parts of the rows with equal values of a column, too; COLUMN:BINS cuts numbers, or a "
+     "ragged "
+     "column's lengths, into bins of equal numbers of rows; may be repeated [the label]"},
+    {"Measuring", NULL, "resamples", "N", 0, KD_OPTION_INT, offsetof(eval_opts, resamples), "1000", 0, 100000,
+     NULL, "of the bootstrap over rows and seeds that gives confidence bounds; 0: none"},
+    {"Measuring", NULL, "mistakes", "N", 0, KD_OPTION_INT, offsetof(eval_opts, mistakes), "50", 0, 1000000,
+     NULL, "rows listed in the results of each kind of mistake: copied, other, new, mended"},
+    {"Measuring", NULL, "pairs", NULL, 0, KD_OPTION_CHOICE, offsetof(eval_opts, pairs), "own", 0, 0,
+     "own|all",
+     "paired comparisons in the results: with the teacher, the plain runs and --against, or also of all "
+     "students"},
+    {"Measuring", NULL, "speed", NULL, 0, KD_OPTION_BOOL, offsetof(eval_opts, speed), "on", 0, 0, NULL,
+     "measure the latency of single rows"},
     {"Output", NULL, "results", "FILE", 'r', KD_OPTION_STRING, offsetof(eval_opts, results), NULL, 0, 0, NULL,
      "write the results object to FILE, whole or not at all"},
     {"Output", NULL, "pipeline", "NAME", 0, KD_OPTION_STRING, offsetof(eval_opts, pipeline), "kd", 0, 0, NULL,
@@ -37,6 +44,8 @@ static const kd_example examples[] = {
     {"kd-eval -s fashion.kd runs/image/students",
      "measure every finished model below a folder on the test rows"},
     {"kd-eval -s fashion.kd runs/image/students --results results.json", "also write the results object"},
+    {"kd-eval -s fashion.kd runs/image/students runs/image/teacher --markdown",
+     "teacher and students in one table, with the speed of both"},
     {"kd-eval -s fashion.kd --split valid --json runs/a runs/b | jq .students[0]",
      "machine-readable, on the validation rows"},
     {NULL, NULL}};
@@ -55,10 +64,14 @@ static const kd_tool tool = {
         "own, "
         "each against the plain runs with its axes; --against compares them with one of them, too, in the "
         "same way.\n"
-        "Measures: accuracy; loss, the mean negative log-likelihood in nats; ECE, the expected calibration "
-        "error "
-        "with 15 equal-width bins; agreement, the share of rows with the teacher's top class; KL, the mean "
-        "KL(teacher || student) in nats at temperature 1; latency, the median time of one row on one thread.",
+        "Measures: accuracy; F1, its mean over the classes; KL, the mean KL(teacher || student) in nats at "
+        "temperature 1; agreement, the share of rows with the teacher's top class; ECE, the expected "
+        "calibration error with 15 equal-width bins; copied, of the teacher's mistakes the share that the "
+        "student makes too, with the same wrong class; latency, median and 99th percentile of one row on one "
+        "thread; rows/s at --batch and --threads; memory, weights and all that is planned for one row.\n"
+        "The results object has many more, with confidence bounds, tables by class, by slice and by bin of "
+        "confidence, the confusion matrix, the rows of each kind of mistake and McNemar's test: "
+        "docs/evaluation.md names every key. What could not be measured has no key, and is said.",
     .examples = examples,
     .see_also = "kd-dump(1), kd-train(1), kd-store(1)",
 };
@@ -69,144 +82,78 @@ static void show_progress(void *arg, uint64_t done, uint64_t total)
     kd_progress_set(arg, done, NULL);
 }
 
-/* Mean and sample standard deviation of an array of numbers; n == 0 leaves NAN. */
-static size_t spread(const json_t *array, double *mean, double *sd)
+/* What was left out, in words. */
+static void say_left_out(const kd_cli *c, const json_t *results)
 {
-    size_t n = json_array_size(array);
-    double sum = 0, ss = 0;
-    for (size_t i = 0; i < n; i++) sum += json_number_value(json_array_get(array, i));
-    *mean = n ? sum / (double)n : NAN;
-    for (size_t i = 0; i < n; i++) {
-        double d = json_number_value(json_array_get(array, i)) - *mean;
-        ss += d * d;
+    size_t i, k;
+    json_t *o, *m;
+    json_array_foreach(json_object_get(results, "left_out"), i, o)
+    {
+        kd_buf list = {0};
+        json_array_foreach(json_object_get(o, "measures"), k, m)
+            kd_buf_printf(&list, "%s%s", k ? ", " : "", json_string_value(m));
+        kd_cli_say(c, "left out: %s (%s)", list.text ? list.text : "",
+                   json_string_value(json_object_get(o, "why")));
+        kd_buf_release(&list);
     }
-    *sd = n > 1 ? sqrt(ss / (double)(n - 1)) : NAN;
-    return n;
 }
 
-static void cell_spread(kd_table *t, const json_t *role, const char *key, double factor)
+static kd_status check_usage(const kd_cli *c, const eval_opts *o, kd_err *err)
 {
-    double mean, sd;
-    if (!spread(json_object_get(role, key), &mean, &sd))
-        kd_table_cell(t, "-");
-    else if (isnan(sd))
-        kd_table_cell(t, "%.2f", mean * factor);
-    else
-        kd_table_cell(t, "%.2f ± %.2f", mean * factor, sd * factor);
-}
-
-/* Gain, p and verdict of a comparison over seeds; o: NULL for none. */
-static void cells_verdict(kd_table *t, const json_t *o)
-{
-    const json_t *gain = json_object_get(o, "accuracy_gain"), *pv = json_object_get(o, "p_value");
-    if (json_is_number(gain))
-        kd_table_cell(t, "%+.2f", 100 * json_number_value(gain));
-    else
-        kd_table_cell(t, "-");
-    if (json_is_number(pv))
-        kd_table_cell(t, "%.3f", json_number_value(pv));
-    else
-        kd_table_cell(t, "-");
-    kd_table_cell(t, "%s", json_is_number(pv) ? json_string_value(json_object_get(o, "verdict")) : "-");
-}
-
-static void student_row(kd_table *t, const json_t *s, bool against)
-{
-    const json_t *d = json_object_get(s, "distilled"), *p = json_object_get(s, "plain");
-    const json_t *best = d ? d : p ? p : json_object_get(s, "teacher");
-    char bytes[32];
-    const char *point =
-        json_string_value(json_object_get(json_object_get(s, "chosen"), d ? "distilled" : "plain"));
-    kd_table_cell(t, "%s", point ? point : json_string_value(json_object_get(s, "name")));
-    kd_table_cell(t, "%lld", (long long)json_integer_value(json_object_get(s, "params")));
-    kd_table_cell(t, "%s", kd_fmt_bytes(bytes, json_number_value(json_object_get(s, "file_bytes"))));
-    kd_table_cell(t, "%.0f", json_number_value(json_object_get(s, "latency_us")));
-    cell_spread(t, p ? p : d ? NULL : best, "accuracy", 100);
-    cell_spread(t, d, "accuracy", 100);
-    cells_verdict(t, s);
-    cell_spread(t, best, "agreement", 100);
-    cell_spread(t, best, "kl", 1);
-    cell_spread(t, best, "ece", 100);
-    if (against) cells_verdict(t, json_object_get(s, "against"));
-    kd_table_row(t);
-}
-
-static void teacher_row(kd_table *t, const json_t *teacher, bool against)
-{
-    const json_t *m = json_object_get(teacher, "metrics"), *name = json_object_get(teacher, "name");
-    if (!m) return;
-    kd_table_cell(t, "%s (teacher)", name ? json_string_value(name) : "teacher");
-    kd_table_cell(t, "%lld", (long long)json_integer_value(json_object_get(teacher, "params")));
-    kd_table_cell(t, "-"), kd_table_cell(t, "-");
-    kd_table_cell(t, "%.2f", 100 * json_number_value(json_object_get(m, "accuracy")));
-    for (int i = 0; i < 4; i++) kd_table_cell(t, "-");
-    kd_table_cell(t, "100.00"), kd_table_cell(t, "0.00");
-    kd_table_cell(t, "%.2f", 100 * json_number_value(json_object_get(m, "ece")));
-    if (against) cells_verdict(t, NULL);
-    kd_table_row(t);
-}
-
-static kd_status print_table(const json_t *results, const eval_opts *o, kd_err *err)
-{
-    static const char *const head[] = {"model", "params", "file",    "us/row",  "plain %", "distilled %",
-                                       "gain",  "p",      "verdict", "agree %", "KL",      "ECE %"};
-    kd_table *t = kd_table_create();
-    size_t i;
-    json_t *s;
-    if (!t) return kd_fail(err, KD_ENOMEM, "no memory for the table");
-    for (i = 0; i < KD_COUNT(head); i++) kd_table_cell(t, "%s", head[i]);
-    if (o->against)
-        kd_table_cell(t, "gain on %s", o->against), kd_table_cell(t, "p"), kd_table_cell(t, "verdict");
-    kd_table_row(t);
-    teacher_row(t, json_object_get(results, "teacher"), o->against);
-    json_array_foreach(json_object_get(results, "students"), i, s) student_row(t, s, o->against);
-    kd_table_print(t, stdout, o->markdown);
-    kd_table_free(t);
+    if (!o->store) return kd_fail(err, KD_EUSAGE, "no store given; name one: -s STORE");
+    if (!c->nargs)
+        return kd_fail(err, KD_EUSAGE, "no model folder given; name one or more behind the options");
     return KD_OK;
+}
+
+static kd_status measure(kd_cli *c, const eval_opts *o, kd_store *s, json_t **results, kd_err *err)
+{
+    kd_exam *exam = NULL;
+    kd_runs runs = {0};
+    kd_progress pr;
+    const kd_eval_params p = {.split = (kd_split)kd_split_parse(o->split),
+                              .teacher = o->teacher,
+                              .against = o->against,
+                              .slices = &o->slices,
+                              .batch = o->batch,
+                              .resamples = o->resamples,
+                              .mistakes = o->mistakes,
+                              .speed = o->speed,
+                              .all_pairs = !strcmp(o->pairs, "all"),
+                              .threads = (int)c->common.threads};
+    char *command = kd_cli_command(c->argc, c->argv);
+    kd_status st = KD_OK;
+    for (int i = 0; i < c->nargs && !st; i++) st = kd_runs_find(&runs, c->args[i], o->selection, err);
+    if (!st) st = kd_exam_open(&exam, s, &p, err);
+    if (!st) {
+        kd_progress_begin(&pr, c, "eval", "rows", kd_store_split_rows(s, p.split) * runs.n);
+        st = kd_exam_run(exam, &runs, show_progress, &pr, err);
+        kd_progress_end(&pr);
+    }
+    if (!st && !(*results = kd_results_json(exam, &runs, o->pipeline, command, err))) st = err->code;
+    if (!st)
+        kd_cli_note(c, "%zu models on %llu %s rows", runs.n,
+                    (unsigned long long)kd_store_split_rows(s, p.split), o->split);
+    kd_exam_close(exam);
+    kd_runs_release(&runs);
+    free(command);
+    return st;
 }
 
 static kd_status run(kd_cli *c, const eval_opts *o, kd_err *err)
 {
     kd_store *s = NULL;
-    kd_runs runs = {0};
     json_t *results = NULL;
-    char *command = kd_cli_command(c->argc, c->argv);
-    kd_progress pr;
-    kd_status st;
-    if (!o->store) {
-        st = kd_fail(err, KD_EUSAGE, "no store given; name one: -s STORE");
-        goto out;
-    }
-    if (!c->nargs) {
-        st = kd_fail(err, KD_EUSAGE, "no model folder given; name one or more behind the options");
-        goto out;
-    }
-    kd_eval_params p = {.split = (kd_split)kd_split_parse(o->split),
-                        .teacher = o->teacher,
-                        .against = o->against,
-                        .batch = o->batch,
-                        .threads = (int)c->common.threads};
-    if ((st = kd_store_open(&s, o->store, err))) goto out;
-    for (int i = 0; i < c->nargs; i++)
-        if ((st = kd_runs_find(&runs, c->args[i], o->selection, err))) goto out;
-    kd_progress_begin(&pr, c, "eval", "models", runs.n);
-    st = kd_runs_eval(&runs, s, &p, show_progress, &pr, err);
-    kd_progress_end(&pr);
-    if (st) goto out;
-    if (!(results = kd_results_json(&runs, s, &p, o->pipeline, command, err))) {
-        st = err->code;
-        goto out;
-    }
-    if (o->results && (st = kd_json_save(o->results, results, err))) goto out;
-    if (o->results) kd_cli_note(c, "%s", o->results);
-    kd_cli_note(c, "%zu models on %llu %s rows", runs.n, (unsigned long long)kd_store_split_rows(s, p.split),
-                o->split);
-    st = c->common.json ? kd_cli_print_json(json_incref(results), err) : print_table(results, o, err);
-out:
+    kd_status st = check_usage(c, o, err);
+    if (!st) st = kd_store_open(&s, o->store, err);
+    if (!st) st = measure(c, o, s, &results, err);
+    if (!st) say_left_out(c, results);
+    if (!st && o->results && !(st = kd_json_save(o->results, results, err))) kd_cli_note(c, "%s", o->results);
+    if (!st)
+        st =
+            c->common.json ? kd_cli_print_json(json_incref(results), err) : eval_print_table(results, o, err);
     json_decref(results);
-    kd_runs_release(&runs);
     kd_store_close(s);
-    free(command);
     return st;
 }
 

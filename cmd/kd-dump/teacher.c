@@ -33,10 +33,10 @@ static kd_status accuracy_json(kd_cli *c, kd_store *s, const char *name, int64_t
         const uint64_t n = kd_store_split_rows(s, p.split);
         kd_measures m;
         if (!n || (st = kd_eval_teacher(&m, s, &p, err))) continue;
-        kd_cli_say(c, "%s: accuracy %.4f on %llu %s rows", name, m.accuracy, (unsigned long long)n,
+        kd_cli_say(c, "%s: accuracy %.4f on %llu %s rows", name, m.v[KD_M_ACCURACY], (unsigned long long)n,
                    kd_split_name(p.split));
         json_object_set_new(*out, kd_split_name(p.split),
-                            json_pack("{s:I, s:f}", "rows", (json_int_t)n, "accuracy", m.accuracy));
+                            json_pack("{s:I, s:f}", "rows", (json_int_t)n, "accuracy", m.v[KD_M_ACCURACY]));
     }
     return st;
 }

@@ -4,10 +4,124 @@
 
 #include "kd/eval.h"
 
+/* ---- answers.c ---------------------------------------------------------------------------- */
+
+/* The teacher's side of KL, prepared once for all students: KL(p || q) = sum p log p - sum p z + log sum e^z.
+ */
+typedef struct kd__reference {
+    double *p;       /* (rows, classes) softmax */
+    double *entropy; /* (rows) sum p log p */
+} kd__reference;
+/* Room for so many rows. KD_ENOMEM. */
+kd_status kd__reference_create(kd__reference *f, uint64_t rows, int64_t classes, kd_err *err);
+void kd__reference_fill(kd__reference *f, const float *teacher, uint64_t rows, int64_t classes, int threads);
+void kd__reference_release(kd__reference *f);
+/* kd_answers with a prepared teacher (NULL: none). The index of the first row whose logits are not finite;
+ * rows: none. */
+uint64_t kd__answers(kd_answer *a, const float *logits, const int32_t *labels, const kd__reference *teacher,
+                     uint64_t rows, int64_t classes, int threads);
+
+/* ---- calibration.c ------------------------------------------------------------------------ */
+
+int kd__bin_of(double confidence); /* of equal width */
+
+/* ---- slices.c ----------------------------------------------------------------------------- */
+
+/* Some of an exam's rows. */
+typedef struct kd__slice {
+    const char *column;   /* the store's */
+    char name[128];       /* "label=Shirt", "length=[3, 17]" */
+    bool single, missing; /* one value; rows without a number */
+    double from, to;
+    uint64_t n;
+    uint32_t *pick;     /* (n) rows of the exam */
+    int32_t *label;     /* (n) */
+    kd_answer *teacher; /* (n) or NULL; filled in behind the exam */
+} kd__slice;
+typedef struct kd__slices {
+    kd__slice *v;
+    size_t n;
+} kd__slices;
+/* Adds the slices of one COLUMN or COLUMN:BINS. KD_ENOTFOUND, KD_EUSAGE, KD_EMISMATCH. */
+kd_status kd__slices_add(kd_exam *e, kd_cursor *cur, const char *arg, kd_err *err);
+/* Brings the teacher's answers in, behind the exam. */
+kd_status kd__slices_teacher(kd_exam *e, kd_err *err);
+void kd__slices_release(kd__slices *s);
+
+/* ---- exam.c ------------------------------------------------------------------------------- */
+
+struct kd_exam {
+    kd_store *s;
+    kd_eval_params p;
+    int input, label, logits; /* columns; logits -1: no teacher */
+    const char *teacher;      /* its name, NULL: none */
+    kd_rows rows;
+    int32_t *labels;    /* (rows) */
+    kd_answer *answers; /* (rows) of the teacher, or NULL */
+    double *resampled;  /* the teacher's, as a run's */
+    kd_measures m;      /* the teacher's */
+    uint64_t *row;      /* (rows) numbers in the store */
+    kd_id *ids;         /* (rows) */
+    kd__slices slices;
+    const json_t *names; /* of classes, or NULL */
+    json_t *left_out;    /* [{"measures", "why"}] */
+    double start, decode_s, forward_s, measure_s, speed_s;
+};
+
+/* ---- runs.c, select.c --------------------------------------------------------------------- */
+
 void kd__eval_run_release(kd_run *r);
 /* Both names are of one student: alike up to the first '@'. */
 bool kd__eval_same_student(const char *a, const char *b);
 /* If folder has a selection.json: of runs [first, n), which were found below it, only what it chose stays. */
 kd_status kd__selection_apply(kd_runs *runs, size_t first, const char *folder, kd_err *err);
+
+/* ---- groups.c ----------------------------------------------------------------------------- */
+
+/* Runs of one name and role, by rising seed. */
+typedef struct kd__group {
+    const kd_run *v;
+    size_t n;
+} kd__group;
+/* The group that begins at r; the last run of all is before end. */
+kd__group kd__group_at(const kd_run *r, const kd_run *end);
+const kd_run *kd__name_end(const kd_run *r, const kd_run *end);
+/* The plain runs that the runs of a name are paired with; n = 0: none. */
+kd__group kd__find_control(const kd_runs *runs, const char *name);
+/* The distilled runs of a student's point, "loss=kd" of "cnn@loss=kd"; name: of any of its points, NULL: any
+ * student. */
+kd__group kd__find_point(const kd_runs *runs, const char *name, const char *point);
+/* The runs of this name are another student's control and nothing more. */
+bool kd__only_control(const kd_runs *runs, const kd_run *r, const kd_run *end);
+
+/* ---- cost.c ------------------------------------------------------------------------------- */
+
+/* All but the times. */
+kd_status kd__cost_of(kd_cost *c, kd_model *m, const char *folder, kd_err *err);
+void kd__set_cost(json_t *o, const kd_exam *e, const kd_cost *c);
+
+/* ---- tables.c, mistakes.c, compare.c, students.c ------------------------------------------------- */
+
+/* Answers of the same rows by several models (seeds of a student, or the teacher alone). */
+typedef struct kd__panel {
+    const kd_answer *const *a;
+    size_t n;
+} kd__panel;
+json_t *kd__real(double v); /* null where it is not finite */
+void kd__set_measures(json_t *o, const kd_measures *m);
+/* per_class, reliability, reliability_adaptive, confusion, slices into o. */
+kd_status kd__set_tables(json_t *o, const kd_exam *e, const kd__panel *p, bool teacher, kd_err *err);
+json_t *kd__mistakes_json(const kd_exam *e, const kd__panel *p, kd_err *err);
+/* Sets NAME_low and NAME_high of what was resampled; resampled[i]: of panel member i. */
+kd_status kd__set_bounds(json_t *o, const kd_exam *e, const double *const *resampled, size_t n, kd_err *err);
+/* Mean of a measure over seeds drawn with replacement, in one resample. */
+double kd__resampled_mean(const double *const *resampled, size_t n, size_t resamples, kd_measure_name m,
+                          uint32_t b);
+/* 95 % bounds of the numbers of v that are defined; sorts it. */
+void kd__bounds(double *v, size_t n, double *low, double *high);
+json_t *kd__pairs_json(const kd_exam *e, const kd_runs *runs, kd_err *err);
+json_t *kd__student_json(kd_exam *e, const kd_runs *runs, const kd_run *r, const kd_run *end, kd_err *err);
+/* Means over the runs of a group; taken where all took it. */
+void kd__mean_measures(kd_measures *m, const kd__group *g);
 
 #endif

@@ -1,76 +1,132 @@
-/* lib/eval/measures.c - measures over logits, labels and the teacher's logits.
+/* lib/eval/measures.c - from answers to the measures of one model.
  *
- * Plain loops in double: evaluation reads each logit a handful of times, so the forward passes cost
- * far more than this. Probabilities come from log-sum-exp, so no finite logit overflows. */
-#include "kd/eval.h"
+ * Sums run in order of the rows, in double. What is 0 of 0 (the share of a teacher's mistakes when it makes
+ * none) is NAN and later null, never 0: a gate must not pass on a number that is not there.
+ */
+#include "eval_private.h"
 
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
-#define ECE_BINS 15
-
-static int64_t argmax(const float *z, int64_t n) /* z: (n); ties go to the smaller index */
+const char *kd_measure_key(kd_measure_name m)
 {
-    int64_t best = 0;
-    for (int64_t c = 1; c < n; c++)
-        if (z[c] > z[best]) best = c;
-    return best;
+    static const char *const key[] = {
+#define X(NAME, key, needs) #key,
+        KD_MEASURE_MAP(X)
+#undef X
+    };
+    return key[m];
 }
 
-static double log_sum_exp(const float *z, int64_t n, int64_t top) /* z: (n), top: argmax */
+static void set(kd_measures *m, kd_measure_name name, double v)
 {
-    double sum = 0;
-    for (int64_t c = 0; c < n; c++) sum += exp((double)z[c] - z[top]);
-    return z[top] + log(sum);
+    m->taken[name] = true;
+    m->v[name] = v;
 }
 
-/* KL(p || q) of one row at T = 1, p from t, q from z. */
-static double row_kl(const float *t, double lse_t, const float *z, double lse_z, int64_t n)
+static void measure_labels(kd_measures *m, const kd_rows *r, const kd_answer *a)
 {
+    uint64_t right = 0, top3 = 0, top5 = 0;
+    double loss = 0, confidence = 0;
+    for (uint64_t i = 0; i < r->n; i++) {
+        right += a[i].rank < 1;
+        top3 += a[i].rank < 3;
+        top5 += a[i].rank < 5;
+        loss += a[i].loss;
+        confidence += a[i].confidence;
+    }
+    const double n = (double)r->n;
+    set(m, KD_M_ACCURACY, (double)right / n);
+    if (r->classes > 3) set(m, KD_M_TOP3, (double)top3 / n);
+    if (r->classes > 5) set(m, KD_M_TOP5, (double)top5 / n);
+    set(m, KD_M_LOSS, loss / n);
+    set(m, KD_M_PERPLEXITY, exp(loss / n));
+    set(m, KD_M_CONFIDENCE, confidence / n);
+}
+
+static void measure_classes(kd_measures *m, const kd_class *c, int64_t classes)
+{
+    double precision = 0, recall = 0, f1 = 0;
+    uint64_t seen = 0;
+    for (int64_t k = 0; k < classes; k++) {
+        if (!c[k].support && !c[k].predicted) continue;
+        seen++;
+        if (c[k].predicted) precision += kd_class_precision(&c[k]);
+        if (c[k].support) recall += kd_class_recall(&c[k]);
+        f1 += kd_class_f1(&c[k]);
+    }
+    set(m, KD_M_MACRO_PRECISION, precision / (double)seen);
+    set(m, KD_M_MACRO_RECALL, recall / (double)seen);
+    set(m, KD_M_MACRO_F1, f1 / (double)seen);
+}
+
+static void measure_bins(kd_measures *m, const kd_rows *r, const kd_answer *a)
+{
+    kd_bin bin[KD_BINS];
+    double most = 0;
+    kd_reliability(bin, r, a);
+    for (int b = 0; b < KD_BINS; b++)
+        if (bin[b].rows) most = fmax(most, fabs(bin[b].confidence - bin[b].right) / (double)bin[b].rows);
+    set(m, KD_M_ECE, kd_ece(bin, r->n));
+    set(m, KD_M_MCE, most);
+}
+
+static void measure_teacher(kd_measures *m, const kd_rows *r, const kd_answer *a)
+{
+    uint64_t same = 0, kinds[KD_KINDS] = {0};
     double kl = 0;
-    for (int64_t c = 0; c < n; c++) {
-        double lp = t[c] - lse_t;
-        kl += exp(lp) * (lp - (z[c] - lse_z));
+    for (uint64_t i = 0; i < r->n; i++) {
+        same += a[i].top == r->teacher[i].top;
+        kl += a[i].kl;
+        kinds[kd_row_kind(r->label[i], &r->teacher[i], &a[i])]++;
     }
-    return kl;
+    const double wrong = (double)(kinds[KD_COPIED] + kinds[KD_OTHER] + kinds[KD_MENDED]),
+                 right = (double)(kinds[KD_BOTH_RIGHT] + kinds[KD_NEW]);
+    set(m, KD_M_AGREEMENT, (double)same / (double)r->n);
+    set(m, KD_M_KL, kl / (double)r->n);
+    set(m, KD_M_COPIED, wrong > 0 ? (double)kinds[KD_COPIED] / wrong : NAN);
+    set(m, KD_M_OTHER, wrong > 0 ? (double)kinds[KD_OTHER] / wrong : NAN);
+    set(m, KD_M_MENDED, wrong > 0 ? (double)kinds[KD_MENDED] / wrong : NAN);
+    set(m, KD_M_NEW, right > 0 ? (double)kinds[KD_NEW] / right : NAN);
 }
 
-void kd_measure(kd_measures *m, const float *logits, const int32_t *labels, const float *teacher,
-                uint64_t rows, int64_t classes)
+static int by_value(const void *a, const void *b)
 {
-    double bin_conf[ECE_BINS] = {0}, bin_hit[ECE_BINS] = {0};
-    uint64_t hits = 0, same = 0;
-    double nll = 0, kl = 0;
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+static kd_status measure_percentiles(kd_measures *m, const kd_rows *r, const kd_answer *a, kd_err *err)
+{
+    double *kl = malloc(r->n * sizeof *kl);
+    if (!kl) return kd_fail(err, KD_ENOMEM, "no memory for %llu numbers", (unsigned long long)r->n);
+    for (uint64_t i = 0; i < r->n; i++) kl[i] = a[i].kl;
+    qsort(kl, r->n, sizeof *kl, by_value);
+    set(m, KD_M_KL_P50, kd_quantile(kl, r->n, 0.5));
+    set(m, KD_M_KL_P90, kd_quantile(kl, r->n, 0.9));
+    set(m, KD_M_KL_P99, kd_quantile(kl, r->n, 0.99));
+    set(m, KD_M_KL_MAX, kl[r->n - 1]);
+    free(kl);
+    return KD_OK;
+}
+
+kd_status kd_measure(kd_measures *m, const kd_rows *r, const kd_answer *a, bool brief, kd_err *err)
+{
+    kd_bin bin[KD_BINS];
+    kd_class *c = calloc((size_t)r->classes, sizeof *c);
     memset(m, 0, sizeof *m);
-    m->rows = rows;
-    m->has_teacher = teacher != NULL;
-    if (!rows) return;
-    for (uint64_t r = 0; r < rows; r++) {
-        const float *z = logits + r * (uint64_t)classes; /* (classes) */
-        int64_t top = argmax(z, classes);
-        double lse = log_sum_exp(z, classes, top);
-        double conf = exp(z[top] - lse);
-        bool hit = top == labels[r];
-        /* Bins are (k/15, (k+1)/15], as in the paper. */
-        int bin = (int)ceil(conf * ECE_BINS) - 1;
-        if (bin < 0) bin = 0;
-        if (bin >= ECE_BINS) bin = ECE_BINS - 1;
-        bin_conf[bin] += conf;
-        bin_hit[bin] += hit;
-        hits += hit;
-        nll += lse - z[labels[r]];
-        if (teacher) {
-            const float *t = teacher + r * (uint64_t)classes;
-            int64_t ttop = argmax(t, classes);
-            same += ttop == top;
-            kl += row_kl(t, log_sum_exp(t, classes, ttop), z, lse, classes);
-        }
-    }
-    for (int b = 0; b < ECE_BINS; b++) m->ece += fabs(bin_conf[b] - bin_hit[b]) / (double)rows;
-    m->accuracy = (double)hits / (double)rows;
-    m->loss = nll / (double)rows;
-    if (teacher) {
-        m->agreement = (double)same / (double)rows;
-        m->kl = kl / (double)rows;
-    }
+    if (!c) return kd_fail(err, KD_ENOMEM, "no memory for %lld classes", (long long)r->classes);
+    m->rows = r->n;
+    kd_count_classes(c, r, a);
+    measure_labels(m, r, a);
+    measure_classes(m, c, r->classes);
+    measure_bins(m, r, a);
+    free(c);
+    if (r->teacher) measure_teacher(m, r, a);
+    if (brief) return KD_OK;
+    kd_status st = kd_reliability_adaptive(bin, r, a, err);
+    if (st) return st;
+    set(m, KD_M_ECE_ADAPTIVE, kd_ece(bin, r->n));
+    return r->teacher ? measure_percentiles(m, r, a, err) : KD_OK;
 }

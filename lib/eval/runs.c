@@ -1,4 +1,4 @@
-/* lib/eval/runs.c - finding and measuring the trained models below folders.
+/* lib/eval/runs.c - finding the trained models below folders.
  *
  * A folder with config.json is a run; what kd-train says of it in provenance.json is believed. Where
  * kd-train --select left a selection.json, only the chosen points of its sweep count.
@@ -38,7 +38,6 @@ static kd_status runs_add(kd_runs *runs, const char *folder, kd_err *err)
     }
     const json_t *seconds = json_object_get(prov, "seconds");
     r.train_s = json_is_number(seconds) ? json_number_value(seconds) : 0;
-    r.file_bytes = kd_model_file_bytes(folder);
     runs->v[runs->n++] = r;
 out:
     json_decref(prov);
@@ -46,7 +45,11 @@ out:
     return st;
 }
 
-void kd__eval_run_release(kd_run *r) { free(r->folder), free(r->name), free(r->role), free(r->point); }
+void kd__eval_run_release(kd_run *r)
+{
+    free(r->folder), free(r->name), free(r->role), free(r->point);
+    free(r->answers), free(r->resampled);
+}
 
 static bool is_unfinished(const char *name)
 {
@@ -107,21 +110,4 @@ void kd_runs_release(kd_runs *runs)
     for (size_t i = 0; i < runs->n; i++) kd__eval_run_release(&runs->v[i]);
     free(runs->v);
     memset(runs, 0, sizeof *runs);
-}
-
-kd_status kd_runs_eval(kd_runs *runs, kd_store *s, const kd_eval_params *p,
-                       void (*progress)(void *arg, uint64_t done, uint64_t total), void *arg, kd_err *err)
-{
-    for (size_t i = 0; i < runs->n; i++) {
-        kd_model *m = NULL;
-        kd_status st = kd_model_load(&m, runs->v[i].folder, err);
-        if (!st) {
-            runs->v[i].params = kd_graph_param_count(m->graph);
-            st = kd_eval_model(&runs->v[i].m, m, s, p, NULL, err);
-        }
-        kd_model_free(m);
-        if (st) return st;
-        if (progress) progress(arg, i + 1, runs->n);
-    }
-    return KD_OK;
 }

@@ -15,7 +15,7 @@ for role in plain distilled; do
   jq -r "$stats"'.students | sort_by(.params)[] | select(.'$role') |
     [.params, (.'$role'.accuracy | map(. * 100) | stat)[], .name] | @tsv' "$results" >"$work/$role.tsv"
 done
-teacher=$(jq -r '.teacher.metrics.accuracy * 100' "$results")
+teacher=$(jq -r '.teacher.accuracy * 100' "$results")
 params=$(jq -r '.teacher.params' "$results")
 seeds=$(jq -r '[.students[].seeds | length] | max' "$results")
 gnuplot <<G

@@ -9,12 +9,13 @@ student_yaml pupil 8 0.9 >pupil.yaml
 check "a store is packed" "$KD_BIN/kd-dump" data.yaml -o f.kd
 check "a teacher is trained" "$KD_BIN/kd-train" -s f.kd teacher.yaml -o teacher --rows 6400
 check "a model is measured without any teacher in the store" "$E" -s f.kd teacher --json
-same "then there is no agreement to report" "$(jq -c '.teacher, (.students[0].teacher | has("agreement"))' out)" "null
-false"
+same "then there is no agreement to report" "$(jq -c '.teacher, (.students[0] | has("agreement")), .left_out[0].measures[0]' out)" "null
+false
+\"agreement\""
 check "its logits are cached" "$KD_BIN/kd-dump" --teacher teacher --into f.kd
 check "students are trained with and without it" "$KD_BIN/kd-train" -s f.kd pupil.yaml --seeds 0-2 --control --rows 2560 -o runs
 check "all runs are measured" "$E" -s f.kd runs teacher --results r.json --json
-same "the results object has schema 1" "$(jq .schema r.json)" 1
+same "the results object has schema 2" "$(jq .schema r.json)" 2
 same "three pairs of seeds" "$(jq -c '.students[] | select(.name == "pupil") | [.pairs, .seeds]' r.json)" "[3,[0,1,2]]"
 same "the gain is the mean of the paired differences" \
   "$(jq '.students[] | select(.name == "pupil") | [([.distilled.accuracy, .plain.accuracy] | transpose | map(.[0] - .[1]) | add / 3), .accuracy_gain] | (.[0] - .[1]) | fabs < 1e-12' r.json)" true
