@@ -89,7 +89,8 @@ static void put_top(report *r, const char *title)
     kd_buf_printf(b, "</h1>\n<p class=sub>%s ", number(v, num(r->results, "rows"), AS_COUNT));
     html_text(b, str(r->results, "split"));
     kd_buf_printf(b, " rows, %s classes · ", number(v, num(r->results, "classes"), AS_COUNT));
-    html_text(b, str(json_object_get(r->results, "provenance"), "date"));
+    const char *date = str(json_object_get(r->results, "provenance"), "date"); // 2026-11-26T21:00:00Z
+    html_text(b, strlen(date) == 20 ? (snprintf(v, sizeof v, "%.10s, %.5s UTC", date, date + 11), v) : date);
     kd_buf_puts(b, "</p>\n");
     if (first) {
         kd_buf_puts(b, "<nav aria-label=Sections>");
@@ -106,8 +107,8 @@ static kd_status put_run(report *r, kd_err *err)
                                         put_reliability, put_classes,    put_confusion, put_mistakes,
                                         put_cost,        put_provenance};
     const char *name = str(r->results, "pipeline"), *title = r->o->title && r->runs == 1 ? r->o->title
-                                                             : *name              ? name
-                                                                                  : "kd";
+                                                             : *name                     ? name
+                                                                                         : "kd";
     kd_status st = KD_OK;
     if (r->o->markdown) return put_markdown(r, err);
     if (r->runs == 1) html_head(r, title);

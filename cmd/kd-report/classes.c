@@ -24,7 +24,7 @@ static void put_heads(report *r, const json_t **m, size_t n, const char *what)
     kd_buf_puts(&r->page, "</tr></thead><tbody>\n");
 }
 
-/* A share with its bounds; warn: it lies far below the model's own accuracy. */
+/* A share with its bounds, coloured where it lies far below the model's accuracy. */
 static void put_share(report *r, const json_t *o, const char *key, double usual)
 {
     char v[40], low[64], high[64];
@@ -137,9 +137,8 @@ static void put_matrix(report *r, const json_t *matrix, size_t n)
         kd_buf_puts(b, "</th>");
         for (size_t c = 0; c < n; c++) {
             const double share = all > 0 ? 100 * cell(matrix, l, c) / all : 0;
-            const double shade = c == l ? share * share / 100 : fmin(100, 3 * share);
-            kd_buf_printf(b, "<td class=\"%s%s\" style=\"--v:%.0f\">", c == l ? "on" : "off",
-                          shade > 55 ? " full" : "", shade);
+            const double shade = c == l ? 0.0045 * share * share : fmin(45, 1.35 * share);
+            kd_buf_printf(b, "<td class=%s style=\"--v:%.0f\">", c == l ? "on" : "off", shade);
             if (share >= 0.5) kd_buf_printf(b, "%.0f", share);
             kd_buf_puts(b, "</td>");
         }

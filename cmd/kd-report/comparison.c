@@ -48,12 +48,10 @@ static void put_gain(report *r, const json_t *s)
     else
         snprintf(p, sizeof p, "one seed");
     const char *kind = !strcmp(verdict, "helped") ? "good" : !strcmp(verdict, "hurt") ? "bad" : "lead";
-    kd_buf_printf(b,
-                  "<p class=%s>%s: %s points against the same student without it <small>(%s)</small></p>\n",
-                  kind,
+    kd_buf_printf(b, "<p class=%s>%s: %s points against the same student without it, %s.</p>\n", kind,
                   !strcmp(kind, "good")  ? "The teacher helped"
                   : !strcmp(kind, "bad") ? "The teacher hurt"
-                                         : "No certain difference by the teacher",
+                                         : "The teacher made no sure difference",
                   gain, p);
 }
 

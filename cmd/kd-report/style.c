@@ -71,7 +71,6 @@ const char html_style[] =
     ".confusion td{background:color-mix(in srgb,var(--hue) calc(var(--v)*1%),transparent)}\n"
     ".confusion td.on{--hue:var(--main)}\n"
     ".confusion td.off{--hue:var(--plain)}\n"
-    ".confusion td.full{color:var(--bg)}\n"
     ".confusion abbr{text-decoration:none;font-weight:400;color:var(--soft)}\n"
     ".shots{display:grid;grid-template-columns:repeat(auto-fill,minmax(5.4rem,1fr));gap:.9rem .7rem}\n"
     ".shots img{display:block;width:100%;aspect-ratio:1;object-fit:contain;background:#000;border-radius:6px;image-rendering:pixelated}\n"

@@ -127,20 +127,21 @@ static kd_status throughput(const runner *r, double *rows_s, kd_err *err)
 kd_status run_bench(const runner *r, const char *folder, kd_err *err)
 {
     kd_model *m = NULL;
-    double p50, p99, rows_s;
+    kd_cost cost = {0};
+    double rows_s;
     const int64_t threads = r->cli->common.threads;
     kd_status st = kd_model_load(&m, folder, err);
-    if (!st) st = kd_eval_latency(m, &p50, &p99, err);
+    if (!st) st = kd_cost_latency(&cost, m, err);
     if (!st) st = throughput(r, &rows_s, err);
     kd_model_free(m);
     if (st) return st;
     if (r->cli->common.json)
         return print_line(json_pack("{s:s, s:f, s:f, s:f, s:I, s:I}", "name", r->model->name, "latency_us",
-                                    p50, "latency_p99_us", p99, "throughput_rows_s", rows_s,
-                                    "throughput_batch", (json_int_t)r->o->batch, "throughput_threads",
-                                    (json_int_t)threads),
+                                    cost.latency_us, "latency_p99_us", cost.latency_p99_us,
+                                    "throughput_rows_s", rows_s, "throughput_batch", (json_int_t)r->o->batch,
+                                    "throughput_threads", (json_int_t)threads),
                           err);
-    printf("one row, 1 thread\t%.1f us\t(99th percentile %.1f us)\n", p50, p99);
+    printf("one row, 1 thread\t%.1f us\t(99th percentile %.1f us)\n", cost.latency_us, cost.latency_p99_us);
     printf("batches of %lld, %lld thread%s\t%.0f rows/s\n", (long long)r->o->batch, (long long)threads,
            threads == 1 ? "" : "s", rows_s);
     return KD_OK;
