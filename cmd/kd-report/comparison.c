@@ -65,7 +65,8 @@ static void put_card(report *r, const json_t *s, const json_t *teacher)
     html_text(b, model_name(r, s));
     kd_buf_printf(b, "</h3><p class=big>%s</p><p>", number(v, num(s, "accuracy"), AS_SHARE));
     if (isfinite(below))
-        kd_buf_printf(b, "%.2f points %s the teacher", fabs(100 * below), below < 0 ? "below" : "above");
+        kd_buf_printf(b, "%.2f points %s the teacher (%s)", fabs(100 * below), below < 0 ? "below" : "above",
+                      number(v, num(teacher, "accuracy"), AS_SHARE));
     if (isfinite(times))
         kd_buf_printf(b, "%s%.*f times %s", isfinite(below) ? ", " : "", times >= 10 || times <= 0.1 ? 0 : 1,
                       times >= 1 ? times : 1 / times, times >= 1 ? "smaller" : "larger");
@@ -74,12 +75,50 @@ static void put_card(report *r, const json_t *s, const json_t *teacher)
     kd_buf_puts(b, "</article>\n");
 }
 
+/* What kd-eval's gates said: the verdict, then a line each, those that failed first. */
+static void put_gates(report *r)
+{
+    const json_t *g = json_object_get(r->results, "gates"), *list = json_object_get(g, "list"), *e;
+    const bool passed = json_is_true(json_object_get(g, "passed"));
+    kd_buf *b = &r->page;
+    size_t i;
+    if (!json_array_size(list)) {
+        kd_buf_puts(b, "<p class=note>Nothing was demanded of these students (kd-eval --gates).</p>\n");
+        return;
+    }
+    if (passed)
+        kd_buf_printf(b, "<p class=\"verdict good\">Passed: all %zu gates", json_array_size(list));
+    else
+        kd_buf_printf(b, "<p class=\"verdict bad\">Not passed: %.0f of %zu gates failed", num(g, "failed"),
+                      json_array_size(list));
+    kd_buf_puts(b, " <small>");
+    html_text(b, str(g, "file"));
+    kd_buf_puts(b, "</small></p>\n<ul class=gates>\n");
+    for (int good = 0; good < 2; good++) json_array_foreach(list, i, e)
+        {
+            if (json_is_true(json_object_get(e, "passed")) != good) continue;
+            kd_buf_printf(b, "<li><b class=%s>%s</b> ", good ? "good" : "bad", good ? "passed" : "failed");
+            html_text(b, str(e, "student"));
+            kd_buf_puts(b, ": ");
+            html_text(b, str(e, "gate"));
+            kd_buf_puts(b, " <small>");
+            html_text(b, str(e, "where"));
+            if (isfinite(num(e, "value")))
+                kd_buf_printf(b, " %.4g, limit %.4g", num(e, "value"), num(e, "limit"));
+            kd_buf_puts(b, " ");
+            html_text(b, str(e, "why"));
+            kd_buf_puts(b, "</small></li>\n");
+        }
+    kd_buf_puts(b, "</ul>\n");
+}
+
 kd_status put_summary(report *r, kd_err *err)
 {
     (void)err;
     kd_buf *b = &r->page;
     const json_t *teacher = json_object_get(r->results, "teacher"), *s;
     size_t i;
+    put_gates(r);
     kd_buf_puts(b, "<div class=cards>\n");
     json_array_foreach(json_object_get(r->results, "students"), i, s)
     {

@@ -100,11 +100,10 @@ static void put_spots(plot *p, const report *r, const spot *v, size_t n)
         }
         kd_buf_puts(&p->script, "EOD\n");
     }
-    kd_buf_puts(&p->script,
-                "set datafile missing '?'\nplot $front using 1:2 with steps lw 1 dt 2 lc " INK_MAIN
-                ", $plain using 1:2 with points pt 6 ps 0.55 lw 1.5 lc " INK_PLAIN
-                ", $main using 1:2:3:4 with yerrorbars pt 7 ps 0.6 lw 1.5 lc " INK_MAIN
-                ", $teacher using 1:2:3:4 with yerrorbars pt 7 ps 0.6 lw 1.5 lc " INK_TEACHER "\n");
+    kd_buf_puts(&p->script, "plot $front using 1:2 with steps lw 1 dt 2 lc " INK_MAIN
+                            ", $main using 1:2:3:4 with yerrorbars pt 7 ps 0.6 lw 1.5 lc " INK_MAIN
+                            ", $teacher using 1:2:3:4 with yerrorbars pt 7 ps 0.6 lw 1.5 lc " INK_TEACHER
+                            ", $plain using 1:2 with points pt 6 ps 0.7 lw 1.5 lc " INK_PLAIN "\n");
 }
 
 static kd_status put_tradeoff(report *r, const char *key, const char *axis, const char *what, kd_err *err)
@@ -221,9 +220,10 @@ static kd_status put_student_curves(report *r, const json_t *s, int *shown, kd_e
         if (plain_runs)
             kd_buf_puts(&p.script,
                         "$plain using 1:2 with linespoints pt 7 ps 0.15 lw 1.2 lc " INK_PLAIN ", ");
-        kd_buf_puts(&p.script, "$main using 1:2 with linespoints pt 7 ps 0.15 lw 1.2 lc " INK_MAIN "\n");
-        kd_buf_printf(&title, "%s: %d run%s with the teacher, %d without", model_name(r, s), main_runs,
-                      main_runs == 1 ? "" : "s", plain_runs);
+        kd_buf_printf(&p.script, "$main using 1:2 with linespoints pt 7 ps 0.15 lw 1.2 lc %s\n",
+                      !strcmp(str(s, "role"), "teacher") ? INK_TEACHER : INK_MAIN);
+        kd_buf_printf(&title, "%s: %d run%s", model_name(r, s), main_runs, main_runs == 1 ? "" : "s");
+        if (plain_runs) kd_buf_printf(&title, " with the teacher, %d without", plain_runs);
         st = plot_end(r, &p, title.text ? title.text : "", "Validation accuracy by epoch, a line a seed.",
                       err);
     }

@@ -50,7 +50,7 @@ const char *number(char *buf, double v, number_form as)
         return buf;
     }
     switch (as) {
-    case AS_SHARE: snprintf(b, len, "%.2f %%", 100 * v); break;
+    case AS_SHARE: snprintf(b, len, "%.2f\u00a0%%", 100 * v); break;
     case AS_POINTS: snprintf(b, len, "%s%.2f", v < 0 ? "−" : "+", fabs(100 * v)); break;
     case AS_REAL: snprintf(b, len, "%.3f", v); break;
     case AS_COUNT: with_commas(b, len, v); break;
