@@ -25,9 +25,8 @@ void html_text(kd_buf *b, const char *text)
     }
 }
 
-/* The markers that gnuplot's plots refer to: open and filled circles. */
+/* The marker that gnuplot's plots refer to: a filled circle. */
 static const char markers[] = "<svg width=0 height=0 style=\"position:absolute\" aria-hidden=true><defs>"
-                              "<circle id=gpPt5 r=1 fill=none stroke=currentColor stroke-width=.35 />"
                               "<circle id=gpPt6 r=1 fill=currentColor /></defs></svg>\n";
 
 void html_head(report *r, const char *title)

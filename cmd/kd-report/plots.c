@@ -101,9 +101,9 @@ static void put_spots(plot *p, const report *r, const spot *v, size_t n)
         kd_buf_puts(&p->script, "EOD\n");
     }
     kd_buf_puts(&p->script, "plot $front using 1:2 with steps lw 1 dt 2 lc " INK_MAIN
+                ", $plain using ($1/1.14):2:($1*1.14-$1/1.14):(0) with vectors nohead lw 2 lc " INK_PLAIN
                             ", $main using 1:2:3:4 with yerrorbars pt 7 ps 0.6 lw 1.5 lc " INK_MAIN
-                            ", $teacher using 1:2:3:4 with yerrorbars pt 7 ps 0.6 lw 1.5 lc " INK_TEACHER
-                            ", $plain using 1:2 with points pt 6 ps 0.7 lw 1.5 lc " INK_PLAIN "\n");
+                            ", $teacher using 1:2:3:4 with yerrorbars pt 7 ps 0.6 lw 1.5 lc " INK_TEACHER "\n");
 }
 
 static kd_status put_tradeoff(report *r, const char *key, const char *axis, const char *what, kd_err *err)
