@@ -13,7 +13,7 @@ CC := gcc
 endif
 
 # The ladder: a module includes only itself and the modules named here (make dep-check).
-MODULES ?= base config codec store nn data loss model teacher exchange train eval cli
+MODULES ?= base config codec store nn data loss model teacher exchange train eval audit cli
 USES_base := none
 USES_config := base
 USES_cli := base config
@@ -27,6 +27,7 @@ USES_teacher := base config codec nn model store data
 USES_exchange := base config codec nn model store data
 USES_train := base config codec nn loss model store data
 USES_eval := base config codec nn loss model store data train
+USES_audit := base config codec nn store data eval
 
 # Fuzzing needs what reads foreign bytes, with clang and without OpenMP.
 OPENMP := -fopenmp
@@ -37,7 +38,7 @@ MODULES := base config codec store data model exchange
 UNUSED := lib/data/loader.c
 endif
 
-TOOLS := kd kd-dump kd-train kd-eval kd-store kd-run kd-report
+TOOLS := kd kd-dump kd-train kd-eval kd-audit kd-report kd-run kd-store
 LIBS := -ldnnl -llmdb -lzstd -lyaml -ljansson -lxxhash -lpng -ljpeg -lz -lm
 
 WARN := -Wall -Wextra -Werror -Wshadow -Wpointer-arith -Wstrict-prototypes -Wmissing-prototypes -Wvla
@@ -56,8 +57,8 @@ ISAS := scalar avx2 avx512
 ISA_scalar :=
 ISA_avx2 := -mavx2 -mfma -mf16c
 ISA_avx512 := -mavx2 -mfma -mf16c -mavx512f -mavx512bw -mavx512dq -mavx512vl -mprefer-vector-width=512
-# Their numbers decide bytes in stores: no fused multiply-add, on any instruction set.
-EXACT := lib/codec/% lib/data/view.c
+# Their numbers decide bytes in stores or results: no fused multiply-add, on any instruction set.
+EXACT := lib/codec/% lib/data/view.c lib/eval/%
 LIB_OBJ := $(patsubst %.c,$B/%.o,$(filter-out %.simd.c,$(LIB_SRC))) \
   $(foreach i,$(ISAS),$(patsubst %.simd.c,$B/%.$i.o,$(SIMD_SRC)))
 UNIT_TESTS := $(patsubst %.c,$B/%,$(wildcard tests/unit/test_*.c))

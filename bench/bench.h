@@ -3,6 +3,7 @@
 #define KD_BENCH_H
 
 #include "kd/base.h"
+#include "kd/nn.h"
 
 /* What this machine can do at most, with the given threads. */
 typedef struct bench_peak {
@@ -29,6 +30,7 @@ typedef struct bench_train_params {
     const char *data;   /* safetensors with x, labels, teacher and param.*; NULL: random */
     int64_t batch;
     int threads;
+    kd_precision precision;
 } bench_train_params;
 /* Prints a line when ready, then serves "go SECONDS" lines from stdin, one JSON line each, to the
  * end of the input. */

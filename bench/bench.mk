@@ -1,6 +1,6 @@
 # Measuring: `make bench` and `make scoreboard`. Included by the Makefile.
 #
-# MODEL=... picks models of bench/models.json; BENCH_ARGS is passed to bench/run.py, for example
+# MODEL=... picks models of bench/models.json, PRECISION=bf16 the products of both sides; BENCH_ARGS is passed to bench/run.py, for example
 # BENCH_ARGS=--no-peer (kd alone: needs no PyTorch).
 BENCH_BIN := $B/bench/kd_bench
 BENCH_OBJ := $(patsubst %.c,$B/%.o,$(wildcard bench/*.c))
@@ -24,7 +24,8 @@ bench: deps deps-bench ## training speed beside PyTorch (own virtual environment
 
 bench-run: $(BENCH_BIN) $(if $(findstring --no-peer,$(BENCH_ARGS)),,$(PEERS_VENV)/ready)
 	@$(BENCH_PYTHON) bench/run.py --bench $(BENCH_BIN) --python $(BENCH_PYTHON) --scratch $(BUILD)/bench \
-	  --command 'make bench$(if $(MODEL), MODEL="$(strip $(MODEL))")' $(BENCH_ARGS) $(MODEL)
+	  --command 'make bench$(if $(PRECISION), PRECISION=$(PRECISION))$(if $(MODEL), MODEL="$(strip $(MODEL))")' \
+	  $(if $(PRECISION),--precision $(PRECISION)) $(BENCH_ARGS) $(MODEL)
 
 # Another Python with torch and safetensors may stand in: PEERS_PYTHON=...
 PEERS_PYTHON ?= $(PEERS_VENV)/bin/python
@@ -53,6 +54,15 @@ bench-promise: deps $(BENCH_BIN) ## what the same bits for any number of threads
 
 bench-shuffle: deps all ## what shuffling within windows costs a student beside a full shuffle, into bench/results/
 	@bench/shuffle.py $B $(BUILD)/bench/shuffle
+
+bench-audit: deps all ## does kd-audit find flipped labels and planted copies, and does training without them help? Into bench/results/
+	@nice -n 19 /usr/bin/python3 bench/audit.py $B $(BUILD)/bench/audit $(BENCH_ARGS)
+
+bench-precision: deps all ## what bf16 products cost a student in accuracy beside f32, into bench/results/
+	@bench/precision.py $B $(BUILD)/bench/precision
+
+bench-eval: deps all ## what kd-eval takes beyond the forward passes of 20 students on 10,000 rows, into bench/results/
+	@bench/eval.py $B $(BUILD)/bench/eval
 
 kernels: $(BENCH_BIN) ## matrix products and convolutions alone against the peak
 	@$(BENCH_BIN) kernels
@@ -105,4 +115,4 @@ scoreboard: ## bench/results/*.json to docs/scoreboard.md; prints the figures th
 	@bench/scoreboard.sh
 
 .PHONY: bench-store bench-store-ready bench-store-size bench-store-speed bench-store-verify bench-store-rss bench-dump
-.PHONY: parity bench-many bench-stall bench bench-run bench-image bench-commits bench-promise bench-shuffle kernels store-levels peak scoreboard deps-bench
+.PHONY: parity bench-many bench-stall bench bench-run bench-image bench-commits bench-promise bench-precision bench-shuffle bench-audit bench-eval kernels store-levels peak scoreboard deps-bench

@@ -10,10 +10,11 @@ def tool(program, *args):
     return subprocess.run([str(a) for a in (program, "-q", *args)], stdout=subprocess.PIPE, check=True, text=True).stdout
 
 
-def pack(bin_folder, folder, more=""):
-    """FOLDER/f.kd; more: lines for the mapping data: of its YAML."""
+def pack(bin_folder, folder, more="", instead={}):
+    """FOLDER/f.kd; more: lines for the mapping data: of its YAML; instead: other files, by key ("train_label")."""
     store, yaml = Path(folder) / "f.kd", Path(folder) / "data.yaml"
-    files = [(f"{split}_{key}", f"{DATA}/{file}-{kind}-ubyte.gz") for split, file in (("train", "train"), ("test", "t10k"))
+    files = [(f"{split}_{key}", instead.get(f"{split}_{key}", f"{DATA}/{file}-{kind}-ubyte.gz")) 
+             for split, file in (("train", "train"), ("test", "t10k"))
              for key, kind in (("input", "images-idx3"), ("label", "labels-idx1"))]
     yaml.write_text("data:\n" + "".join(f"  {key}: [{path}]\n" for key, path in files) +
                     f"  shape: [28, 28, 1]\n  classes: 10\n{more}")

@@ -27,7 +27,7 @@ static const char usage[] =
     "usage: kd_bench peak [--threads N]\n"
     "       kd_bench kernels [--threads N]\n"
     "       kd_bench promise MODEL BATCH [--threads N] [--models FILE]\n"
-    "       kd_bench train MODEL BATCH [--threads N] [--models FILE] [--data FILE]\n"
+    "       kd_bench train MODEL BATCH [--precision f32|bf16] [--threads N] [--models FILE] [--data FILE]\n"
     "       kd_bench pack LOGITS.npy STORE ENCODING [--classes N] [--rows N] [--chunk-rows N] [--judge N]\n"
     "                     [--redraws N] [--threads N]\n"
     "       kd_bench read STORE COLUMN,... [--window N]\n"
@@ -35,6 +35,7 @@ static const char usage[] =
     "       kd_bench many STORE STUDENT.yaml FOLDER [--students N] [--window N] [--threads N]\n"
     "       kd_bench parity STORE STUDENT.yaml FOLDER STEPS\n"
     "\n"
+    "  --precision P  of the products: f32 or bf16 [f32]\n"
     "  --threads N    threads of the measured team [2]\n"
     "  --models FILE  JSON object: name -> model specification [bench/models.json]\n"
     "  --data FILE    safetensors with x, labels, teacher and param.* [random numbers]\n"
@@ -90,13 +91,19 @@ int main(int argc, char **argv)
 {
     bench_train_params p = {.models = "bench/models.json", .threads = 2};
     bench_pack_params k = {.chunk_rows = 1024, .judge = 4096, .redraws = 8, .threads = 2};
-    static const struct option options[] = {
-        {"threads", required_argument, NULL, 't'}, {"models", required_argument, NULL, 'm'},
-        {"data", required_argument, NULL, 'd'},    {"classes", required_argument, NULL, 'c'},
-        {"rows", required_argument, NULL, 'r'},    {"chunk-rows", required_argument, NULL, 'k'},
-        {"judge", required_argument, NULL, 'j'},   {"redraws", required_argument, NULL, 'w'},
-        {"window", required_argument, NULL, 'n'},  {"students", required_argument, NULL, 's'},
-        {"help", no_argument, NULL, 'h'},          {0}};
+    static const struct option options[] = {{"threads", required_argument, NULL, 't'},
+                                            {"models", required_argument, NULL, 'm'},
+                                            {"data", required_argument, NULL, 'd'},
+                                            {"classes", required_argument, NULL, 'c'},
+                                            {"rows", required_argument, NULL, 'r'},
+                                            {"chunk-rows", required_argument, NULL, 'k'},
+                                            {"judge", required_argument, NULL, 'j'},
+                                            {"redraws", required_argument, NULL, 'w'},
+                                            {"window", required_argument, NULL, 'n'},
+                                            {"students", required_argument, NULL, 's'},
+                                            {"help", no_argument, NULL, 'h'},
+                                            {"precision", required_argument, NULL, 'p'},
+                                            {0}};
     bench_many_params y = {.students = 8};
     int64_t window = 8192;
     const struct {
@@ -109,6 +116,8 @@ int main(int argc, char **argv)
             p.models = optarg;
         else if (c == 'd')
             p.data = optarg;
+        else if (c == 'p' && !kd_precision_parse(optarg, &p.precision))
+            return fail_usage("--precision takes f32 or bf16");
         else if (c == 'h')
             return fputs(usage, stdout) < 0;
         else if (c == '?')

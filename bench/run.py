@@ -12,7 +12,9 @@ For each model, at batch 128 in f32 on 2 threads and the same 2 CPUs:
      these CPUs in any measurement, is thrown away and repeated.
 The result is the median of the paired ratios with a bootstrap interval, and both sides' img/s, GFLOP/s
 and % of the measured peak, by the same count of operations. --no-peer measures kd alone and writes
-the figure without a bar.
+the figure without a bar. --precision bf16 is the same with products of bf16 operands on both sides, PyTorch's by
+autocast, and names the figure train-MODEL-bf16; there a third program takes part in the turns, kd in f32, so that the
+result says whether bf16 pays.
 
 Standard library only. Exit status 0 measured (also when a bar is missed: `make scoreboard` says so),
 1 could not measure, 2 usage.
@@ -30,11 +32,12 @@ from pathlib import Path
 import figure
 
 HERE = Path(__file__).resolve().parent
-MODELS = ["mlp-784-512-256-10", "cnn-16-32-64"]   # the promised ones; bench/models.json has more
+# the promised ones; bench/models.json has more
+MODELS = {"f32": ["mlp-784-512-256-10", "cnn-16-32-64"], "bf16": ["cnn-64-128-256"]}
 BAR_RATIO = 1.5          # promised: times PyTorch's best
 MOVED = 0.05             # of the peak, between before and after
 FOREIGN = 0.05           # share of the CPUs that others may take during a measurement
-CURVE_TOLERANCE = 0.01   # relative, of the first losses
+CURVE_TOLERANCE = {"f32": 0.01, "bf16": 0.05}   # relative, of the first losses
 
 
 class Failure(Exception):
@@ -112,40 +115,44 @@ def bootstrap(ratios, draws=10000):
     return medians[int(0.025 * draws)], medians[int(0.975 * draws) - 1]
 
 
-def compare_curves(kd, peer):
+def compare_curves(kd, peer, allowed):
     worst = max(abs(a - b) / abs(b) for a, b in zip(kd, peer))
-    if len(kd) != len(peer) or not worst <= CURVE_TOLERANCE:
+    if len(kd) != len(peer) or not worst <= allowed:
         raise Failure(f"kd and the peer do not do the same work: their first {len(peer)} losses part by "
-                      f"{worst:.2g}, allowed {CURVE_TOLERANCE}")
+                      f"{worst:.2g}, allowed {allowed}")
     return worst
+
+
+def start_kd(args, model, data, precision):
+    return Process("kd_bench", [args.bench, "train", model, args.batch, "--precision", precision, "--threads",
+                                args.threads, "--models", HERE / "models.json", *(["--data", data] if data else [])])
 
 
 def one_run(args, model):
     """One attempt: dict of everything measured."""
     before = measure_peak(args)
-    data = args.scratch / f"{model}-{args.batch}.safetensors"
-    peer = kd = None
-    common = [model, "--threads", args.threads]
+    data = args.scratch / f"{model}-{args.batch}.safetensors" if args.peer else None
+    sides = {}
     try:
         if args.peer:
             print(f"{model}: PyTorch warms up (compiling can take a minute)", file=sys.stderr)
-            peer = Process("the PyTorch peer", [args.python, HERE / "peers" / "torch_train.py", *common, "--batch",
-                                                args.batch, "--write", data])
-        kd = Process("kd_bench", [args.bench, "train", *common[:1], args.batch, *common[1:], "--models",
-                                  HERE / "models.json", *(["--data", data] if peer else [])])
-        run = {"curve": compare_curves(kd.ready["losses"], peer.ready["losses"]) if peer else None, "pairs": []}
+            sides["peer"] = Process("the PyTorch peer", [
+                args.python, HERE / "peers" / "torch_train.py", model, "--threads", args.threads, "--batch", args.batch,
+                "--precision", args.precision, "--write", data])
+        sides["kd"] = start_kd(args, model, data, args.precision)
+        if args.precision != "f32":
+            sides["kd_f32"] = start_kd(args, model, data, "f32")
+        ready = {who: side.ready for who, side in sides.items()}
+        run = {"ready": ready, "pairs": [], "curve": compare_curves(
+            ready["kd"]["losses"], ready["peer"]["losses"], CURVE_TOLERANCE[args.precision]) if args.peer else None}
         for i in range(args.pairs):
-            pair = {"kd": kd.go(args.seconds)}
-            if peer:
-                pair["peer"] = peer.go(args.seconds)
+            pair = {who: sides[who].go(args.seconds) for who in ("kd", "peer", "kd_f32") if who in sides}
             run["pairs"].append(pair)
             rates = "  ".join(f"{who} {one['img_s']:,.0f} img/s" for who, one in pair.items())
             print(f"{model}: {i + 1}/{args.pairs}  {rates}", file=sys.stderr)
-        run |= {"kd_ready": kd.ready, "peer_ready": peer.ready if peer else None}
     finally:
-        for p in (kd, peer):
-            if p:
-                p.close()
+        for side in sides.values():
+            side.close()
     after = measure_peak(args)
     run |= {"peak_before": before, "peak_after": after, "moved": moved(before, after),
             "foreign": max(one["foreign"] for pair in run["pairs"] for one in pair.values())}
@@ -180,17 +187,28 @@ def machine(args, peak):
 
 def result(args, model, run):
     """What figure.save takes."""
-    peak = min(run["peak_before"]["f32_gflops"], run["peak_after"]["f32_gflops"])
-    ready, peer = run["kd_ready"], run["peer_ready"]
+    def peak_of(precision):
+        return min(run[when][f"{precision}_gflops"] for when in ("peak_before", "peak_after"))
+
+    peak = peak_of(args.precision)
+    ready, peer = run["ready"]["kd"], run["ready"].get("peer")
     flops = ready["flops_per_img"]
     kd = side([p["kd"] for p in run["pairs"]], flops, peak)
-    details = {"what": f"whole f32 training steps (forward, KD + CE, backward, AdamW), batch {args.batch}, "
+    details = {"what": f"whole {args.precision} training steps (forward, KD + CE, backward, AdamW), batch {args.batch}, "
                        f"{args.threads} threads, data in memory",
                "params": ready["params"], "flops_per_img": flops, "kd": kd, "peak_before": run["peak_before"],
                "peak_after": run["peak_after"], "peak_moved": round(run["moved"], 4),
                "others_share": round(run["foreign"], 4), "pairs": args.pairs, "seconds_each": args.seconds,
                "planned_bytes": ready["planned_bytes"]}
-    out = {"name": f"train-{model}", "value": kd["img_s"], "unit": "img/s", "bar": None, "direction": "higher",
+    suffix = ""
+    if args.precision != "f32":
+        suffix = f"-{args.precision}"
+        kd["percent_of_f32_peak"] = round(100 * kd["gflops"] / peak_of("f32"), 1)
+        details |= {"products": ready["products"],
+                    "kd_f32": side([p["kd_f32"] for p in run["pairs"]], flops, peak_of("f32")),
+                    "over_kd_f32": round(statistics.median(p["kd"]["img_s"] / p["kd_f32"]["img_s"]
+                                                           for p in run["pairs"]), 3)}
+    out = {"name": f"train-{model}{suffix}", "value": kd["img_s"], "unit": "img/s", "bar": None, "direction": "higher",
            "peer": None, "peer_value": None, "command": args.command, "machine": machine(args, run["peak_before"]),
            "versions": {"backend": ready["backend"], "build": ready["build"]}}
     if peer:
@@ -205,7 +223,7 @@ def result(args, model, run):
                               "high95": round(high, 3), "min": round(min(ratios), 3), "max": round(max(ratios), 3),
                               "all": [round(r, 3) for r in ratios]}}
         out |= {"bar": round(BAR_RATIO * other["img_s"], 1), "peer_value": other["img_s"],
-                "peer": f"PyTorch {peer['versions']['torch']} f32, {peer['best']}"}
+                "peer": f"PyTorch {peer['versions']['torch']} {args.precision}, {peer['best']}"}
         out["versions"] |= peer["versions"]
     out["details"] = details
     return out
@@ -213,19 +231,22 @@ def result(args, model, run):
 
 def arguments():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("model", nargs="*", default=MODELS, help=f"[{' '.join(MODELS)}]")
+    parser.add_argument("model", nargs="*", help=f"[{' '.join(MODELS['f32'])}; in bf16 {' '.join(MODELS['bf16'])}]")
     parser.add_argument("--bench", required=True, help="the program kd_bench")
     parser.add_argument("--python", default=sys.executable, help="with torch [this one]")
     parser.add_argument("--no-peer", dest="peer", action="store_false", help="kd alone")
     parser.add_argument("--results", type=Path, default=HERE / "results")
     parser.add_argument("--scratch", type=Path, default=Path("build/bench"))
+    parser.add_argument("--precision", choices=("f32", "bf16"), default="f32", help="of the products [f32]")
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--pairs", type=int, default=7)
     parser.add_argument("--seconds", type=float, default=5, help="of each measurement [5]")
     parser.add_argument("--tries", type=int, default=4, help="runs whose peak moved are repeated [4]")
     parser.add_argument("--command", default="make bench", help="how to measure this again, for the result")
-    return parser.parse_args()
+    args = parser.parse_args()
+    args.model = args.model or MODELS[args.precision]
+    return args
 
 
 def own_defaults():
@@ -273,6 +294,8 @@ def main():
                      f"min {r['min']:.2f}, max {r['max']:.2f}")
             if r["low95"] <= 1 <= r["high95"]:
                 line += " (no difference)"
+        if "over_kd_f32" in d:
+            line += f"; {d['over_kd_f32']:.2f} of kd in f32"
         print(line)
     return status
 

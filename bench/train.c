@@ -141,7 +141,10 @@ static kd_status trainer_init(bench_trainer *t, const bench_train_params *p, kd_
     st = p->data ? rows_from_file(t, p->data, err) : random_rows(t);
     if (st == KD_ENOMEM) return kd_fail(err, st, "train: no memory for the rows");
     if (st) return st;
-    kd_exec_params ep = {.batch = t->batch, .threads = t->threads, .training = true};
+    kd_exec_params ep = {.batch = t->batch,
+                         .threads = t->threads,
+                         .training = true,
+                         .precision = p->precision};
     if ((st = kd_exec_create(&t->exec, t->model->graph, &ep, err))) return st;
     kd_loss_spec ls = {.ce = 0.1, .kd = 0.9, .temperature = 4, .t2 = true, .reduction = (char[]){"batch"}};
     kd_loss_shape shape = {.rows = t->batch, .classes = t->model->spec.classes, .threads = t->threads};
@@ -227,8 +230,9 @@ kd_status bench_train(const bench_train_params *p, kd_err *err)
         json_array_append_new(curve, json_real(kd_loss_value(t.loss)));
     }
     json_decref(measure(&t, WARM_SECONDS));
-    bench_print(json_pack("{s:b, s:s, s:I, s:i, s:I, s:f, s:I, s:s, s:s, s:o}", "ready", 1, "model", p->model,
-                          "batch", (json_int_t)t.batch, "threads", t.threads, "params",
+    bench_print(json_pack("{s:b, s:s, s:I, s:i, s:s, s:I, s:f, s:I, s:s, s:s, s:o}", "ready", 1, "model",
+                          p->model, "batch", (json_int_t)t.batch, "threads", t.threads, "products",
+                          kd_nn_products(p->precision), "params",
                           (json_int_t)kd_graph_param_count(t.model->graph), "flops_per_img",
                           kd_graph_train_flops(t.model->graph), "planned_bytes",
                           (json_int_t)kd_exec_bytes(t.exec), "backend", kd_nn_backend(), "build",

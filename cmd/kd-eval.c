@@ -73,7 +73,7 @@ static const kd_tool tool = {
         "confidence, the confusion matrix, the rows of each kind of mistake and McNemar's test: "
         "docs/evaluation.md names every key. What could not be measured has no key, and is said.",
     .examples = examples,
-    .see_also = "kd-dump(1), kd-train(1), kd-store(1)",
+    .see_also = "kd-dump(1), kd-train(1), kd-audit(1), kd-store(1)",
 };
 
 static void show_progress(void *arg, uint64_t done, uint64_t total)

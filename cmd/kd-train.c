@@ -12,6 +12,10 @@ static const kd_option rows[] = {
     ROW("Input", "store", "STORE", 's', STRING, store, NULL, 0, 0, "sealed store to train from"),
     ROW("Input", "rows", "N", 0, INT, rows, "0", 0, 1e15,
         "only the first N training rows, a fair sample; 0: all"),
+    ROW("Input", "drop-rows", "FILE", 0, STRINGS, drop_rows, NULL, 0, 0,
+        "leave out the training rows of this list, as kd-audit writes it; repeatable"),
+    ROW("Input", "only-rows", "FILE", 0, STRINGS, only_rows, NULL, 0, 0,
+        "train on the rows of this list alone; repeatable"),
     ROW("Input", "set", "KEY=VALUE", 0, STRINGS, set, NULL, 0, 0,
         "set a key of every student, over its file; repeatable"),
     ROW("Runs", "seeds", "N,...", 0, INTS, seeds, NULL, 0, 1e15,
@@ -92,7 +96,7 @@ static const kd_tool tool = {
         "of the "
         "store is decoded once an epoch.",
     .examples = examples,
-    .see_also = "kd-dump(1), kd-eval(1), kd-store(1)",
+    .see_also = "kd-dump(1), kd-eval(1), kd-audit(1), kd-store(1)",
 };
 
 typedef struct watch {
@@ -164,10 +168,14 @@ static kd_status run(kd_cli *c, const train_opts *o, kd_err *err)
     kd_store *s = NULL;
     kd_trainer *t = NULL;
     kd_sweep *w = NULL;
+    uint8_t *drop = NULL;
     char *command = kd_cli_command(c->argc, c->argv);
     kd_trainer_params p = kd_trainer_default_params();
     kd_status st = check_opts(c, o, err);
-    if (st || (st = kd_sweep_create(&w, &o->sweep, err)) || (st = kd_store_open(&s, o->store, err))) goto out;
+    if (st || (st = kd_sweep_create(&w, &o->sweep, err)) || (st = kd_store_open(&s, o->store, err)) ||
+        (st = train_read_rows(&drop, c, o, s, err)))
+        goto out;
+    p.drop = drop;
     p.threads = (int)c->common.threads;
     p.rows = (uint64_t)o->rows;
     p.window_rows = (uint64_t)o->window_rows;
@@ -186,6 +194,7 @@ out:
     kd_trainer_free(t);
     kd_sweep_free(w);
     kd_store_close(s);
+    free(drop);
     free(command);
     return st;
 }

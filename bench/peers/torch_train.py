@@ -11,6 +11,10 @@ measured for a moment; the best one serves the requests:
     compile     torch.compile of forward + loss         compile-cl    the same with channels_last
     compile-max mode="max-autotune-no-cudagraphs"       compile-max-cl
 
+With --precision bf16 the model runs under CPU autocast and the loss on logits made f32 again; the weights, the
+optimizer and, by autocast's own rules, what is not a product stay f32. Modes named ...-fast leave autocast out and let
+oneDNN round the operands of f32 products to bf16 by itself (torch.backends.mkldnn, fp32_precision).
+
 Standard output is JSON lines: first {"ready": true, "modes": {mode: img/s}, "best": mode, "losses": [...], ...},
 then one line for each line "go SECONDS [MODE]" on standard input, to its end. While it waits it uses no
 CPU, so that a driver can let two programs measure in turn. --write saves the batches and the initial
@@ -107,8 +111,10 @@ class Data:
 
 
 class Trainer:
-    def __init__(self, spec, data, batch, mode):
-        layout = torch.channels_last if mode.endswith("-cl") else torch.contiguous_format
+    def __init__(self, spec, data, batch, mode, precision):
+        layout = torch.channels_last if "-cl" in mode else torch.contiguous_format
+        self.fast = mode.endswith("-fast")
+        self.autocast = precision == "bf16" and not self.fast
         self.batch, self.at = batch, 0
         self.model = build(spec)
         self.model.load_state_dict(data.weights)
@@ -123,12 +129,15 @@ class Trainer:
             self.forward = torch.compile(self.loss)
 
     def loss(self, x, labels, teacher):
-        logits = self.model(x)
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.autocast):
+            logits = self.model(x)
+        logits = logits.float()
         kl = F.kl_div(F.log_softmax(logits / TEMPERATURE, 1), F.log_softmax(teacher / TEMPERATURE, 1),
                       reduction="batchmean", log_target=True)
         return CE * F.cross_entropy(logits, labels) + KD * TEMPERATURE ** 2 * kl
 
     def step(self):
+        torch.backends.mkldnn.set_flags(_fp32_precision="bf16" if self.fast else "ieee")
         i = self.at
         self.at = (i + 1) % len(self.x)
         self.optimizer.zero_grad(set_to_none=True)
@@ -165,6 +174,7 @@ def arguments():
     parser.add_argument("--models", type=Path, default=Path(__file__).resolve().parents[1] / "models.json")
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--precision", choices=("f32", "bf16"), default="f32", help="[f32]")
     parser.add_argument("--modes", help="comma-separated [all that make sense for the model]")
     parser.add_argument("--write", type=Path, metavar="FILE", help="save batches and initial weights")
     parser.add_argument("--tune-seconds", type=float, default=2, help="time to measure each mode for [2]")
@@ -179,7 +189,9 @@ def main():
     spec = models[args.model]
     layouts = [""] if spec["arch"] == "mlp" else ["", "-cl"]
     kinds = ("eager", "compile", "compile-max")
-    modes = args.modes.split(",") if args.modes else [kind + layout for kind in kinds for layout in layouts]
+    ways = ["", "-fast"] if args.precision == "bf16" else [""]
+    every = [kind + layout + way for kind in kinds for layout in layouts for way in ways]
+    modes = args.modes.split(",") if args.modes else every
     os.environ.setdefault("TORCHINDUCTOR_AUTOGRAD_CACHE", "1")
     torch.set_flush_denormal(True)   # before the team starts: moments of dead units decay into slow numbers
     torch.set_num_threads(args.threads)
@@ -193,7 +205,7 @@ def main():
     for mode in modes:
         start = time.perf_counter()
         try:
-            trainer = Trainer(spec, data, args.batch, mode)
+            trainer = Trainer(spec, data, args.batch, mode, args.precision)
             losses = [trainer.step() for _ in range(CURVE_STEPS if curve is None else WARM_STEPS)]
         except Exception as e:  # a mode that this PyTorch cannot do on this machine; said in the result
             failed[mode] = f"{type(e).__name__}: {str(e).splitlines()[0] if str(e) else ''}"

@@ -9,7 +9,7 @@
 typedef struct train_opts {
     char *store, *out, *select;
     kd_ints seeds;
-    kd_strings set, sweep;
+    kd_strings set, sweep, drop_rows, only_rows;
     int64_t rows, checkpoint_seconds, keep, window_rows, log_steps;
     bool tensorboard, control, resume, force, dry_run, list_losses, list_keys;
 } train_opts;
@@ -21,6 +21,9 @@ void train_list_keys(void);
 /* students.c: adds all runs of one file. flat: one run, in o->out itself. */
 kd_status train_add_file(const kd_cli *c, const train_opts *o, kd_trainer *t, const kd_sweep *w,
                          const char *path, bool flat, kd_err *err);
+
+/* rows.c: marks of the rows that --drop-rows and --only-rows leave out; NULL: none. free() it. */
+kd_status train_read_rows(uint8_t **drop, const kd_cli *c, const train_opts *o, kd_store *s, kd_err *err);
 
 /* report.c */
 void train_say_plan(const kd_cli *c, const kd_trainer *t);

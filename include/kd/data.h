@@ -160,6 +160,21 @@ json_t *kd_view_json(const kd_view_spec *s);
 /* where: for messages. KD_ECORRUPT names the member. */
 kd_status kd_view_parse(kd_view_spec *s, const json_t *j, const char *where, kd_err *err);
 
+/* ---- lists of rows ------------------------------------------------------------------------ */
+
+/* Marks: a bit a row of the store, (rows + 7) / 8 bytes. */
+static inline bool kd_row_marked(const uint8_t *marks, uint64_t row) { return marks[row / 8] >> row % 8 & 1; }
+static inline void kd_row_mark(uint8_t *marks, uint64_t row) { marks[row / 8] |= (uint8_t)(1 << row % 8); }
+/* The root of the base segment, 32 hex digits: of ids, inputs and labels, whatever teachers were added. */
+const char *kd_store_base_root(const kd_store *s);
+/* Marks every row of a list in a text file (lib/data/rowlist.c says what it holds). KD_ENOTFOUND, KD_ECORRUPT
+ * (file:line), KD_EMISMATCH (a list of another store; a row that is not there, or has another id), KD_ELIMIT.
+ */
+kd_status kd_rowlist_read(uint8_t *marks, kd_store *s, const char *path, kd_err *err);
+/* The list of the rows that are marked, whole or not at all. why: appends a reason, may be NULL. */
+kd_status kd_rowlist_write(const char *path, kd_store *s, const uint8_t *marks,
+                           void (*why)(void *arg, uint64_t row, kd_buf *text), void *arg, kd_err *err);
+
 /* ---- loading ------------------------------------------------------------------------------ */
 
 /* One loader and its streams belong to one thread at a time; the loader decodes with threads of its own.
@@ -184,6 +199,7 @@ typedef struct kd_stream kd_stream;
 typedef struct kd_loader_params {
     kd_split split;
     uint64_t rows;        /* only the first n rows of the split; 0: all; more than there are: KD_EUSAGE */
+    const uint8_t *drop;  /* marks of rows that are left out, also of those first n; NULL: none. Borrowed */
     uint64_t window_rows; /* rows shuffled together, default 65536: memory is window_rows * row bytes. Part of
                              the order */
     uint64_t seed;        /* of the order of chunks; shared by all streams */
@@ -197,7 +213,7 @@ kd_loader_params kd_loader_default_params(void);
 /* columns: indices in the store, of any encoding. A window is whole chunks, in the epoch's order of chunks,
  * as many as window_rows holds (at least one). If one window holds all rows, they are decoded once a run,
  * else each chunk once an epoch. Ragged columns are read through once here. KD_EUSAGE (empty split: names
- * it), KD_ECORRUPT, KD_ENOMEM. */
+ * it; all rows are dropped), KD_ECORRUPT, KD_ENOMEM. */
 kd_status kd_loader_open(kd_loader **out, kd_store *s, const int *columns, int n, const kd_loader_params *p,
                          kd_err *err);
 void kd_loader_close(kd_loader *l); /* frees its streams too; NULL-safe */

@@ -109,14 +109,23 @@ double kd_graph_train_flops(const kd_graph *g); /* FLOPs a row, forward and back
 
 /* ---- running ------------------------------------------------------------------------------ */
 
+/* Of the operands of products; all else is f32 in any case. Depthwise convolutions and those of one channel
+ * stay f32, which is faster for them. */
+typedef enum kd_precision { KD_PRECISION_F32, KD_PRECISION_BF16 } kd_precision;
+bool kd_precision_parse(const char *name, kd_precision *out); /* "f32", "bf16"; false for others */
+kd_status kd_nn_check_precision(kd_precision p, kd_err *err); /* KD_EUNSUPPORTED: this CPU, or KD_ISA */
+const char *kd_nn_products(kd_precision p); /* how this CPU does them; part of the promise of equal bits */
+
 typedef struct kd_exec_params {
-    int64_t batch;       /* rows the arena is planned for */
-    int threads;         /* of the region that will call forward and backward */
-    bool training;       /* keeps what backward needs, batch statistics, dropout */
+    int64_t batch; /* rows the arena is planned for */
+    int threads;   /* of the region that will call forward and backward */
+    bool training; /* keeps what backward needs, batch statistics, dropout */
+    kd_precision precision;
     bool naive;          /* every op by its naive twin in plain C: for tests */
     const kd_node *keep; /* inference: nodes whose values stay readable like outputs; the others' results do
                             not change by it. Borrowed during create */
     int nkeep;
+    bool kept_only; /* inference: the graph's outputs are not computed unless they are kept */
 } kd_exec_params;
 
 /* KD_ENOMEM, KD_EUNSUPPORTED. The graph must outlive the exec. Each training exec has its own

@@ -42,6 +42,7 @@ typedef struct kd_train_spec {
     int64_t epochs, batch;
     int64_t accumulate; /* batches whose gradients make one step */
     char *optimizer;    /* adamw, sgd */
+    char *precision;    /* f32, bf16: of the products in training steps; weights are f32 */
     double lr, momentum, beta1, beta2, eps, weight_decay;
     bool nesterov;
     char *schedule;   /* constant, cosine, linear */
@@ -50,7 +51,8 @@ typedef struct kd_train_spec {
     double clip;      /* largest global gradient norm; 0: off */
     double ema;       /* decay of a running mean of the weights, which is then judged and kept; 0: off */
     int64_t patience; /* stop after that many epochs without a better validation loss; 0: never */
-    char *keep;       /* last, best: which weights become model.safetensors (best by validation accuracy) */
+    char *keep;       /* which weights become model.safetensors: last, best (largest validation accuracy),
+                         best_loss (smallest validation loss) */
 } kd_train_spec;
 extern const kd_option kd_train_options[];
 extern const size_t kd_train_options_n;
@@ -95,8 +97,9 @@ void kd_sweep_free(kd_sweep *w);
 typedef struct kd_trainer kd_trainer;
 typedef struct kd_trainer_params {
     int threads;
-    uint64_t rows;              /* first n training rows; 0: all */
-    uint64_t window_rows;       /* of the loader */
+    uint64_t rows;        /* first n training rows; 0: all */
+    const uint8_t *drop;  /* marks (kd/data.h) of training rows that are left out; NULL: none. Borrowed */
+    uint64_t window_rows; /* of the loader */
     int64_t checkpoint_seconds; /* a checkpoint when that much time has passed; 0: at the end of each epoch */
     int64_t checkpoint_keep;    /* last N */
     uint64_t log_steps;  /* a line of metrics.jsonl every that many steps, besides those of epochs; 0: none */

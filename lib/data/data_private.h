@@ -196,7 +196,8 @@ struct kd_loader {
     int columns;
     kd__shape shape[KD_LOADER_COLUMNS];
     uint32_t *chunk;             /* (chunks) numbers in the store, in store order */
-    uint32_t chunks, last, unit; /* last: rows used of the last one; unit: rows of the largest */
+    uint32_t chunks, last, unit; /* last: rows of the last one within the limit; unit: rows of the largest */
+    uint32_t *kept;              /* (chunks) rows that are not dropped; NULL: none are */
     uint64_t rows;               /* all rows used */
     kd__short *shorts;           /* by place */
     uint32_t nshorts;

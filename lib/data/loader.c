@@ -17,7 +17,8 @@
  * Alignment: all columns of a chunk come from records whose headers repeat chunk, rows and first row,
  * and the store refuses a record whose header says otherwise; so row i of one column is row i of another.
  *
- * The row limit may cut the last chunk: it is decoded whole, and its first rows are used.
+ * The row limit may cut the last chunk: it is decoded whole, and its first rows are used. Rows that are
+ * dropped make a chunk a short one.
  */
 #include "data_private.h"
 
@@ -46,6 +47,7 @@ void kd_loader_close(kd_loader *l)
     kd__window_release(&l->window[1], l);
     free(l->cursor);
     free(l->chunk);
+    free(l->kept);
     free(l->shorts);
     free(l->place);
     free(l);
@@ -95,6 +97,26 @@ static kd_status take_chunks(kd_loader *l, uint64_t *whole, kd_err *err)
     return KD_OK;
 }
 
+/* Counts what is left of each chunk. */
+static kd_status take_drops(kd_loader *l, kd_err *err)
+{
+    const char *path = kd_store_path(l->store);
+    uint32_t *kept = l->p.drop ? malloc(l->chunks * sizeof(*kept)) : NULL;
+    if (!l->p.drop) return KD_OK;
+    if (!kept) return kd_fail(err, KD_ENOMEM, "%s: out of memory", path);
+    l->rows = 0;
+    for (uint32_t i = 0; i < l->chunks; i++) {
+        const uint64_t first = kd_store_chunk(l->store, l->chunk[i])->first;
+        kept[i] = kd__loader_use(l, i);
+        for (uint32_t r = 0, n = kept[i]; r < n; r++) kept[i] -= kd_row_marked(l->p.drop, first + r);
+        l->rows += kept[i];
+    }
+    l->kept = kept;
+    return l->rows ? KD_OK
+                   : kd_fail(err, KD_EUSAGE, "%s: every row of split %s is dropped", path,
+                             kd_split_name(l->p.split));
+}
+
 static kd_status take_shorts(kd_loader *l, kd_err *err)
 {
     for (uint32_t i = 0; i < l->chunks; i++) l->nshorts += kd__loader_use(l, i) < l->unit;
@@ -119,7 +141,8 @@ static kd_status allocate(kd_loader *l, kd_err *err)
         if ((st = kd_cursor_open(&l->cursor[i], l->store, err))) return st;
     l->now = &l->window[0];
     l->bytes = sizeof(*l) + kd__window_bytes(l) * (l->p.ahead ? 2 : 1) + rows * sizeof(*l->place) +
-               l->chunks * sizeof(*l->chunk) + l->nshorts * sizeof(*l->shorts);
+               l->chunks * (sizeof(*l->chunk) + (l->kept ? sizeof(*l->kept) : 0)) +
+               l->nshorts * sizeof(*l->shorts);
     return l->p.ahead ? kd__ahead_open(&l->ahead, l, err) : KD_OK;
 }
 
@@ -136,7 +159,7 @@ kd_status kd_loader_open(kd_loader **out, kd_store *s, const int *columns, int n
     if (l->p.threads < 1) l->p.threads = 1;
     if (!l->p.window_rows) l->p.window_rows = kd_loader_default_params().window_rows;
     if ((st = take_chunks(l, &whole, err)) || (st = take_columns(l, columns, n, err)) ||
-        (st = take_shorts(l, err)))
+        (st = take_drops(l, err)) || (st = take_shorts(l, err)))
         goto out;
     uint64_t slots = kd_max_size(1, (size_t)(l->p.window_rows / l->unit));
     l->resident = whole <= l->p.window_rows || slots >= l->chunks;
@@ -163,10 +186,13 @@ uint32_t kd__loader_whole(const kd_loader *l, uint32_t i)
     return kd_store_chunk(l->store, l->chunk[i])->rows;
 }
 
-uint32_t kd__loader_use(const kd_loader *l, uint32_t i)
+/* Rows of chunk i within the row limit. */
+static uint32_t within(const kd_loader *l, uint32_t i)
 {
     return i + 1 == l->chunks ? l->last : kd__loader_whole(l, i);
 }
+
+uint32_t kd__loader_use(const kd_loader *l, uint32_t i) { return l->kept ? l->kept[i] : within(l, i); }
 
 uint32_t kd__loader_chunk_at(const kd_loader *l, uint32_t place)
 {
@@ -242,7 +268,9 @@ static void list_places(kd_loader *l)
     size_t n = 0;
     for (uint32_t k = 0; k < w->chunks; k++) {
         uint32_t i = w->order[k], at = (l->resident ? i : k) * l->unit;
-        for (uint32_t r = 0; r < kd__loader_use(l, i); r++) l->place[n++] = at + r;
+        const uint64_t first = w->row_at[l->resident ? i : k];
+        for (uint32_t r = 0; r < within(l, i); r++)
+            if (!l->kept || !kd_row_marked(l->p.drop, first + r)) l->place[n++] = at + r;
     }
 }
 

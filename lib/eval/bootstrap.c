@@ -17,12 +17,20 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define LANES 64
+#define LANES KD__LANES
 
 /* P(X <= k) of a Poisson variable with mean 1, in units of 2^-32. */
-static const uint32_t poisson[] = {1580030168u, 3160060337u, 3950075421u, 4213413783u,
-                                   4279248373u, 4292415291u, 4294609777u, 4294923276u,
-                                   4294962463u, 4294966817u, 4294967252u, 4294967292u};
+const uint32_t kd__poisson[KD__POISSON_STEPS] = {1580030168u, 3160060337u, 3950075421u, 4213413783u,
+                                                 4279248373u, 4292415291u, 4294609777u, 4294923276u,
+                                                 4294962463u, 4294966817u, 4294967252u, 4294967292u};
+
+static const kd__resample_loops *loops(void)
+{
+    const kd_isa isa = kd_cpu_isa();
+    return isa >= KD_ISA_AVX512 ? &kd__resample_loops_avx512
+           : isa >= KD_ISA_AVX2 ? &kd__resample_loops_avx2
+                                : &kd__resample_loops_scalar;
+}
 
 static void key_of(uint32_t resample, uint64_t row, uint32_t counter[4])
 {
@@ -32,20 +40,15 @@ static void key_of(uint32_t resample, uint64_t row, uint32_t counter[4])
     counter[3] = (uint32_t)(row >> 32);
 }
 
-static uint8_t count_of(uint32_t u)
-{
-    uint8_t n = 0;
-    while (n < sizeof poisson / sizeof *poisson && u >= poisson[n]) n++;
-    return n;
-}
-
 uint8_t kd_bootstrap_weight(uint64_t row, uint32_t resample)
 {
     static const uint32_t key[2] = {0, 0};
     uint32_t counter[4], out[4];
+    uint8_t n = 0;
     key_of(resample, row, counter);
     kd_philox(counter, key, out);
-    return count_of(out[resample % 4]);
+    while (n < KD__POISSON_STEPS && out[resample % 4] >= kd__poisson[n]) n++;
+    return n;
 }
 
 uint32_t kd_bootstrap_seed(uint32_t resample, uint32_t k, uint32_t seeds)
@@ -81,9 +84,10 @@ typedef double lanes[LANES];
 
 /* What the rows of one block of resamples come to. */
 typedef struct block {
+    const kd__resample_loops *loops;
     uint8_t *weight;                      /* (rows, LANES) */
     lanes total, teacher_wrong, *support; /* of all models; support: (classes) */
-    lanes wrong, wrong3, wrong5, differ, kind[KD_KINDS], loss, kl, gap[KD_BINS];
+    lanes wrong3, wrong5, kind[KD_KINDS], loss, kl, gap[KD_BINS];
     lanes *missed, *taken; /* (classes) wrong rows by label and by answer */
 } block;
 
@@ -101,6 +105,7 @@ static block *block_create(const kd_rows *r)
 {
     block *b = kd_alloc_aligned(1, sizeof *b);
     if (!b) return NULL;
+    b->loops = loops();
     b->weight = kd_alloc_aligned(r->n, LANES);
     b->support = kd_alloc_aligned((size_t)r->classes, sizeof(lanes));
     b->missed = kd_alloc_aligned((size_t)r->classes, sizeof(lanes));
@@ -111,59 +116,34 @@ static block *block_create(const kd_rows *r)
 }
 
 /* Whole lanes, always: what is past the last resample is thrown away. */
-static inline void add(lanes sum, const lanes w, double x)
-{
-    for (int i = 0; i < LANES; i++) sum[i] += w[i] * x;
-}
-
-static inline void count(lanes sum, const lanes w)
-{
-    for (int i = 0; i < LANES; i++) sum[i] += w[i];
-}
-
-static inline void widen(lanes w, const uint8_t *weight)
-{
-    for (int i = 0; i < LANES; i++) w[i] = weight[i];
-}
-
 static void block_draw(block *b, const kd_rows *r, uint32_t first)
 {
-    static const uint32_t key[2] = {0, 0};
-    lanes w;
     memset(b->total, 0, sizeof b->total);
     memset(b->teacher_wrong, 0, sizeof b->teacher_wrong);
     memset(b->support, 0, (size_t)r->classes * sizeof(lanes));
     for (uint64_t i = 0; i < r->n; i++) {
-        uint8_t *weight = b->weight + i * LANES;
-        for (uint32_t k = 0; k < LANES; k += 4) {
-            uint32_t counter[4], out[4];
-            key_of(first + k, i, counter);
-            kd_philox(counter, key, out);
-            for (int j = 0; j < 4; j++) weight[k + (uint32_t)j] = count_of(out[j]);
-        }
-        widen(w, weight);
-        count(b->total, w);
-        count(b->support[r->label[i]], w);
-        if (r->teacher && r->teacher[i].rank) count(b->teacher_wrong, w);
+        uint8_t *w = b->weight + i * LANES;
+        b->loops->draw(w, i, first);
+        b->loops->count(b->total, w);
+        b->loops->count(b->support[r->label[i]], w);
+        if (r->teacher && r->teacher[i].rank) b->loops->count(b->teacher_wrong, w);
     }
 }
 
-static void block_row(block *b, const lanes w, const kd_rows *r, uint64_t i, const kd_answer *a)
+static void block_row(block *b, const kd_rows *r, uint64_t i, const kd_answer *a)
 {
-    add(b->loss, w, a->loss);
-    add(b->gap[kd__bin_of(a->confidence)], w, a->confidence - (a->rank == 0));
+    const uint8_t *w = b->weight + i * LANES;
+    b->loops->add(b->loss, b->kl, b->gap[kd__bin_of(a->confidence)], w, a->loss, a->kl,
+                  a->confidence - (a->rank == 0));
     if (a->rank) {
-        count(b->wrong, w);
-        count(b->missed[r->label[i]], w);
-        count(b->taken[a->top], w);
+        b->loops->count(b->missed[r->label[i]], w);
+        b->loops->count(b->taken[a->top], w);
     }
-    if (a->rank >= 3) count(b->wrong3, w);
-    if (a->rank >= 5) count(b->wrong5, w);
+    if (a->rank >= 3) b->loops->count(b->wrong3, w);
+    if (a->rank >= 5) b->loops->count(b->wrong5, w);
     if (!r->teacher) return;
-    add(b->kl, w, a->kl);
-    if (a->top != r->teacher[i].top) count(b->differ, w);
     const kd_kind kind = kd_row_kind(r->label[i], &r->teacher[i], a);
-    if (kind != KD_BOTH_RIGHT) count(b->kind[kind], w);
+    if (kind != KD_BOTH_RIGHT) b->loops->count(b->kind[kind], w);
 }
 
 /* F1 of a class is 2 right / (support + predicted); right = support - missed, predicted = right + taken. */
@@ -184,17 +164,19 @@ static double share(double part, double of) { return of > 0 ? part / of : NAN; }
 
 static void block_result(double *out, const block *b, const kd_rows *r, int lane, size_t stride)
 {
-    const double n = b->total[lane], wrong = b->teacher_wrong[lane], loss = share(b->loss[lane], n);
-    double gaps = 0;
+    const double n = b->total[lane], wrong = b->teacher_wrong[lane], loss = share(b->loss[lane], n),
+                 differ = b->kind[KD_OTHER][lane] + b->kind[KD_NEW][lane] + b->kind[KD_MENDED][lane];
+    double gaps = 0, missed = 0;
     for (int k = 0; k < KD_BINS; k++) gaps += fabs(b->gap[k][lane]);
-    out[KD_M_ACCURACY * stride] = share(n - b->wrong[lane], n);
+    for (int64_t c = 0; c < r->classes; c++) missed += b->missed[c][lane];
+    out[KD_M_ACCURACY * stride] = share(n - missed, n);
     out[KD_M_TOP3 * stride] = share(n - b->wrong3[lane], n);
     out[KD_M_TOP5 * stride] = share(n - b->wrong5[lane], n);
     out[KD_M_MACRO_F1 * stride] = n > 0 ? block_macro_f1(b, r, lane) : NAN;
     out[KD_M_LOSS * stride] = loss;
     out[KD_M_PERPLEXITY * stride] = exp(loss);
     out[KD_M_ECE * stride] = share(gaps, n);
-    out[KD_M_AGREEMENT * stride] = share(n - b->differ[lane], n);
+    out[KD_M_AGREEMENT * stride] = share(n - differ, n);
     out[KD_M_KL * stride] = share(b->kl[lane], n);
     out[KD_M_COPIED * stride] = share(b->kind[KD_COPIED][lane], wrong);
     out[KD_M_OTHER * stride] = share(b->kind[KD_OTHER][lane], wrong);
@@ -205,16 +187,14 @@ static void block_result(double *out, const block *b, const kd_rows *r, int lane
 static void block_model(block *b, double *out, const kd_rows *r, const kd_answer *a, uint32_t first,
                         uint32_t resamples)
 {
-    lanes w;
-    memset(b->wrong, 0, offsetof(block, missed) - offsetof(block, wrong));
+    memset(b->wrong3, 0, offsetof(block, missed) - offsetof(block, wrong3));
     memset(b->missed, 0, (size_t)r->classes * sizeof(lanes));
     memset(b->taken, 0, (size_t)r->classes * sizeof(lanes));
-    for (uint64_t i = 0; i < r->n; i++) {
-        widen(w, b->weight + i * LANES);
-        block_row(b, w, r, i, &a[i]);
+    for (uint64_t i = 0; i < r->n; i++) block_row(b, r, i, &a[i]);
+    for (int lane = 0; lane < LANES; lane++) {
+        const uint32_t resample = first + 4 * (uint32_t)(lane % (LANES / 4)) + (uint32_t)(lane / (LANES / 4));
+        if (resample < resamples) block_result(out + resample, b, r, lane, resamples);
     }
-    for (int lane = 0; lane < LANES && first + (uint32_t)lane < resamples; lane++)
-        block_result(out + first + lane, b, r, lane, resamples);
 }
 
 kd_status kd_bootstrap(double *const *out, const kd_rows *r, const kd_answer *const *models, size_t n,

@@ -21,7 +21,8 @@ static void bin_add(kd_bin *b, const kd_answer *a)
 
 int kd__bin_of(double confidence)
 {
-    const int k = (int)ceil(confidence * KD_BINS) - 1;
+    const double x = confidence * KD_BINS;
+    const int k = (int)x - ((double)(int)x == x); /* ceil(x) - 1 */
     return k < 0 ? 0 : k < KD_BINS ? k : KD_BINS - 1;
 }
 
@@ -32,31 +33,25 @@ void kd_reliability(kd_bin bin[KD_BINS], const kd_rows *r, const kd_answer *a)
     for (uint64_t i = 0; i < r->n; i++) bin_add(&bin[kd__bin_of(a[i].confidence)], &a[i]);
 }
 
-/* By confidence, then by place: the same order whatever qsort does with equals. */
-static int by_confidence(const void *x, const void *y)
-{
-    const kd_answer *a = *(const kd_answer *const *)x, *b = *(const kd_answer *const *)y;
-    const int c = (a->confidence > b->confidence) - (a->confidence < b->confidence);
-    return c ? c : (a > b) - (a < b);
-}
-
 kd_status kd_reliability_adaptive(kd_bin bin[KD_BINS], const kd_rows *r, const kd_answer *a, kd_err *err)
 {
-    const kd_answer **order = malloc((r->n + 1) * sizeof *order);
+    const size_t n = (size_t)r->n;
+    double *confidence = malloc((n + 1) * sizeof *confidence);
+    uint32_t *order = malloc((n + 1) * sizeof *order);
+    kd_status st = confidence && order ? KD_OK : kd_fail(err, KD_ENOMEM, "no memory for %zu numbers", n);
     memset(bin, 0, KD_BINS * sizeof *bin);
-    if (!order)
-        return kd_fail(err, KD_ENOMEM, "no memory for an order of %llu rows", (unsigned long long)r->n);
-    for (uint64_t i = 0; i < r->n; i++) order[i] = &a[i];
-    qsort(order, r->n, sizeof *order, by_confidence);
-    uint64_t at = 0;
-    for (int k = 0; k < KD_BINS; k++) {
-        const uint64_t rows = r->n / KD_BINS + ((uint64_t)k < r->n % KD_BINS), end = at + rows;
-        bin[k].low = rows ? order[at]->confidence : NAN;
-        bin[k].high = rows ? order[end - 1]->confidence : NAN;
-        while (at < end) bin_add(&bin[k], order[at++]);
+    for (size_t i = 0; i < n && !st; i++) confidence[i] = a[i].confidence;
+    if (!st) st = kd__order(order, confidence, n, err);
+    size_t at = 0;
+    for (size_t k = 0; k < KD_BINS && !st; k++) {
+        const size_t rows = n / KD_BINS + (k < n % KD_BINS), end = at + rows;
+        bin[k].low = rows ? confidence[order[at]] : NAN;
+        bin[k].high = rows ? confidence[order[end - 1]] : NAN;
+        while (at < end) bin_add(&bin[k], &a[order[at++]]);
     }
+    free(confidence);
     free(order);
-    return KD_OK;
+    return st;
 }
 
 double kd_ece(const kd_bin bin[KD_BINS], uint64_t rows)

@@ -9,12 +9,6 @@
 #include <math.h>
 #include <stdlib.h>
 
-static int by_value(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
 kd_status kd__cost_of(kd_cost *c, kd_model *m, const char *folder, kd_err *err)
 {
     size_t slab, buffers;
@@ -48,7 +42,7 @@ kd_status kd_cost_latency(kd_cost *c, kd_model *m, kd_err *err)
         if (i >= 0) us[i] = (kd_now() - t) * 1e6;
     }
     kd_exec_free(ex);
-    qsort(us, RUNS, sizeof *us, by_value);
+    kd__sort_few(us, RUNS);
     c->latency_us = kd_quantile(us, RUNS, 0.5);
     c->latency_p99_us = kd_quantile(us, RUNS, 0.99);
     return KD_OK;

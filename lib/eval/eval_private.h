@@ -21,9 +21,31 @@ void kd__reference_release(kd__reference *f);
 uint64_t kd__answers(kd_answer *a, const float *logits, const int32_t *labels, const kd__reference *teacher,
                      uint64_t rows, int64_t classes, int threads);
 
+/* ---- order.c ------------------------------------------------------------------------------ */
+
+/* order: (n) places of v by rising number, equal ones by place; no NaN among them. n < 2^32. KD_ENOMEM. */
+kd_status kd__order(uint32_t *order, const double *v, size_t n, kd_err *err);
+void kd__sort_few(double *v, size_t n);
+
 /* ---- calibration.c ------------------------------------------------------------------------ */
 
 int kd__bin_of(double confidence); /* of equal width */
+
+/* ---- bootstrap.c, resample.simd.c --------------------------------------------------------- */
+
+#define KD__LANES         64 /* resamples of a block */
+#define KD__POISSON_STEPS 12
+extern const uint32_t kd__poisson[KD__POISSON_STEPS];
+typedef struct kd__resample_loops {
+    /* Counts of a row in resamples first to first + 63; first: a multiple of 64. Lane 16 w + i is resample
+     * first + 4 i + w. */
+    void (*draw)(uint8_t weight[KD__LANES], uint64_t row, uint32_t first);
+    /* a += weight x, b += weight y, c += weight z; three arrays that do not overlap. */
+    void (*add)(double *restrict a, double *restrict b, double *restrict c, const uint8_t *restrict weight,
+                double x, double y, double z);
+    void (*count)(double *restrict sum, const uint8_t *restrict weight); /* sum += weight */
+} kd__resample_loops;
+extern const kd__resample_loops kd__resample_loops_scalar, kd__resample_loops_avx2, kd__resample_loops_avx512;
 
 /* ---- slices.c ----------------------------------------------------------------------------- */
 

@@ -381,13 +381,26 @@ static kd_status resample(kd_exam *e, kd_runs *runs, kd_err *err)
     return st;
 }
 
+static kd_status measure_runs(kd_exam *e, kd_runs *runs, kd_err *err)
+{
+    bool failed = false;
+#pragma omp parallel for schedule(dynamic) num_threads(e->p.threads)
+    for (size_t i = 0; i < runs->n; i++) {
+        kd_run *r = &runs->v[i];
+        if (kd_measure(&r->m, &e->rows, r->answers, false, NULL)) {
+#pragma omp atomic write
+            failed = true;
+        }
+    }
+    return failed ? kd_fail(err, KD_ENOMEM, "no memory for the measures of %zu students", runs->n) : KD_OK;
+}
+
 static kd_status measure(kd_exam *e, kd_runs *runs, kd_err *err)
 {
     const kd_rows alone = {.n = e->rows.n, .classes = e->rows.classes, .label = e->labels};
     kd_status st = kd__slices_teacher(e, err);
     if (!st && e->answers) st = kd_measure(&e->m, &alone, e->answers, false, err);
-    for (kd_run *r = runs->v; r < runs->v + runs->n && !st; r++)
-        st = kd_measure(&r->m, &e->rows, r->answers, false, err);
+    if (!st) st = measure_runs(e, runs, err);
     return st || !e->p.resamples ? st : resample(e, runs, err);
 }
 

@@ -91,24 +91,24 @@ static void measure_teacher(kd_measures *m, const kd_rows *r, const kd_answer *a
     set(m, KD_M_NEW, right > 0 ? (double)kinds[KD_NEW] / right : NAN);
 }
 
-static int by_value(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
 static kd_status measure_percentiles(kd_measures *m, const kd_rows *r, const kd_answer *a, kd_err *err)
 {
-    double *kl = malloc(r->n * sizeof *kl);
-    if (!kl) return kd_fail(err, KD_ENOMEM, "no memory for %llu numbers", (unsigned long long)r->n);
-    for (uint64_t i = 0; i < r->n; i++) kl[i] = a[i].kl;
-    qsort(kl, r->n, sizeof *kl, by_value);
-    set(m, KD_M_KL_P50, kd_quantile(kl, r->n, 0.5));
-    set(m, KD_M_KL_P90, kd_quantile(kl, r->n, 0.9));
-    set(m, KD_M_KL_P99, kd_quantile(kl, r->n, 0.99));
-    set(m, KD_M_KL_MAX, kl[r->n - 1]);
+    const size_t n = (size_t)r->n;
+    double *kl = malloc(2 * n * sizeof *kl), *sorted = kl + n;
+    uint32_t *order = malloc(n * sizeof *order);
+    kd_status st = kl && order ? KD_OK : kd_fail(err, KD_ENOMEM, "no memory for %zu numbers", n);
+    for (size_t i = 0; i < n && !st; i++) kl[i] = a[i].kl;
+    if (!st) st = kd__order(order, kl, n, err);
+    for (size_t i = 0; i < n && !st; i++) sorted[i] = kl[order[i]];
+    if (!st) {
+        set(m, KD_M_KL_P50, kd_quantile(sorted, n, 0.5));
+        set(m, KD_M_KL_P90, kd_quantile(sorted, n, 0.9));
+        set(m, KD_M_KL_P99, kd_quantile(sorted, n, 0.99));
+        set(m, KD_M_KL_MAX, sorted[n - 1]);
+    }
+    free(order);
     free(kl);
-    return KD_OK;
+    return st;
 }
 
 kd_status kd_measure(kd_measures *m, const kd_rows *r, const kd_answer *a, bool brief, kd_err *err)

@@ -37,12 +37,6 @@ static void set_share(json_t *o, const char *key, double share, uint64_t n)
 
 /* ---- bounds ------------------------------------------------------------------------------- */
 
-static int by_value(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
 double kd__resampled_mean(const double *const *resampled, size_t n, size_t resamples, kd_measure_name m,
                           uint32_t b)
 {
@@ -57,7 +51,7 @@ void kd__bounds(double *v, size_t n, double *low, double *high)
     size_t defined = 0;
     for (size_t i = 0; i < n; i++)
         if (isfinite(v[i])) v[defined++] = v[i];
-    qsort(v, defined, sizeof *v, by_value);
+    kd__sort_few(v, defined);
     *low = kd_quantile(v, defined, 0.025);
     *high = kd_quantile(v, defined, 0.975);
 }

@@ -12,6 +12,9 @@
  * behind takes its statistics of y, and its dx just before the kernels read it as dy. What a thread has in
  * its cache is then read twice, and fewer tensors travel through memory.
  *
+ * Where operands are bf16 (precision.c), a slice of x or dy becomes one in the thread's staging memory just
+ * before the kernels read it, which costs a walk through the cache and none through memory.
+ *
  * Weights lie plain in the parameter slab, (out, c/groups, k, k). The library wants them in an order
  * of its own, another one for each pass. A table asked for once says where each number goes; forward
  * copies the weights for itself and for backward (parameters do not change in between), and dW is
@@ -26,8 +29,8 @@
 /* Weights in the order of one pass. */
 typedef struct packing {
     uint32_t *order; /* of each element: 1 + its plain index, 0: padding; NULL: the order is plain */
-    float *copy;     /* NULL: used in place */
-    size_t floats;
+    void *copy;      /* as operands; NULL: used in place */
+    size_t n;
 } packing;
 
 struct kd__conv {
@@ -41,6 +44,7 @@ struct kd__conv {
     kd__prim *prim[3][2];  /* [pass][last slice] */
     packing pack[3];       /* by pass; copy is NULL for KD__CONV_WEIGHTS */
     size_t share, bias_at; /* floats of one slice's gradients, and where dbias is in it */
+    size_t dy_at, dx_at;   /* in the thread's staging memory, behind the operand made of a slice of x */
 };
 
 enum { BLOCK = 1024 }; /* elements of weights that one thread packs or adds at a time */
@@ -82,7 +86,9 @@ static kd_status make_pointwise(kd__conv *v, kd__conv_pass pass, int64_t images,
             {.m = rows, .n = c, .k = o, .lda = o, .ldb = c, .ldc = c, .accumulate = d->accumulate_dx},
         [KD__CONV_WEIGHTS] = {.m = o, .n = c, .k = rows, .lda = o, .ldb = c, .ldc = c, .ta = true},
     };
-    return kd__prim_matmul(out, &desc[pass], v->team, err);
+    kd__gemm_desc one = desc[pass];
+    one.operands = d->operands;
+    return kd__prim_matmul(out, &one, v->team, err);
 }
 
 /* The kernels of one pass and the order of its weights. */
@@ -91,19 +97,22 @@ static kd_status make_pass(kd__conv *v, kd__conv_pass pass, kd_err *err)
     const int64_t last = v->d.batch - (v->slices - 1) * v->slice;
     packing *p = &v->pack[pass];
     kd_status st = KD_OK;
-    p->floats = v->weights;
+    p->n = v->weights;
     for (int i = v->slices > 1 ? 0 : 1; i < 2 && !st; i++) {
         const int64_t images = i ? last : v->slice;
         st = v->pointwise ? make_pointwise(v, pass, images, &v->prim[pass][i], err)
                           : kd__prim_conv(&v->prim[pass][i], pass, &v->d, images, i ? v->prim[pass][0] : NULL,
                                           v->team, err);
     }
-    if (st || v->pointwise || (st = kd__prim_weight_order(v->prim[pass][1], &p->order, &p->floats, err)))
-        return st;
-    if (pass != KD__CONV_WEIGHTS && !(p->copy = kd_alloc_aligned(p->floats, sizeof(float))))
-        return kd_fail(err, KD_ENOMEM, "out of memory for a copy of %zu weights", p->floats);
+    if (!st && !v->pointwise) st = kd__prim_weight_order(v->prim[pass][1], &p->order, &p->n, err);
+    if (st || pass == KD__CONV_WEIGHTS || (!p->order && !v->d.operands)) return st;
+    if (!(p->copy = kd_alloc_aligned(kd__operand_floats(v->d.operands, p->n), sizeof(float))))
+        return kd_fail(err, KD_ENOMEM, "out of memory for a copy of %zu weights", p->n);
     return KD_OK;
 }
+
+/* A matrix product adds by itself. */
+static bool stages_dx(const kd__conv *v) { return v->d.need_dx && v->d.accumulate_dx && !v->pointwise; }
 
 kd_status kd__conv_create(kd__conv **out, const kd__conv_desc *d, kd__team *team, kd_err *err)
 {
@@ -123,9 +132,11 @@ kd_status kd__conv_create(kd__conv **out, const kd__conv_desc *d, kd__team *team
     kd_status st = make_pass(v, KD__CONV_FORWARD, err);
     if (!st && d->need_dx) st = make_pass(v, KD__CONV_DATA, err);
     if (!st && d->training) st = make_pass(v, KD__CONV_WEIGHTS, err);
-    if (!st && d->need_dx && d->accumulate_dx && !v->pointwise)
-        st = kd__team_reserve(team, (size_t)v->slice * v->x_image, err);
-    v->bias_at = round_up(v->pack[KD__CONV_WEIGHTS].floats, 16);
+    const size_t x = (size_t)v->slice * v->x_image, y = (size_t)v->slice * v->y_image;
+    v->dy_at = d->operands ? kd__operand_floats(d->operands, x) : 0;
+    v->dx_at = v->dy_at + (d->operands && d->training ? kd__operand_floats(d->operands, y) : 0);
+    if (!st) st = kd__team_reserve(team, v->dx_at + (stages_dx(v) ? x : 0), err);
+    v->bias_at = round_up(v->pack[KD__CONV_WEIGHTS].n, 16);
     v->share = v->bias_at + (d->bias ? round_up((size_t)d->out, 16) : 0);
     if (st)
         kd__conv_free(v);
@@ -153,30 +164,36 @@ size_t kd__conv_bytes(const kd__conv *v)
 {
     size_t bytes = 0;
     for (int i = 0; i < 3; i++)
-        bytes += (v->pack[i].order ? v->pack[i].floats * sizeof(uint32_t) : 0) +
-                 (v->pack[i].copy ? v->pack[i].floats * sizeof(float) : 0);
+        bytes += (v->pack[i].order ? v->pack[i].n * sizeof(uint32_t) : 0) +
+                 (v->pack[i].copy ? kd__operand_floats(v->d.operands, v->pack[i].n) * sizeof(float) : 0);
     return bytes;
 }
 
 /* ---- forward ------------------------------------------------------------------------------ */
 
-static void pack_block(const packing *p, size_t block, const float *w)
+static void pack_block(const packing *p, kd__operands operands, size_t block, const float *w)
 {
-    const size_t end = kd_min_size((block + 1) * BLOCK, p->floats);
-    for (size_t i = block * BLOCK; i < end; i++) p->copy[i] = p->order[i] ? w[p->order[i] - 1] : 0.0f;
+    const size_t at = block * BLOCK, n = kd_min_size(BLOCK, p->n - at);
+    void *copy = (char *)p->copy + kd__operand_bytes(operands, at);
+    float plain[BLOCK], *to = operands ? plain : copy;
+    for (size_t i = 0; i < n; i++) {
+        const size_t from = p->order ? p->order[at + i] : at + i + 1;
+        to[i] = from ? w[from - 1] : 0.0f;
+    }
+    if (operands) kd__make_operand(copy, plain, n, operands);
 }
 
 static void pack_weights(const kd__conv *v, const float *w)
 {
     const packing *first = &v->pack[KD__CONV_FORWARD], *second = &v->pack[KD__CONV_DATA];
-    const size_t n = first->copy ? blocks_of(first->floats) : 0;
-    const size_t all = n + (second->copy ? blocks_of(second->floats) : 0);
+    const size_t n = first->copy ? blocks_of(first->n) : 0;
+    const size_t all = n + (second->copy ? blocks_of(second->n) : 0);
     if (!all) return;
 #pragma omp for schedule(static)
-    for (size_t b = 0; b < all; b++) pack_block(b < n ? first : second, b < n ? b : b - n, w);
+    for (size_t b = 0; b < all; b++) pack_block(b < n ? first : second, v->d.operands, b < n ? b : b - n, w);
 }
 
-static const float *weights_of(const kd__conv *v, kd__conv_pass pass, const float *w)
+static const void *weights_of(const kd__conv *v, kd__conv_pass pass, const float *w)
 {
     return v->pack[pass].copy ? v->pack[pass].copy : w;
 }
@@ -186,9 +203,18 @@ static size_t images_of(const kd__conv *v, int64_t s)
     return (size_t)(s == v->slices - 1 ? v->d.batch - s * v->slice : v->slice);
 }
 
+/* What the kernels read of n numbers of x or dy: made in the thread's staging memory, or x itself. */
+static const void *operand(const kd__conv *v, size_t at, const float *x, size_t n)
+{
+    if (!v->d.operands) return x;
+    kd__make_operand(kd__team_stage(v->team) + at, x, n, v->d.operands);
+    return kd__team_stage(v->team) + at;
+}
+
 typedef struct forward_args {
     const kd__conv *v;
-    const float *x, *weights, *bias;
+    const void *weights;
+    const float *x, *bias;
     float *y;
 } forward_args;
 
@@ -197,8 +223,9 @@ static void forward_slice(const forward_args *a, int64_t s)
     const kd__conv *v = a->v;
     const size_t image = (size_t)(s * v->slice), images = images_of(v, s);
     if (v->d.prev) kd__bn_apply(v->d.prev, image * v->x_pixels, images * v->x_pixels);
-    kd__prim_run(v->prim[KD__CONV_FORWARD][s == v->slices - 1], a->x + image * v->x_image, a->weights,
-                 a->bias, a->y + image * v->y_image);
+    const void *x = operand(v, 0, a->x + image * v->x_image, images * v->x_image);
+    kd__prim_run(v->prim[KD__CONV_FORWARD][s == v->slices - 1], x, a->weights, a->bias,
+                 a->y + image * v->y_image);
     if (v->d.next) kd__bn_moments(v->d.next, (size_t)s, image * v->y_pixels, images * v->y_pixels);
 }
 
@@ -208,7 +235,7 @@ static void forward_slice(const forward_args *a, int64_t s)
 void kd__conv_forward(kd__conv *v, const float *x, const float *w, const float *bias, float *y)
 {
     pack_weights(v, w);
-    const forward_args a = {v, x, weights_of(v, KD__CONV_FORWARD, w), bias, y};
+    const forward_args a = {v, weights_of(v, KD__CONV_FORWARD, w), x, bias, y};
     if (v->d.training) {
 #pragma omp for schedule(static)
         for (int64_t s = 0; s < v->slices; s++) forward_slice(&a, s);
@@ -220,13 +247,12 @@ void kd__conv_forward(kd__conv *v, const float *x, const float *w, const float *
 
 /* ---- backward ----------------------------------------------------------------------------- */
 
-static void data_gradient(const kd__conv *v, const kd__prim *prim, const float *dy, const float *w, float *dx,
+static void data_gradient(const kd__conv *v, const kd__prim *prim, const void *dy, const void *w, float *dx,
                           size_t images)
 {
-    const bool staged = v->d.accumulate_dx && !v->pointwise; // a matrix product adds by itself
-    float *to = staged ? kd__team_stage(v->team) : dx;
+    float *to = stages_dx(v) ? kd__team_stage(v->team) + v->dx_at : dx;
     kd__prim_run(prim, dy, w, NULL, to);
-    if (staged) kd__vec_get()->add_to(dx, to, images * v->x_image);
+    if (to != dx) kd__vec_get()->add_to(dx, to, images * v->x_image);
 }
 
 static void backward_slice(const kd__conv *v, const kd__conv_grads *g, int64_t s)
@@ -242,15 +268,17 @@ static void backward_slice(const kd__conv *v, const kd__conv_grads *g, int64_t s
     if (v->d.bias)
         vec->col_sum(share + v->bias_at, dy, images * v->y_image / (size_t)v->d.out, (size_t)v->d.out,
                      (size_t)v->d.out);
+    const void *dy_read = operand(v, v->dy_at, dy, images * v->y_image);
     if (g->dx)
-        data_gradient(v, v->prim[KD__CONV_DATA][last], dy, weights_of(v, KD__CONV_DATA, g->w),
+        data_gradient(v, v->prim[KD__CONV_DATA][last], dy_read, weights_of(v, KD__CONV_DATA, g->w),
                       g->dx + first * v->x_image, images);
     if (v->d.prev) kd__bn_sums(v->d.prev, (size_t)s, first * v->x_pixels, images * v->x_pixels);
+    const void *x_read = operand(v, 0, x, images * v->x_image);
     const kd__prim *weights = v->prim[KD__CONV_WEIGHTS][last];
     if (v->pointwise)
-        kd__prim_run(weights, dy, x, NULL, share);
+        kd__prim_run(weights, dy_read, x_read, NULL, share);
     else
-        kd__prim_run(weights, x, dy, NULL, share);
+        kd__prim_run(weights, x_read, dy_read, NULL, share);
 }
 
 /* Adds up n numbers of all slices' shares, which start at `at`, pairwise: 0+1, 2+3, ..., then 0+2, ...;
@@ -267,7 +295,7 @@ static const float *add_shares(const kd__conv *v, float *shared, size_t at, size
 static void reduce_block(const kd__conv *v, const kd__conv_grads *g, size_t block)
 {
     const packing *p = &v->pack[KD__CONV_WEIGHTS];
-    const size_t at = block * BLOCK, n = kd_min_size(BLOCK, p->floats - at);
+    const size_t at = block * BLOCK, n = kd_min_size(BLOCK, p->n - at);
     const float *sum = add_shares(v, g->shared, at, n);
     if (!p->order) memcpy(g->dw + at, sum, n * sizeof *sum);
     for (size_t i = 0; p->order && i < n; i++)
@@ -278,7 +306,7 @@ void kd__conv_backward(kd__conv *v, const kd__conv_grads *g)
 {
 #pragma omp for schedule(static)
     for (int64_t s = 0; s < v->slices; s++) backward_slice(v, g, s);
-    const size_t blocks = blocks_of(v->pack[KD__CONV_WEIGHTS].floats);
+    const size_t blocks = blocks_of(v->pack[KD__CONV_WEIGHTS].n);
 #pragma omp for schedule(static)
     for (size_t b = 0; b < blocks + v->d.bias; b++) {
         if (b < blocks)

@@ -95,6 +95,7 @@ static kd_status plan(kd_exec *ex, kd__state *s, kd_err *err)
     d.accumulate_dx = s->add[0];
     d.prev = s->prev;
     d.next = s->next;
+    d.operands = kd__operands_of(ex, s->n);
     kd__team *team;
     kd__conv *conv = NULL;
     kd_status st = kd__exec_team(&team, ex, err);
@@ -149,7 +150,8 @@ static bool window(const kd__conv_desc *d, int64_t b, int64_t i, int64_t j, int6
 
 static void naive_forward(kd_exec *ex, kd__state *s)
 {
-    const kd__conv_desc d = describe(ex->g, s->n);
+    kd__conv_desc d = describe(ex->g, s->n);
+    d.operands = kd__operands_of(ex, s->n);
     const int64_t taps = d.c / d.groups * d.k * d.k;
     pair p;
     size_t at = 0;
@@ -160,7 +162,8 @@ static void naive_forward(kd_exec *ex, kd__state *s)
                     double sum = d.bias ? (double)s->w[BIAS][o] : 0.0;
                     for (int64_t n = 0; n < taps; n++)
                         if (window(&d, b, i, j, o, n, &p))
-                            sum += (double)s->x[0][p.x] * (double)s->w[WEIGHT][p.w];
+                            sum += kd__naive_operand(s->x[0][p.x], d.operands) *
+                                   kd__naive_operand(s->w[WEIGHT][p.w], d.operands);
                     s->y[at++] = d.relu && sum < 0 ? 0.0f : (float)sum;
                 }
 }
@@ -177,11 +180,12 @@ static void naive_scatter(const kd_exec *ex, const kd__state *s, const kd__conv_
             for (int64_t j = 0; j < d->out_w; j++)
                 for (int64_t o = 0; o < d->out; o++, at++) {
                     const double dy = d->relu && !(s->y[at] > 0) ? 0.0 : (double)s->dy[at];
+                    const double operand = kd__naive_operand((float)dy, d->operands);
                     gb[o] += dy;
                     for (int64_t n = 0; n < taps; n++)
                         if (window(d, b, i, j, o, n, &p)) {
-                            gx[p.x] += dy * (double)s->w[WEIGHT][p.w];
-                            gw[p.w] += dy * (double)s->x[0][p.x];
+                            gx[p.x] += operand * kd__naive_operand(s->w[WEIGHT][p.w], d->operands);
+                            gw[p.w] += operand * kd__naive_operand(s->x[0][p.x], d->operands);
                         }
                 }
 }
@@ -189,7 +193,8 @@ static void naive_scatter(const kd_exec *ex, const kd__state *s, const kd__conv_
 /* Without memory for its sums the twin answers NaN: it has no other way to fail. */
 static void naive_backward(kd_exec *ex, kd__state *s)
 {
-    const kd__conv_desc d = describe(ex->g, s->n);
+    kd__conv_desc d = describe(ex->g, s->n);
+    d.operands = kd__operands_of(ex, s->n);
     const size_t xs = (size_t)(ex->p.batch * d.h * d.w * d.c),
                  ws = (size_t)(d.out * d.c / d.groups * d.k * d.k);
     double *sums = calloc(xs + ws + (size_t)d.out, sizeof *sums);

@@ -42,13 +42,15 @@
 typedef dnnl_memory_desc_t md; /* owned */
 typedef const_dnnl_memory_desc_t md_ref;
 static md_ref md_of(const md *m) { return *m; }
-static dnnl_status_t md_strided(md *m, int nd, const dnnl_dims_t dims, const dnnl_dims_t strides)
+static dnnl_status_t md_strided(md *m, int nd, const dnnl_dims_t dims, dnnl_data_type_t type,
+                                const dnnl_dims_t strides)
 {
-    return dnnl_memory_desc_create_with_strides(m, nd, dims, dnnl_f32, strides);
+    return dnnl_memory_desc_create_with_strides(m, nd, dims, type, strides);
 }
-static dnnl_status_t md_tagged(md *m, int nd, const dnnl_dims_t dims, dnnl_format_tag_t tag)
+static dnnl_status_t md_tagged(md *m, int nd, const dnnl_dims_t dims, dnnl_data_type_t type,
+                               dnnl_format_tag_t tag)
 {
-    return dnnl_memory_desc_create_with_tag(m, nd, dims, dnnl_f32, tag);
+    return dnnl_memory_desc_create_with_tag(m, nd, dims, type, tag);
 }
 static dnnl_status_t md_copy(md *m, md_ref from) { return dnnl_memory_desc_clone(m, from); }
 static void md_release(md *m)
@@ -69,13 +71,15 @@ static dnnl_status_t append_sum(dnnl_post_ops_t ops)
 typedef dnnl_memory_desc_t md;
 typedef const dnnl_memory_desc_t *md_ref;
 static md_ref md_of(const md *m) { return m; }
-static dnnl_status_t md_strided(md *m, int nd, const dnnl_dims_t dims, const dnnl_dims_t strides)
+static dnnl_status_t md_strided(md *m, int nd, const dnnl_dims_t dims, dnnl_data_type_t type,
+                                const dnnl_dims_t strides)
 {
-    return dnnl_memory_desc_init_by_strides(m, nd, dims, dnnl_f32, strides);
+    return dnnl_memory_desc_init_by_strides(m, nd, dims, type, strides);
 }
-static dnnl_status_t md_tagged(md *m, int nd, const dnnl_dims_t dims, dnnl_format_tag_t tag)
+static dnnl_status_t md_tagged(md *m, int nd, const dnnl_dims_t dims, dnnl_data_type_t type,
+                               dnnl_format_tag_t tag)
 {
-    return dnnl_memory_desc_init_by_tag(m, nd, dims, dnnl_f32, tag);
+    return dnnl_memory_desc_init_by_tag(m, nd, dims, type, tag);
 }
 static dnnl_status_t md_copy(md *m, md_ref from)
 {
@@ -298,12 +302,12 @@ struct kd__prim {
     dnnl_primitive_desc_t pd;
     dnnl_primitive_t prim;
     kd__team *team;
-    dnnl_memory_t *mem; /* (threads, OPERANDS); NULL where there is no operand */
-    int arg[OPERANDS];  /* what oneDNN calls the operands */
-    md op[BIAS + 1];    /* descriptors as asked for */
-    md plain;           /* of a convolution's weights, as kd keeps them */
-    int weights;        /* which operand the weights are; -1: a matrix product */
-    bool has_bias;
+    dnnl_memory_t *mem;  /* (threads, OPERANDS); NULL where there is no operand */
+    int arg[OPERANDS];   /* what oneDNN calls the operands */
+    md op[BIAS + 1];     /* descriptors as asked for */
+    md plain;            /* of a convolution's weights, as kd keeps them */
+    int weights;         /* which operand the weights are; -1: a matrix product */
+    bool has_bias, half; /* half: operands in bf16 */
     atomic_bool
         ran;       /* once at least: some kernels (AVX2's matrix product) are made when they are first used */
     char what[96]; /* for messages */
@@ -386,11 +390,13 @@ static kd_status make_runnable(kd__prim *p, kd_err *err)
 
 /* ---- matrix products ---------------------------------------------------------------------- */
 
+static dnnl_data_type_t type_of(kd__operands o) { return o == KD__BF16 ? dnnl_bf16 : dnnl_f32; }
+
 /* A matrix (rows, cols), stored row-major or transposed. */
-static dnnl_status_t matrix(md *m, int64_t rows, int64_t cols, int64_t ld, bool transposed)
+static dnnl_status_t matrix(md *m, int64_t rows, int64_t cols, kd__operands form, int64_t ld, bool transposed)
 {
     const dnnl_dims_t dims = {rows, cols}, strides = {transposed ? 1 : ld, transposed ? ld : 1};
-    return md_strided(m, 2, dims, strides);
+    return md_strided(m, 2, dims, type_of(form), strides);
 }
 
 static dnnl_status_t matmul_describe(kd__prim *p, const kd__gemm_desc *d)
@@ -398,10 +404,10 @@ static dnnl_status_t matmul_describe(kd__prim *p, const kd__gemm_desc *d)
     static const int arg[OPERANDS] = {DNNL_ARG_SRC, DNNL_ARG_WEIGHTS, DNNL_ARG_DST, DNNL_ARG_BIAS,
                                       DNNL_ARG_SCRATCHPAD};
     memcpy(p->arg, arg, sizeof arg);
-    dnnl_status_t st = matrix(&p->op[A], d->m, d->k, d->lda, d->ta);
-    if (!st) st = matrix(&p->op[B], d->k, d->n, d->ldb, d->tb);
-    if (!st) st = matrix(&p->op[C], d->m, d->n, d->ldc, false);
-    if (!st && d->bias) st = matrix(&p->op[BIAS], 1, d->n, d->n, false);
+    dnnl_status_t st = matrix(&p->op[A], d->m, d->k, d->operands, d->lda, d->ta);
+    if (!st) st = matrix(&p->op[B], d->k, d->n, d->operands, d->ldb, d->tb);
+    if (!st) st = matrix(&p->op[C], d->m, d->n, KD__F32, d->ldc, false);
+    if (!st && d->bias) st = matrix(&p->op[BIAS], 1, d->n, KD__F32, d->n, false);
     return st;
 }
 
@@ -434,12 +440,12 @@ kd_status kd__prim_matmul(kd__prim **out, const kd__gemm_desc *d, kd__team *team
 
 /* ---- convolutions ------------------------------------------------------------------------- */
 
-static dnnl_status_t conv_weights(md *m, const kd__conv_desc *d, bool plain)
+static dnnl_status_t conv_weights(md *m, const kd__conv_desc *d, kd__operands form, bool plain)
 {
     const int64_t g = d->groups;
     const dnnl_dims_t whole = {d->out, d->c, d->k, d->k}, grouped = {g, d->out / g, d->c / g, d->k, d->k};
     dnnl_format_tag_t tag = !plain ? dnnl_format_tag_any : g > 1 ? dnnl_goihw : dnnl_oihw;
-    return md_tagged(m, g > 1 ? 5 : 4, g > 1 ? grouped : whole, tag);
+    return md_tagged(m, g > 1 ? 5 : 4, g > 1 ? grouped : whole, type_of(form), tag);
 }
 
 static dnnl_status_t conv_describe(kd__prim *p, kd__conv_pass pass, const kd__conv_desc *d, int64_t images,
@@ -454,28 +460,29 @@ static dnnl_status_t conv_describe(kd__prim *p, kd__conv_pass pass, const kd__co
     memcpy(p->arg, arg[pass], sizeof p->arg);
     p->weights = w_is[pass];
     const dnnl_dims_t x = {images, d->c, d->h, d->w}, y = {images, d->out, d->out_h, d->out_w}, b = {d->out};
-    dnnl_status_t st = md_tagged(&p->op[x_is[pass]], 4, x, dnnl_nhwc);
-    if (!st) st = md_tagged(&p->op[y_is[pass]], 4, y, dnnl_nhwc);
-    if (!st && p->has_bias) st = md_tagged(&p->op[BIAS], 1, b, dnnl_a);
-    if (!st) st = conv_weights(&p->plain, d, true);
+    kd__operands form[BIAS] = {[A] = d->operands, [B] = d->operands, [C] = KD__F32};
+    dnnl_status_t st = md_tagged(&p->op[x_is[pass]], 4, x, type_of(form[x_is[pass]]), dnnl_nhwc);
+    if (!st) st = md_tagged(&p->op[y_is[pass]], 4, y, type_of(form[y_is[pass]]), dnnl_nhwc);
+    if (!st && p->has_bias) st = md_tagged(&p->op[BIAS], 1, b, dnnl_f32, dnnl_a);
+    if (!st) st = conv_weights(&p->plain, d, KD__F32, true);
     if (!st)
         st = same_order ? md_copy(&p->op[p->weights], weights_md(same_order))
-                        : conv_weights(&p->op[p->weights], d, false);
+                        : conv_weights(&p->op[p->weights], d, form[p->weights], false);
     return st;
 }
 
 /* Backward's descriptor wants a forward one as a hint: the same shapes, weights in any order. */
-static dnnl_status_t conv_hint(dnnl_primitive_desc_t *pd, const kd__prim *p, kd__conv_pass pass,
-                               const kd__conv_desc *d)
+static dnnl_status_t conv_hint(dnnl_primitive_desc_t *pd, const kd__conv_desc *d, int64_t images)
 {
-    md any;
-    memset(&any, 0, sizeof any);
-    dnnl_status_t st = conv_weights(&any, d, false);
-    const bool data = pass == KD__CONV_DATA;
-    const md_ref op[OPERANDS] = {
-        [A] = md_of(&p->op[data ? C : A]), [B] = md_of(&any), [C] = md_of(&p->op[data ? A : B])};
-    if (!st) st = IN_LIBRARY(conv_pd(pd, the_engine, KD__CONV_FORWARD, d, op, NULL, NULL));
-    md_release(&any);
+    const dnnl_dims_t x = {images, d->c, d->h, d->w}, y = {images, d->out, d->out_h, d->out_w};
+    md op[BIAS];
+    memset(op, 0, sizeof op);
+    dnnl_status_t st = md_tagged(&op[A], 4, x, type_of(d->operands), dnnl_nhwc);
+    if (!st) st = conv_weights(&op[B], d, d->operands, false);
+    if (!st) st = md_tagged(&op[C], 4, y, dnnl_f32, dnnl_nhwc);
+    const md_ref ref[OPERANDS] = {[A] = md_of(&op[A]), [B] = md_of(&op[B]), [C] = md_of(&op[C])};
+    if (!st) st = IN_LIBRARY(conv_pd(pd, the_engine, KD__CONV_FORWARD, d, ref, NULL, NULL));
+    for (int i = 0; i < BIAS; i++) md_release(&op[i]);
     return st;
 }
 
@@ -487,6 +494,7 @@ kd_status kd__prim_conv(kd__prim **out, kd__conv_pass pass, const kd__conv_desc 
     if (!p) return kd_fail(err, KD_ENOMEM, "out of memory for a convolution");
     p->team = team;
     p->has_bias = pass == KD__CONV_FORWARD && d->bias;
+    p->half = d->operands == KD__BF16;
     snprintf(p->what, sizeof p->what, "a %dx%d convolution (%s) of %lld to %lld channels", d->k, d->k,
              name[pass], (long long)d->c, (long long)d->out);
     const int threads = omp_get_max_threads();
@@ -494,7 +502,7 @@ kd_status kd__prim_conv(kd__prim **out, kd__conv_pass pass, const kd__conv_desc 
     dnnl_primitive_desc_t hint = NULL;
     dnnl_primitive_attr_t attr = NULL;
     dnnl_status_t s = conv_describe(p, pass, d, images, same_order);
-    if (!s && pass != KD__CONV_FORWARD) s = conv_hint(&hint, p, pass, d);
+    if (!s && pass != KD__CONV_FORWARD) s = conv_hint(&hint, d, images);
     if (!s) s = make_attr(&attr, pass == KD__CONV_FORWARD && d->relu, false);
     md_ref op[OPERANDS];
     asked_for(p, op);
@@ -512,8 +520,8 @@ kd_status kd__prim_conv(kd__prim **out, kd__conv_pass pass, const kd__conv_desc 
 
 /* ---- the order of weights ----------------------------------------------------------------- */
 
-/* Lets the library reorder `from` into `to`, once, while planning. */
-static dnnl_status_t reorder(const kd__prim *p, float *from, float *to)
+/* Lets the library reorder `from` (f32) into `to`, once, while planning. */
+static dnnl_status_t reorder(const kd__prim *p, float *from, void *to)
 {
     dnnl_primitive_desc_t pd = NULL;
     dnnl_primitive_t prim = NULL;
@@ -537,21 +545,35 @@ static dnnl_status_t reorder(const kd__prim *p, float *from, float *to)
     return st;
 }
 
-kd_status kd__prim_weight_order(const kd__prim *p, uint32_t **out, size_t *floats, kd_err *err)
+/* Numbers travel in bf16 at worst, which holds 0 to 255: one digit after the other. */
+enum { DIGITS = 3, BASE = 256 };
+
+static float number_at(const void *to, size_t i, bool half)
 {
+    float v;
+    if (half)
+        kd_to_f32(&v, (const uint16_t *)to + i, KD_BF16, 1);
+    else
+        v = ((const float *)to)[i];
+    return v;
+}
+
+kd_status kd__prim_weight_order(const kd__prim *p, uint32_t **out, size_t *count, kd_err *err)
+{
+    const bool half = p->half && p->weights == B;
     const size_t plain = dnnl_memory_desc_get_size(md_of(&p->plain)) / sizeof(float);
-    const size_t n = dnnl_memory_desc_get_size(weights_md(p)) / sizeof(float);
-    if (plain >= 1u << 24) // indices travel as f32
+    const size_t n = dnnl_memory_desc_get_size(weights_md(p)) / (half ? sizeof(uint16_t) : sizeof(float));
+    if (plain >= 1u << 24)
         return kd_fail(err, KD_EUNSUPPORTED, "%s has %zu weights; at most %u are possible", p->what, plain,
                        (1u << 24) - 1);
     float *from = kd_alloc_aligned(plain, sizeof *from), *to = kd_alloc_aligned(n, sizeof *to);
-    uint32_t *order = malloc(n * sizeof *order);
+    uint32_t *order = calloc(n, sizeof *order);
     dnnl_status_t st = from && to && order ? dnnl_success : dnnl_out_of_memory;
-    if (!st) {
-        for (size_t i = 0; i < plain; i++) from[i] = (float)(i + 1);
+    for (int d = 0, shift = 0; !st && d < DIGITS; d++, shift += 8) {
+        for (size_t i = 0; i < plain; i++) from[i] = (float)((i + 1) >> shift & (BASE - 1));
         st = reorder(p, from, to);
+        for (size_t i = 0; !st && i < n; i++) order[i] |= (uint32_t)number_at(to, i, half) << shift;
     }
-    for (size_t i = 0; !st && i < n; i++) order[i] = (uint32_t)to[i];
     free(from);
     free(to);
     if (st) {
@@ -559,19 +581,19 @@ kd_status kd__prim_weight_order(const kd__prim *p, uint32_t **out, size_t *float
         return lib_fail(st, p->what, err);
     }
     *out = order;
-    *floats = n;
+    *count = n;
     return KD_OK;
 }
 
 /* ---- running ------------------------------------------------------------------------------ */
 
-void kd__prim_run(const kd__prim *p, const float *a, const float *b, const float *bias, float *c)
+void kd__prim_run(const kd__prim *p, const void *a, const void *b, const float *bias, float *c)
 {
     const int t = kd__team_index();
     assert(t < p->team->threads);
     const lane *l = &p->team->lane[t];
     dnnl_memory_t *mem = p->mem + t * OPERANDS;
-    const float *const data[OPERANDS] = {a, b, c, bias, l->scratch};
+    const void *const data[OPERANDS] = {a, b, c, bias, l->scratch};
     dnnl_exec_arg_t args[OPERANDS];
     dnnl_status_t st = dnnl_success;
     int n = 0;

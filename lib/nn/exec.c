@@ -22,13 +22,16 @@ kd_status kd_exec_create(kd_exec **out, kd_graph *g, const kd_exec_params *p, kd
         if (p->training || p->keep[i] < 0 || p->keep[i] >= g->nodes)
             return kd_fail(err, KD_EUSAGE, "node %d cannot be kept: %s", p->keep[i],
                            p->training ? "only in inference" : "there is no such node");
+    kd_status st = kd_nn_check_precision(p->precision, err);
+    if (st) return st;
     kd_exec *ex = calloc(1, sizeof *ex);
     if (!ex) return kd_fail(err, KD_ENOMEM, "out of memory for the plan of %d layers", g->nodes);
     ex->g = g;
     ex->p = *p;
+    ex->operands =
+        p->precision == KD_PRECISION_BF16 && g->operands ? g->operands : kd__operands_by_cpu(p->precision);
     ex->state = calloc((size_t)g->nodes, sizeof *ex->state);
     ex->order = calloc((size_t)g->nodes, sizeof *ex->order);
-    kd_status st = KD_OK;
     if (!ex->state || !ex->order)
         st = kd_fail(err, KD_ENOMEM, "out of memory for the plan of %d layers", g->nodes);
     for (int i = 0; !st && i < g->nodes; i++) ex->state[i].n = &g->node[i];

@@ -125,8 +125,10 @@ static void run_tile(const kd__gemm_call *call, int64_t t)
     const bool last_m = row == g->rows - 1, last_n = col == g->cols - 1, beside = staged(d, g->tile_n);
     const int64_t m = row * g->tile_m, n = col * g->tile_n;
     float *c = call->c + m * d->ldc + n, *to = beside ? kd__team_stage(g->team) : c;
-    kd__prim_run(g->prim[last_m][last_n], call->a + (d->ta ? m : m * d->lda),
-                 call->b + (d->tb ? n * d->ldb : n), call->bias ? call->bias + n : NULL, to);
+    const size_t a = (size_t)(d->ta ? m : m * d->lda), b = (size_t)(d->tb ? n * d->ldb : n);
+    kd__prim_run(g->prim[last_m][last_n], (const char *)call->a + kd__operand_bytes(d->operands, a),
+                 (const char *)call->b + kd__operand_bytes(d->operands, b),
+                 call->bias ? call->bias + n : NULL, to);
     if (beside) {
         const int64_t height = last_m ? d->m - m : g->tile_m, width = last_n ? d->n - n : g->tile_n;
         for (int64_t i = 0; i < height; i++)

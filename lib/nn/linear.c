@@ -10,6 +10,9 @@
  * kernels while a tile is hot. Backward first zeroes dy where y is not positive (in place: nobody
  * reads it afterwards), then runs both products and the column sums of dy with one barrier at
  * the end.
+ *
+ * With bf16 operands (precision.c) x and W are rounded once for both passes, dy once for both of its
+ * products.
  */
 #include "nn_private.h"
 
@@ -20,6 +23,8 @@ enum { WEIGHT, BIAS };
 
 typedef struct linear {
     kd__gemm *forward, *data, *weights; /* backward's are NULL in inference, data also without dx */
+    kd__operands operands;
+    size_t w_at, dy_at; /* operands made of them, behind that of x in what is kept */
 } linear;
 
 static int64_t in_of(const kd__node_info *x) { return x->dims[x->ndims - 1]; }
@@ -77,6 +82,12 @@ static kd_status plan(kd_exec *ex, kd__state *s, kd_err *err)
     if (st) return st;
     linear *l = s->own = calloc(1, sizeof *l);
     if (!l) return kd_fail(err, KD_ENOMEM, "layer %s: out of memory", n->name);
+    const kd__operands operands = l->operands = kd__operands_of(ex, n);
+    if (operands) {
+        l->w_at = kd__operand_floats(operands, (size_t)(rows * in));
+        l->dy_at = l->w_at + kd__operand_floats(operands, (size_t)(out * in));
+        s->keep_floats = l->dy_at + kd__operand_floats(operands, (size_t)(rows * out));
+    }
     const kd__gemm_desc forward = {.m = rows,
                                    .n = out,
                                    .k = in,
@@ -85,22 +96,49 @@ static kd_status plan(kd_exec *ex, kd__state *s, kd_err *err)
                                    .ldc = out,
                                    .tb = true,
                                    .bias = n->a.bias,
-                                   .relu = n->a.relu};
-    const kd__gemm_desc data = {
-        .m = rows, .n = in, .k = out, .lda = out, .ldb = in, .ldc = in, .accumulate = s->add[0]};
+                                   .relu = n->a.relu,
+                                   .operands = operands};
+    const kd__gemm_desc data = {.m = rows,
+                                .n = in,
+                                .k = out,
+                                .lda = out,
+                                .ldb = in,
+                                .ldc = in,
+                                .accumulate = s->add[0],
+                                .operands = operands};
     const kd__gemm_desc weights = {
-        .m = out, .n = in, .k = rows, .lda = out, .ldb = in, .ldc = in, .ta = true};
+        .m = out, .n = in, .k = rows, .lda = out, .ldb = in, .ldc = in, .ta = true, .operands = operands};
     st = kd__gemm_create(&l->forward, &forward, team, err);
     if (!st && ex->p.training) st = kd__gemm_create(&l->weights, &weights, team, err);
     if (!st && s->want_dx[0]) st = kd__gemm_create(&l->data, &data, team, err);
     return st ? kd_fail_in(err, st, "layer %s", n->name) : KD_OK;
 }
 
+/* What the products read of the n numbers at x: made at `to`, or x itself. By the team; a barrier follows. */
+static const void *operand(const linear *l, float *to, const float *x, size_t n)
+{
+    if (!l->operands) return x;
+    const size_t block = 4096;
+#pragma omp for schedule(static) nowait
+    for (size_t i = 0; i < n; i += block)
+        kd__make_operand((char *)to + kd__operand_bytes(l->operands, i), x + i, kd_min_size(block, n - i),
+                         l->operands);
+    return to;
+}
+
 static void forward(kd_exec *ex, kd__state *s)
 {
-    (void)ex;
     const linear *l = s->own;
-    const kd__gemm_call call = {l->forward, s->x[0], s->w[WEIGHT], s->n->a.bias ? s->w[BIAS] : NULL, s->y};
+    const kd__node_info *n = s->n;
+    const size_t rows = (size_t)rows_of(ex, n), in = (size_t)in_of(kd__graph_in(ex->g, n, 0));
+    const kd__gemm_call call = {.g = l->forward,
+                                .a = operand(l, s->keep, s->x[0], rows * in),
+                                .b = operand(l, s->keep + l->w_at, s->w[WEIGHT], (size_t)n->a.out * in),
+                                .bias = n->a.bias ? s->w[BIAS] : NULL,
+                                .c = s->y};
+    if (l->operands) {
+#pragma omp barrier
+    }
     kd__gemm_run(&call, 1);
 }
 
@@ -125,10 +163,12 @@ static void backward(kd_exec *ex, kd__state *s)
             kd__vec_get()->relu_mask(s->dy + i, s->dy + i, s->y + i, kd_min_size(block, total - i));
     }
     if (s->n->a.bias) bias_gradient(s->dw[BIAS], s->dy, (size_t)rows, (size_t)out);
-    const kd__gemm_call call[] = {
-        {l->weights, s->dy, s->x[0], NULL, s->dw[WEIGHT]},
-        {l->data, s->dy, s->w[WEIGHT], NULL, s->dx[0]},
-    };
+    const void *dy = operand(l, s->keep + l->dy_at, s->dy, (size_t)(rows * out));
+    const void *x = l->operands ? s->keep : s->x[0], *w = l->operands ? s->keep + l->w_at : s->w[WEIGHT];
+    if (l->operands) {
+#pragma omp barrier
+    }
+    const kd__gemm_call call[] = {{l->weights, dy, x, NULL, s->dw[WEIGHT]}, {l->data, dy, w, NULL, s->dx[0]}};
     kd__gemm_run(call, s->dx[0] ? 2 : 1);
 }
 
@@ -138,11 +178,13 @@ static void naive_forward(kd_exec *ex, kd__state *s)
 {
     const kd__node_info *n = s->n;
     const int64_t rows = rows_of(ex, n), out = n->a.out, in = in_of(kd__graph_in(ex->g, n, 0));
+    const kd__operands how = kd__operands_of(ex, n);
     for (int64_t r = 0; r < rows; r++)
         for (int64_t o = 0; o < out; o++) {
             double sum = n->a.bias ? (double)s->w[BIAS][o] : 0.0;
             for (int64_t i = 0; i < in; i++)
-                sum += (double)s->x[0][r * in + i] * (double)s->w[WEIGHT][o * in + i];
+                sum += kd__naive_operand(s->x[0][r * in + i], how) *
+                       kd__naive_operand(s->w[WEIGHT][o * in + i], how);
             s->y[r * out + o] = n->a.relu && sum < 0 ? 0.0f : (float)sum;
         }
 }
@@ -151,12 +193,14 @@ static void naive_backward(kd_exec *ex, kd__state *s)
 {
     const kd__node_info *n = s->n;
     const int64_t rows = rows_of(ex, n), out = n->a.out, in = in_of(kd__graph_in(ex->g, n, 0));
+    const kd__operands how = kd__operands_of(ex, n);
     for (int64_t i = 0; n->a.relu && i < rows * out; i++) s->dy[i] = s->y[i] > 0 ? s->dy[i] : 0.0f;
     for (int64_t r = 0; s->dx[0] && r < rows; r++)
         for (int64_t i = 0; i < in; i++) {
             double sum = s->add[0] ? (double)s->dx[0][r * in + i] : 0.0;
             for (int64_t o = 0; o < out; o++)
-                sum += (double)s->dy[r * out + o] * (double)s->w[WEIGHT][o * in + i];
+                sum += kd__naive_operand(s->dy[r * out + o], how) *
+                       kd__naive_operand(s->w[WEIGHT][o * in + i], how);
             s->dx[0][r * in + i] = (float)sum;
         }
     for (int64_t o = 0; o < out; o++) {
@@ -166,7 +210,8 @@ static void naive_backward(kd_exec *ex, kd__state *s)
         for (int64_t i = 0; i < in; i++) {
             double sum = 0;
             for (int64_t r = 0; r < rows; r++)
-                sum += (double)s->dy[r * out + o] * (double)s->x[0][r * in + i];
+                sum +=
+                    kd__naive_operand(s->dy[r * out + o], how) * kd__naive_operand(s->x[0][r * in + i], how);
             s->dw[WEIGHT][o * in + i] = (float)sum;
         }
     }

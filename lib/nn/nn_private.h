@@ -7,6 +7,9 @@
 
 typedef struct kd__op kd__op;
 
+/* The form of a product's operands in memory (precision.c): f32 as they are, f32 rounded to bf16, bf16. */
+typedef enum kd__operands { KD__F32, KD__ROUNDED, KD__BF16 } kd__operands;
+
 /* Attributes of all ops; an op reads its own. */
 typedef struct kd__attrs {
     int ndims; /* input */
@@ -45,6 +48,7 @@ struct kd_graph {
     size_t slab_floats, buffer_floats;
     bool finished;
     bool unfused, input_grads; /* for tests: finish fuses nothing; inputs get gradients, too */
+    kd__operands operands;     /* for tests: the form of bf16 operands, KD__F32 for this CPU's */
     kd_err err;                /* first failure while building */
 };
 
@@ -92,6 +96,7 @@ struct kd__op {
 struct kd_exec {
     kd_graph *g;
     kd_exec_params p;
+    kd__operands operands;
     kd__state *state; /* per node */
     float *arena;
     size_t arena_floats;
@@ -118,6 +123,15 @@ const kd__node_info *kd__graph_in(const kd_graph *g, const kd__node_info *n, int
 kd_node kd__graph_root(const kd_graph *g, kd_node n); /* whose value n's is: aliases resolved */
 kd_status kd__exec_plan(kd_exec *ex, kd_err *err);    /* everything but running (exec_plan.c) */
 
+/* ---- operands of products (precision.c) ------------------------------------------------------ */
+
+kd__operands kd__operands_by_cpu(kd_precision p);
+kd__operands kd__operands_of(const kd_exec *ex, const kd__node_info *n); /* of a layer */
+size_t kd__operand_floats(kd__operands o, size_t n); /* room for n numbers, in whole cache lines */
+void kd__make_operand(void *to, const float *from, size_t n, kd__operands o); /* not KD__F32 */
+size_t kd__operand_bytes(kd__operands o, size_t n);                           /* from number 0 to number n */
+double kd__naive_operand(float v, kd__operands o);                            /* its value, for the twins */
+
 /* ---- backend: GEMM and convolution on library kernels (dnnl.c, gemm.c, conv.c) ------------- */
 
 /* A stream, scratch and staging memory for each thread of one exec's team. Made by the first plan()
@@ -143,10 +157,12 @@ typedef struct kd__gemm_desc {
     bool ta, tb;           /* stored transposed */
     bool bias, relu;       /* C += bias (n); then max(0, C) */
     bool accumulate;       /* C += instead of C = ; not with bias or relu */
+    kd__operands operands; /* A and B; C and bias are f32 */
 } kd__gemm_desc;
 typedef struct kd__gemm_call { /* one product to be run; bias NULL unless desc.bias */
     const kd__gemm *g;
-    const float *a, *b, *bias;
+    const void *a, *b;
+    const float *bias;
     float *c;
 } kd__gemm_call;
 /* A whole GEMM cut into a fixed grid of tiles; forward, dX and dW of linear. KD_ENOMEM,
@@ -163,6 +179,7 @@ typedef struct kd__conv_desc {
     bool bias, relu;                           /* in forward; relu also masks dy in backward */
     bool training, need_dx;
     bool accumulate_dx;     /* dx += */
+    kd__operands operands;  /* of the kernels; what is given and written is f32 */
     kd__state *prev, *next; /* batch norms whose loops the slices run, or NULL; see kd__state */
 } kd__conv_desc;
 enum { KD__CONV_SLICES = 32 }; /* at most */
@@ -202,12 +219,12 @@ kd_status kd__prim_matmul(kd__prim **out, const kd__gemm_desc *d, kd__team *team
 kd_status kd__prim_conv(kd__prim **out, kd__conv_pass pass, const kd__conv_desc *d, int64_t images,
                         const kd__prim *same_order, kd__team *team, kd_err *err);
 /* The library's order of (diff) weights: order[i] is 1 + the index of element i in the plain layout,
- * 0 for padding. *out: *floats numbers, free() it. */
-kd_status kd__prim_weight_order(const kd__prim *p, uint32_t **out, size_t *floats, kd_err *err);
+ * 0 for padding. *out: *count numbers, free() it. */
+kd_status kd__prim_weight_order(const kd__prim *p, uint32_t **out, size_t *count, kd_err *err);
 /* By any thread of the team: matmul (a, b, bias, c); forward (x, w, bias, y), w in the library's
  * order; data (dy, w, -, dx); weights (x, dy, -, dw). A kernel that fails while running, which is
  * not expected, leaves a NaN in its output for the trainer's checks to find. */
-void kd__prim_run(const kd__prim *p, const float *a, const float *b, const float *bias, float *c);
+void kd__prim_run(const kd__prim *p, const void *a, const void *b, const float *bias, float *c);
 const char *kd__prim_name(const kd__prim *p); /* the library's own name of the kernel */
 void kd__prim_free(kd__prim *p);
 
@@ -248,6 +265,9 @@ typedef struct kd__vec {
     float (*sgd)(float *w, float *m, const float *g, float *mean, size_t n, const kd_sgd *p);
     double (*sumsq)(const float *x, size_t n);
     void (*u8_to_f32)(float *y, const uint8_t *x, size_t n, float mean, float scale);
+    /* To nearest even; a NaN stays one. */
+    void (*round_bf16)(float *y, const float *x, size_t n);
+    void (*to_bf16)(uint16_t *y, const float *x, size_t n);
     void (*add)(float *y, const float *a, const float *b, size_t n, bool relu); /* y = a + b */
     void (*add_to)(float *y, const float *a, size_t n);                         /* y += a */
     void (*relu)(float *y, const float *x, size_t n);

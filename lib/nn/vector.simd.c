@@ -140,6 +140,30 @@ static double sumsq(const float *x, size_t n)
 
 /* ---- elementwise -------------------------------------------------------------------------- */
 
+/* The bits of x rounded to bf16, in the upper half. */
+INLINE uint32_t bf16_bits(float x)
+{
+    uint32_t u;
+    memcpy(&u, &x, sizeof u);
+    const uint32_t rounded = u + 0x7FFF + (u >> 16 & 1), nan = u | 0x400000;
+    return ((u & 0x7FFFFFFF) > 0x7F800000 ? nan : rounded) & 0xFFFF0000;
+}
+
+static void round_bf16(float *y, const float *x, size_t n)
+{
+#pragma omp simd
+    for (size_t i = 0; i < n; i++) {
+        const uint32_t u = bf16_bits(x[i]);
+        memcpy(&y[i], &u, sizeof u);
+    }
+}
+
+static void to_bf16(uint16_t *y, const float *x, size_t n)
+{
+#pragma omp simd
+    for (size_t i = 0; i < n; i++) y[i] = (uint16_t)(bf16_bits(x[i]) >> 16);
+}
+
 static void u8_to_f32(float *y, const uint8_t *x, size_t n, float mean, float scale)
 {
 #pragma omp simd
@@ -594,6 +618,8 @@ const kd__vec NAME(kd__vec) = {
     .sgd = sgd,
     .sumsq = sumsq,
     .u8_to_f32 = u8_to_f32,
+    .round_bf16 = round_bf16,
+    .to_bf16 = to_bf16,
     .add = add,
     .add_to = add_to,
     .relu = relu,

@@ -14,6 +14,10 @@ const kd_option kd_train_options[] = {
     KD_OPT_INT(G, kd_train_spec, accumulate, "train.accumulate", "K", 0, "1", 1, 65536,
                "batches a step: gradients of K batches are added, as for one of K times the rows in the "
                "memory of one"),
+    KD_OPT_CHOICE(
+        G, kd_train_spec, precision, "train.precision", 0, "f32", "f32|bf16",
+        "bf16 rounds the operands of products (linear layers, convolutions) and adds up in f32; weights, "
+        "optimizer, loss and norms stay f32"),
     KD_OPT_CHOICE(G, kd_train_spec, optimizer, "train.optimizer", 0, "adamw", "adamw|sgd",
                   "rule of the update"),
     KD_OPT_REAL(G, kd_train_spec, lr, "train.lr", "RATE", 0, "0.001", 1e-12, 100, "peak learning rate"),
@@ -42,7 +46,8 @@ const kd_option kd_train_options[] = {
         "(10 + step); 0: off"),
     KD_OPT_INT(G, kd_train_spec, patience, "train.patience", "N", 0, "0", 0, 1e6,
                "stop after N epochs without a smaller validation loss; 0: never"),
-    KD_OPT_CHOICE(G, kd_train_spec, keep, "train.keep", 0, "last", "last|best",
-                  "weights to keep: of the last epoch, or of the best validation accuracy"),
+    KD_OPT_CHOICE(G, kd_train_spec, keep, "train.keep", 0, "last", "last|best|best_loss",
+                  "weights to keep: of the last epoch, of the best validation accuracy, or of the smallest "
+                  "validation loss"),
 };
 const size_t kd_train_options_n = KD_COUNT(kd_train_options);

@@ -1,10 +1,10 @@
 /* provenance.c - what a run is, said twice: as a contract before it, as provenance behind it.
  *
  * The contract holds everything that decides the bits of the weights: the resolved configuration,
- * seed, role, the number of rows, the columns read with the root hash of their segment (not the
- * root of the whole store, which changes when a second teacher is added), and the kernels in use.
- * It goes into every checkpoint; resuming compares it field by field and names the first
- * difference. A finished model is finished on any machine: there the kernels are not compared.
+ * seed, role, the number of rows and which are left out, the columns read with the root hash of their segment
+ * (not the root of the whole store, which changes when a second teacher is added), and the kernels in use. It
+ * goes into every checkpoint; resuming compares it field by field and names the first difference. A finished
+ * model is finished on any machine: there the kernels are not compared.
  *
  * provenance.json is written last of all files, so its presence in FOLDER.part says that only the
  * renaming is missing.
@@ -49,14 +49,27 @@ static json_t *columns_json(const kd_trainer *t, const kd__run *r)
     return o;
 }
 
+/* Which rows are left out, as a hash; absent where all are used. */
+static int add_drop(json_t *o, const kd_trainer *t)
+{
+    char hash[17];
+    if (!t->p.drop) return 0;
+    snprintf(hash, sizeof(hash), "%016llx",
+             (unsigned long long)kd_hash64(t->p.drop, (kd_store_rows(t->store) + 7) / 8));
+    return json_object_set_new(o, "drop", json_string(hash));
+}
+
 json_t *kd__contract(const kd_trainer *t, const kd__run *r)
 {
     uint64_t rows = kd_store_split_rows(t->store, KD_TRAIN);
     if (t->p.rows && t->p.rows < rows) rows = t->p.rows;
-    return json_pack("{s:s, s:I, s:o, s:I, s:I, s:o, s:s, s:s}", "role", r->role, "seed", (json_int_t)r->seed,
-                     "config", kd_config_json(&r->spec.config), "rows", (json_int_t)rows, "window_rows",
-                     (json_int_t)t->p.window_rows, "columns", columns_json(t, r), "isa",
-                     kd_isa_name(kd_cpu_isa()), "kernels", kd_nn_backend());
+    json_t *o = json_pack("{s:s, s:I, s:o, s:I, s:I, s:o, s:s, s:s, s:s}", "role", r->role, "seed",
+                          (json_int_t)r->seed, "config", kd_config_json(&r->spec.config), "rows",
+                          (json_int_t)rows, "window_rows", (json_int_t)t->p.window_rows, "columns",
+                          columns_json(t, r), "isa", kd_isa_name(kd_cpu_isa()), "kernels", kd_nn_backend(),
+                          "products", kd_nn_products(kd__run_precision(r)));
+    if (o && add_drop(o, t)) json_decref(o), o = NULL;
+    return o;
 }
 
 /* Finds the first leaf that differs; path receives its dotted name. */
@@ -100,9 +113,10 @@ kd_status kd__contract_check(const json_t *there, const json_t *here, bool stric
         st = kd_fail(err, KD_ENOMEM, "out of memory");
         goto out;
     }
-    for (int i = 0; !strict && i < 2; i++) {
-        json_object_del(a, i ? "isa" : "kernels");
-        json_object_del(b, i ? "isa" : "kernels");
+    static const char *const of_the_cpu[] = {"isa", "kernels", "products"};
+    for (size_t i = 0; !strict && i < KD_COUNT(of_the_cpu); i++) {
+        json_object_del(a, of_the_cpu[i]);
+        json_object_del(b, of_the_cpu[i]);
     }
     if (differs(a, b, &path, &va, &vb)) {
         char *sa = shown(va), *sb = shown(vb);
@@ -165,9 +179,10 @@ kd_status kd__provenance_write(const kd_trainer *t, const kd__run *r, kd_err *er
                   (json_int_t)kd_store_rows(t->store), "teacher", first ? json_incref(first) : json_null(),
                   "teachers", teachers, "formula", formula ? formula : "", "params", (json_int_t)res->params,
                   "weight_hash", hash, "epochs", (json_int_t)res->epochs, "best_epoch",
-                  (json_int_t)r->at.best_epoch, "steps", (json_int_t)kd__run_updates(r), "loss", figure(res->loss),
-                  "valid_loss", figure(res->valid_loss), "valid_accuracy", figure(res->valid_accuracy),
-                  "seconds", res->seconds, "date", date, "contract", r->contract);
+                  (json_int_t)r->at.best_epoch, "steps", (json_int_t)kd__run_updates(r), "loss",
+                  figure(res->loss), "valid_loss", figure(res->valid_loss), "valid_accuracy",
+                  figure(res->valid_accuracy), "seconds", res->seconds, "date", date, "contract",
+                  r->contract);
     kd_status st = o && path ? kd_json_save(path, o, err)
                              : kd_fail(err, KD_ENOMEM, "%s: no memory for its provenance", r->folder);
     json_decref(o);

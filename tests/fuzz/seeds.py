@@ -199,6 +199,10 @@ TEXTS = {
     "csv": {
         "plain": b"\0a,b,c\n1,2,3\n4.5,-6e2,7\n", "quoted": b"\1id,label\r\n\"0 1\",3\r\n\"x\"\"y\",4\r\n",
         "range": b"\2a,b,c,d\n1,2,3,x\n", "bare": b"\0" + b"1,2\n3,4", "ids": b"\3id\n" + b"0123456789abcdef" * 2 + b"\n"},
+    "rowlist": {  # ids of fuzz_rowlist.c's four images; one of them is that of row 0
+        **{f"row-{i}": b"\x01# by hand\n\n0 " + xxhash.xxh3_128_hexdigest(b"image u8 2,2\n" + bytes(range(4 * i, 4 * i + 4))).encode() +
+           b" label 1, the teacher says 2\n3 x" for i in range(4)},
+        "other": b"\0kd-rows 1 " + b"0123456789abcdef" * 2 + b"\n1 " + b"0" * 32 + b"\n"},
     "yaml": {
         "student": b"name: s\ntrain:\n  epochs: 3\n  lr: 1e-3\n  nesterov: on\n  schedule: linear\nloss: {layers: [1, 2], temperature: [1, 4.5]}\n",
         "data": b"data:\n  train_input: [x.gz, \"y z.npy\"]\n  train_label: ~\n  shape: [28, 28, 1]\n  classes: 10\n  class_names:\n    - a\n    - 'b'\n",

@@ -16,6 +16,7 @@ typedef struct layer {
     int ndims;
     int64_t in[KD_MAX_DIMS], batch;
     bool add, need_dx;
+    kd__operands operands;
 } layer;
 
 /* Everything a pass leaves behind. */
@@ -56,7 +57,9 @@ static result run(const layer *l, int threads, bool naive)
     const kd_node node = kd__graph_add(g, l->op, "layer", 1, &x, &l->a);
     if (node < 0) fail_msg("%s", g->err.msg);
     const kd__node_info *n = &g->node[node];
-    kd_exec ex = {.g = g, .p = {.batch = l->batch, .threads = threads, .training = true, .naive = naive}};
+    kd_exec ex = {.g = g,
+                  .p = {.batch = l->batch, .threads = threads, .training = true, .naive = naive},
+                  .operands = l->operands};
     kd__state s = {.n = n, .want_dx = {l->need_dx}, .add = {l->add}};
     check_ok(l->op->plan(&ex, &s, &err), &err);
 
@@ -78,6 +81,7 @@ static result run(const layer *l, int threads, bool naive)
     s.dw[0] = r.dw;
     s.dw[1] = r.db;
     s.shared = numbers(s.shared_floats, 9);
+    s.keep = numbers(s.keep_floats, 10);
     if (naive) {
         l->op->naive_forward(&ex, &s);
         l->op->naive_backward(&ex, &s);
@@ -95,6 +99,7 @@ static result run(const layer *l, int threads, bool naive)
     free(bias);
     free(dy);
     free(s.shared);
+    free(s.keep);
     kd_graph_free(g);
     return r;
 }
@@ -238,6 +243,79 @@ static void linear_layers_equal_their_twin(void **state)
     check_variants(last_axis);
 }
 
+/* What this CPU can do, beginning with the first: bf16 operands in f32, in bf16. */
+static int forms(void) { return kd_nn_check_precision(KD_PRECISION_BF16, NULL) ? 0 : 2; }
+static const kd__operands form[] = {KD__ROUNDED, KD__BF16};
+
+/* The twin rounds operands one by one and adds up in double. */
+static void products_of_bf16_operands_equal_their_twin(void **state)
+{
+    (void)state;
+    if (!forms()) skip();
+    for (int i = 0; i < forms(); i++) {
+        layer l[] = {conv(7, 9, 16, 10, 3, 2, 1),
+                     conv(7, 9, 3, 5, 5, 1, 0),
+                     conv(7, 9, 3, 16, 1, 1, 0),
+                     conv(7, 9, 32, 64, 3, 1, 1),
+                     depthwise(7, 9, 24, 3, 2, 1),
+                     conv(7, 9, 1, 16, 3, 1, 1),
+                     linear(5, 7, 9),
+                     linear(128, 784, 33),
+                     linear(33, 1, 10)};
+        for (size_t k = 0; k < sizeof l / sizeof *l; k++) {
+            l[k].operands = form[i];
+            check_variants(l[k]);
+        }
+    }
+}
+
+/* Root mean square of the difference by that of the number, each a few roundings of 2^-9. */
+static double relative(const float *a, const float *b, size_t n)
+{
+    double diff = 0, norm = 0;
+    for (size_t i = 0; i < n; i++) {
+        diff += ((double)a[i] - (double)b[i]) * ((double)a[i] - (double)b[i]);
+        norm += (double)b[i] * (double)b[i];
+    }
+    return sqrt(diff / norm);
+}
+
+static void products_of_bf16_operands_are_near_those_of_f32(void **state)
+{
+    (void)state;
+    if (!forms()) skip();
+    layer l[] = {conv(9, 7, 16, 32, 3, 1, 1), conv(9, 7, 16, 32, 1, 1, 0), linear(64, 200, 150)};
+    for (size_t k = 0; k < sizeof l / sizeof *l; k++)
+        for (int i = 0; i < forms(); i++) {
+            result f32 = run(&l[k], 2, false);
+            layer half = l[k];
+            half.operands = form[i];
+            result got = run(&half, 2, false);
+            const double y = relative(got.y, f32.y, f32.ys), dx = relative(got.dx, f32.dx, f32.xs),
+                         dw = relative(got.dw, f32.dw, f32.ws);
+            if (!(y > 1e-4 && y < 4e-3 && dx > 1e-4 && dx < 4e-3 && dw > 1e-4 && dw < 4e-3))
+                fail_msg("%s, form %d: y, dx and dW differ from f32 by %g, %g, %g", l[k].op->name,
+                         (int)form[i], y, dx, dw);
+            assert_int_equal(0, memcmp(got.db, f32.db, f32.bs * sizeof(float))); // a sum, no product
+            free_result(&f32);
+            free_result(&got);
+        }
+}
+
+static void depthwise_and_one_channel_layers_stay_f32(void **state)
+{
+    (void)state;
+    layer l[] = {depthwise(7, 9, 24, 3, 2, 1), conv(7, 9, 1, 16, 3, 1, 1)};
+    for (size_t k = 0; k < sizeof l / sizeof *l; k++) {
+        result f32 = run(&l[k], 2, false);
+        l[k].operands = KD__BF16;
+        result same = run(&l[k], 2, false);
+        assert_true(same_bits(&f32, &same));
+        free_result(&f32);
+        free_result(&same);
+    }
+}
+
 /* Enough images for several slices and for a smaller last one. */
 static void the_bits_do_not_depend_on_the_threads(void **state)
 {
@@ -251,6 +329,10 @@ static void the_bits_do_not_depend_on_the_threads(void **state)
         l[i].add = true;
         check_same_bits(&l[i]);
         check_equals_twin(&l[i]);
+        for (int k = 0; k < forms(); k++) {
+            l[i].operands = form[k];
+            check_same_bits(&l[i]);
+        }
     }
 }
 
@@ -297,6 +379,9 @@ int main(void)
         cmocka_unit_test(convolutions_equal_their_twin),
         cmocka_unit_test(depthwise_convolutions_equal_their_twin),
         cmocka_unit_test(linear_layers_equal_their_twin),
+        cmocka_unit_test(products_of_bf16_operands_equal_their_twin),
+        cmocka_unit_test(products_of_bf16_operands_are_near_those_of_f32),
+        cmocka_unit_test(depthwise_and_one_channel_layers_stay_f32),
         cmocka_unit_test(the_bits_do_not_depend_on_the_threads),
         cmocka_unit_test(the_first_layer_needs_no_dx),
         cmocka_unit_test(bad_shapes_are_refused_with_a_sentence),

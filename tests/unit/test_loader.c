@@ -72,7 +72,10 @@ static uint64_t expected(uint64_t *out, const kd_loader_params *p, uint64_t stre
         uint64_t rows[ROWS], m = 0;
         for (uint64_t k = first; k < first + slots && k < n; k++) {
             uint64_t i = p->shuffle ? kd_permutation_at(&order, k) : k;
-            for (uint32_t r = 0; r < use[i]; r++) rows[m++] = kd_store_chunk(store, chunk[i])->first + r;
+            for (uint32_t r = 0; r < use[i]; r++) {
+                const uint64_t row = kd_store_chunk(store, chunk[i])->first + r;
+                if (!p->drop || !kd_row_marked(p->drop, row)) rows[m++] = row;
+            }
         }
         uint32_t perm[ROWS];
         kd_rng rng;
@@ -184,6 +187,108 @@ static void streams_follow_the_documented_order_for_any_window_and_limit(void **
         for (size_t r = 0; r < KD_COUNT(limits); r++) one_setting(windows[w], limits[r], true, 1, false);
     one_setting(100, 0, false, 1, false);
     one_setting(65536, 130, false, 1, false);
+}
+
+/* Every third row, all of one chunk, and all but one row of another. */
+static void mark_some(uint8_t *drop)
+{
+    for (uint64_t row = 0; row < ROWS; row++)
+        if (row % 3 == 0 || row / CHUNK == 4 || (row / CHUNK == 7 && row % CHUNK)) kd_row_mark(drop, row);
+}
+
+static void rows_that_are_dropped_never_come_and_the_others_keep_the_order(void **state)
+{
+    (void)state;
+    static const uint64_t windows[] = {1, 32, 100, 333, 65536}, limits[] = {0, 160, 500};
+    uint8_t drop[ROWS / 8 + 1] = {0};
+    mark_some(drop);
+    for (size_t w = 0; w < KD_COUNT(windows); w++)
+        for (size_t r = 0; r < KD_COUNT(limits); r++)
+            for (int i = 0; i < 3; i++) {
+                kd_loader_params lp = kd_loader_default_params();
+                player p[2] = {{.seed = 7, .batch = 10, .drop_last = true, .skip = (uint64_t)i},
+                               {.seed = 8, .batch = 33}};
+                lp.window_rows = windows[w], lp.rows = limits[r], lp.drop = drop, lp.seed = 5;
+                lp.shuffle = i > 0, lp.threads = 1 + i, lp.ahead = i == 2;
+                kd_loader *l = open_loader(&lp, p, 2);
+                for (uint32_t epoch = 0; epoch < 2; epoch++) {
+                    play(l, p, 2, epoch);
+                    as_expected(&p[0], &lp, epoch);
+                    as_expected(&p[1], &lp, epoch);
+                }
+                kd_loader_close(l);
+            }
+}
+
+static void dropping_every_row_is_refused(void **state)
+{
+    (void)state;
+    uint8_t drop[ROWS / 8 + 1];
+    kd_loader *l;
+    kd_loader_params lp = kd_loader_default_params();
+    memset(drop, 0xFF, sizeof(drop));
+    lp.drop = drop;
+    FAILS(kd_loader_open(&l, store, columns, 3, &lp, &fx_err), KD_EUSAGE,
+          "every row of split train is dropped");
+}
+
+/* ---- lists of rows ------------------------------------------------------------------------ */
+
+static void note_row(void *arg, uint64_t row, kd_buf *text)
+{
+    (void)arg;
+    kd_buf_printf(text, "because of %llu", (unsigned long long)row);
+}
+
+static void a_list_of_rows_is_read_as_it_was_written(void **state)
+{
+    (void)state;
+    uint8_t marks[ROWS / 8 + 1] = {0}, again[ROWS / 8 + 1] = {0};
+    mark_some(marks);
+    for (int reasons = 0; reasons < 2; reasons++) {
+        OK(kd_rowlist_write(fx_path("rows.txt"), store, marks, reasons ? note_row : NULL, NULL, &fx_err));
+        memset(again, 0, sizeof(again));
+        OK(kd_rowlist_read(again, store, fx_path("rows.txt"), &fx_err));
+        assert_memory_equal(again, marks, sizeof(marks));
+    }
+}
+
+static void lists_that_do_not_fit_are_refused_by_line(void **state)
+{
+    (void)state;
+    uint8_t marks[ROWS / 8 + 1] = {0};
+    char head[64], text[300], id[33];
+    kd_id first;
+    kd_cursor *cursor;
+    kd_id *ids = malloc(kd_store_chunk(store, 0)->rows * sizeof(*ids));
+    OK(kd_cursor_open(&cursor, store, &fx_err));
+    OK(kd_cursor_read(cursor, kd_store_find(store, "id"), 0, ids,
+                      kd_store_chunk(store, 0)->rows * sizeof(*ids), &fx_err));
+    first = ids[0];
+    kd_cursor_close(cursor);
+    free(ids);
+    kd_id_hex(first, id);
+    snprintf(head, sizeof(head), "kd-rows 1 %s\n", kd_store_base_root(store));
+#define LIST(...) fx_write("l.txt", text, (size_t)snprintf(text, sizeof(text), __VA_ARGS__))
+    OK(kd_rowlist_read(marks, store, LIST("%s\n# by hand\n0 %s\r\n", head, id), &fx_err));
+    assert_int_equal(marks[0], 1);
+    FAILS(kd_rowlist_read(marks, store, fx_path("none.txt"), &fx_err), KD_ENOTFOUND, "none.txt");
+    FAILS(kd_rowlist_read(marks, store, LIST("%s", ""), &fx_err), KD_ECORRUPT, ":1: no list of rows");
+    FAILS(kd_rowlist_read(marks, store, LIST("id\n%s\n", id), &fx_err), KD_ECORRUPT, ":1: no list of rows");
+    FAILS(kd_rowlist_read(marks, store, LIST("kd-rows 1 %s\n", id), &fx_err), KD_EMISMATCH, "another store");
+    FAILS(kd_rowlist_read(marks, store, LIST("%s0 %s\n1 %s\n", head, id, id), &fx_err), KD_EMISMATCH,
+          ":3: unknown id");
+    FAILS(kd_rowlist_read(marks, store, LIST("%s1000 %s\n", head, id), &fx_err), KD_EMISMATCH, "row 1000");
+    FAILS(kd_rowlist_read(marks, store, LIST("%s-1 %s\n", head, id), &fx_err), KD_ECORRUPT, ":2: expected");
+    FAILS(kd_rowlist_read(marks, store, LIST("%s99999999999999999999 %s\n", head, id), &fx_err), KD_ECORRUPT,
+          ":2: expected");
+    FAILS(kd_rowlist_read(marks, store, LIST("%s0 %sa\n", head, id), &fx_err), KD_ECORRUPT, ":2: expected");
+    FAILS(kd_rowlist_read(marks, store, LIST("%s0 %.31s\n", head, id), &fx_err), KD_ECORRUPT, ":2: expected");
+    char *line = malloc(5000);
+    memset(line, 'a', 5000);
+    FAILS(kd_rowlist_read(marks, store, fx_write("l.txt", line, 5000), &fx_err), KD_ELIMIT,
+          ":1: a line over");
+    free(line);
 }
 
 static void neither_threads_nor_decoding_ahead_change_anything(void **state)
@@ -487,6 +592,10 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(streams_follow_the_documented_order_for_any_window_and_limit),
+        cmocka_unit_test(rows_that_are_dropped_never_come_and_the_others_keep_the_order),
+        cmocka_unit_test(dropping_every_row_is_refused),
+        cmocka_unit_test(a_list_of_rows_is_read_as_it_was_written),
+        cmocka_unit_test(lists_that_do_not_fit_are_refused_by_line),
         cmocka_unit_test(neither_threads_nor_decoding_ahead_change_anything),
         cmocka_unit_test(every_row_comes_exactly_once_an_epoch),
         cmocka_unit_test(without_shuffle_rows_come_in_store_order),
