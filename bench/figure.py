@@ -7,14 +7,21 @@ import subprocess
 from pathlib import Path
 
 
-def _versions():
-    here = Path(__file__).resolve().parent
+def commit():
+    """The commit that is measured, "-dirty" where sources differ from it; results written meanwhile are none."""
+    def git(*args):
+        return subprocess.run(["git", *args], cwd=Path(__file__).resolve().parents[1], stdout=subprocess.PIPE,
+                              stderr=subprocess.DEVNULL, text=True, check=True).stdout.strip()
+
     try:
-        kd = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=here, stdout=subprocess.PIPE,
-                            stderr=subprocess.DEVNULL, text=True, check=True).stdout.strip()
+        changed = git("status", "--porcelain", "--untracked-files=no", "--", ".", ":!bench/results", ":!docs/scoreboard.md")
+        return git("describe", "--always") + ("-dirty" if changed else "")
     except (OSError, subprocess.CalledProcessError):
-        kd = "unknown"
-    return {"kd": kd, "kernel": platform.release()}
+        return "unknown"
+
+
+def _versions():
+    return {"kd": commit(), "kernel": platform.release()}
 
 
 def _machine():

@@ -32,6 +32,10 @@ static const kd_option rows[] = {
      "students"},
     {"Measuring", NULL, "speed", NULL, 0, KD_OPTION_BOOL, offsetof(eval_opts, speed), "on", 0, 0, NULL,
      "measure the latency of single rows"},
+    {"Gates", NULL, "gates", "FILE", 'g', KD_OPTION_STRING, offsetof(eval_opts, gates), NULL, 0, 0, NULL,
+     "what students must come to, one gate a line, or a preset: fast, careful; exit status 1 if one fails"},
+    {"Gates", NULL, "release", "FILE", 0, KD_OPTION_STRING, offsetof(eval_opts, release), NULL, 0, 0, NULL,
+     "results of the last release, for gates that compare with it [release: of the gates]"},
     {"Output", NULL, "results", "FILE", 'r', KD_OPTION_STRING, offsetof(eval_opts, results), NULL, 0, 0, NULL,
      "write the results object to FILE, whole or not at all"},
     {"Output", NULL, "pipeline", "NAME", 0, KD_OPTION_STRING, offsetof(eval_opts, pipeline), "kd", 0, 0, NULL,
@@ -46,6 +50,9 @@ static const kd_example examples[] = {
     {"kd-eval -s fashion.kd runs/image/students --results results.json", "also write the results object"},
     {"kd-eval -s fashion.kd runs/image/students runs/image/teacher --markdown",
      "teacher and students in one table, with the speed of both"},
+    {"kd-eval -s fashion.kd runs/image/students --gates gates.yaml --results results.json",
+     "exit status 1 if a student fails a gate, so that make stops"},
+    {"kd-eval --gates careful results.json", "judge what was measured before by other gates; runs nothing"},
     {"kd-eval -s fashion.kd --split valid --json runs/a runs/b | jq .students[0]",
      "machine-readable, on the validation rows"},
     {NULL, NULL}};
@@ -53,7 +60,7 @@ static const kd_example examples[] = {
 static const kd_tool tool = {
     .name = "kd-eval",
     .summary = "measure students against labels and against the cached teacher",
-    .synopsis = "[options] -s STORE RUN ...",
+    .synopsis = "[options] -s STORE RUN ... | --gates FILE RESULTS.json",
     .description =
         "RUN is a model folder, or a folder with finished models below it. The teacher is not run: its "
         "answers "
@@ -71,7 +78,14 @@ static const kd_tool tool = {
         "thread; rows/s at --batch and --threads; memory, weights and all that is planned for one row.\n"
         "The results object has many more, with confidence bounds, tables by class, by slice and by bin of "
         "confidence, the confusion matrix, the rows of each kind of mistake and McNemar's test: "
-        "docs/evaluation.md names every key. What could not be measured has no key, and is said.",
+        "docs/evaluation.md names every key. What could not be measured has no key, and is said.\n"
+        "A gate is MEASURE, >=, <=, > or <, and a number or teacher, plain or release, perhaps with +, - or "
+        "* "
+        "and a number: accuracy >= teacher - 0.01. MEASURE[*] is every slice, MEASURE[NAME] one, "
+        "MEASURE[class=*] every class. 'safe' behind it: the confidence bound must pass. Each gate is "
+        "printed "
+        "with its figure; if one fails, the exit status is 1 after everything was written. What was not "
+        "measured does not pass.",
     .examples = examples,
     .see_also = "kd-dump(1), kd-train(1), kd-audit(1), kd-store(1)",
 };
@@ -100,7 +114,11 @@ static void say_left_out(const kd_cli *c, const json_t *results)
 
 static kd_status check_usage(const kd_cli *c, const eval_opts *o, kd_err *err)
 {
+    if (!o->store && o->gates && c->nargs == 1) return KD_OK; // judges results
+    if (!o->store && o->gates)
+        return kd_fail(err, KD_EUSAGE, "no store given; name one: -s STORE, or one file of results to judge");
     if (!o->store) return kd_fail(err, KD_EUSAGE, "no store given; name one: -s STORE");
+    if (o->release && !o->gates) return kd_fail(err, KD_EUSAGE, "--release is for --gates");
     if (!c->nargs)
         return kd_fail(err, KD_EUSAGE, "no model folder given; name one or more behind the options");
     return KD_OK;
@@ -140,20 +158,38 @@ static kd_status measure(kd_cli *c, const eval_opts *o, kd_store *s, json_t **re
     return st;
 }
 
+static kd_status measure_store(kd_cli *c, const eval_opts *o, json_t **results, kd_err *err)
+{
+    kd_store *s;
+    kd_status st = kd_store_open(&s, o->store, err);
+    if (st) return st;
+    st = measure(c, o, s, results, err);
+    kd_store_close(s);
+    if (!st) say_left_out(c, *results);
+    return st;
+}
+
+/* Everything is written before a failed gate ends the run. */
 static kd_status run(kd_cli *c, const eval_opts *o, kd_err *err)
 {
-    kd_store *s = NULL;
     json_t *results = NULL;
+    kd_gates *gates = NULL;
+    kd_err verdict = {0};
     kd_status st = check_usage(c, o, err);
-    if (!st) st = kd_store_open(&s, o->store, err);
-    if (!st) st = measure(c, o, s, &results, err);
-    if (!st) say_left_out(c, results);
-    if (!st && o->results && !(st = kd_json_save(o->results, results, err))) kd_cli_note(c, "%s", o->results);
+    if (!st && o->gates) st = kd_gates_open(&gates, o->gates, err);
     if (!st)
-        st =
-            c->common.json ? kd_cli_print_json(json_incref(results), err) : eval_print_table(results, o, err);
+        st = o->store ? measure_store(c, o, &results, err) : eval_load_results(c->args[0], &results, err);
+    if (!st && gates) st = eval_judge(gates, o, results, &verdict, err);
+    if (!st && o->results && !(st = kd_json_save(o->results, results, err))) kd_cli_note(c, "%s", o->results);
+    if (!st && c->common.json) {
+        st = kd_cli_print_json(json_incref(results), err);
+    } else if (!st) {
+        st = eval_print_table(results, o, err);
+        if (!st && gates) st = eval_print_gates(results, o, err);
+    }
+    if (!st && verdict.code) st = kd_fail(err, verdict.code, "%s", verdict.msg);
+    kd_gates_close(gates);
     json_decref(results);
-    kd_store_close(s);
     return st;
 }
 

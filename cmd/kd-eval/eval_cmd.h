@@ -6,7 +6,7 @@
 #include "kd/eval.h"
 
 typedef struct eval_opts {
-    char *store, *split, *teacher, *results, *pipeline, *against, *pairs;
+    char *store, *split, *teacher, *results, *pipeline, *against, *pairs, *gates, *release;
     kd_strings slices;
     int64_t batch, resamples, mistakes;
     bool markdown, selection, speed;
@@ -14,5 +14,11 @@ typedef struct eval_opts {
 
 /* The table on stdout. */
 kd_status eval_print_table(const json_t *results, const eval_opts *o, kd_err *err);
+/* A results object from a file. */
+kd_status eval_load_results(const char *path, json_t **results, kd_err *err);
+/* Judges the results and adds the verdicts to them. *verdict: KD_EGATE with its sentence if a gate failed,
+ * which is no failure of this call. */
+kd_status eval_judge(const kd_gates *g, const eval_opts *o, json_t *results, kd_err *verdict, kd_err *err);
+kd_status eval_print_gates(const json_t *results, const eval_opts *o, kd_err *err);
 
 #endif

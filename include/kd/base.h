@@ -44,7 +44,8 @@
     X(EXISTS, "already exists", 2)                                                                           \
     X(UNSUPPORTED, "not supported", 2)                                                                       \
     X(NUMERIC, "not a number where one is needed", 1)                                                        \
-    X(LIMIT, "over a limit", 3)
+    X(LIMIT, "over a limit", 3)                                                                              \
+    X(GATE, "a gate failed", 1)
 
 typedef enum kd_status {
     KD_OK = 0,
@@ -79,8 +80,9 @@ kd_status kd_fail_in(kd_err *err, kd_status code, const char *fmt, ...) __attrib
     X(U8, u8, 1)                                                                                             \
     X(I8, i8, 1)                                                                                             \
     X(U16, u16, 2)                                                                                           \
-    X(I16, i16, 2) X(U32, u32, 4) X(I32, i32, 4) X(U64, u64, 8) X(I64, i64, 8) X(F16, f16, 2)                \
-        X(BF16, bf16, 2) X(F32, f32, 4) X(F64, f64, 8)
+    X(I16, i16, 2)                                                                                           \
+    X(U32, u32, 4) X(I32, i32, 4) X(U64, u64, 8) X(I64, i64, 8) X(F16, f16, 2) X(BF16, bf16, 2)              \
+        X(F32, f32, 4) X(F64, f64, 8)
 
 typedef enum kd_dtype {
     KD_DTYPE_NONE = 0,

@@ -49,8 +49,9 @@ typedef enum kd_option_type {
     KD_OPTION_REALS,   /* kd_reals */
     KD_OPTION_STRINGS, /* kd_strings; a repeated flag appends, YAML sequence */
     KD_OPTION_MAPS     /* kd_strings; as STRINGS, but a YAML item may be a mapping of plain values and becomes
-                      * "key=value,key=value" (a sequence of values in it: "key=value value"). A sequence in
-                      * place of the mapping above it is this row's; text splits at ';', empty text is no item */
+                        * "key=value,key=value" (a sequence of values in it: "key=value value"). A sequence in
+                        * place of the mapping above it is this row's; text splits at ';', empty text is no item
+                        */
 } kd_option_type;
 
 typedef struct kd_ints {
@@ -124,6 +125,7 @@ typedef struct kd_config_table {
     unsigned char *source; /* per row: 0 default, 1 YAML, 2 flag */
     int *line;             /* per row: YAML line of the value, 0 if none */
     const char **file;     /* per row: the YAML file of the value, NULL if none */
+    int **items;           /* per row: YAML lines of a list's items, NULL if none */
 } kd_config_table;
 
 /* A zeroed struct is an empty config. */
@@ -157,6 +159,8 @@ int kd_config_source(const kd_config *c, const char *key);
 /* "file:12" when the key came from YAML, "--flag" from the command line, "default" otherwise: for
  * messages of checks that only the user of the option can make. buf: at least 300 bytes. */
 const char *kd_config_where(const kd_config *c, const char *key, char *buf, size_t len);
+/* The same for item i of a list, for checks of single items. */
+const char *kd_config_where_item(const kd_config *c, const char *key, size_t i, char *buf, size_t len);
 /* All options with keys, nested by dots; new reference, NULL when out of memory. */
 json_t *kd_config_json(const kd_config *c);
 /* Reads what kd_config_json wrote (objects nested by the dots); unknown keys are refused.

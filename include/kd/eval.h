@@ -238,4 +238,19 @@ void kd_runs_release(kd_runs *runs);
 json_t *kd_results_json(kd_exam *e, const kd_runs *runs, const char *pipeline, const char *command,
                         kd_err *err);
 
+/* ---- gates -------------------------------------------------------------------------------- */
+
+#define KD_RESULTS_SCHEMA 2
+typedef struct kd_gates kd_gates;
+/* A file of gates (docs/gates.md), or the name of a preset: fast, careful. KD_EUSAGE: names file, line
+ * and the nearest word that is known; KD_ENOTFOUND. */
+kd_status kd_gates_open(kd_gates **out, const char *file, kd_err *err);
+void kd_gates_close(kd_gates *g);                /* NULL-safe */
+const char *kd_gates_preset(const char *name);   /* its text; NULL: no preset */
+const char *kd_gates_release(const kd_gates *g); /* the file of the last release's results, or NULL */
+/* Judges the students of a results object and adds the verdicts to it, under "gates". release: the last
+ * release's results object, may be NULL. KD_EGATE: some failed, the sentence has the number and the first one
+ * with its figure. KD_EMISMATCH (another schema; no such student, slice or class), KD_EUSAGE (no release). */
+kd_status kd_gates_judge(const kd_gates *g, json_t *results, const json_t *release, kd_err *err);
+
 #endif

@@ -100,14 +100,14 @@ typedef struct kd_dump_report {
     uint64_t rows;  /* of this call */
 } kd_dump_report;
 /* The whole pass: reads the input column of a sealed store chunk by chunk and adds a segment with the columns
- * that p asks for, for all rows of all splits. Reading and views, the teacher, and encoding with writing
- * overlap, each on a thread; memory does not depend on the number of rows. Resumable; what was committed
- * stays after any failure. With both wp->resume and wp->force an unfinished pass that fits is gone on with,
- * anything else is replaced. Takes its own taps (kd_teacher_take). report may be NULL; it is filled in after
- * failures too. The manifest keeps {"name", "fingerprint", "model", "arch", "params", "macs", "command",
- * "seconds", "seconds_rows"} (kd_store_teacher). KD_EUNSUPPORTED (dtype), KD_EUSAGE, KD_EMISMATCH (also: the
- * store knows the name with another fingerprint), KD_EEXISTS, KD_ESTOPPED, KD_ENUMERIC (names the row), and
- * the store's. */
+ * that p asks for, for all rows of all splits. The teacher's threads also read and make views; encoding and
+ * writing overlap with them on a thread of their own; memory does not depend on the number of rows.
+ * Resumable; what was committed stays after any failure. With both wp->resume and wp->force an unfinished
+ * pass that fits is gone on with, anything else is replaced. Takes its own taps (kd_teacher_take). report may
+ * be NULL; it is filled in after failures too. The manifest keeps {"name", "fingerprint", "model", "arch",
+ * "params", "macs", "command", "seconds", "seconds_rows"} (kd_store_teacher). KD_EUNSUPPORTED (dtype),
+ * KD_EUSAGE, KD_EMISMATCH (also: the store knows the name with another fingerprint), KD_EEXISTS, KD_ESTOPPED,
+ * KD_ENUMERIC (names the row), and the store's. */
 kd_status kd_teacher_dump(kd_teacher *t, kd_store *s, const kd_dump_params *p, const kd_writer_params *wp,
                           kd_dump_report *report, kd_err *err);
 /* The segment that p's pass would write for a teacher of this name. KD_EUSAGE: too long. */

@@ -216,6 +216,11 @@ static kd_status set_row(walk *w, size_t t, size_t i, const kd__node *n)
                        place(w, item->line, item->column, at, sizeof at), why.msg);
     }
     if (keep) return KD_OK;
+    int *lines = kd_arena_alloc(&w->c->names, count, sizeof *lines);
+    if (!lines) return kd_fail(w->err, KD_ENOMEM, "%s: out of memory", w->path);
+    item = n->kind == KD__LIST ? n->child : n;
+    for (size_t k = 0; k < count; k++, item = item->next) lines[k] = item->line;
+    table->items[i] = lines;
     table->source[i] = 1;
     table->line[i] = n->key_line ? n->key_line : n->line;
     table->file[i] = w->path;

@@ -30,6 +30,7 @@ static void table_release(kd_config_table *t)
     free(t->source);
     free(t->line);
     free(t->file);
+    free(t->items);
     *t = (kd_config_table){0};
 }
 
@@ -52,6 +53,7 @@ kd_status kd_config_add(kd_config *c, const kd_option *rows, size_t n, void *tar
     t.source = calloc(n + 1, sizeof *t.source);
     t.line = calloc(n + 1, sizeof *t.line);
     t.file = calloc(n + 1, sizeof *t.file);
+    t.items = calloc(n + 1, sizeof *t.items);
     /* The struct may hold anything so far: zero each field without freeing what is there. */
     static const size_t sizes[] = {
         [KD_OPTION_BOOL] = sizeof(bool),       [KD_OPTION_INT] = sizeof(int64_t),
@@ -62,7 +64,8 @@ kd_status kd_config_add(kd_config *c, const kd_option *rows, size_t n, void *tar
     };
     for (size_t i = 0; i < n; i++) memset((char *)target + rows[i].offset, 0, sizes[rows[i].type]);
     kd_status st = KD_OK;
-    if (!t.source || !t.line || !t.file) st = kd_fail(err, KD_ENOMEM, "no memory for a table of options");
+    if (!t.source || !t.line || !t.file || !t.items)
+        st = kd_fail(err, KD_ENOMEM, "no memory for a table of options");
     for (size_t i = 0; i < n && !st; i++)
         if (rows[i].value) {
             st = kd__option_set(&rows[i], target, row_name(&rows[i], buf, sizeof buf), &rows[i].value, 1,
@@ -184,6 +187,16 @@ const char *kd_config_where(const kd_config *c, const char *key, char *buf, size
         snprintf(buf, len, "%s", table->file[i]);
     else
         snprintf(buf, len, "%s", table->source[i] ? key : "default");
+    return buf;
+}
+
+const char *kd_config_where_item(const kd_config *c, const char *key, size_t item, char *buf, size_t len)
+{
+    size_t t, i;
+    if (!kd__config_row(c, key, &t, &i) || c->table[t].source[i] != 1 || !c->table[t].items[i][item])
+        return kd_config_where(c, key, buf, len);
+    snprintf(buf, len, "%.*s:%d", (int)kd_min_size(len, 240), c->table[t].file[i],
+             c->table[t].items[i][item]);
     return buf;
 }
 

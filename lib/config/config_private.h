@@ -36,7 +36,7 @@ kd_status kd__option_set(const kd_option *o, void *target, const char *name, con
 /* Frees what the field owns and zeroes it. */
 void kd__option_clear(const kd_option *o, void *target);
 bool kd__option_is_list(const kd_option *o);
-bool kd__option_is_strings(const kd_option *o); /* lists of texts */
+bool kd__option_is_strings(const kd_option *o);    /* lists of texts */
 bool kd__option_takes_nothing(const kd_option *o); /* lists and texts without a default can be emptied */
 
 /* Row of a dotted key: table and row index; false if unknown. */

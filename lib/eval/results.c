@@ -121,7 +121,7 @@ json_t *kd_results_json(kd_exam *e, const kd_runs *runs, const char *pipeline, c
     json_t *o = NULL;
     if (pairs &&
         !(o = json_pack("{s:i, s:s, s:o, s:s, s:I, s:I, s:O?, s:f, s:I, s:O, s:O, s:O, s:O, s:o, s:o, s:o}",
-                        "schema", 2, "pipeline", pipeline, "store", store_json(e->s), "split",
+                        "schema", KD_RESULTS_SCHEMA, "pipeline", pipeline, "store", store_json(e->s), "split",
                         kd_split_name(e->p.split), "rows", (json_int_t)e->rows.n, "classes",
                         (json_int_t)e->rows.classes, "class_names", e->names, "confidence", 0.95, "resamples",
                         (json_int_t)e->p.resamples, "left_out", e->left_out, "teacher", teacher, "students",

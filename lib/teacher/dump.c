@@ -1,13 +1,13 @@
 /* dump.c - the teacher's one pass over a store.
  *
- * Three stages, each on a thread, with a few places between them (ring.c):
+ * Two stages, each on a thread, with two places between them (ring.c):
  *
- *     reads chunks, makes views  ->  4 batches of input  ->  runs the teacher  ->  2 chunks of values
- *                                                                     ->  encodes, packs, writes
+ *     reads chunks, makes views, runs the teacher  ->  2 chunks of values  ->  encodes, packs, writes
  *
- * The teacher runs on the caller's thread, which is the leader of its team. The others need a few per cent of
- * its time, so the pass takes as long as the teacher does. What waits in the places is all the memory there
- * is besides the writer's: it does not grow with the store.
+ * The first one is the caller's thread with the teacher's team, which also decodes the input (reader.c). The
+ * other one needs little time and waits for the disk, so the pass takes as long as the teacher does. What
+ * waits in the places is all the memory there is besides the reader's and the writer's: it does not grow with
+ * the store.
  *
  * The writer commits whole chunks, so a pass that is killed goes on behind the last commit; a stage that
  * fails lets the chunks before it go through. Codebooks are learned from one chunk, which is run before the
@@ -25,7 +25,7 @@
 #define COMMIT_SECONDS                                                                                       \
     2.0 /* of a pass that a kill can cost; logits are too small to fill a commit by bytes */
 
-enum { FEEDS = 4, VALUES = 2 }; /* places between the stages */
+enum { VALUES = 2 }; /* places between the stages */
 
 typedef struct pass {
     kd_teacher *t;
@@ -43,11 +43,10 @@ typedef struct pass {
     int threads;      /* of the encoder */
     double committed; /* when */
     uint32_t from;    /* the first chunk of this call */
-    kd__feed feed[FEEDS];
     kd__values value[VALUES];
-    kd__ring feeds, values;
+    kd__ring values;
     float *scratch; /* (batch, classes) */
-    kd_err read_err, write_err;
+    kd_err write_err;
     kd_dump_report report;
 } pass;
 
@@ -192,23 +191,6 @@ static kd_status seal(pass *p, kd_err *err)
 
 /* ---- the stages ----------------------------------------------------------------------------- */
 
-static void *read_stage(void *arg)
-{
-    pass *p = arg;
-    for (uint32_t i = p->from; i < kd_store_chunks(p->s); i++) {
-        if (kd__reader_seek(&p->reader, i, &p->read_err)) break;
-        for (bool last = false; !last;) {
-            const size_t place = kd__ring_free(&p->feeds);
-            if (place == SIZE_MAX) return NULL;
-            kd__reader_next(&p->reader, &p->feed[place]);
-            last = p->feed[place].closes;
-            kd__ring_filled(&p->feeds);
-        }
-    }
-    kd__ring_end(&p->feeds);
-    return NULL;
-}
-
 static kd_status write_chunk(pass *p, const kd__values *v, kd_err *err)
 {
     const kd_chunk_info *ci = kd_store_chunk(p->s, v->chunk);
@@ -248,46 +230,44 @@ static kd_status run_feed(pass *p, const kd__feed *f, kd__values *v, kd_err *err
     return st;
 }
 
-static kd_status run_stage(pass *p, kd_err *err)
+static kd_status run_chunk(pass *p, uint32_t chunk, kd__values *v, kd_err *err)
 {
-    kd_status st = KD_OK;
-    size_t to = SIZE_MAX;
-    for (size_t place; !st && (place = kd__ring_take(&p->feeds)) != SIZE_MAX; kd__ring_emptied(&p->feeds)) {
-        const kd__feed *f = &p->feed[place];
-        const kd_chunk_info *ci = kd_store_chunk(p->s, f->chunk);
-        if (f->opens && (to = kd__ring_free(&p->values)) == SIZE_MAX) break; // the writer has failed
-        if ((st = run_feed(p, f, &p->value[to], err))) break;
-        if (f->closes) {
-            p->report.rows += ci->rows;
-            kd__ring_filled(&p->values);
-        }
-        if (p->p->progress)
-            p->p->progress(p->p->arg, ci->first + (uint64_t)(f->done * ci->rows), kd_store_rows(p->s));
+    const kd_chunk_info *ci = kd_store_chunk(p->s, chunk);
+    kd__feed f = {0};
+    kd_status st = kd__reader_seek(&p->reader, chunk, err);
+    while (!st && !f.closes) {
+        kd__reader_next(&p->reader, &f);
+        if (!(st = run_feed(p, &f, v, err)) && p->p->progress)
+            p->p->progress(p->p->arg, ci->first + (uint64_t)(f.done * ci->rows), kd_store_rows(p->s));
     }
-    kd__ring_stop(&p->feeds);
-    kd__ring_end(&p->values);
     return st;
 }
 
-/* All three, from chunk p->from on. The failure that concerns the earliest rows is reported. */
+static void run_stage(pass *p, kd_err *err)
+{
+    for (uint32_t i = p->from; i < kd_store_chunks(p->s); i++) {
+        const size_t place = kd__ring_free(&p->values);
+        if (place == SIZE_MAX || run_chunk(p, i, &p->value[place], err)) break; // SIZE_MAX: the writer failed
+        p->report.rows += kd_store_chunk(p->s, i)->rows;
+        kd__ring_filled(&p->values);
+    }
+    kd__ring_end(&p->values);
+}
+
+/* Both, from chunk p->from on. The failure that concerns the earliest rows is reported. */
 static kd_status run(pass *p, kd_err *err)
 {
-    pthread_t reader, writer;
+    pthread_t writer;
     kd_err run_err = {0};
-    kd__ring_init(&p->feeds, FEEDS);
     kd__ring_init(&p->values, VALUES);
-    const bool reads = !pthread_create(&reader, NULL, read_stage, p);
-    const bool writes = reads && !pthread_create(&writer, NULL, write_stage, p);
-    if (writes)
+    if (!pthread_create(&writer, NULL, write_stage, p)) {
         run_stage(p, &run_err);
-    else
-        kd_fail(&run_err, KD_ENOMEM, "%s: no memory for threads", kd_store_path(p->s));
-    kd__ring_stop(&p->feeds);
-    if (reads) pthread_join(reader, NULL);
-    if (writes) pthread_join(writer, NULL);
-    kd__ring_release(&p->feeds);
+        pthread_join(writer, NULL);
+    } else {
+        kd_fail(&run_err, KD_ENOMEM, "%s: no memory for a thread", kd_store_path(p->s));
+    }
     kd__ring_release(&p->values);
-    const kd_err *e = p->write_err.code ? &p->write_err : run_err.code ? &run_err : &p->read_err;
+    const kd_err *e = p->write_err.code ? &p->write_err : &run_err;
     if (e->code == KD_ESTOPPED)
         return kd_fail(err, KD_ESTOPPED, "%s: stopped after %llu of %llu rows; go on with --resume",
                        kd_store_path(p->s), (unsigned long long)kd_store_writer_rows(p->writer),
@@ -300,13 +280,11 @@ static kd_status run(pass *p, kd_err *err)
 static kd_status make_rooms(pass *p, kd_err *err)
 {
     const size_t most = kd__most_rows(p->s);
-    bool coded = false, ok = true;
+    bool coded = false;
     kd_status st = KD_OK;
-    for (size_t i = 0; i < FEEDS; i++)
-        ok = (p->feed[i].raw = kd_alloc_aligned((size_t)p->t->batch + 1, p->reader.row_bytes)) && ok;
     p->scratch = kd_alloc_aligned((size_t)p->t->batch + 1, p->t->classes * sizeof *p->scratch);
     p->id = kd_alloc_aligned(most + 1, sizeof *p->id);
-    if (!ok || !p->scratch || !p->id)
+    if (!p->scratch || !p->id)
         return kd_fail(err, KD_ENOMEM, "%s: no memory for batches", kd_store_path(p->s));
     for (size_t i = 0; i < VALUES && !st; i++) st = kd__values_open(&p->value[i], p->target, p->n, most, err);
     for (size_t i = 0; i < p->n; i++) coded = coded || kd_codec_find(p->target[i].column.encoding);
@@ -326,7 +304,7 @@ static kd_status learn(pass *p, bool *mine, kd_err *err)
     for (size_t i = 0; i < p->n; i++) learns = learns || kd__target_learns(&p->target[i]);
     if (learns) {
         const double start = kd_now();
-        if (from == &other && ((st = kd__reader_open(&other, p->t, s, views, p->reader.plain, err)) ||
+        if (from == &other && ((st = kd__reader_open(&other, p->t, s, views, p->reader.plain, 1, err)) ||
                                (st = kd__values_open(&v, p->target, p->n, kd__most_rows(s), err))))
             goto out;
         if ((st = kd__values_fill(to, p->t, from, 0, p->target, p->n, err))) goto out;
@@ -347,7 +325,6 @@ static void release(pass *p)
         kd__target_release(&p->target[i]);
         kd__encoder_release(&p->encoder[i]);
     }
-    for (size_t i = 0; i < FEEDS; i++) free(p->feed[i].raw);
     for (size_t i = 0; i < VALUES; i++) kd__values_release(&p->value[i]);
     kd__reader_close(&p->reader);
     kd_cursor_close(p->ids);
@@ -376,7 +353,7 @@ kd_status kd_teacher_dump(kd_teacher *t, kd_store *s, const kd_dump_params *para
     kd_status st = check_params(params, err);
     if (st || (st = kd_dump_segment(params, p.name, p.segment, err)) ||
         (st = kd__reader_open(&p.reader, t, s, wants_views(params) ? params->views : NULL,
-                              params->logits || params->ntaps, err)) ||
+                              params->logits || params->ntaps, t->threads, err)) ||
         (st = check_name(&p, w.force, err)) || (st = make_targets(&p, err)) || (st = make_rooms(&p, err)) ||
         (st = learn(&p, &mine, err)) || (st = begin(&p, &w, err)))
         goto out;

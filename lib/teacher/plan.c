@@ -87,7 +87,7 @@ static kd_status take_sample(sample *x, kd_teacher *t, kd_store *s, uint64_t row
     uint32_t chunk;
     uint64_t all = 0;
     size_t count;
-    kd_status st = kd__reader_open(&r, t, s, NULL, true, err);
+    kd_status st = kd__reader_open(&r, t, s, NULL, true, 1, err);
     for (uint32_t i = 0; kd__sample(s, rows, i, &chunk); i++) all += kd_store_chunk(s, chunk)->rows;
     if (!st && kd_mul_size(all, t->classes, &count)) {
         x->logits = kd_alloc_aligned(count + 1, sizeof *x->logits);
@@ -103,7 +103,7 @@ static kd_status take_sample(sample *x, kd_teacher *t, kd_store *s, uint64_t row
         const double start = kd_now();
         if ((st = kd__values_fill(&v, t, &r, chunk, &g, 1, err))) break;
         x->seconds += kd_now() - start;
-        st = kd_cursor_read(r.cursor, r.id, chunk, x->ids + x->rows, n * sizeof *x->ids, err);
+        st = kd_cursor_read(r.slot[0].cursor, r.id, chunk, x->ids + x->rows, n * sizeof *x->ids, err);
         memcpy(x->logits + x->rows * t->classes, v.v[0], n * t->classes * sizeof *x->logits);
         x->rows += n;
     }

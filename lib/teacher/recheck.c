@@ -213,7 +213,7 @@ static kd_status run(check *k, uint64_t wanted, uint64_t *rows, kd_err *err)
     uint32_t chunk;
     bool plain = false;
     for (size_t i = 0; i < k->n; i++) plain = plain || k->target[i].source != KD__VIEWS;
-    kd_status st = kd__reader_open(&r, k->t, k->s, k->views.count ? &k->views : NULL, plain, err);
+    kd_status st = kd__reader_open(&r, k->t, k->s, k->views.count ? &k->views : NULL, plain, 1, err);
     if (!st) st = kd__values_open(&v, k->target, k->n, kd__most_rows(k->s), err);
     *rows = 0;
     for (uint32_t i = 0; !st && kd__sample(k->s, wanted, i, &chunk); i++) {

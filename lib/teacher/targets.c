@@ -111,17 +111,16 @@ kd_status kd__values_take(kd__values *v, kd_teacher *t, const kd__feed *f, kd_dt
 kd_status kd__values_fill(kd__values *v, kd_teacher *t, kd__reader *r, uint32_t chunk,
                           const kd__target *target, size_t n, kd_err *err)
 {
-    kd__feed f = {.raw = kd_alloc_aligned((size_t)t->batch + 1, r->row_bytes)};
+    kd__feed f = {0};
     float *scratch = kd_alloc_aligned((size_t)t->batch + 1, t->classes * sizeof *scratch);
-    kd_status st = f.raw && scratch ? kd__reader_seek(r, chunk, err)
-                                    : kd_fail(err, KD_ENOMEM, "%s: no memory for a batch", t->folder);
+    kd_status st = scratch ? kd__reader_seek(r, chunk, err)
+                           : kd_fail(err, KD_ENOMEM, "%s: no memory for a batch", t->folder);
     while (!st && !f.closes) {
         kd__reader_next(r, &f);
         st = kd__values_take(v, t, &f, r->column->dtype, target, n, scratch, err);
     }
     v->chunk = chunk;
     v->rows = r->rows;
-    free(f.raw);
     free(scratch);
     return st;
 }

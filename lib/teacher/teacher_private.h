@@ -66,33 +66,44 @@ void kd__ring_stop(kd__ring *r);
 /* One forward pass: rows of a chunk, or views of them in the order (row, view). */
 typedef struct kd__feed {
     uint32_t chunk;
-    bool views, opens, closes; /* opens, closes: the first and the last of its chunk */
-    bool known;                /* view 0 is not run: its logits are those of the row */
-    double done;               /* of its chunk, this one included: 1 when it closes */
+    bool views, closes; /* closes: the last of its chunk */
+    bool known;         /* view 0 is not run: its logits are those of the row */
+    double done;        /* of its chunk, this one included: 1 when it closes */
     kd__place at;
-    int64_t rows; /* or (row, view) pairs */
-    char *raw;    /* (batch, row bytes), owned by who made it */
+    int64_t rows;    /* or (row, view) pairs */
+    const char *raw; /* (rows, row bytes), the reader's, until its next call */
 } kd__feed;
+
+/* A chunk that was read. */
+typedef struct kd__slot {
+    kd_cursor *cursor;
+    char *raw;  /* (most rows of a chunk, row bytes) */
+    kd_id *ids; /* where there are views */
+    kd_err err; /* why it could not be read */
+} kd__slot;
 
 /* Cuts chunks into feeds. */
 typedef struct kd__reader {
     kd_store *s;
-    kd_cursor *cursor;
     const kd_column *column;   /* input */
     int input, id;             /* columns */
     const kd_view_spec *views; /* NULL: none */
     bool plain;                /* the rows themselves are wanted */
     int64_t batch;
+    int threads;
     size_t row_bytes;
-    uint32_t chunk, rows; /* what is read now */
+    kd__slot *slot; /* (slots) the chunks from `first` on, `held` of them */
+    uint32_t slots, first, held;
+    uint32_t chunk, rows; /* what is fed now */
     uint64_t at, end;     /* forward rows of it, fed and in all */
-    char *raw;            /* (most rows of a chunk, row bytes) */
-    kd_id *ids;
+    char *made;           /* (batch, row bytes) views */
 } kd__reader;
+/* chunks: how many to read at once at most, 1 or more; they are fed in their order. */
 kd_status kd__reader_open(kd__reader *r, const kd_teacher *t, kd_store *s, const kd_view_spec *views,
-                          bool plain, kd_err *err);
+                          bool plain, int chunks, kd_err *err);
 void kd__reader_close(kd__reader *r);
-/* Reads a chunk. */
+/* Goes to the beginning of a chunk; reads it, and those behind it, unless it was read with an earlier one.
+ * On the thread that leads the teacher's team, as kd__reader_next. */
 kd_status kd__reader_seek(kd__reader *r, uint32_t chunk, kd_err *err);
 /* The next feed of the chunk; there is one until f->closes. */
 void kd__reader_next(kd__reader *r, kd__feed *f);
