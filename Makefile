@@ -38,8 +38,8 @@ MODULES := base config codec store data model exchange
 UNUSED := lib/data/loader.c
 endif
 
-TOOLS := kd kd-dump kd-train kd-eval kd-audit kd-store
-LIBS := -ldnnl -llmdb -lzstd -lyaml -ljansson -lxxhash -lz -lm
+TOOLS := kd kd-dump kd-train kd-eval kd-audit kd-report kd-run kd-store
+LIBS := -ldnnl -llmdb -lzstd -lyaml -ljansson -lxxhash -lpng -ljpeg -lz -lm
 
 WARN := -Wall -Wextra -Werror -Wshadow -Wpointer-arith -Wstrict-prototypes -Wmissing-prototypes -Wvla
 OPT_release := -O3 -g -DNDEBUG
@@ -166,9 +166,9 @@ include $(wildcard pipelines/*/*.mk bench/bench.mk tests/*/*.mk)
 
 JOBS ?= $(shell nproc 2>/dev/null || echo 2)
 DEPS := gcc libc6-dev make liblmdb-dev libzstd-dev libyaml-dev libdnnl-dev libjansson-dev libxxhash-dev zlib1g-dev \
-  libcmocka-dev jq dataset-fashion-mnist python3 python3-lmdb python3-zstandard python3-numpy python3-xxhash \
+  libpng-dev libjpeg-dev libcmocka-dev gnuplot-nox jq dataset-fashion-mnist python3 python3-lmdb python3-zstandard python3-numpy python3-xxhash \
   python3-pip python3-setuptools python3-wheel python3-venv
-DEPS_TEST := clang libclang-rt-dev valgrind
+DEPS_TEST := clang libclang-rt-dev valgrind python3-pil chromium chromium-driver python3-selenium
 DEPS_FULL := libomp-dev debootstrap shellcheck
 
 # Installs Debian packages that are missing, by name; as root with apt-get, otherwise through sudo.

@@ -63,7 +63,7 @@ def main():
     ]
     versions = {"backend": results["provenance"]["backend"], "build": results["provenance"]["build"]}
     summary = [{k: s.get(k) for k in ("name", "params", "accuracy_gain", "p_value", "verdict")}
-               for s in results["students"]]
+               for s in results["students"] if not s.get("is_teacher")]
     for name, value, unit, bar, direction in figures:
         figure.save(HERE / "results", name, value, unit, "make bench-image", bar=bar, direction=direction,
                     machine=machine(args, peak), versions=versions,

@@ -1,7 +1,8 @@
 /* kd/data.h - where rows come from: sources to pack, splits, and shuffled batches from a store.
  *
  * A source is a set of arrays with one row count: gzipped or plain IDX, .npy, CSV. kd-dump reads a
- * data.yaml, packs the sources into a store, and from then on only the store is read.
+ * data.yaml, packs the sources into a store, and from then on only the store is read. Pictures one by one
+ * (PNG, JPEG) are for those who use a model.
  *
  * The loader streams a store for training: it decodes each chunk once an epoch into a window, and
  * any number of streams (one per seed and batch size) draw their shuffled batches from that window, ragged
@@ -38,6 +39,33 @@ kd_status kd_array_read(kd_array *a, const char *path, const char *column, kd_er
  * is not the host's; *at: where in the file the values begin. The file is as long as the header says. Errors
  * as kd_array_read; KD_EUNSUPPORTED (gzip). */
 kd_status kd_npy_head(kd_array *a, const char *path, bool *swap, uint64_t *at, kd_err *err);
+
+/* ---- pictures ----------------------------------------------------------------------------- */
+
+/* A picture, as people's files hold it: PNG of any kind, JPEG in grey or colour. Samples of 16 bits are
+ * scaled to 8, transparent pixels lie on white, and the orientation that a camera noted is applied. */
+typedef struct kd_image {
+    int64_t height, width, channels; /* 1: grey; 3: red, green, blue */
+    uint8_t *pixels;                 /* (height, width, channels); owned */
+    bool transparent;                /* some pixels were, at least in part */
+} kd_image;
+#define KD_IMAGE_MAX_PIXELS (64u << 20)
+bool kd_image_known(const void *bytes, size_t n); /* begins as a PNG or a JPEG file */
+/* Sizes are checked against max_pixels before anything is allocated by them; data that end early or do not
+ * decode cleanly are refused. where: for messages. KD_ECORRUPT, KD_EUNSUPPORTED (neither PNG nor JPEG, CMYK),
+ * KD_ELIMIT, KD_ENOMEM. */
+kd_status kd_image_decode(kd_image *im, const void *bytes, size_t n, uint64_t max_pixels, const char *where,
+                          kd_err *err);
+void kd_image_release(kd_image *im);
+/* out: (height, width, channels) f32 in 0..255. Each pixel is the mean of the area that it covers; grey is
+ * 0.299 red + 0.587 green + 0.114 blue. Exact where the size is the picture's own. height, width >= 1;
+ * channels 1 or 3. KD_ENOMEM. */
+kd_status kd_image_fit(const kd_image *im, int64_t height, int64_t width, int64_t channels, float *out,
+                       kd_err *err);
+/* Appends a PNG file to out. pixels: (height, width, channels), channels 1 or 3. KD_ENOMEM, KD_EUSAGE (a size
+ * that PNG does not have). */
+kd_status kd_image_png(kd_buf *out, const uint8_t *pixels, int64_t height, int64_t width, int64_t channels,
+                       kd_err *err);
 
 /* ---- packing ------------------------------------------------------------------------------ */
 

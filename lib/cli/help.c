@@ -8,6 +8,7 @@
 
 #include <dnnl.h>
 #include <lmdb.h>
+#include <png.h>
 #include <stdlib.h>
 #include <string.h>
 #include <xxhash.h>
@@ -204,5 +205,6 @@ void kd__cli_version(const kd_cli *c, kd_buf *b)
     kd_buf_printf(b, "jansson %s\n", jansson_version_str());
     kd_buf_printf(b, "xxhash %u.%u.%u\n", xxh / 10000, xxh / 100 % 100, xxh % 100);
     kd_buf_printf(b, "zlib %s\n", zlibVersion());
+    kd_buf_printf(b, "libpng %s\n", png_get_libpng_ver(NULL));
     for (const char *const *l = c->tool->libraries; l && *l; l++) kd_buf_printf(b, "%s\n", *l);
 }

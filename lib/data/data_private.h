@@ -50,6 +50,16 @@ bool kd__source_is_text(const char *path);
 kd_status kd__array_read(kd_array *a, const char *path, const char *column, const char *exclude,
                          uint64_t *bytes, kd_id *hash, kd_err *err);
 
+/* ---- png.c, jpeg.c: what kd_image_decode does for each; pixels that were taken are im's, also on failure
+ * ---- */
+
+kd_status kd__png_decode(kd_image *im, const void *bytes, size_t n, uint64_t max_pixels, const char *where,
+                         kd_err *err);
+kd_status kd__jpeg_decode(kd_image *im, const void *bytes, size_t n, uint64_t max_pixels, const char *where,
+                          kd_err *err);
+/* Room for the pixels of im's size with so many samples each. KD_ELIMIT, KD_ENOMEM. */
+kd_status kd__image_room(kd_image *im, int64_t samples, uint64_t max_pixels, const char *where, kd_err *err);
+
 /* ---- rowset.c: several files as one array -------------------------------------------------- */
 
 typedef struct kd__part {

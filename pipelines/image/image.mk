@@ -12,8 +12,9 @@ IMAGE_STORE := $(IMAGE)/fashion.kd
 IMAGE_CONF := pipelines/image
 IMAGE_STUDENTS := $(IMAGE_CONF)/dscnn-5k.yaml $(IMAGE_CONF)/cnn-25k.yaml $(IMAGE_CONF)/mlp-100k.yaml
 
-image: $(IMAGE)/results.json ## the image pipeline on Fashion-MNIST -> runs/image/results.json and a table (SIZE=full: all rows)
+image: $(IMAGE)/report.html ## the image pipeline on Fashion-MNIST -> runs/image/report.html and a table (SIZE=full: all rows)
 	@cat $(IMAGE)/table.txt
+	@echo "the same with plots and pictures: $<"
 
 $(IMAGE)/data.ok: $(IMAGE_CONF)/fashion-mnist.sha256
 	@mkdir -p $(@D)
@@ -36,8 +37,11 @@ $(IMAGE)/students.json: $(IMAGE_STUDENTS) $(IMAGE)/dump.json | $B/kd-train
 	@mv $@.part $@
 
 $(IMAGE)/results.json: $(IMAGE)/students.json | $B/kd-eval
-	$B/kd-eval -s $(IMAGE_STORE) $(IMAGE)/students --pipeline image --results $@.part > $(IMAGE)/table.txt
+	$B/kd-eval -s $(IMAGE_STORE) $(IMAGE)/students $(IMAGE)/teacher --pipeline image --results $@.part > $(IMAGE)/table.txt
 	@mv $@.part $@
+
+$(IMAGE)/report.html: $(IMAGE)/results.json | $B/kd-report
+	$B/kd-report $< --title "Fashion-MNIST: three students" -o $@
 
 # Does an assistant between teacher and student help? The assistant is the distilled cnn-25k; its logits become a second
 # teacher, in a copy of the store, and the smallest student learns from either: --sweep over the teacher's name.

@@ -17,6 +17,7 @@ import tempfile
 import lmdb
 import numpy as np
 import xxhash
+from PIL import Image
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../../lib/python"))
 import kdstore  # noqa: E402
@@ -176,6 +177,24 @@ def array_seeds(out):
               (struct.pack("<ff", 1e-4, -7) + q) * (n * chunks))
 
 
+def image_seeds(out):
+    grey = Image.fromarray((np.arange(11 * 13) % 251).astype("u1").reshape(11, 13))
+    colour, alpha = grey.convert("RGB"), grey.convert("RGBA")
+    alpha.putalpha(100)
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    for name, im, kind, more in [
+            ("grey", grey, "png", {}), ("colour", colour, "png", {}), ("alpha", alpha, "png", {}), ("la", alpha.convert("LA"), "png", {}),
+            ("palette", colour.convert("P"), "png", {"transparency": 3}), ("bits", grey.convert("1"), "png", {}),
+            ("deep", Image.fromarray(np.arange(143, dtype="u2").reshape(11, 13) * 455), "png", {}),
+            ("jpeg-grey", grey, "jpeg", {}), ("jpeg-colour", colour, "jpeg", {"subsampling": 2}),
+            ("jpeg-progressive", colour, "jpeg", {"progressive": True, "restart_marker_blocks": 1}),
+            ("jpeg-turned", colour, "jpeg", {"exif": turned}), ("jpeg-cmyk", colour.convert("CMYK"), "jpeg", {})]:
+        b = io.BytesIO()
+        im.save(b, kind, **more)
+        write(out, "image", name, b.getvalue())
+
+
 TEXTS = {
     "csv": {
         "plain": b"\0a,b,c\n1,2,3\n4.5,-6e2,7\n", "quoted": b"\1id,label\r\n\"0 1\",3\r\n\"x\"\"y\",4\r\n",
@@ -204,6 +223,7 @@ def main(out):
     with tempfile.TemporaryDirectory() as scratch:
         store_seeds(out, scratch)
     array_seeds(out)
+    image_seeds(out)
     for harness, texts in TEXTS.items():
         for name, data in texts.items():
             write(out, harness, name, data)
