@@ -16,6 +16,7 @@ whose name begins with "bug" stay.
 """
 import argparse
 import concurrent.futures
+import fcntl
 import os
 import re
 import resource
@@ -128,6 +129,15 @@ def counted(results):
 
 def keep_results(results, r, runs):
     """Adds what a harness did to what it did before; the figure is that of the one with the fewest inputs."""
+    lock = os.open(HERE, os.O_RDONLY)
+    fcntl.flock(lock, fcntl.LOCK_EX)  # another call may count at the same time
+    try:
+        add_results(results, r, runs)
+    finally:
+        os.close(lock)
+
+
+def add_results(results, r, runs):
     all_of = counted(results)
     old = all_of.get(r["name"], {"inputs": 0, "seconds": 0})
     all_of[r["name"]] = {"inputs": old["inputs"] + r["inputs"], "seconds": old["seconds"] + round(r["seconds"]),
