@@ -521,8 +521,9 @@ static void memory_is_shared_in_time(void **state)
     }
     // inference: the input stays; a convolution needs two more, the norm works in place
     assert_int_equal(values[0], 3);
-    // training: the input, 20 kept values, two gradients at a time; the sum of all would be 1 + 20 + 20
-    assert_in_range(values[1], 21, 23);
+    // training: the input, 10 kept values, two gradients at a time; what lies between a norm and its convolutions
+    // is made slice by slice, and the sum of all would be 1 + 20 + 20
+    assert_in_range(values[1], 11, 13);
     kd_graph_free(g);
 }
 
