@@ -213,7 +213,7 @@ enum {
     KD__ROWS_CHANNELS = 16, /* channels are multiples of it */
     KD__ROWS_BLOCK = 32,    /* outputs whose weights lie together */
     KD__ROWS_WINDOW = 3,
-    KD__ROWS_WEIGHTS = 1 << 15, /* at most: others are better off with the library */
+    KD__ROWS_WEIGHTS = 1 << 17, /* at most: others are better off with the library */
 };
 typedef struct kd__rows kd__rows;
 bool kd__rows_fit(const kd__conv_desc *d);

@@ -22,7 +22,13 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { ALIGN = 16, NEAR = 6144, MAX_BAND = 16, MAX_ROWS = MAX_BAND * KD__ROWS_WINDOW + KD__ROWS_WINDOW };
+enum {
+    ALIGN = 16,
+    NEAR = 6144,
+    FAR = 1 << 16,
+    MAX_BAND = 16,
+    MAX_ROWS = MAX_BAND * KD__ROWS_WINDOW + KD__ROWS_WINDOW
+};
 
 struct kd__rows {
     kd__conv_desc d;
@@ -94,8 +100,10 @@ kd_status kd__rows_create(kd__rows **out, const kd__conv_desc *d, kd_err *err)
     r->dy_left = (before + r->stride - 1) / r->stride;
     r->x_row = round_up((r->w + 2 * r->pad) * r->c, ALIGN);
     r->dy_row = (r->dy_left + kd_max_size(r->out_w, last + 1)) * r->out;
+    const size_t weights = r->k * r->k * r->out * (r->deep ? 1 : r->c);
+    const size_t room = kd_min_size(kd_max_size(NEAR, weights / 2), FAR);
     r->band = 1;
-    while (r->band < MAX_BAND && r->band < r->out_h && near_floats(r, r->band + 1) <= NEAR) r->band++;
+    while (r->band < MAX_BAND && r->band < r->out_h && near_floats(r, r->band + 1) <= room) r->band++;
     r->x_slots = (r->band - 1) * r->stride + r->k;
     r->dy_slots = r->band + r->k;
     size_t at = 0;
