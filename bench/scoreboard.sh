@@ -46,7 +46,8 @@ done
 
 # shellcheck disable=SC2016
 lib='
-def digits: if . == null then "" else (if (. | fabs) >= 100 then round elif (. | fabs) >= 10 then . * 10 | round / 10 else . * 1000 | round / 1000 end
+def digits: if . == null then "" else (if (. | fabs) >= 100 then round elif (. | fabs) >= 10 then . * 10 | round / 10 elif (. | fabs) >= 1 then . * 1000 | round / 1000
+  elif . == 0 then 0 else pow(10; 2 - (fabs | log10 | floor)) as $p | . * $p | round / $p end
   | tostring | if test("^[0-9]{5,}$") then [scan(".")] | reverse | [range(0; length; 3) as $i | .[$i:$i + 3] | reverse | join("")] | reverse | join(",") else . end) end;
 def met: if .bar == null then null elif .direction == "higher" then .value >= .bar else .value <= .bar end;
 def mark: met as $m | if $m == null then "" elif $m then "yes" else "**no**" end;

@@ -20,7 +20,8 @@ static const kd_option rows[] = {
     {"Teacher", NULL, "into", "STORE", 0, KD_OPTION_STRING, offsetof(O, into), NULL, 0, 0, NULL,
      "finished store that the teacher reads and is added to"},
     {"Teacher", NULL, "name", "NAME", 0, KD_OPTION_STRING, offsetof(O, name), NULL, 0, 0, NULL,
-     "what the store calls the teacher; without it the name in its config.json"},
+     "what the store calls the teacher; without it the name in its config.json, other letters than a-z, 0-9, "
+     "_ . - as dashes"},
     {"Teacher", NULL, "logits", NULL, 0, KD_OPTION_BOOL, offsetof(O, logits), "on", 0, 0, NULL,
      "the column NAME/logits; off: only taps and views, in a segment of their own"},
     {"Teacher", NULL, "encoding", "ENC", 0, KD_OPTION_STRING, offsetof(O, encoding), NULL, 0, 0, NULL,

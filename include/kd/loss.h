@@ -84,6 +84,10 @@ extern const kd_option kd_loss_options[]; /* keys loss.ce, loss.kd, loss.tempera
 extern const size_t kd_loss_options_n;
 /* Whether any term with a weight reads a teacher. Terms that kd_loss_create would refuse count. */
 bool kd_loss_spec_distils(const kd_loss_spec *spec);
+/* Text of loss.terms, "name=kd,weight=1;name=ce", with one key of one term set: path "kd.temperature", or
+ * "kd.2.weight" of the second kd in the list. free() it. KD_EUSAGE: no such term or key; says the nearest. */
+kd_status kd_loss_terms_set(char **out, const kd_strings *terms, const char *path, const char *value,
+                            kd_err *err);
 
 typedef struct kd_loss kd_loss;
 /* KD_EUSAGE names the term and the key: an unknown or on-policy objective, a key that it does not have,
@@ -191,8 +195,8 @@ typedef struct kd_loss_batch {
     uint64_t step;               /* key of random draws */
 } kd_loss_batch;
 
-/* Terms with features whose input is missing (validation rows without them) are left out when only the
- * value is wanted. */
+/* Terms with features whose input is missing (crd on validation rows) are left out when only the value is
+ * wanted. */
 void kd_loss_run(kd_loss *l, const kd_loss_batch *b);
 /* After run (serial): weighted sum, and each term unweighted in the order of kd_loss_term_at. */
 double kd_loss_value(const kd_loss *l);

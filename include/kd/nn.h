@@ -117,6 +117,7 @@ typedef struct kd_exec_params {
     const kd_node *keep; /* inference: nodes whose values stay readable like outputs; the others' results do
                             not change by it. Borrowed during create */
     int nkeep;
+    bool kept_only; /* inference: the graph's outputs are not computed unless they are kept */
 } kd_exec_params;
 
 /* KD_ENOMEM, KD_EUNSUPPORTED. The graph must outlive the exec. Each training exec has its own

@@ -42,6 +42,7 @@
 #define KD_STORE_MAX_CHUNK_ROWS 65536
 #define KD_STORE_MAX_RAW        (1u << 30) /* bytes of one decoded block */
 #define KD_STORE_NAME_MAX       64
+#define KD_STORE_SEGMENT_MAX    48 /* letters of a segment's name */
 
 /* What a column means. Append only. */
 #define KD_ROLE_MAP(X)                                                                                       \

@@ -27,6 +27,7 @@ typedef struct kd_teacher kd_teacher;
 /* Loads the folder. batch: rows a call at most; threads: of the computation. */
 kd_status kd_teacher_open(kd_teacher **out, const char *folder, int64_t batch, int threads, kd_err *err);
 void kd_teacher_close(kd_teacher *t);
+/* The model's, in a store's letters: others than a-z, 0-9, '_', '.' become '-'. */
 const char *kd_teacher_name(const kd_teacher *t);
 /* 32 hex digits: of the model (kd_model_fingerprint), and of its tokenizer where the folder has one. */
 const char *kd_teacher_fingerprint(const kd_teacher *t);

@@ -50,7 +50,8 @@ typedef struct kd_train_spec {
     double clip;      /* largest global gradient norm; 0: off */
     double ema;       /* decay of a running mean of the weights, which is then judged and kept; 0: off */
     int64_t patience; /* stop after that many epochs without a better validation loss; 0: never */
-    char *keep;       /* last, best: which weights become model.safetensors (best by validation accuracy) */
+    char *keep;       /* which weights become model.safetensors: last, best (largest validation accuracy),
+                         best_loss (smallest validation loss) */
 } kd_train_spec;
 extern const kd_option kd_train_options[];
 extern const size_t kd_train_options_n;

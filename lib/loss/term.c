@@ -260,3 +260,77 @@ kd_status kd__term_init(kd__term *t, const char *text, const char *preset, const
 }
 
 void kd__term_release(kd__term *t) { kd_config_release(&t->config); }
+
+/* ---- one key of one term ------------------------------------------------------------------ */
+
+/* The nth term of an objective, from 1; terms->n: there is none. */
+static size_t nth_term(const kd_strings *terms, const char *objective, long nth)
+{
+    char name[64];
+    size_t i = 0;
+    for (; i < terms->n; i++) {
+        value_of(terms->v[i], "name", name, sizeof(name));
+        if (!strcmp(name, objective) && !--nth) break;
+    }
+    return i;
+}
+
+static kd_status no_term(const kd_strings *terms, const char *label, kd_err *err)
+{
+    char names[KD_LOSS_TERMS][64];
+    const char *list[KD_LOSS_TERMS];
+    size_t n = kd_min_size(terms->n, KD_LOSS_TERMS);
+    kd_buf all = {0};
+    for (size_t i = 0; i < n; i++) {
+        value_of(terms->v[i], "name", names[i], sizeof(names[i]));
+        list[i] = names[i];
+        kd_buf_printf(&all, "%s%s", i ? ", " : "", names[i]);
+    }
+    const char *near = kd_nearest(label, list, n);
+    kd_status st = near ? kd_fail(err, KD_EUSAGE, "no term %.40s (did you mean %s?)", label, near)
+                        : kd_fail(err, KD_EUSAGE, "no term %.40s; this loss has %s", label,
+                                  all.text ? all.text : "none");
+    kd_buf_release(&all);
+    return st;
+}
+
+/* "name=kd,weight=2" with key=value in place of its own pair of that key, or behind the others. */
+static void put_pair(kd_buf *b, const char *term, const char *key, const char *value)
+{
+    const size_t len = strlen(key);
+    for (const char *p = term; *p; p += strcspn(p, ","), p += *p == ',')
+        if (strncmp(p, key, len) || p[len] != '=') kd_buf_printf(b, "%.*s,", (int)strcspn(p, ","), p);
+    kd_buf_printf(b, "%s=%s", key, value);
+}
+
+kd_status kd_loss_terms_set(char **out, const kd_strings *terms, const char *path, const char *value,
+                            kd_err *err)
+{
+    char label[64], name[64];
+    const char *dot = strrchr(path, '.'), *key = dot ? dot + 1 : path;
+    kd_buf b = {0};
+    *out = NULL;
+    snprintf(label, sizeof(label), "%.*s", (int)(dot ? dot - path : 0), path);
+    snprintf(name, sizeof(name), "%.*s", (int)strcspn(label, "."), label);
+    const long nth = strchr(label, '.') ? strtol(strchr(label, '.') + 1, NULL, 10) : 1;
+    const size_t at = nth_term(terms, name, nth);
+    if (at == terms->n) return no_term(terms, label, err);
+    const kd__objective *o = kd__objective_find(name);
+    if (!o) return unknown_objective(name, "loss.terms", err);
+    if (!has_key(&o->pub, key)) return unknown_key(&o->pub, key, "loss.terms", err);
+    if (strpbrk(value, ",;"))
+        return kd_fail(err, KD_EUSAGE, "'%.60s': a value of a term holds no ',' and no ';'", value);
+    for (size_t i = 0; i < terms->n; i++) {
+        if (i) kd_buf_puts(&b, ";");
+        if (i == at)
+            put_pair(&b, terms->v[i], key, value);
+        else
+            kd_buf_puts(&b, terms->v[i]);
+    }
+    if (b.failed) {
+        kd_buf_release(&b);
+        return kd_fail(err, KD_ENOMEM, "out of memory");
+    }
+    *out = b.text;
+    return KD_OK;
+}

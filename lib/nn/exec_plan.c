@@ -74,7 +74,7 @@ static void find_order(planning *p)
         p->step[n] = 0;
     }
     for (int i = g->nodes - 1; i >= 0; i--) { // step serves as a mark
-        if (g->node[i].output) {
+        if (g->node[i].output && !ex->p.kept_only) {
             p->output[kd__graph_root(g, i)] = true;
             p->step[kd__graph_root(g, i)] = 0;
         }

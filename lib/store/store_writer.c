@@ -321,10 +321,10 @@ static kd_status extend(kd_store_writer **out, kd_store *s, const char *name, co
     kd_status st = KD_OK;
     bool there = false;
     *out = NULL;
-    if (!kd__segment_name_ok(name) || strlen(name) > KD_STORE_NAME_MAX - 16)
+    if (!kd__segment_name_ok(name) || strlen(name) > KD_STORE_SEGMENT_MAX)
         return kd_fail(err, KD_EUSAGE,
                        "%s: segment name '%.64s': allowed are a-z, 0-9, '_', '.', '-', at most %d", s->path,
-                       name, KD_STORE_NAME_MAX - 16);
+                       name, KD_STORE_SEGMENT_MAX);
     for (uint32_t i = 0; i < s->nsegments; i++) there = there || !strcmp(s->segments[i].name, name);
     if (!strcmp(name, s->segments[0].name) || (there && !p->force))
         return kd_fail(err, KD_EEXISTS, "%s: segment '%s' is already there%s", s->path, name,

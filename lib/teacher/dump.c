@@ -67,12 +67,22 @@ static kd_status put_name(char out[KD_STORE_NAME_MAX], const char *name, const c
                    name, what, node, KD_STORE_NAME_MAX - 1);
 }
 
-kd_status kd_dump_segment(const kd_dump_params *p, const char *name, char out[KD_STORE_NAME_MAX], kd_err *err)
+static kd_status put_segment(char out[KD_STORE_NAME_MAX], const kd_dump_params *p, const char *name,
+                             kd_err *err)
 {
     if (p->segment) return put_name(out, p->segment, "", "", err);
     if (p->logits) return put_name(out, name, "", "", err);
     if (p->ntaps) return put_name(out, name, ".feat.", p->taps[0].node, err);
     return put_name(out, name, ".views", "", err);
+}
+
+kd_status kd_dump_segment(const kd_dump_params *p, const char *name, char out[KD_STORE_NAME_MAX], kd_err *err)
+{
+    kd_status st = put_segment(out, p, name, err);
+    if (st || strlen(out) <= KD_STORE_SEGMENT_MAX) return st;
+    return kd_fail(err, KD_EUSAGE,
+                   "the name '%s' is longer than the %d letters of a segment; give a shorter one: %s", out,
+                   KD_STORE_SEGMENT_MAX, p->segment ? "--segment" : "--name");
 }
 
 static kd_status add(pass *p, unsigned source, const char *what, const char *node, kd_column c,

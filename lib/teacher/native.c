@@ -35,6 +35,18 @@ static kd_status identify(kd_teacher *t, kd_err *err)
     return st;
 }
 
+/* The model's name in the letters that a store's columns may have: a point of a sweep, "a@lr=0.01", is
+ * a-lr-0.01. */
+static char *column_name(const char *model)
+{
+    char *name = kd_strdup(model);
+    for (char *p = name; p && *p; p++) {
+        if (*p >= 'A' && *p <= 'Z') *p += 'a' - 'A';
+        if (!strchr("abcdefghijklmnopqrstuvwxyz0123456789_.-", *p)) *p = '-';
+    }
+    return name;
+}
+
 kd_status kd_teacher_open(kd_teacher **out, const char *folder, int64_t batch, int threads, kd_err *err)
 {
     *out = NULL;
@@ -52,7 +64,9 @@ kd_status kd_teacher_open(kd_teacher **out, const char *folder, int64_t batch, i
         t->threads = threads;
         t->input = kd_graph_node_size(t->model->graph, t->model->input);
         t->classes = kd_graph_node_size(t->model->graph, t->model->logits);
-        st = identify(t, err);
+        st = (t->name = column_name(t->model->name))
+                 ? identify(t, err)
+                 : kd_fail(err, KD_ENOMEM, "%s: no memory for a teacher", folder);
     }
     if (!st && (st = kd_exec_create(&t->exec, t->model->graph, &p, err))) kd_fail_in(err, st, "%s", folder);
     if (st) {
@@ -69,10 +83,11 @@ void kd_teacher_close(kd_teacher *t)
     kd_exec_free(t->exec);
     kd_model_free(t->model);
     free(t->folder);
+    free(t->name);
     free(t);
 }
 
-const char *kd_teacher_name(const kd_teacher *t) { return t->model->name; }
+const char *kd_teacher_name(const kd_teacher *t) { return t->name; }
 const char *kd_teacher_fingerprint(const kd_teacher *t) { return t->fingerprint; }
 const char *kd_teacher_tokenizer(const kd_teacher *t) { return t->tokenizer; }
 const kd_model *kd_teacher_model(const kd_teacher *t) { return t->model; }

@@ -19,6 +19,7 @@ typedef struct kd__tap {
 
 struct kd_teacher {
     char *folder; /* for messages */
+    char *name;
     kd_model *model;
     kd_exec *exec;
     int64_t batch;

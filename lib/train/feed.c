@@ -24,7 +24,8 @@ static size_t slot_floats(const kd_trainer *t, int slot, bool training)
 {
     const kd_column *c = kd__trainer_column(t, slot);
     const kd_codec_info *codec = kd_codec_find(c->encoding);
-    if (c->role == KD_ROLE_FEATURE) return training ? kd_column_each(c) * kd_column_width(c) : 0;
+    if (c->role == KD_ROLE_FEATURE)
+        return training || t->slot_judged[slot] ? kd_column_each(c) * kd_column_width(c) : 0;
     if (c->role != KD_ROLE_LOGITS && c->role != KD_ROLE_SCORE && c->role != KD_ROLE_VIEW) return 0;
     return codec && codec->sparse && !t->slot_scattered[slot] ? 0 : (size_t)t->slot_classes[slot];
 }
@@ -352,7 +353,7 @@ static kd_status block_decode(kd__block *b, kd_trainer *t, kd_err *err)
     kd__rows rows = {.first = kd_store_chunk(t->store, b->chunk)->first, .n = b->rows};
     for (int i = 0; i < t->ncolumns && !st; i++) {
         const kd_column *c = kd__trainer_column(t, i);
-        if (c->role == KD_ROLE_FEATURE) continue; // of no use for validation
+        if (c->role == KD_ROLE_FEATURE && !t->slot_judged[i]) continue;
         raw[i] = c->role == KD_ROLE_INPUT ? b->input : malloc(row_bytes(c) * b->rows);
         st = raw[i] ? read_column(t, i, b->chunk, b->rows, raw[i], &sparse[i], err)
                     : kd_fail(err, KD_ENOMEM, "no memory for %u validation rows", b->rows);

@@ -126,10 +126,19 @@ kd_status kd__run_begin(kd__run *r, kd_err *err)
 
 /* ---- between ------------------------------------------------------------------------------ */
 
+/* Whether the epoch is better than the best so far, by what train.keep asks for. */
+static bool is_best(const kd__run *r)
+{
+    const kd__state *s = &r->at;
+    if (!strcmp(r->spec.train.keep, "best_loss"))
+        return r->valid.rows && (!s->best_epoch || s->valid_loss < s->best_valid_loss);
+    return r->valid.labelled && (!s->best_epoch || s->valid_accuracy > s->best_accuracy);
+}
+
 static void keep_best(kd__run *r)
 {
     kd__state *s = &r->at;
-    if (s->best_epoch && s->valid_accuracy <= s->best_accuracy) return;
+    if (!is_best(r)) return;
     s->best_epoch = s->epoch + 1;
     s->best_accuracy = s->valid_accuracy;
     s->best_loss = s->loss;
@@ -163,10 +172,8 @@ kd_status kd__run_end_epoch(kd__run *r, kd_err *err)
         if (!s->bad_epochs) s->least_loss = s->valid_loss;
         if (r->spec.train.patience && s->bad_epochs >= (uint64_t)r->spec.train.patience) s->ended = 1;
     }
-    if (r->valid.labelled) {
-        s->valid_accuracy = (double)r->valid.hits / (double)r->valid.labelled;
-        keep_best(r);
-    }
+    if (r->valid.labelled) s->valid_accuracy = (double)r->valid.hits / (double)r->valid.labelled;
+    keep_best(r);
     if ((st = kd__metrics_epoch(r, err))) return st;
     s->epoch++;
     s->step = s->rows = s->labelled = 0;

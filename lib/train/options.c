@@ -42,7 +42,8 @@ const kd_option kd_train_options[] = {
         "(10 + step); 0: off"),
     KD_OPT_INT(G, kd_train_spec, patience, "train.patience", "N", 0, "0", 0, 1e6,
                "stop after N epochs without a smaller validation loss; 0: never"),
-    KD_OPT_CHOICE(G, kd_train_spec, keep, "train.keep", 0, "last", "last|best",
-                  "weights to keep: of the last epoch, or of the best validation accuracy"),
+    KD_OPT_CHOICE(G, kd_train_spec, keep, "train.keep", 0, "last", "last|best|best_loss",
+                  "weights to keep: of the last epoch, of the best validation accuracy, or of the smallest "
+                  "validation loss"),
 };
 const size_t kd_train_options_n = KD_COUNT(kd_train_options);

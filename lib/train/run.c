@@ -113,13 +113,47 @@ static kd_status resolve_input(kd__run *r, const kd_student_spec *given, const k
     return st;
 }
 
-/* Features are compared in training only. */
 static bool has_valid_loss(const kd__run *r)
 {
     bool any = false;
-    for (int i = 0; i < kd_loss_count(r->loss); i++)
-        any |= !(kd_loss_term_at(r->loss, i).needs & KD_NEEDS_FEATURES);
+    for (int i = 0; i < kd_loss_count(r->loss); i++) {
+        const kd_loss_term term = kd_loss_term_at(r->loss, i);
+        any |= kd__term_judges(&term);
+    }
     return any;
+}
+
+/* What train.patience and train.keep ask for must be there to look at. */
+static kd_status check_judging(const kd__run *r, const kd_student_spec *given, const kd_trainer *t, int label,
+                               kd_err *err)
+{
+    const bool by_loss = !strcmp(r->spec.train.keep, "best_loss"),
+               by_accuracy = !strcmp(r->spec.train.keep, "best"), patience = r->spec.train.patience > 0,
+               rows = kd_store_split_rows(t->store, KD_VALID) > 0;
+    const char *key = patience ? "train.patience" : "train.keep";
+    char where[300];
+    if (kd_config_source(&given->config, key) == 2) // on the command line, behind --set or --sweep
+        snprintf(where, sizeof(where), "%s", key);
+    else
+        kd_config_where(&given->config, key, where, sizeof(where));
+    if (!rows && (patience || by_loss || by_accuracy))
+        return kd_fail(err, KD_EUSAGE,
+                       "%s: no validation rows, and %s asks for them; pack with data.valid_fraction, or set "
+                       "train.keep: last and train.patience: 0",
+                       kd_store_path(t->store), where);
+    if ((patience || by_loss) && !has_valid_loss(r))
+        return kd_fail(
+            err, KD_EUSAGE,
+            "%s: it watches the validation loss, which has no term: crd compares with training rows; "
+            "add a term of logits, labels or features, or set train.keep: last and "
+            "train.patience: 0",
+            where);
+    if (by_accuracy && label < 0)
+        return kd_fail(err, KD_EUSAGE,
+                       "%s: no labels, and train.keep: best asks for the best validation accuracy; set "
+                       "train.keep: best_loss",
+                       kd_store_path(t->store));
+    return KD_OK;
 }
 
 static kd_status resolve(kd__run *r, const kd_student_spec *given, kd_trainer *t, kd_err *err)
@@ -127,7 +161,6 @@ static kd_status resolve(kd__run *r, const kd_student_spec *given, kd_trainer *t
     int input = kd_store_find_role(t->store, KD_ROLE_INPUT, NULL),
         label = kd_store_find_role(t->store, KD_ROLE_LABEL, NULL);
     int logits = -1;
-    char where[300];
     kd_status st = kd__views_resolve(r, given, t, err);
     if (!st) st = kd__sources_find(r, t, err);
     if (r->nteachers) logits = t->columns[r->teacher[0]];
@@ -140,22 +173,7 @@ static kd_status resolve(kd__run *r, const kd_student_spec *given, kd_trainer *t
         return st;
     r->input_dtype = kd_store_column(t->store, (size_t)input)->dtype;
     if (label >= 0) t->slot_classes[r->label] = r->classes;
-    if (r->spec.train.patience && !has_valid_loss(r))
-        return kd_fail(
-            err, KD_EUSAGE,
-            "%s: patience watches the validation loss, and every term reads features, which are compared in "
-            "training only; add a term of logits or labels, or set train.patience: 0",
-            kd_config_where(&given->config, "train.patience", where, sizeof(where)));
-    if ((!kd_store_split_rows(t->store, KD_VALID) || label < 0) &&
-        (!strcmp(r->spec.train.keep, "best") || r->spec.train.patience))
-        return kd_fail(err, KD_EUSAGE,
-                       "%s: no labelled validation rows, and %s asks for them; pack with "
-                       "data.valid_fraction, or set train.keep: last and train.patience: 0",
-                       kd_store_path(t->store),
-                       kd_config_where(&given->config,
-                                       r->spec.train.patience ? "train.patience" : "train.keep", where,
-                                       sizeof(where)));
-    return KD_OK;
+    return check_judging(r, given, t, label, err);
 }
 
 /* ---- life --------------------------------------------------------------------------------- */
@@ -229,7 +247,7 @@ kd_status kd__run_build(kd__run *r, kd_trainer *t, kd_err *err)
     r->stats = kd_graph_buffers(m->graph, &r->buffers);
     kd_graph_init(m->graph, r->seed);
     r->flops = kd_graph_train_flops(m->graph) * (double)r->spec.train.batch;
-    if (!strcmp(r->spec.train.keep, "best") &&
+    if (strcmp(r->spec.train.keep, "last") &&
         !(r->best = kd_alloc_aligned(r->slab + r->buffers + 1, sizeof(float))))
         return kd_fail(err, KD_ENOMEM, "%s: no memory for a second copy of its weights", r->spec.name);
     return kd__optimizer_create(r, err);

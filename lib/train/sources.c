@@ -331,7 +331,9 @@ static kd_status find_feature(kd__run *r, kd_trainer *t, int i, kd_err *err)
         return kd_fail(err, KD_EUNSUPPORTED, "%s: column %s is %s; features are floats",
                        kd_store_path(t->store), c->name, kd_dtype_name(c->dtype));
     r->source[i].n = 1;
-    return need_slot(t, found, &r->source[i].slot[0], err);
+    if ((st = need_slot(t, found, &r->source[i].slot[0], err))) return st;
+    t->slot_judged[r->source[i].slot[0]] |= kd__term_judges(&term);
+    return KD_OK;
 }
 
 /* ---- all of a student --------------------------------------------------------------------- */
@@ -405,6 +407,8 @@ char *kd__sources_text(const kd__run *r, const kd_trainer *t)
                           kd__trainer_column(t, s->slot[0])->name);
         else
             kd_buf_printf(&b, "%s", joined[s->how]);
+        if (!kd__term_judges(&term))
+            kd_buf_puts(&b, ", in training only: what it compares with are training rows");
         for (int k = 0; k < s->n && !feature; k++)
             kd_buf_printf(&b, "%s%.3g %s", k ? " + " : " ", s->share[k],
                           kd__trainer_column(t, s->slot[k])->name);

@@ -34,24 +34,35 @@ typedef struct comparison {
     kd_loss_sparse sparse[KD_LOSS_TERMS];
 } comparison;
 
+/* A teacher's features of the rows from first on; NULL where nobody compares them. */
+static const float *features_rows(const kd__source *s, const kd__targets *g, size_t first)
+{
+    size_t each = 1;
+    for (int d = 0; d < s->teacher.ndims; d++) each *= (size_t)s->teacher.dims[d];
+    return g->values[s->slot[0]] ? g->values[s->slot[0]] + first * each : NULL;
+}
+
 /* Teachers' features that something is learned of are inputs of the graph. By the whole team. */
-static void feed_features(const kd__run *r, kd_exec *ex, const kd__targets *g, size_t rows)
+static void feed_features(const kd__run *r, kd_exec *ex, const kd__targets *g, size_t first, size_t rows,
+                          bool training)
 {
 #pragma omp single
     for (int i = 0; i < kd_loss_count(r->loss); i++) {
         const kd__source *s = &r->source[i];
-        if (s->tap < 0 || s->nodes.teacher < 0) continue;
+        const kd_loss_term term = kd_loss_term_at(r->loss, i);
+        if (s->tap < 0 || s->nodes.teacher < 0 || !(training || kd__term_judges(&term))) continue;
         size_t n = rows * kd_graph_node_size(r->model->graph, s->nodes.teacher);
-        memcpy(kd_exec_input(ex, s->nodes.teacher), g->values[s->slot[0]], n * sizeof(float));
+        memcpy(kd_exec_input(ex, s->nodes.teacher), features_rows(s, g, first), n * sizeof(float));
     }
 }
 
-static void compare_features(const kd__source *s, kd_exec *ex, const kd__targets *g, kd_loss_input *in)
+static void compare_features(const kd__source *s, kd_exec *ex, const kd__targets *g, size_t first,
+                             kd_loss_input *in)
 {
     bool learned = s->nodes.teacher_out >= 0;
     in->student = kd_exec_value(ex, s->nodes.student);
     in->dstudent = kd_exec_grad(ex, s->nodes.student);
-    in->teacher = learned ? kd_exec_value(ex, s->nodes.teacher_out) : g->values[s->slot[0]];
+    in->teacher = learned ? kd_exec_value(ex, s->nodes.teacher_out) : features_rows(s, g, first);
     in->dteacher = learned ? kd_exec_grad(ex, s->nodes.teacher_out) : NULL;
 }
 
@@ -81,7 +92,7 @@ static const float *logits_rows(const kd__run *r, int i, const kd__targets *g, s
     return s->joined;
 }
 
-/* By the whole team. Features are compared in training only: validation rows have none. */
+/* By the whole team. */
 static void compare(comparison *c, const kd__run *r, kd_exec *ex, const kd__targets *g, size_t first,
                     int64_t rows, bool training)
 {
@@ -99,7 +110,7 @@ static void compare(comparison *c, const kd__run *r, kd_exec *ex, const kd__targ
         const kd__source *s = &r->source[i];
         const kd_loss_term term = kd_loss_term_at(r->loss, i);
         if (term.needs & KD_NEEDS_FEATURES) {
-            if (training) compare_features(s, ex, g, &c->in[i]);
+            if (training || kd__term_judges(&term)) compare_features(s, ex, g, first, &c->in[i]);
         } else if (term.needs & KD_NEEDS_SPARSE) {
             c->sparse[i] = sparse_rows(g->sparse[s->slot[0]], first);
             c->in[i].sparse = &c->sparse[i];
@@ -132,7 +143,7 @@ static void step(kd__run *r)
     double start = kd_now();
     kd_cpu_flush_denormals();
     feed_input(r, r->ex, f->b.column[r->input], f->b.rows);
-    feed_features(r, r->ex, &f->targets, f->b.rows);
+    feed_features(r, r->ex, &f->targets, 0, f->b.rows, true);
     kd_exec_forward(r->ex);
     comparison c;
     compare(&c, r, r->ex, &f->targets, 0, f->b.rows, true);
@@ -178,6 +189,7 @@ static void evaluate(kd__run *r, const kd__block *b)
     for (uint32_t first = 0; first < b->rows; first += KD__EVAL_BATCH) {
         size_t n = kd_min_size(KD__EVAL_BATCH, b->rows - first);
         feed_input(r, r->eval, (const char *)b->input + first * row, n);
+        feed_features(r, r->eval, &b->targets, first, n, false);
         kd_exec_forward(r->eval);
         comparison c;
         compare(&c, r, r->eval, &b->targets, first, (int64_t)n, false);

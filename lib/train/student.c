@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define LOSS             "loss."
 #define NAME_MAX_LETTERS 160 /* a file system takes 255; points of sweeps have long names */
 
 const kd_option kd_student_options[] = {
@@ -50,6 +51,49 @@ static kd_status unknown_key(const kd_student_spec *s, const char *flag, const c
     return kd_fail(err, KD_EUSAGE, "%s %.80s: no such key (kd-train --list-keys lists them)", flag, key);
 }
 
+/* loss.OBJECTIVE.KEY: one key of one term. */
+static kd_status set_term(kd_student_spec *s, const char *flag, const char *key, const char *value,
+                          kd_err *err)
+{
+    char *text = NULL, plain[80];
+    snprintf(plain, sizeof(plain), "loss%.70s", strrchr(key, '.'));
+    if (!s->loss.terms.n)
+        return kd_config_find(&s->config, plain)
+                   ? kd_fail(err, KD_EUSAGE, "%s %.80s: this loss is no list of terms (did you mean %s?)",
+                             flag, key, plain)
+                   : unknown_key(s, flag, key, err);
+    kd_err why = {0};
+    kd_status st = kd_loss_terms_set(&text, &s->loss.terms, key + strlen(LOSS), value, &why);
+    if (st) return kd_fail(err, st, "%s %.80s: %s", flag, key, why.msg);
+    st = kd_config_flag(&s->config, LOSS "terms", "", err); // what is given twice is added to the list
+    if (!st) st = kd_config_flag(&s->config, LOSS "terms", text, err);
+    free(text);
+    return st;
+}
+
+/* Keys of the short form, which a list of terms takes the place of. */
+static bool is_short(const char *key)
+{
+    static const char *const both[] = {LOSS "terms", LOSS "teacher", LOSS "preset"};
+    for (size_t i = 0; i < KD_COUNT(both); i++)
+        if (!strcmp(key, both[i])) return false;
+    return !strncmp(key, LOSS, strlen(LOSS));
+}
+
+static kd_status set_key(kd_student_spec *s, const char *flag, const char *key, const char *value,
+                         kd_err *err)
+{
+    if (!strncmp(key, LOSS, strlen(LOSS)) && strchr(key + strlen(LOSS), '.'))
+        return set_term(s, flag, key, value, err);
+    if (!kd_config_find(&s->config, key)) return unknown_key(s, flag, key, err);
+    if (s->loss.terms.n && is_short(key))
+        return kd_fail(err, KD_EUSAGE,
+                       "%s %.80s: this loss is a list of terms; name a key of one of them, as in "
+                       "loss.kd.temperature",
+                       flag, key);
+    return kd_config_flag(&s->config, key, value, err);
+}
+
 static kd_status apply_override(kd_student_spec *s, const char *flag, const char *pair, kd_err *err)
 {
     const char *eq = strchr(pair, '=');
@@ -58,8 +102,7 @@ static kd_status apply_override(kd_student_spec *s, const char *flag, const char
                        pair);
     char *key = kd_sprintf("%.*s", (int)(eq - pair), pair);
     if (!key) return kd_fail(err, KD_ENOMEM, "out of memory");
-    kd_status st = kd_config_find(&s->config, key) ? kd_config_flag(&s->config, key, eq + 1, err)
-                                                   : unknown_key(s, flag, key, err);
+    kd_status st = set_key(s, flag, key, eq + 1, err);
     free(key);
     return st;
 }

@@ -4,8 +4,8 @@
  *
  * A point is the student's file with one value of each axis set over it, and a student of its own by the name
  * NAME@temperature=1@lr=0.001. The name follows from the point alone, so a grid that grows later finds what
- * is trained already; an axis is called by the last part of its key, and what a folder's name should not
- * hold becomes a dash.
+ * is trained already; an axis is called by the last part of its key, one of a loss's term by the term too
+ * (loss.kd.temperature: NAME@kd.temperature=1), and what a folder's name should not hold becomes a dash.
  *
  * The student without a teacher does not depend on axes of the loss: at its points those axes are left out.
  */
@@ -73,8 +73,8 @@ static kd_status add_axis(kd_sweep *w, const char *arg, kd_err *err)
                        arg);
     if (!(a->key = kd_sprintf("%.*s", (int)(eq - arg), arg))) return kd_fail(err, KD_ENOMEM, "out of memory");
     const char *dot = strrchr(a->key, '.');
-    a->label = dot ? dot + 1 : a->key;
     a->loss = !strncmp(a->key, "loss.", 5);
+    a->label = a->loss ? a->key + 5 : dot ? dot + 1 : a->key;
     for (size_t i = 0; i + 1 < w->n; i++)
         if (!strcmp(a->key, w->axes[i].key))
             return kd_fail(err, KD_EUSAGE, "--sweep %.80s: %s is swept already", arg, a->key);
@@ -139,7 +139,7 @@ static kd_status point_pairs(const kd_sweep *w, size_t point, bool control, kd_s
 kd_status kd_sweep_load(const kd_sweep *w, size_t point, bool control, kd_student_spec *s, const char *path,
                         const kd_strings *overrides, kd_err *err)
 {
-    static char *const plain[] = {"loss.kd=0", "loss.ce=1", "loss.terms=", "loss.preset="};
+    static char *const plain[] = {"loss.terms=", "loss.preset=", "loss.kd=0", "loss.ce=1"};
     kd_strings pairs = {.v = calloc(w->n + KD_COUNT(plain), sizeof(char *))};
     kd_buf suffix = {0};
     kd_status st = pairs.v ? point_pairs(w, point, control, &pairs, &suffix, err)

@@ -5,8 +5,11 @@
  * the model in the same graph, so one backward pass carries every gradient, the optimizer and the checkpoints
  * see one slab, and the saved model is the beginning of it.
  *
+ * On validation rows the same nodes are compared, and nothing else behind the model is computed.
+ *
  * crd keeps one entry a training row. A row's number is its place among the training rows in the order of the
- * store, which is the same in every epoch, for any shuffle and any other students.
+ * store, which is the same in every epoch, for any shuffle and any other students. Validation rows have no
+ * entry: crd is no part of the validation loss.
  */
 #include "train_private.h"
 
@@ -103,6 +106,22 @@ kd_status kd__taps_model(kd__run *r, kd_trainer *t, const json_t *spec, kd_err *
 {
     extension x = {r, t};
     return kd_model_create_extended(&r->model, r->spec.name, spec, r->spec.config.path, extend, &x, err);
+}
+
+bool kd__term_judges(const kd_loss_term *term) { return !(term->needs & KD_NEEDS_SAMPLES); }
+
+int kd__taps_judged(const kd__run *r, kd_node keep[1 + 2 * KD_LOSS_TERMS])
+{
+    int n = 0;
+    keep[n++] = r->model->logits;
+    for (int i = 0; i < kd_loss_count(r->loss); i++) {
+        const kd_loss_term term = kd_loss_term_at(r->loss, i);
+        const kd__source *s = &r->source[i];
+        if (s->tap < 0 || !kd__term_judges(&term)) continue;
+        keep[n++] = s->nodes.student;
+        if (s->nodes.teacher_out >= 0) keep[n++] = s->nodes.teacher_out;
+    }
+    return n;
 }
 
 /* ---- row numbers -------------------------------------------------------------------------- */

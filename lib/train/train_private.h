@@ -3,8 +3,8 @@
  * Reading order: options.c, schedule.c, student.c (what is asked for); run.c (one student against the
  * store), views.c (views of its rows), sources.c (which columns its loss reads), taps.c (which of its nodes),
  * folder.c (its folder's life), optimizer.c, targets.c (logits as stored), feed.c (batches, validation rows),
- * step.c (the only parallel regions); checkpoint.c, metrics.c, events.c, provenance.c (what is written); trainer.c (all
- * students), loop.c (epochs and rounds).
+ * step.c (the only parallel regions); checkpoint.c, metrics.c, events.c, provenance.c (what is written);
+ * trainer.c (all students), loop.c (epochs and rounds).
  */
 #ifndef KD_TRAIN_PRIVATE_H
 #define KD_TRAIN_PRIVATE_H
@@ -41,8 +41,8 @@ typedef struct kd__state {
 /* total: batches taken since the start. span_*: since the last line of metrics between epochs. rows, hits,
  * labelled, loss_sum, term_sum: of this epoch so far (hits: labelled rows where the teacher is right). loss,
  * valid_*: of the last whole epoch. least_loss, bad_epochs: the smallest validation loss and the epochs
- * since, for patience; ended: 1 when that ran out. best_*: of the epoch with the best validation accuracy,
- * best_epoch from 1; 0: none yet. */
+ * since, for patience; ended: 1 when that ran out. best_*: of the epoch that is best by train.keep
+ * (validation accuracy where that is last), best_epoch from 1; 0: none yet. */
 
 /* A range of the slab of parameters that is updated alike. */
 typedef struct kd__range {
@@ -164,8 +164,12 @@ kd_status kd__sources_find(kd__run *r, kd_trainer *t, kd_err *err);
 kd_status kd__sources_check(const kd__run *r, const kd_trainer *t, kd_err *err);
 /* The formula, and what features and several teachers it stands for; free() it. */
 char *kd__sources_text(const kd__run *r, const kd_trainer *t);
+/* Whether a term is part of the validation loss: unless it compares with what it keeps of training rows. */
+bool kd__term_judges(const kd_loss_term *term);
 /* The model with taps and projections behind it: r->model. */
 kd_status kd__taps_model(kd__run *r, kd_trainer *t, const json_t *spec, kd_err *err);
+/* Nodes that the validation loss reads, into keep; how many. */
+int kd__taps_judged(const kd__run *r, kd_node keep[1 + 2 * KD_LOSS_TERMS]);
 /* Plans the loss and reads what it needs of all rows. */
 kd_status kd__taps_plan(kd__run *r, kd_trainer *t, kd_err *err);
 /* Numbers of rows among all training rows. */
@@ -223,7 +227,7 @@ typedef struct kd__block {
     kd__targets targets;
 } kd__block;
 
-/* training: with features and row numbers, which validation rows do without. */
+/* training: with all features and row numbers; validation rows have those features that are judged. */
 kd_status kd__targets_alloc(kd__targets *g, const kd_trainer *t, uint32_t rows, bool training, kd_err *err);
 void kd__targets_release(kd__targets *g);
 /* z: (rows, classes) receives values whose softmax at the temperature of the dump is what s holds, of each
@@ -270,6 +274,7 @@ struct kd_trainer {
                                         */
     kd_loader *loader;
     bool slot_scattered[KD_LOADER_COLUMNS]; /* sparse targets that somebody wants as rows of logits */
+    bool slot_judged[KD_LOADER_COLUMNS];    /* features that somebody compares on validation rows, too */
     /* Rows as losses number them (crd); NULL: nobody asks. */
     uint64_t *sample_first; /* by chunk: number of its first row */
     int32_t *sample_labels; /* (samples) */

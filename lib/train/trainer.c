@@ -170,7 +170,9 @@ static kd_status plan_execs(kd_trainer *t, kd__run *r, kd_err *err)
 {
     int threads = t->solo ? 1 : t->p.threads;
     kd_exec_params train = {.batch = r->spec.train.batch, .threads = threads, .training = true};
-    kd_exec_params eval = {.batch = KD__EVAL_BATCH, .threads = threads};
+    kd_node judged[1 + 2 * KD_LOSS_TERMS];
+    kd_exec_params eval = {.batch = KD__EVAL_BATCH, .threads = threads, .keep = judged, .kept_only = true};
+    eval.nkeep = kd__taps_judged(r, judged);
     kd_status st = kd_exec_create(&r->ex, r->model->graph, &train, err);
     if (!st && t->blocks) st = kd_exec_create(&r->eval, r->model->graph, &eval, err);
     return st ? kd_fail_in(err, st, "student %s", r->spec.name) : KD_OK;

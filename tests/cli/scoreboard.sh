@@ -42,14 +42,16 @@ figure below 72345.6 80000 higher
 figure small 3 3 lower
 figure large 3.5 3 lower
 figure open 7 null higher
+figure tiny 0.00000123456 0.0001 lower
 run
 check "figures that fall short: exit 0" [ $? = 0 ]
 check "names a value under its bar" grep -qxF 'falls short: below is 72,346 img/s, bar ≥ 80,000' "$dir/out"
 check "names a value over a bar that is an upper one" grep -qxF 'falls short: large is 3.5 img/s, bar ≤ 3' "$dir/out"
-check "counts figures with a bar" grep -qxF '2 of 4 figures meet their bar' "$dir/out"
-check "one row a figure" [ "$(grep -cE '^\| (above|below|small|large|open) ' "$dir/page.md")" = 5 ]
+check "counts figures with a bar" grep -qxF '3 of 5 figures meet their bar' "$dir/out"
+check "one row a figure" [ "$(grep -cE '^\| (above|below|small|large|open|tiny) ' "$dir/page.md")" = 6 ]
 # shellcheck disable=SC2016
 check "a row says it all" grep -qxF '| below | 72,346 img/s | ≥ 80,000 img/s | **no** | A\|B: 51,235 img/s; ratio 2.5 [2.4, 2.6] | `make bench` | some CPU, 2 cores, 24 GB | 2026-01-02 |' "$dir/page.md"
+check "a small number keeps three digits" grep -qiE '^\| tiny \| 1\.23e-0?6 img/s \| ≤ 0\.0001 ' "$dir/page.md"
 check "a bar that is reached is met" grep -qE '^\| small .*\| yes \|' "$dir/page.md"
 
 cp "$dir/page.md" "$dir/before.md"

@@ -62,10 +62,13 @@ stopped() { # stopped FOLDER: stops a run behind its first epoch
 stopped st
 same "a stop exits 5" $? 5
 same "the last two states are there" "$(find st.part -name 'ckpt-*.kdc' | wc -l)" 2
+states() { find st.part -type f -exec md5sum {} + | sort; }
+before=$(states)
 refused 3 "config.train.lr is 0.01 there and 0.02 now; start over with --force" "a state of another config is refused by its field" \
   "$T" -s f.kd long.yaml --rows 6400 --set train.epochs=400 --set train.lr=0.02 -o st --resume
 refused 2 "an unfinished run; go on with --resume, or start over with --force" "nothing starts over unasked" \
   "$T" -s f.kd long.yaml --rows 6400 --set train.epochs=400 -o st
+same "neither changes what is there" "$(states)" "$before"
 newest=$(ls st.part/ckpt-*.kdc | tail -n 1)
 truncate -s -100 "$newest"
 cp "$newest" "st.part/$(basename "$newest").tmp.1" # half a file of a killed save

@@ -1,6 +1,8 @@
 #!/bin/sh
 # kd-train's refusals: one clear line, the documented exit code, nothing written. And what it prints.
 . "$(dirname "$0")/common"
+PYTHONPATH=$(cd "$(dirname "$0")/../../lib/python" && pwd)
+export PYTHONPATH PYTHONDONTWRITEBYTECODE=1
 cd "$work" || exit 1
 export OMP_WAIT_POLICY=passive
 data_yaml >data.yaml
@@ -42,6 +44,50 @@ i=0
 while [ $i -lt 40 ]; do printf '{a: '; i=$((i + 1)); done >deep.yaml
 refused 3 "deep.yaml:1:.*deeper" "deep YAML" "$T" -s f.kd deep.yaml -o r
 same "nothing was written" "$(ls -d r* 2>/dev/null)" ""
+
+# An empty split.
+printf 'data: {train_input: [x.npy], train_label: [y.npy], shape: [4], classes: 3, valid_fraction: 0, test_fraction: 0}\n' >bare.yaml
+/usr/bin/python3 -c 'import numpy as np; a = np.arange(360); np.save("x.npy", a.reshape(90, 4).astype("f4")); np.save("y.npy", a[:90] % 3)
+np.save("none.npy", a[:0].reshape(0, 4).astype("f4"))'
+check "a store of training rows alone is packed" "$KD_BIN/kd-dump" bare.yaml -o bare.kd
+refused 3 "none.npy: header says 0 rows, expected at least 1" "no rows at all" \
+  "$KD_BIN/kd-dump" --train-input none.npy --train-label y.npy --classes 3 -o r.kd
+for key in keep=best keep=best_loss patience=2; do
+  refused 2 "bare.kd: no validation rows, and train.${key%=*} asks for them; pack with data.valid_fraction" "no validation rows for $key" \
+    "$T" -s bare.kd plain.yaml --set train.$key -o r
+done
+printf 'model: {arch: mlp}\nloss: {kd: 0, ce: 1}\ntrain:\n  batch: 8\n  keep: best\n' >judged.yaml
+refused 2 "bare.kd: no validation rows, and judged.yaml:5" "with the line that asks" "$T" -s bare.kd judged.yaml -o r
+check "without such a key it trains" "$T" -s bare.kd judged.yaml --set train.keep=last -o bare
+refused 3 "bare.kd: the test split is empty" "and no test rows to judge it on" "$KD_BIN/kd-eval" -s bare.kd bare
+rm -r bare
+
+# A teacher that is no number somewhere. Logits like that come into no store; a feature may, from another program.
+/usr/bin/python3 - <<'P' 2>&1 | sed 's/^/# /'
+import kdstore, numpy as np
+z, g = np.zeros((90, 3), "f4"), np.zeros((90, 5), "f4")
+z[77, 1], g[55, 2] = np.nan, np.inf
+np.save("nan.npy", z)
+with kdstore.extend("bare.kd", "odd", [kdstore.Column("odd/feat.fc0", "feature", "f32", (5,))],
+                    teacher={"fingerprint": "9f0c" * 8}) as w:
+    at = 0
+    for chunk in w.todo():
+        n = kdstore.Store("bare.kd").read("label", chunk).size
+        w.append({"odd/feat.fc0": g[at:at + n]})
+        at += n
+P
+root=$("$KD_BIN/kd-store" stat bare.kd --json -q | jq .root)
+refused 1 "nan.npy: nan/logits of row 77 of the store, position 0, class 1: nan is not a finite number" "a logit that is no number" \
+  "$KD_BIN/kd-store" import bare.kd nan.npy --name nan --order store
+check "a teacher is trained" "$T" -s bare.kd judged.yaml --set train.keep=last --set model.hidden=4 -o broken
+printf '\377\377\377\377' | dd of=broken/model.safetensors bs=1 conv=notrunc seek="$(($(stat -c %s broken/model.safetensors) - 4))" 2>/dev/null
+refused 1 "broken/model.safetensors: tensor .* is -?nan; the weights are broken" "a teacher whose weights are none" \
+  "$KD_BIN/kd-dump" --teacher broken --into bare.kd
+same "the store is as it was" "$("$KD_BIN/kd-store" stat bare.kd --json -q | jq .root)" "$root"
+refused 1 "bare.kd: column odd/feat.fc0, row 55: a value is not finite; look at the teacher odd and dump it again" "a feature that is none" \
+  "$T" -s bare.kd plain.yaml -q --set train.batch=8 --set loss.terms=name=sp,tap=fc1,feature=fc0 -o r
+same "their folder holds no model" "$(find r r.part -name 'model*' 2>/dev/null)" ""
+rm -rf r.part broken
 
 check "a dry run" "$T" -s f.kd plain.yaml --dry-run
 same "shows the student" "$(grep -c 'plain .*teacher .*6370 .*to do' out)" 1

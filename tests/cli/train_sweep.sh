@@ -44,6 +44,13 @@ check "a larger grid finds what is trained already" "$T" -s f.kd --rows 1280 a.y
 same "only the new points are trained" "$(jq -c '[.students[] | select(.skipped | not) | .name] | unique' out)" \
   '["a@temperature=2@lr=0.002","a@temperature=2@lr=0.01"]'
 
+point=$(jq -r '.students[0].chosen' runs/selection.json)
+check "a point is a teacher, too" "$KD_BIN/kd-dump" --teacher "runs/$point/distilled/seed-0" --into f.kd
+same "by its name in a store's letters" "$("$KD_BIN/kd-store" stat f.kd --json -q | jq -r '.columns[-1].name')" "$(echo "$point" | tr '@=' '--')/logits"
+check "which --check knows" "$KD_BIN/kd-dump" --teacher "runs/$point/distilled/seed-0" --into f.kd --check
+check "and kd-store drops" "$KD_BIN/kd-store" drop f.kd "$(echo "$point" | tr '@=' '--')"
+refused 2 "longer than the 48 letters of a segment; give a shorter one: --name" "a name that is too long" \
+  "$KD_BIN/kd-dump" --teacher teacher --into f.kd --name "$(printf '%050d' 0)" -n
 check "kd-eval measures the chosen points on the test split" "$E" -s f.kd runs --json
 same "each student once, by its own name" "$(jq -c '[.students[] | select(.chosen.distilled) | .name]' out)" '["a"]'
 same "the point is the chosen one" "$(jq -r '.students[0].chosen.distilled' out)" \
@@ -72,6 +79,18 @@ same "but the others are finished" "$(ls wild/a@lr=0.01/distilled)" "seed-0
 seed-1"
 same "and a point with one is not chosen" "$(jq -c '.students[0] | [.chosen, .points[1].mean]' wild/selection.json)" '["a@lr=0.01",null]'
 
+printf 'model: {arch: mlp, hidden: [8]}\nloss: [{name: kd}, {name: ce}]\ntrain: {epochs: 1, batch: 64}\n' >list.yaml
+check "one key of one term of a list is swept" "$T" -s f.kd --rows 640 list.yaml --sweep loss.kd.temperature=2,8 --control -o terms --json
+same "each point with its own formula, the control without" "$(jq -r '.students[] | .name + ": " + .formula' out)" \
+  "list@kd.temperature=2: 1 T^2 KL(p||q)/B (T=2) + 1 CE
+list@kd.temperature=8: 1 T^2 KL(p||q)/B (T=8) + 1 CE
+list: 1 CE"
+refused 2 "sweep loss.kd.temprature: .*did you mean .temperature" "an axis that is no key of the term" \
+  "$T" -s f.kd list.yaml --sweep loss.kd.temprature=1,2 -o x
+refused 2 "no term kdd .did you mean kd" "or of no term" "$T" -s f.kd list.yaml --sweep loss.kdd.temperature=1,2 -o x
+refused 2 "did you mean loss.temperature" "or of a term where there is no list" "$T" -s f.kd a.yaml --sweep loss.kd.temperature=1,2 -o x
+refused 2 "loss.temperature: this loss is a list of terms" "or of the short form where there is one" \
+  "$T" -s f.kd list.yaml --sweep loss.temperature=1,2 -o x
 refused 2 "no such key .did you mean train.lr" "an axis that is no key" "$T" -s f.kd a.yaml --sweep train.lrr=1,2 -o x
 refused 2 "temperature" "a value out of range" "$T" -s f.kd a.yaml --sweep loss.temperature=1,0 -o x
 refused 2 "expected KEY=VALUE,VALUE" "an axis without values" "$T" -s f.kd a.yaml --sweep train.lr -o x

@@ -1,7 +1,7 @@
 #!/usr/bin/python3
 """faults.py - every call that can fail, made to fail in turn.
 
-    faults.py KD_BIN FOLDER [--points N|all] [--leaks N|all] [--results DIR] [CASE ...]
+    faults.py KD_BIN FOLDER [--points N|all] [--leaks N|all] [--jobs N] [--results DIR] [CASE ...]
 
 A tool runs on a small input with tests/fault/shim.c loaded, which makes the n-th call of one kind fail: reads,
 writes, syncs, renames, opens, allocations, threads ... n runs over all calls that an undisturbed run makes (all), or
@@ -17,9 +17,10 @@ with SIGKILL just before or just after the call. Whatever fails,
   - nothing leaks, and no byte is read or written that is not the tool's: this is seen by valgrind, which takes a
     hundred times as long, so --leaks says for how many of the points (default 0; a teacher's pass from 2 on).
 
-Prints TAP lines. --results: how many faults there were goes into DIR/store-faults.json. Allocations left alone, with reasons: see SKIP.
+Commands are tried side by side, --jobs at a time (default: one a core). Prints TAP lines. --results: how many faults there were goes into DIR/store-faults.json. Allocations left alone, with reasons: see SKIP.
 """
 import argparse
+import concurrent.futures
 import gzip
 import json
 import os
@@ -62,6 +63,11 @@ class Failed(Exception):
     pass
 
 
+def say(line):
+    """A line whole, whichever threads print beside it."""
+    print(line + "\n", end="", flush=True)
+
+
 class Case:
     """A command, and what must be there before and after it. The command runs in a copy of `template`."""
 
@@ -90,10 +96,11 @@ def bytes_of(path):
 
 class Bench:
     def __init__(self, tool, folder):
-        self.tool, self.folder, self.here = tool, folder, folder + "/run"
+        os.makedirs(folder, exist_ok=True)
+        self.tool, self.here = tool, folder + "/run"
         self.log, self.found = folder + "/log", folder + "/valgrind"
         self.leaks = False  # look for leaks in what follows
-        self.points = self.fired = self.killed = self.good = self.total = self.looked = 0
+        self.points = self.fired = self.killed = self.good = self.looked = 0
 
     def run(self, command, fault=None, skip=SKIP):
         """exit code, stderr, (calls, failed, skipped)"""
@@ -189,7 +196,7 @@ class Bench:
                 raise Failed(f"was to be killed, ended with {rc}")
             self.judge(case, rc, err, how)
         except Failed as e:
-            print(f"# {case.name}: {fault}: {e}", flush=True)
+            say(f"# {case.name}: {fault}: {e}")
             return False
         return True
 
@@ -215,23 +222,19 @@ def sweep(bench, case, points):
 
 def run_case(bench, case, points, leaks):
     """Runs all faults of a case; True if all were survived."""
-    bench.points = bench.fired = bench.killed = bench.good = looked = 0
     try:
-        bench.leaks = False
         bench.begin(case)
         bad = sweep(bench, case, points)
         if leaks != "0" and not (case.slow and leaks == "1"):
             before, bench.leaks = bench.points, True
             bench.begin(case)
             bad += sweep(bench, case, leaks)
-            looked = bench.points - before
+            bench.looked = bench.points - before
     except Failed as e:
-        print(f"# {case.name}: {e}")
+        say(f"# {case.name}: {e}")
         bad = 1
-    bench.total += bench.points
-    bench.looked += looked
-    print(f"{'not ' if bad else ''}ok - {case.name}: {bench.points} faults, {bench.fired} met, {bench.killed} of them kills, "
-          f"{bench.good} made good, {looked} searched for leaks; {bad} badly handled", flush=True)
+    say(f"{'not ' if bad else ''}ok - {case.name}: {bench.points} faults, {bench.fired} met, {bench.killed} of them kills, "
+        f"{bench.good} made good, {bench.looked} searched for leaks; {bad} badly handled")
     return not bad
 
 
@@ -298,17 +301,20 @@ def main():
     parser.add_argument("folder")
     parser.add_argument("--points", default="4")
     parser.add_argument("--leaks", default="0")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count())
     parser.add_argument("--results")
     parser.add_argument("names", nargs="*", metavar="CASE")
     args = parser.parse_intermixed_args()
-    bench = Bench(args.tool, args.folder)
-    make_inputs(bench, args.folder)
-    good = [run_case(bench, case, args.points, args.leaks) for case in cases(args.folder)
+    make_inputs(Bench(args.tool, args.folder + "/inputs"), args.folder)
+    todo = [(Bench(args.tool, f"{args.folder}/of-{case.name}"), case) for case in cases(args.folder)
             if not args.names or case.name in args.names]
+    with concurrent.futures.ThreadPoolExecutor(args.jobs) as pool:  # the work is done by the processes they start
+        good = list(pool.map(lambda pair: run_case(*pair, args.points, args.leaks), todo))
     if args.results:
         figure.save(args.results, "store-faults", good.count(False), "commands that handled one badly",
                     f"make faults POINTS={args.points} LEAKS={args.leaks}", bar=0, direction="lower",
-                    details={"commands": len(good), "faults": bench.total, "searched_for_leaks": bench.looked})
+                    details={"commands": len(good), "faults": sum(b.points for b, _ in todo),
+                             "searched_for_leaks": sum(b.looked for b, _ in todo)})
     return 0 if all(good) else 1
 
 

@@ -27,7 +27,7 @@ THREADS = [1, 2, 3, 4, 8]
 STUDENTS = {
     "mlp": ("{arch: mlp, hidden: [32, 16], dropout: 0.1}", "ema: 0.99, keep: best"),
     "cnn": ("{arch: cnn, channels: [4, 8], strides: [2, 2], dropout: 0.1}", "accumulate: 2, clip: 1"),
-    "dscnn": ("{arch: dscnn, channels: [6, 8], strides: [2, 2]}", "optimizer: sgd, nesterov: true, keep: best"),
+    "dscnn": ("{arch: dscnn, channels: [6, 8], strides: [2, 2]}", "optimizer: sgd, nesterov: true, keep: best_loss"),
     "resnet": ("{arch: resnet, channels: [4, 8, 8], strides: [2, 1, 2], blocks: 1}",
                "optimizer: sgd, accumulate: 3, ema: 0.9, weight_decay: 0.001"),
 }

@@ -7,8 +7,9 @@
 run: each harness starts from tests/fuzz/corpus/NAME and from what earlier runs left in BIN/../corpus/NAME. It ends after S
 seconds (a harness that the list below calls short: a third of it; 0: no limit) or N inputs. One TAP line each;
 an input that crashes, hangs, leaks or takes too much memory stays in BIN/../found/, and the line that runs it again is
-printed. With --seconds 0 and no --runs the corpus is run and nothing else. --results: the counts go
-into DIR/fuzz-inputs.json and fuzz-findings.json.
+printed. With --seconds 0 and no --runs the corpus is run and nothing else. --results: inputs are counted
+in DIR/fuzz-inputs.json over all calls, so that a run of hours can be stopped (SIGINT) and gone on with; only what
+is still missing of N is run. Findings go to fuzz-findings.json. Remove both files to begin anew.
 
 merge: tests/fuzz/corpus/NAME becomes the smallest set of inputs that reaches as much, as far as BUDGET allows; inputs
 whose name begins with "bug" stay.
@@ -22,6 +23,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 
@@ -36,6 +38,8 @@ BUDGET = {"verify": 90_000}                # bytes of a corpus in the repository
 OTHER_BUDGET = 20_000
 SLOW = 1.0                                 # seconds of CPU time that no input may need (a run of hours may be paused)
 INPUTS = 10_000_000                        # promised, of each harness by hand
+SLICE = 500_000                            # inputs between two writes of the count
+INTERRUPTED = 72                           # libFuzzer's exit status after SIGINT
 # Short stack traces and a small quarantine double the speed; an input that was found is run again without.
 ASAN = "malloc_context_size=1:quarantine_size_mb=8:allocator_may_return_null=0"
 
@@ -99,9 +103,13 @@ def one(binaries, name, seconds, runs):
             "bad": bad, "exit": p.returncode, "log": log, "binary": binary}
 
 
+def clean(r):
+    return r["exit"] in (0, INTERRUPTED) and not r["bad"]
+
+
 def report(r):
     """The TAP line of a harness; True if it found nothing."""
-    good = r["exit"] == 0 and not r["bad"]
+    good = clean(r)
     if not good:
         for line in [s for s in r["log"].splitlines() if re.search("ERROR|SUMMARY|broken promise|runtime error", s)][:6]:
             print(f"# {line}")
@@ -113,12 +121,17 @@ def report(r):
     return good
 
 
-def keep_results(results, done, runs):
-    """Counts of the harnesses that ran replace theirs; the figure is that of the one with the fewest inputs."""
-    all_of = figure.load(results, "fuzz-inputs").get("details", {}).get("harnesses", {})
-    for r in done:
-        all_of[r["name"]] = {"inputs": r["inputs"], "seconds": round(r["seconds"]), "places": r["coverage"],
-                             "findings": len(r["bad"]) + (r["exit"] != 0 and not r["bad"]), "date": figure.now()}
+def counted(results):
+    """{harness: what earlier calls did}"""
+    return figure.load(results, "fuzz-inputs").get("details", {}).get("harnesses", {}) if results else {}
+
+
+def keep_results(results, r, runs):
+    """Adds what a harness did to what it did before; the figure is that of the one with the fewest inputs."""
+    all_of = counted(results)
+    old = all_of.get(r["name"], {"inputs": 0, "seconds": 0})
+    all_of[r["name"]] = {"inputs": old["inputs"] + r["inputs"], "seconds": old["seconds"] + round(r["seconds"]),
+                         "places": r["coverage"], "findings": len(r["bad"]) + (not clean(r) and not r["bad"]), "date": figure.now()}
     all_of = {n: all_of[n] for n in harnesses(None, []) if n in all_of}
     command, details = f"make fuzz RUNS={runs}", {"harnesses": all_of}
     figure.save(results, "fuzz-inputs", min(h["inputs"] for h in all_of.values()), "inputs, of each harness", command,
@@ -127,15 +140,26 @@ def keep_results(results, done, runs):
                 direction="lower", details={"harnesses": len(all_of)})
 
 
-def run(args):
-    names, good, done = harnesses(args.bin, args.names), True, []
-    with concurrent.futures.ThreadPoolExecutor(args.jobs) as pool:
-        for r in pool.map(lambda n: one(args.bin, n, args.seconds, args.runs), names):
-            good &= report(r)
-            done.append(r)
+def campaign(args, name, saving):
+    """One run, or as many as make up the inputs that are still missing; True if they found nothing."""
+    while True:
+        missing = args.runs - counted(args.results).get(name, {"inputs": 0})["inputs"] if args.results else args.runs
+        if args.results and missing <= 0:
+            return True
+        r = one(args.bin, name, args.seconds, min(missing, SLICE) if args.results else missing)
+        with saving:
+            good = report(r)
             if args.results:
-                keep_results(args.results, done, args.runs)
-    return 0 if good else 1
+                keep_results(args.results, r, args.runs)
+        if not good or not args.results or args.seconds or r["exit"] == INTERRUPTED:
+            return good
+
+
+def run(args):
+    saving = threading.Lock()
+    with concurrent.futures.ThreadPoolExecutor(args.jobs) as pool:
+        good = list(pool.map(lambda n: campaign(args, n, saving), harnesses(args.bin, args.names)))
+    return 0 if all(good) else 1
 
 
 def merge(args):

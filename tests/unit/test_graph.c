@@ -617,6 +617,31 @@ static void kept_nodes_say_their_values_and_change_nothing(void **state)
     kd_graph_free(plain.g);
 }
 
+static void outputs_that_are_not_kept_do_not_run_where_only_kept_nodes_are_wanted(void **state)
+{
+    (void)state;
+    kd_graph *g = kd_graph_create();
+    const kd_node x = kd_nn_input(g, "x", 1, (int64_t[]){4});
+    const kd_node y = kd_nn_linear(g, "model", x, 3, true), z = kd_nn_linear(g, "behind", y, 5, true);
+    kd_graph_output(g, y);
+    kd_graph_output(g, z);
+    OK(kd_graph_finish(g, err));
+    kd_exec *ex[2];
+    const kd_exec_params whole = {.batch = 2, .threads = 1},
+                         some = {.batch = 2, .threads = 1, .keep = &y, .nkeep = 1, .kept_only = true};
+    OK(kd_exec_create(&ex[0], g, &whole, err));
+    OK(kd_exec_create(&ex[1], g, &some, err));
+    assert_true(runs(ex[0], "model") && runs(ex[0], "behind"));
+    assert_true(runs(ex[1], "model") && !runs(ex[1], "behind"));
+    for (int i = 0; i < 2; i++) {
+        for (int k = 0; k < 8; k++) kd_exec_input(ex[i], x)[k] = (float)k;
+        kd_exec_run_forward(ex[i]);
+    }
+    assert_memory_equal(kd_exec_value(ex[1], y), kd_exec_value(ex[0], y), 6 * sizeof(float));
+    for (int i = 0; i < 2; i++) kd_exec_free(ex[i]);
+    kd_graph_free(g);
+}
+
 /* A training step of one-thread execs as tasks of somebody's loop: no task may lend work to another's thread.
  */
 static void one_thread_execs_run_side_by_side(void **state)
@@ -698,6 +723,7 @@ int main(void)
         cmocka_unit_test(a_shortcut_costs_no_gradient_of_its_own),
         cmocka_unit_test(nodes_that_no_output_needs_do_not_run),
         cmocka_unit_test(kept_nodes_say_their_values_and_change_nothing),
+        cmocka_unit_test(outputs_that_are_not_kept_do_not_run_where_only_kept_nodes_are_wanted),
         cmocka_unit_test(one_thread_execs_run_side_by_side),
         cmocka_unit_test(a_graph_has_several_execs),
     };

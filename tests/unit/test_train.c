@@ -744,30 +744,42 @@ static void the_papers_say_what_was_done(void **state)
 
 /* ---- tests: figures ----------------------------------------------------------------------- */
 
-static void the_best_weights_are_kept(void **state)
+/* keep: best or best_loss. A rate far too large at the end: the last epoch is not the best. */
+static void expect_best(const char *keep, const char *figure, bool largest)
 {
-    (void)state;
     kd_trainer_params p = params(1);
-    // A rate far too large at the end: the last epoch is not the best.
-    student s = {"best",
-                 "model: {arch: mlp, hidden: [16]}\nloss: {kd: 0, ce: 1}\n"
-                 "train: {epochs: 8, batch: 16, lr: 0.3, schedule: constant, keep: best, optimizer: sgd, "
-                 "momentum: 0.95}\n",
-                 "plain", "best", 3};
-    outcome o = train("s.kd", "best", &s, 1, &p, 0);
+    char text[400];
+    snprintf(text, sizeof(text),
+             "model: {arch: mlp, hidden: [16]}\nloss: {kd: 0, ce: 1}\n"
+             "train: {epochs: 8, batch: 16, lr: 0.3, schedule: constant, keep: %s, optimizer: sgd, "
+             "momentum: 0.95}\n",
+             keep);
+    student s = {keep, text, "plain", keep, 3};
+    outcome o = train("s.kd", keep, &s, 1, &p, 0);
     expect_ok(&o);
-    double best = 0, last = 0;
+    double best = NAN, last = NAN, loss = NAN;
     uint64_t lines = 0;
     for (char *line = o.metrics[0]; *line; line = strchr(line, '\n') + 1, lines++) {
         json_t *j = json_loads(line, JSON_DISABLE_EOF_CHECK, NULL);
-        last = json_number_value(json_object_get(j, "valid_accuracy"));
-        if (last > best) best = last;
+        last = json_number_value(json_object_get(j, figure));
+        if (isnan(best) || (largest ? last > best : last < best)) {
+            best = last;
+            loss = json_number_value(json_object_get(j, "valid_loss"));
+        }
         json_decref(j);
     }
     assert_int_equal(lines, 8);
-    assert_float_equal(o.r[0].valid_accuracy, best, 0);
-    assert_true(last < best);
+    assert_true(largest ? last < best : last > best);
+    assert_float_equal(largest ? o.r[0].valid_accuracy : o.r[0].valid_loss, best, 0);
+    assert_float_equal(o.r[0].valid_loss, loss, 0); // every figure is of the epoch that is kept
     release(&o);
+}
+
+static void the_best_weights_are_kept(void **state)
+{
+    (void)state;
+    expect_best("best", "valid_accuracy", true);
+    expect_best("best_loss", "valid_loss", false);
 }
 
 static void patience_ends_a_run_early(void **state)

@@ -248,6 +248,55 @@ static void threads_change_no_bit_of_taps_projections_and_banks(void **state)
     }
 }
 
+/* The validation loss of line `line` of the metrics. */
+static double valid_loss_of(const outcome *o, int line)
+{
+    const char *at = o->metrics;
+    while (line--) at = strchr(at, '\n') + 1;
+    json_t *j = json_loads(at, JSON_DISABLE_EOF_CHECK, NULL), *v = json_object_get(j, "valid_loss");
+    if (!json_is_number(v)) fail_msg("no validation loss in %s", at);
+    double x = json_number_value(v);
+    json_decref(j);
+    return x;
+}
+
+static double valid_loss(const char *loss)
+{
+    outcome o = fresh(loss);
+    double x = valid_loss_of(&o, 0);
+    release(&o);
+    return x;
+}
+
+/* With a rate that moves no weight, so that what is judged is the same student. */
+static void the_validation_loss_is_that_of_the_whole_mix(void **state)
+{
+    (void)state;
+#define KL     "{name: kd, teacher: big}"
+#define SP     "{name: sp, tap: gap, feature: gap, teacher: big, weight: 2}"
+#define FITNET "{name: fitnet, tap: relu0, feature: relu1, teacher: big}"
+#define CRD    "{name: crd, tap: gap, feature: gap, teacher: big, dim: 8, negatives: 16}"
+    more = "e-10";
+    const double kl = valid_loss("[" KL "]"), sp = valid_loss("[" SP "]"),
+                 pair = valid_loss("[" KL ", " SP "]"), hint = valid_loss("[" KL ", " FITNET "]"),
+                 all = valid_loss("[" KL ", " SP ", " FITNET "]"), crd = valid_loss("[" KL ", " CRD "]");
+    outcome o = fresh("[" CRD ", " SP "]"); // crd's projections stand before the nodes that are judged
+    more = "";
+    assert_true(kl > 0 && sp > 0.001 * kl && hint > kl);
+    assert_float_equal(pair, kl + sp, 1e-6 * pair);
+    assert_float_equal(all, hint + sp, 1e-6 * all);
+    assert_float_equal(crd, kl, 1e-9);
+    assert_float_equal(valid_loss_of(&o, 0), sp, 1e-6 * sp);
+    assert_non_null(strstr(o.formula, "crd: gap against big/feat.gap, in training only"));
+    assert_null(strstr(o.formula, "sp: gap against big/feat.gap, in training only"));
+    release(&o);
+    more = ", patience: 9, keep: best_loss";
+    o = fresh("[{name: embed, tap: gap, feature: gap, teacher: big, metric: mse, projection: linear}]");
+    more = "";
+    assert_true(valid_loss_of(&o, 2) < valid_loss_of(&o, 0));
+    release(&o);
+}
+
 /* metrics without times */
 static void cut_times(char *text)
 {
@@ -451,7 +500,10 @@ static void what_does_not_fit_is_refused_by_name(void **state)
     refused("[{name: sp, tap: gap, feature: gap, teacher: nan}]", KD_ENUMERIC,
             "nan/feat.gap, row 7: a value is not finite");
     more = ", patience: 2";
-    refused("[{name: sp, tap: gap, feature: gap, teacher: big}]", KD_EUSAGE, "every term reads features");
+    refused("[{name: crd, tap: gap, feature: gap, teacher: big}]", KD_EUSAGE,
+            "x.yaml:4: it watches the validation loss, which has no term: crd compares with training rows");
+    more = ", keep: best_loss";
+    refused("[{name: crd, tap: gap, feature: gap, teacher: big}]", KD_EUSAGE, "which has no term");
     more = "";
     refused("[{name: kd, teacher: [big*0, huge*0]}]", KD_EUSAGE, "weights of the teachers of kd sum to zero");
     refused("[{name: kd, teacher: [big, big]}]", KD_EUSAGE, "big is named twice");
@@ -481,6 +533,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(features_reach_every_objective_that_wants_them),
+        cmocka_unit_test(the_validation_loss_is_that_of_the_whole_mix),
         cmocka_unit_test(threads_change_no_bit_of_taps_projections_and_banks),
         cmocka_unit_test(a_stopped_run_goes_on_with_its_projections_and_banks),
         cmocka_unit_test(what_is_learned_along_is_not_in_the_student),
