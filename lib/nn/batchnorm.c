@@ -115,11 +115,11 @@ void kd__bn_moments(kd__state *s, size_t slice, size_t row, size_t rows)
     kd__vec_get()->moments(sums, sums + c, s->x[0] + row * c, rows, c);
 }
 
-void kd__bn_apply(kd__state *s, size_t row, size_t rows)
+void kd__bn_apply(kd__state *s, float *y, size_t row, size_t rows)
 {
-    const size_t c = channels(s), at = row * c;
+    const size_t c = channels(s);
     const kept k = kept_of(s);
-    kd__vec_get()->scale_shift(s->y + at, s->x[0] + at, k.a, k.b, rows, c, s->n->a.relu);
+    kd__vec_get()->scale_shift(y, s->x[0] + row * c, k.a, k.b, rows, c, s->n->a.relu);
 }
 
 void kd__bn_sums(kd__state *s, size_t slice, size_t row, size_t rows)
@@ -130,11 +130,21 @@ void kd__bn_sums(kd__state *s, size_t slice, size_t row, size_t rows)
     kd__vec_get()->bn_grad_sums(sums, sums + c, s->dy + at, s->x[0] + at, rows, c, &f);
 }
 
-void kd__bn_dx(kd__state *s, size_t row, size_t rows)
+void kd__bn_dx(kd__state *s, float *dx, size_t row, size_t rows)
 {
     const size_t c = channels(s), at = row * c;
     const kd__bn_factors f = factors_of(s);
-    kd__vec_get()->bn_dx(s->dx[0] + at, s->dy + at, s->x[0] + at, rows, c, &f, s->add[0]);
+    kd__vec_get()->bn_dx(dx, s->dy + at, s->x[0] + at, rows, c, &f, s->add[0]);
+}
+
+kd__bn_rows kd__bn_rows_of(const kd__state *s, size_t slice)
+{
+    const kept k = kept_of(s);
+    return (kd__bn_rows){.x = s->x[0],
+                         .dy = s->dy,
+                         .sums = k.sums + slice * 2 * channels(s),
+                         .f = {k.mean, k.a, k.b, k.k1, k.k2, k.k3},
+                         .relu = s->n->a.relu};
 }
 
 /* ---- forward ------------------------------------------------------------------------------ */
@@ -195,10 +205,12 @@ static void forward(kd_exec *ex, kd__state *s)
     const grid g = grid_of(ex, s, NULL);
     if (ex->p.training) {
 #pragma omp for schedule(static)
-        for (size_t t = 0; t < g.slices; t++) kd__bn_apply(s, slice_at(&g, t), slice_rows(&g, t));
+        for (size_t t = 0; t < g.slices; t++)
+            kd__bn_apply(s, s->y + slice_at(&g, t) * g.c, slice_at(&g, t), slice_rows(&g, t));
     } else {
 #pragma omp for schedule(dynamic)
-        for (size_t t = 0; t < g.slices; t++) kd__bn_apply(s, slice_at(&g, t), slice_rows(&g, t));
+        for (size_t t = 0; t < g.slices; t++)
+            kd__bn_apply(s, s->y + slice_at(&g, t) * g.c, slice_at(&g, t), slice_rows(&g, t));
     }
 }
 
@@ -234,7 +246,8 @@ static void backward(kd_exec *ex, kd__state *s)
     if (!s->dx[0] || s->prev) return;
     const grid g = grid_of(ex, s, NULL);
 #pragma omp for schedule(static)
-    for (size_t t = 0; t < g.slices; t++) kd__bn_dx(s, slice_at(&g, t), slice_rows(&g, t));
+    for (size_t t = 0; t < g.slices; t++)
+        kd__bn_dx(s, s->dx[0] + slice_at(&g, t) * g.c, slice_at(&g, t), slice_rows(&g, t));
 }
 
 /* ---- the twins in plain C ----------------------------------------------------------------- */

@@ -8,9 +8,10 @@
  * backward pass has two barriers.
  *
  * A batch norm beside the convolution has its loops run here, slice by slice (kd__state's prev and next): one
- * in front writes its y just before the kernel reads it and sums up its dy as soon as dx is there; one
- * behind takes its statistics of y, and its dx just before the kernels read it as dy. What a thread has in
- * its cache is then read twice, and fewer tensors travel through memory.
+ * in front makes its y just before the kernel reads it and sums up its dy as soon as dx is there; one
+ * behind takes its statistics of y, and makes its dx just before the kernels read it as dy. That y and that
+ * dx lie in the thread's staging memory, one slice after the other in the same place, and are made again
+ * rather than kept: they never leave the cache, and neither has a place of its own in memory (exec_plan.c).
  *
  * Where operands are bf16 (precision.c), a slice of x or dy becomes one in the thread's staging memory just
  * before the kernels read it, which costs a walk through the cache and none through memory.
@@ -41,10 +42,12 @@ struct kd__conv {
     size_t x_image, y_image; /* floats of one image */
     size_t x_pixels, y_pixels;
     size_t weights;
+    kd__rows *rows;        /* own kernels, where they serve better than the library's */
     kd__prim *prim[3][2];  /* [pass][last slice] */
     packing pack[3];       /* by pass; copy is NULL for KD__CONV_WEIGHTS */
     size_t share, bias_at; /* floats of one slice's gradients, and where dbias is in it */
-    size_t dy_at, dx_at;   /* in the thread's staging memory, behind the operand made of a slice of x */
+    /* In the thread's staging memory, behind a slice of x: x as operand, dy, dy as operand, dx. */
+    size_t x_read_at, dy_at, dy_read_at, dx_at;
 };
 
 enum { BLOCK = 1024 }; /* elements of weights that one thread packs or adds at a time */
@@ -98,13 +101,15 @@ static kd_status make_pass(kd__conv *v, kd__conv_pass pass, kd_err *err)
     packing *p = &v->pack[pass];
     kd_status st = KD_OK;
     p->n = v->weights;
-    for (int i = v->slices > 1 ? 0 : 1; i < 2 && !st; i++) {
+    if (v->rows) st = kd__rows_order(v->rows, pass, &p->order, &p->n, err);
+    for (int i = v->slices > 1 ? 0 : 1; i < 2 && !st && !v->rows; i++) {
         const int64_t images = i ? last : v->slice;
         st = v->pointwise ? make_pointwise(v, pass, images, &v->prim[pass][i], err)
                           : kd__prim_conv(&v->prim[pass][i], pass, &v->d, images, i ? v->prim[pass][0] : NULL,
                                           v->team, err);
     }
-    if (!st && !v->pointwise) st = kd__prim_weight_order(v->prim[pass][1], &p->order, &p->n, err);
+    if (!st && !v->rows && !v->pointwise)
+        st = kd__prim_weight_order(v->prim[pass][1], &p->order, &p->n, err);
     if (st || pass == KD__CONV_WEIGHTS || (!p->order && !v->d.operands)) return st;
     if (!(p->copy = kd_alloc_aligned(kd__operand_floats(v->d.operands, p->n), sizeof(float))))
         return kd_fail(err, KD_ENOMEM, "out of memory for a copy of %zu weights", p->n);
@@ -113,6 +118,18 @@ static kd_status make_pass(kd__conv *v, kd__conv_pass pass, kd_err *err)
 
 /* A matrix product adds by itself. */
 static bool stages_dx(const kd__conv *v) { return v->d.need_dx && v->d.accumulate_dx && !v->pointwise; }
+
+/* Floats of staging memory that slices of x, dy and dx need; each has its place only where it is made there. */
+static size_t lay_out_stage(kd__conv *v)
+{
+    const kd__conv_desc *d = &v->d;
+    const size_t x = (size_t)v->slice * v->x_image, y = (size_t)v->slice * v->y_image;
+    v->x_read_at = d->prev ? round_up(x, 16) : 0;
+    v->dy_at = v->x_read_at + (d->operands ? kd__operand_floats(d->operands, x) : 0);
+    v->dy_read_at = v->dy_at + (d->next ? round_up(y, 16) : 0);
+    v->dx_at = v->dy_read_at + (d->operands && d->training ? kd__operand_floats(d->operands, y) : 0);
+    return v->dx_at + (stages_dx(v) ? x : 0);
+}
 
 kd_status kd__conv_create(kd__conv **out, const kd__conv_desc *d, kd__team *team, kd_err *err)
 {
@@ -129,13 +146,11 @@ kd_status kd__conv_create(kd__conv **out, const kd__conv_desc *d, kd__team *team
     v->x_image = v->x_pixels * (size_t)d->c;
     v->y_image = v->y_pixels * (size_t)d->out;
     v->weights = (size_t)(d->out * (d->c / d->groups) * d->k * d->k);
-    kd_status st = make_pass(v, KD__CONV_FORWARD, err);
+    kd_status st = !d->operands && kd__rows_fit(d) ? kd__rows_create(&v->rows, d, err) : KD_OK;
+    if (!st) st = make_pass(v, KD__CONV_FORWARD, err);
     if (!st && d->need_dx) st = make_pass(v, KD__CONV_DATA, err);
     if (!st && d->training) st = make_pass(v, KD__CONV_WEIGHTS, err);
-    const size_t x = (size_t)v->slice * v->x_image, y = (size_t)v->slice * v->y_image;
-    v->dy_at = d->operands ? kd__operand_floats(d->operands, x) : 0;
-    v->dx_at = v->dy_at + (d->operands && d->training ? kd__operand_floats(d->operands, y) : 0);
-    if (!st) st = kd__team_reserve(team, v->dx_at + (stages_dx(v) ? x : 0), err);
+    if (!st) st = kd__team_reserve(team, v->rows ? kd__rows_stage(v->rows) : lay_out_stage(v), err);
     v->bias_at = round_up(v->pack[KD__CONV_WEIGHTS].n, 16);
     v->share = v->bias_at + (d->bias ? round_up((size_t)d->out, 16) : 0);
     if (st)
@@ -153,6 +168,7 @@ void kd__conv_free(kd__conv *v)
         free(v->pack[i].order);
         free(v->pack[i].copy);
     }
+    if (v) free(v->rows);
     free(v);
 }
 
@@ -218,12 +234,32 @@ typedef struct forward_args {
     float *y;
 } forward_args;
 
+/* The images from `first` on of what the kernels read as x. */
+static const float *input_of(const kd__conv *v, const float *x, size_t first, size_t images)
+{
+    if (!v->d.prev) return x + first * v->x_image;
+    float *to = kd__team_stage(v->team);
+    kd__bn_apply(v->d.prev, to, first * v->x_pixels, images * v->x_pixels);
+    return to;
+}
+
 static void forward_slice(const forward_args *a, int64_t s)
 {
     const kd__conv *v = a->v;
     const size_t image = (size_t)(s * v->slice), images = images_of(v, s);
-    if (v->d.prev) kd__bn_apply(v->d.prev, image * v->x_pixels, images * v->x_pixels);
-    const void *x = operand(v, 0, a->x + image * v->x_image, images * v->x_image);
+    if (v->rows) {
+        const kd__rows_call call = {.slice = (size_t)s,
+                                    .first = image,
+                                    .images = images,
+                                    .x = a->x,
+                                    .out = a->y,
+                                    .w = a->weights,
+                                    .bias = a->bias,
+                                    .stage = kd__team_stage(v->team)};
+        kd__rows_forward(v->rows, &call);
+        return;
+    }
+    const void *x = operand(v, v->x_read_at, input_of(v, a->x, image, images), images * v->x_image);
     kd__prim_run(v->prim[KD__CONV_FORWARD][s == v->slices - 1], x, a->weights, a->bias,
                  a->y + image * v->y_image);
     if (v->d.next) kd__bn_moments(v->d.next, (size_t)s, image * v->y_pixels, images * v->y_pixels);
@@ -255,25 +291,43 @@ static void data_gradient(const kd__conv *v, const kd__prim *prim, const void *d
     if (to != dx) kd__vec_get()->add_to(dx, to, images * v->x_image);
 }
 
+static void backward_rows(const kd__conv *v, const kd__conv_grads *g, int64_t s)
+{
+    float *share = g->shared + (size_t)s * v->share;
+    const kd__rows_call call = {.slice = (size_t)s,
+                                .first = (size_t)(s * v->slice),
+                                .images = images_of(v, s),
+                                .x = g->x,
+                                .y = g->y,
+                                .dy = g->dy,
+                                .out = g->dx,
+                                .w = weights_of(v, KD__CONV_DATA, g->w),
+                                .dw = share,
+                                .dbias = v->d.bias ? share + v->bias_at : NULL,
+                                .stage = kd__team_stage(v->team)};
+    kd__rows_backward(v->rows, &call);
+}
+
 static void backward_slice(const kd__conv *v, const kd__conv_grads *g, int64_t s)
 {
     const kd__vec *vec = kd__vec_get();
     const int last = s == v->slices - 1;
     const size_t first = (size_t)(s * v->slice);
     const size_t images = images_of(v, s);
-    const float *x = g->x + first * v->x_image;
-    float *dy = g->dy + first * v->y_image, *share = g->shared + (size_t)s * v->share;
-    if (v->d.next) kd__bn_dx(v->d.next, first * v->y_pixels, images * v->y_pixels);
+    float *dy = v->d.next ? kd__team_stage(v->team) + v->dy_at : g->dy + first * v->y_image;
+    float *share = g->shared + (size_t)s * v->share;
+    if (v->d.next) kd__bn_dx(v->d.next, dy, first * v->y_pixels, images * v->y_pixels);
     if (v->d.relu) vec->relu_mask(dy, dy, g->y + first * v->y_image, images * v->y_image);
     if (v->d.bias)
         vec->col_sum(share + v->bias_at, dy, images * v->y_image / (size_t)v->d.out, (size_t)v->d.out,
                      (size_t)v->d.out);
-    const void *dy_read = operand(v, v->dy_at, dy, images * v->y_image);
+    const void *dy_read = operand(v, v->dy_read_at, dy, images * v->y_image);
     if (g->dx)
         data_gradient(v, v->prim[KD__CONV_DATA][last], dy_read, weights_of(v, KD__CONV_DATA, g->w),
                       g->dx + first * v->x_image, images);
     if (v->d.prev) kd__bn_sums(v->d.prev, (size_t)s, first * v->x_pixels, images * v->x_pixels);
-    const void *x_read = operand(v, 0, x, images * v->x_image);
+    const float *x = input_of(v, g->x, first, images);
+    const void *x_read = operand(v, v->x_read_at, x, images * v->x_image);
     const kd__prim *weights = v->prim[KD__CONV_WEIGHTS][last];
     if (v->pointwise)
         kd__prim_run(weights, dy_read, x_read, NULL, share);
@@ -305,7 +359,7 @@ static void reduce_block(const kd__conv *v, const kd__conv_grads *g, size_t bloc
 void kd__conv_backward(kd__conv *v, const kd__conv_grads *g)
 {
 #pragma omp for schedule(static)
-    for (int64_t s = 0; s < v->slices; s++) backward_slice(v, g, s);
+    for (int64_t s = 0; s < v->slices; s++) (v->rows ? backward_rows : backward_slice)(v, g, s);
     const size_t blocks = blocks_of(v->pack[KD__CONV_WEIGHTS].n);
 #pragma omp for schedule(static)
     for (size_t b = 0; b < blocks + v->d.bias; b++) {

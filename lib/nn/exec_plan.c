@@ -8,8 +8,9 @@
  *     gradient of node i   [first backward of a reader (the loss, for an output), backward of i]
  *     what an op keeps     [i, backward of i]
  *
- * A convolution whose slices run the loops of a batch norm behind it (find_neighbours) uses what that one
- * keeps, and y in backward.
+ * A convolution whose slices run the loops of batch norms beside it (find_neighbours) makes the value of the
+ * one in front and the gradient from the one behind for itself, slice by slice: neither gets memory. It uses
+ * what the one behind keeps, its gradient, and y in backward.
  *
  * Values of inputs, outputs and kept nodes are the caller's and live from before the first step to behind the
  * last one. Without training there is no backward, so a value lives until its last reader and a deep network
@@ -163,17 +164,20 @@ static void add_node(planning *p, kd_node n)
     const size_t floats = (size_t)ex->p.batch * info->size;
     const bool input = info->op == &kd__op_input, output = p->output[n], back = p->grad[n];
     const int now = p->step[n], later = backward_of(p, n), end = the_end(p);
+    const bool after = info->op == &kd__op_batchnorm && s->prev; // its loops in backward run in that one's
+    const int done = after ? backward_of(p, input_of(ex->g, n, 0)) : later;
     p->at[n] = (places){-1, -1, -1};
-    p->at[n].y = new_buffer(p, floats, input ? -1 : now,
+    p->at[n].y = new_buffer(p, info->op == &kd__op_batchnorm && s->next ? 0 : floats, input ? -1 : now,
                             input || output      ? end
                             : back && reads_y(s) ? later
                                                  : now);
     if (s->keep_floats) {
-        const kd_node user = info->op == &kd__op_batchnorm && s->prev ? input_of(ex->g, n, 0) : n;
-        p->at[n].keep = new_buffer(p, s->keep_floats, p->step[user], back ? backward_of(p, user) : now);
+        const int from = after ? p->step[input_of(ex->g, n, 0)] : now;
+        p->at[n].keep = new_buffer(p, s->keep_floats, from, back ? done : now);
     }
     if (back || (output && ex->p.training)) // its first writer will come to light below
-        p->at[n].dy = new_buffer(p, floats, output ? ex->steps : later, input ? end : later);
+        p->at[n].dy = new_buffer(p, convolves(info) && s->next ? 0 : floats, output ? ex->steps : later,
+                                 input ? end : done);
     for (int k = 0; k < info->nin; k++) {
         const places *x = &p->at[input_of(ex->g, n, k)];
         buffer *y = &p->buf[x->y];

@@ -172,6 +172,7 @@ kd_status kd__gemm_create(kd__gemm **out, const kd__gemm_desc *d, kd__team *team
 void kd__gemm_run(const kd__gemm_call *call, int n);
 void kd__gemm_free(kd__gemm *g);
 
+typedef enum kd__conv_pass { KD__CONV_FORWARD, KD__CONV_DATA, KD__CONV_WEIGHTS } kd__conv_pass;
 typedef struct kd__conv kd__conv;
 typedef struct kd__conv_desc {
     int64_t batch, h, w, c, out_h, out_w, out; /* NHWC in and out */
@@ -203,16 +204,54 @@ const char *kd__backend_name(void); /* "oneDNN 2.6.3, avx512" */
 /* ---- the loops of a batch norm over some of its rows (batchnorm.c) --------------------------- */
 
 /* In this order, each after a barrier behind the one before: statistics of x, y from x, sums of dy, and dx
- * from dy. Sums are kept by slice, whose numbers start at 0. */
+ * from dy. Sums are kept by slice, whose numbers start at 0. y and dx are those of these rows alone. */
 void kd__bn_moments(kd__state *s, size_t slice, size_t row, size_t rows);
-void kd__bn_apply(kd__state *s, size_t row, size_t rows);
+void kd__bn_apply(kd__state *s, float *y, size_t row, size_t rows);
 void kd__bn_sums(kd__state *s, size_t slice, size_t row, size_t rows);
-void kd__bn_dx(kd__state *s, size_t row, size_t rows);
+void kd__bn_dx(kd__state *s, float *dx, size_t row, size_t rows);
+
+/* Per channel (c). a, b: y = a x + b, of which ReLU's mask is made again; NULL without ReLU. */
+typedef struct kd__bn_factors {
+    const float *mean, *a, *b, *k1, *k2, *k3;
+} kd__bn_factors;
+
+/* What rows.c does the same with: sums (2, C) of the slice, first of x, then of dy. */
+typedef struct kd__bn_rows {
+    const float *x, *dy;
+    float *sums;
+    kd__bn_factors f; /* a and b in any case */
+    bool relu;
+} kd__bn_rows;
+kd__bn_rows kd__bn_rows_of(const kd__state *s, size_t slice);
+
+/* ---- convolutions row by row, batch norms included (rows.c) ---------------------------------- */
+
+enum {
+    KD__ROWS_CHANNELS = 16, /* channels are multiples of it */
+    KD__ROWS_BLOCK = 32,    /* outputs whose weights lie together */
+    KD__ROWS_WINDOW = 3,
+    KD__ROWS_WEIGHTS = 1 << 17, /* at most: others are better off with the library */
+};
+typedef struct kd__rows kd__rows;
+bool kd__rows_fit(const kd__conv_desc *d);
+kd_status kd__rows_create(kd__rows **out, const kd__conv_desc *d, kd_err *err); /* free() it */
+/* As kd__prim_weight_order. */
+kd_status kd__rows_order(const kd__rows *r, kd__conv_pass pass, uint32_t **out, size_t *floats, kd_err *err);
+size_t kd__rows_stage(const kd__rows *r); /* floats of scratch a thread */
+typedef struct kd__rows_call {
+    size_t slice, first, images; /* which one, and its images in the batch */
+    const float *x, *y, *dy;     /* the batch's; y with relu only */
+    float *out;                  /* y, or dx (NULL unless need_dx) */
+    const float *w, *bias;       /* in the pass's order; bias may be NULL */
+    float *dw, *dbias;           /* the slice's own shares, written; dbias may be NULL */
+    float *stage;                /* the thread's */
+} kd__rows_call;
+void kd__rows_forward(const kd__rows *r, const kd__rows_call *call);
+void kd__rows_backward(const kd__rows *r, const kd__rows_call *call);
 
 /* ---- one library kernel, planned for one thread (dnnl.c, the only file that knows oneDNN) --- */
 
 typedef struct kd__prim kd__prim;
-typedef enum kd__conv_pass { KD__CONV_FORWARD, KD__CONV_DATA, KD__CONV_WEIGHTS } kd__conv_pass;
 /* KD_ENOMEM, KD_EUNSUPPORTED. conv: `images` of d's batch; same_order: a kernel of the same pass
  * whose order of weights this one must use, or NULL for the library's choice. */
 kd_status kd__prim_matmul(kd__prim **out, const kd__gemm_desc *d, kd__team *team, kd_err *err);
@@ -237,11 +276,6 @@ typedef struct kd__adamw_factors {
     float eps, grad_scale;
     float mean_rate;
 } kd__adamw_factors;
-
-/* Per channel (c). a, b: y = a x + b, of which ReLU's mask is made again; NULL without ReLU. */
-typedef struct kd__bn_factors {
-    const float *mean, *a, *b, *k1, *k2, *k3;
-} kd__bn_factors;
 
 /* One row of pooling windows over an image (h, w, c). */
 typedef struct kd__pool {
@@ -295,6 +329,35 @@ typedef struct kd__vec {
     void (*spread)(float *y, const float *x, float scale, size_t rows, size_t c, bool add);
     void (*dropout)(float *y, const float *x, size_t n, const kd__mask *m, bool add); /* n: whole blocks */
 } kd__vec;
+/* n output pixels of `out` numbers, y_pitch apart: sums over segments of len numbers of each of `rows` rows
+ * of x, x_pitch from pixel to pixel. Depthwise: len is a multiple of out = c, and numbers of a channel meet.
+ */
+typedef struct kd__product {
+    const float *const *x;
+    size_t rows, len, x_pitch, y_pitch, n, out;
+    const float *bias; /* or NULL */
+    bool relu, add;    /* y = max(0, y), y += */
+} kd__product;
+
+typedef struct kd__rows_kernels { /* of rows.c, which says in which order weights are */
+    void (*product)(const kd__product *t, float *y, const float *w);
+    void (*deep_product)(const kd__product *t, float *y, const float *w);
+    /* dw (rows, len, out) += products of dy_rows rows of dy (n, out) with windows of x that are `step` rows
+     * apart */
+    void (*weights)(const kd__product *t, float *dw, size_t step, const float *const *dy, size_t dy_rows);
+    void (*deep_weights)(const kd__product *t, float *dw, size_t step, const float *const *dy,
+                         size_t dy_rows);
+    /* As above, over n pixels of c channels; sums and moments add to what is there, `before` pixels. */
+    void (*bn_apply)(float *y, const float *x, const kd__bn_factors *f, size_t n, size_t c, bool relu);
+    void (*bn_dx)(float *dx, const float *dy, const float *x, const kd__bn_factors *f, size_t n, size_t c,
+                  bool relu);
+    void (*bn_sums)(float *s1, float *s2, const float *dy, const float *x, const kd__bn_factors *f, size_t n,
+                    size_t c, bool relu);
+    void (*moments)(float *mean, float *sq, size_t before, const float *x, size_t n, size_t c);
+} kd__rows_kernels;
+extern const kd__rows_kernels kd__rows_scalar, kd__rows_avx2, kd__rows_avx512;
+const kd__rows_kernels *kd__rows_get(void);
+
 extern const kd__vec kd__vec_scalar, kd__vec_avx2, kd__vec_avx512;
 const kd__vec *kd__vec_get(void); /* best for kd_cpu_isa(), chosen once */
 /* An optimizer step by the given kernels; kd_nn_adamw and kd_nn_sgd with those of this CPU. */

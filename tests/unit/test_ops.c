@@ -17,6 +17,12 @@ static kd_node conv_relu(kd_graph *g, kd_node x)
     return kd_nn_relu(g, "relu", kd_nn_conv2d(g, "op", x, 4, 3, 2, 1, true));
 }
 static kd_node conv1(kd_graph *g, kd_node x) { return kd_nn_conv2d(g, "op", x, 5, 1, 1, 0, false); }
+static kd_node conv_rows(kd_graph *g, kd_node x) { return kd_nn_conv2d(g, "op", x, 16, 3, 1, 1, true); }
+static kd_node conv_rows_stride(kd_graph *g, kd_node x)
+{
+    return kd_nn_relu(g, "relu", kd_nn_conv2d(g, "op", x, 32, 3, 2, 1, true));
+}
+static kd_node conv1_rows(kd_graph *g, kd_node x) { return kd_nn_conv2d(g, "op", x, 48, 1, 1, 0, false); }
 static kd_node depthwise(kd_graph *g, kd_node x) { return kd_nn_dwconv2d(g, "op", x, 3, 1, 1, true); }
 static kd_node depthwise_stride(kd_graph *g, kd_node x) { return kd_nn_dwconv2d(g, "op", x, 3, 2, 1, false); }
 static kd_node norm(kd_graph *g, kd_node x) { return kd_nn_batchnorm(g, "op", x, 0.1f, 1e-5f); }
@@ -56,7 +62,11 @@ static const op_case cases[] = {
     {"conv2d 3x3", conv, 3, {5, 6, 3}, 2, false},
     {"conv2d 3x3 stride 2 + relu", conv_relu, 3, {6, 5, 4}, 2, false},
     {"conv2d 1x1", conv1, 3, {4, 4, 6}, 2, false},
+    {"conv2d 3x3 row by row", conv_rows, 3, {5, 6, 16}, 2, false},
+    {"conv2d 3x3 stride 2 + relu row by row", conv_rows_stride, 3, {6, 5, 16}, 2, false},
+    {"conv2d 1x1 row by row", conv1_rows, 3, {4, 5, 16}, 2, false},
     {"dwconv2d 3x3", depthwise, 3, {5, 4, 16}, 2, false},
+    {"dwconv2d stride 2 row by row", depthwise_stride, 3, {6, 5, 32}, 2, false},
     {"dwconv2d stride 2", depthwise_stride, 3, {5, 5, 7}, 2, false},
     {"batchnorm of 3 channels", norm, 3, {3, 3, 3}, 4, false},
     {"batchnorm of 1 channel", norm, 3, {3, 3, 1}, 4, false},

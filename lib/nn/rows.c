@@ -1,0 +1,381 @@
+/* rows.c - convolutions that walk images row by row, with the batch norms beside them.
+ *
+ * For layers that are bound by memory rather than by multiply-adds (few channels, depthwise, one pixel wide)
+ * the library's kernels are the smaller part of the work: tensors are read and written around them. Here one
+ * thread takes an image a band of rows at a time, few enough for the nearest cache. Forward reads a row of x
+ * once, makes the batch norm's y of it in a ring of padded rows, computes the rows of y that it completes,
+ * and takes their statistics before they leave. Backward reads a row of dy, makes the gradient behind the
+ * batch norm of it in a second ring, adds it to the gradient of the weights, computes the rows of dx that it
+ * completes, and sums them up for the batch norm in front. So forward reads x and writes y, backward reads
+ * dy, y, x and writes dx, once each, and nothing else goes through memory.
+ *
+ * Gradient of x. Input pixel r gets from output pixel i through tap u where i stride + u - pad = r, so u runs
+ * through one class of residues modulo the stride, and i falls as u grows. Per class that is again a product
+ * of rows, of dy, with that class's taps in falling order: stride 1 has one class, stride 2 in two directions
+ * four.
+ *
+ * Orders of weights, as tables for conv.c's packing: forward (block of outputs, u, v, c, block), data by
+ * classes (block of c, u, v, out, block), gradient (u, v, c, out); depthwise all (u, v, c).
+ */
+#include "nn_private.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+enum {
+    ALIGN = 16,
+    NEAR = 6144,
+    FAR = 1 << 16,
+    MAX_BAND = 16,
+    MAX_ROWS = MAX_BAND * KD__ROWS_WINDOW + KD__ROWS_WINDOW
+};
+
+struct kd__rows {
+    kd__conv_desc d;
+    size_t h, w, c, out_h, out_w, out, k, stride, pad;
+    bool deep;
+    size_t band;                                       /* output rows a band */
+    size_t x_slots, x_row, dy_slots, dy_row;           /* rings: rows, and floats of one */
+    size_t dy_left;                                    /* pixels of zeros in front of a row of dy */
+    size_t class_at[KD__ROWS_WINDOW][KD__ROWS_WINDOW]; /* where a class's weights begin */
+};
+
+static size_t round_up(size_t n, size_t to) { return (n + to - 1) / to * to; }
+
+const kd__rows_kernels *kd__rows_get(void)
+{
+    const kd_isa isa = kd_cpu_isa();
+    return isa >= KD_ISA_AVX512 ? &kd__rows_avx512 : isa >= KD_ISA_AVX2 ? &kd__rows_avx2 : &kd__rows_scalar;
+}
+
+/* ---- which, and how ----------------------------------------------------------------------- */
+
+bool kd__rows_fit(const kd__conv_desc *d)
+{
+    const bool window = (d->k == 3 && d->stride <= 2) || (d->k == 1 && d->stride == 1 && d->pad == 0);
+    const bool whole = d->out % KD__ROWS_CHANNELS == 0 && d->c % KD__ROWS_CHANNELS == 0;
+    const bool first =
+        d->out % KD__ROWS_CHANNELS == 0 && d->c <= 4 && !d->need_dx && !d->prev && d->groups == 1;
+    const double weights = (double)d->k * d->k * (double)d->out * (double)(d->c / d->groups);
+    return window && (whole || first) && weights <= KD__ROWS_WEIGHTS;
+}
+
+/* Where rows mean nothing (a window of one pixel), they are as many pixels as divide the image and fill
+ * tiles. */
+static void choose_rows(kd__rows *r)
+{
+    if (r->k > 1) return;
+    const size_t pixels = r->h * r->w;
+    size_t best = r->w;
+    for (size_t n = 1; n <= 64; n++)
+        if (pixels % n == 0 && (n > best || best > 64)) best = n;
+    r->w = r->out_w = best;
+    r->h = r->out_h = pixels / best;
+}
+
+static size_t near_floats(const kd__rows *r, size_t band)
+{
+    return ((band - 1) * r->stride + r->k) * r->x_row + (band + r->k) * r->dy_row;
+}
+
+static size_t taps(const kd__rows *r, size_t residue) { return (r->k - residue + r->stride - 1) / r->stride; }
+
+kd_status kd__rows_create(kd__rows **out, const kd__conv_desc *d, kd_err *err)
+{
+    kd__rows *r = *out = calloc(1, sizeof *r);
+    if (!r) return kd_fail(err, KD_ENOMEM, "out of memory for a convolution");
+    *r = (kd__rows){.d = *d,
+                    .h = (size_t)d->h,
+                    .w = (size_t)d->w,
+                    .c = (size_t)d->c,
+                    .out_h = (size_t)d->out_h,
+                    .out_w = (size_t)d->out_w,
+                    .out = (size_t)d->out,
+                    .k = (size_t)d->k,
+                    .stride = (size_t)d->stride,
+                    .pad = (size_t)d->pad,
+                    .deep = d->groups > 1};
+    choose_rows(r);
+    const size_t before = r->k - 1 > r->pad ? r->k - 1 - r->pad : 0, last = (r->w - 1 + r->pad) / r->stride;
+    r->dy_left = (before + r->stride - 1) / r->stride;
+    r->x_row = round_up((r->w + 2 * r->pad) * r->c, ALIGN);
+    r->dy_row = (r->dy_left + kd_max_size(r->out_w, last + 1)) * r->out;
+    const size_t weights = r->k * r->k * r->out * (r->deep ? 1 : r->c);
+    const size_t room = kd_min_size(kd_max_size(NEAR, weights / 2), FAR);
+    r->band = 1;
+    while (r->band < MAX_BAND && r->band < r->out_h && near_floats(r, r->band + 1) <= room) r->band++;
+    r->x_slots = (r->band - 1) * r->stride + r->k;
+    r->dy_slots = r->band + r->k;
+    size_t at = 0;
+    for (size_t a = 0; a < r->stride; a++)
+        for (size_t b = 0; b < r->stride; b++) {
+            r->class_at[a][b] = at;
+            at += taps(r, a) * taps(r, b) * r->c * (r->deep ? 1 : r->out);
+        }
+    return KD_OK;
+}
+
+/* A row of zeros, the ring of x, the ring of dy. */
+static size_t zeros_floats(const kd__rows *r) { return kd_max_size(r->x_row, r->dy_row); }
+static size_t dy_ring_at(const kd__rows *r) { return zeros_floats(r) + r->x_slots * r->x_row; }
+size_t kd__rows_stage(const kd__rows *r) { return dy_ring_at(r) + r->dy_slots * r->dy_row; }
+
+/* ---- orders of weights -------------------------------------------------------------------- */
+
+/* 1 + the plain index of tap (u, v) from channel c to output o. */
+static uint32_t plain(const kd__rows *r, size_t o, size_t c, size_t u, size_t v)
+{
+    return (uint32_t)(1 + ((o * (r->deep ? 1 : r->c) + (r->deep ? 0 : c)) * r->k + u) * r->k + v);
+}
+
+/* One class, taps rising or falling; forward is the class of all taps: first 0, step 1. */
+typedef struct tap_list {
+    size_t u, v, step, nu, nv;
+    bool falling, data;
+} tap_list;
+
+static uint32_t *list_taps(const kd__rows *r, const tap_list *l, uint32_t *to)
+{
+    const size_t from = r->deep ? 1 : l->data ? r->out : r->c, into = l->data ? r->c : r->out;
+    for (size_t b = 0; b < into; b += KD__ROWS_BLOCK) {
+        const size_t end = r->deep ? into : kd_min_size(into, b + KD__ROWS_BLOCK);
+        for (size_t i = 0; i < l->nu; i++)
+            for (size_t j = 0; j < l->nv; j++) {
+                const size_t u = l->u + l->step * (l->falling ? l->nu - 1 - i : i);
+                const size_t v = l->v + l->step * (l->falling ? l->nv - 1 - j : j);
+                for (size_t f = 0; f < from; f++)
+                    for (size_t t = b; t < end; t++)
+                        *to++ = l->data && !r->deep ? plain(r, f, t, u, v) : plain(r, t, f, u, v);
+            }
+        if (r->deep) break;
+    }
+    return to;
+}
+
+static void list_data(const kd__rows *r, uint32_t *to)
+{
+    for (size_t a = 0; a < r->stride; a++)
+        for (size_t b = 0; b < r->stride; b++) {
+            const tap_list l = {a, b, r->stride, taps(r, a), taps(r, b), true, true};
+            to = list_taps(r, &l, to);
+        }
+}
+
+static void list_gradient(const kd__rows *r, uint32_t *to)
+{
+    for (size_t u = 0; u < r->k; u++)
+        for (size_t v = 0; v < r->k; v++)
+            for (size_t c = 0; c < (r->deep ? 1 : r->c); c++)
+                for (size_t o = 0; o < r->out; o++) *to++ = plain(r, o, c, u, v);
+}
+
+kd_status kd__rows_order(const kd__rows *r, kd__conv_pass pass, uint32_t **out, size_t *floats, kd_err *err)
+{
+    *floats = r->k * r->k * r->out * (r->deep ? 1 : r->c);
+    uint32_t *order = *out = malloc(*floats * sizeof *order);
+    if (!order) return kd_fail(err, KD_ENOMEM, "out of memory for the order of %zu weights", *floats);
+    const tap_list all = {0, 0, 1, r->k, r->k, false, false};
+    if (pass == KD__CONV_FORWARD)
+        list_taps(r, &all, order);
+    else if (pass == KD__CONV_DATA)
+        list_data(r, order);
+    else
+        list_gradient(r, order);
+    return KD_OK;
+}
+
+/* ---- one image ---------------------------------------------------------------------------- */
+
+/* What a slice works with, and the image that it is at. */
+typedef struct image {
+    const kd__rows *r;
+    const kd__rows_kernels *k;
+    const kd__rows_call *call;
+    kd__bn_rows prev, next;
+    const float *zeros;
+    float *x_ring, *dy_ring;
+    size_t number, x_pixel, y_pixel; /* which one of the slice, its first pixels in the batch */
+    size_t x_ready;                  /* rows of x that have been in the ring */
+} image;
+
+static void prepare_x(image *m, size_t row)
+{
+    const kd__rows *r = m->r;
+    float *to = m->x_ring + row % r->x_slots * r->x_row + r->pad * r->c;
+    const size_t at = (m->x_pixel + row * r->w) * r->c;
+    if (r->d.prev)
+        m->k->bn_apply(to, m->prev.x + at, &m->prev.f, r->w, r->c, m->prev.relu);
+    else
+        memcpy(to, m->call->x + at, r->w * r->c * sizeof *to);
+}
+
+static void prepare_dy(image *m, size_t row)
+{
+    const kd__rows *r = m->r;
+    float *to = m->dy_ring + row % r->dy_slots * r->dy_row + r->dy_left * r->out;
+    const size_t at = (m->y_pixel + row * r->out_w) * r->out, n = r->out_w * r->out;
+    const float *dy = m->call->dy + at;
+    if (r->d.next) {
+        m->k->bn_dx(to, m->next.dy + at, m->next.x + at, &m->next.f, r->out_w, r->out, m->next.relu);
+        dy = to;
+    }
+    if (r->d.relu)
+        kd__vec_get()->relu_mask(to, dy, m->call->y + at, n);
+    else if (dy != to)
+        memcpy(to, dy, n * sizeof *to);
+    for (size_t p = 0; m->call->dbias && p < r->out_w; p++)
+        kd__vec_get()->add_to(m->call->dbias, to + p * r->out, r->out);
+}
+
+/* Rows i .. of the windows of output rows from `first` on, n of them: pointers to their left edges. */
+static void x_rows(image *m, const float **to, size_t first, size_t n)
+{
+    const kd__rows *r = m->r;
+    const size_t count = (n - 1) * r->stride + r->k, end = first * r->stride + count; // + pad
+    while (m->x_ready < r->h && m->x_ready + r->pad < end) prepare_x(m, m->x_ready++);
+    for (size_t i = 0; i < count; i++) {
+        const size_t row = first * r->stride + i - r->pad; // wraps around above the image
+        to[i] = row < r->h ? m->x_ring + row % r->x_slots * r->x_row : m->zeros;
+    }
+}
+
+static const float *dy_row(const image *m, size_t row) /* the first pixel behind the zeros */
+{
+    const kd__rows *r = m->r;
+    return (row < r->out_h ? m->dy_ring + row % r->dy_slots * r->dy_row : m->zeros) + r->dy_left * r->out;
+}
+
+static void forward_band(image *m, size_t first, size_t n)
+{
+    const kd__rows *r = m->r;
+    const float *rows[MAX_ROWS];
+    x_rows(m, rows, first, n);
+    kd__product t = {.rows = r->k,
+                     .len = r->k * r->c,
+                     .x_pitch = r->stride * r->c,
+                     .y_pitch = r->out,
+                     .n = r->out_w,
+                     .out = r->out,
+                     .bias = m->call->bias,
+                     .relu = r->d.relu};
+    float *y = m->call->out + (m->y_pixel + first * r->out_w) * r->out;
+    for (size_t i = 0; i < n; i++) {
+        t.x = rows + i * r->stride;
+        (r->deep ? m->k->deep_product : m->k->product)(&t, y + i * r->out_w * r->out, m->call->w);
+    }
+    if (r->d.next)
+        m->k->moments(m->next.sums, m->next.sums + r->out, m->number * r->out_h * r->out_w + first * r->out_w,
+                      y, n * r->out_w, r->out);
+}
+
+/* One row of dx, class by class of its columns. */
+static void data_row(const image *m, size_t row)
+{
+    const kd__rows *r = m->r;
+    const size_t a = (row + r->pad) % r->stride, nu = taps(r, a);
+    const float *rows[KD__ROWS_WINDOW];
+    float *dx = m->call->out + (m->x_pixel + row * r->w) * r->c;
+    for (size_t b = 0; b < r->stride; b++) {
+        const size_t col = (b + r->stride - r->pad % r->stride) % r->stride, nv = taps(r, b);
+        if (col >= r->w) continue;
+        const size_t far_u = a + (nu - 1) * r->stride, far_v = b + (nv - 1) * r->stride;
+        const size_t left = (r->dy_left * r->stride + col + r->pad - far_v) / r->stride * r->out;
+        for (size_t i = 0; i < nu; i++) // wraps around above the image
+            rows[i] = dy_row(m, (row + r->pad + r->k * r->stride - far_u) / r->stride - r->k + i) -
+                      r->dy_left * r->out + left;
+        const kd__product t = {.x = rows,
+                               .rows = nu,
+                               .len = nv * r->out,
+                               .x_pitch = r->out,
+                               .y_pitch = r->stride * r->c,
+                               .n = (r->w - col + r->stride - 1) / r->stride,
+                               .out = r->c,
+                               .add = r->d.accumulate_dx};
+        (r->deep ? m->k->deep_product : m->k->product)(&t, dx + col * r->c, m->call->w + r->class_at[a][b]);
+    }
+}
+
+static void weights_band(image *m, size_t first, size_t n)
+{
+    const kd__rows *r = m->r;
+    const float *rows[MAX_ROWS], *dy[MAX_BAND];
+    x_rows(m, rows, first, n);
+    for (size_t i = 0; i < n; i++) dy[i] = dy_row(m, first + i);
+    const kd__product t = {.x = rows,
+                           .rows = r->k,
+                           .len = r->k * r->c,
+                           .x_pitch = r->stride * r->c,
+                           .n = r->out_w,
+                           .out = r->out};
+    (r->deep ? m->k->deep_weights : m->k->weights)(&t, m->call->dw, r->stride, dy, n);
+}
+
+/* Rows of dx that dy's rows before `ready` complete, from `row` on; the next one. */
+static size_t data_band(image *m, size_t row, size_t ready)
+{
+    const kd__rows *r = m->r;
+    const size_t first = row;
+    while (row < r->h && (ready == r->out_h || (row + r->pad) / r->stride < ready)) data_row(m, row++);
+    if (r->d.prev && row > first) {
+        const size_t at = (m->x_pixel + first * r->w) * r->c;
+        m->k->bn_sums(m->prev.sums, m->prev.sums + r->c, m->call->out + at, m->prev.x + at, &m->prev.f,
+                      (row - first) * r->w, r->c, m->prev.relu);
+    }
+    return row;
+}
+
+static void backward_image(image *m)
+{
+    const kd__rows *r = m->r;
+    size_t row = 0;
+    for (size_t first = 0; first < r->out_h; first += r->band) {
+        const size_t n = kd_min_size(r->band, r->out_h - first);
+        for (size_t i = 0; i < n; i++) prepare_dy(m, first + i);
+        weights_band(m, first, n);
+        if (r->d.need_dx) row = data_band(m, row, first + n);
+    }
+}
+
+/* ---- a slice ------------------------------------------------------------------------------ */
+
+static image begin(const kd__rows *r, const kd__rows_call *call)
+{
+    image m = {.r = r, .k = kd__rows_get(), .call = call, .zeros = call->stage};
+    m.x_ring = call->stage + zeros_floats(r);
+    m.dy_ring = call->stage + dy_ring_at(r);
+    memset(call->stage, 0, kd__rows_stage(r) * sizeof(float));
+    if (r->d.prev) m.prev = kd__bn_rows_of(r->d.prev, call->slice);
+    if (r->d.next) m.next = kd__bn_rows_of(r->d.next, call->slice);
+    return m;
+}
+
+static void begin_image(image *m, size_t number)
+{
+    m->number = number;
+    m->x_pixel = (m->call->first + number) * m->r->h * m->r->w;
+    m->y_pixel = (m->call->first + number) * m->r->out_h * m->r->out_w;
+    m->x_ready = 0;
+}
+
+void kd__rows_forward(const kd__rows *r, const kd__rows_call *call)
+{
+    image m = begin(r, call);
+    if (r->d.next) memset(m.next.sums, 0, 2 * r->out * sizeof(float));
+    for (size_t i = 0; i < call->images; i++) {
+        begin_image(&m, i);
+        for (size_t first = 0; first < r->out_h; first += r->band)
+            forward_band(&m, first, kd_min_size(r->band, r->out_h - first));
+    }
+}
+
+void kd__rows_backward(const kd__rows *r, const kd__rows_call *call)
+{
+    image m = begin(r, call);
+    if (r->d.prev) memset(m.prev.sums, 0, 2 * r->c * sizeof(float));
+    memset(call->dw, 0, r->k * r->k * r->out * (r->deep ? 1 : r->c) * sizeof(float));
+    if (call->dbias) memset(call->dbias, 0, r->out * sizeof(float));
+    for (size_t i = 0; i < call->images; i++) {
+        begin_image(&m, i);
+        backward_image(&m);
+    }
+}
