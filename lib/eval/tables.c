@@ -181,6 +181,12 @@ static void set_slice_measures(json_t *o, const kd_measures *m)
 }
 
 /* Means over the panel of the measures of one slice. */
+/* A number of a column: 3, not 3.0, where it is whole. */
+static json_t *exact(double v)
+{
+    return v == floor(v) && fabs(v) < 9e15 ? json_integer((json_int_t)v) : kd__real(v);
+}
+
 static kd_status slice_json(json_t **out, const kd_exam *e, const kd__slice *s, const kd__panel *p,
                             bool teacher, kd_err *err)
 {
@@ -199,9 +205,9 @@ static kd_status slice_json(json_t **out, const kd_exam *e, const kd__slice *s, 
     if (st) return st;
     json_t *o = json_pack("{s:s, s:s, s:I}", "column", s->column, "name", s->name, "rows", (json_int_t)s->n);
     if (s->single)
-        json_object_set_new(o, "value", kd__real(s->from));
+        json_object_set_new(o, "value", exact(s->from));
     else if (!s->missing)
-        json_object_set_new(o, "from", kd__real(s->from)), json_object_set_new(o, "to", kd__real(s->to));
+        json_object_set_new(o, "from", exact(s->from)), json_object_set_new(o, "to", exact(s->to));
     set_slice_measures(o, &mean);
     *out = o;
     return KD_OK;
