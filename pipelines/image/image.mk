@@ -13,9 +13,8 @@ IMAGE_CONF := pipelines/image
 IMAGE_STUDENTS := $(IMAGE_CONF)/dscnn-5k.yaml $(IMAGE_CONF)/cnn-25k.yaml $(IMAGE_CONF)/mlp-100k.yaml
 
 image: $(IMAGE)/report.html ## the image pipeline on Fashion-MNIST -> runs/image/report.html, a table, gates (SIZE=full: all rows)
-	@cat $(IMAGE)/table.txt
-	@echo "the same with plots and pictures: $<"
-	$B/kd-eval --gates $(IMAGE_CONF)/gates.yaml $(IMAGE)/results.json
+	@echo "with plots and pictures: $<"
+	@$B/kd-eval -q --gates $(IMAGE_CONF)/gates.yaml $(IMAGE)/results.json
 
 $(IMAGE)/data.ok: $(IMAGE_CONF)/fashion-mnist.sha256
 	@mkdir -p $(@D)
