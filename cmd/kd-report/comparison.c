@@ -75,6 +75,14 @@ static void put_card(report *r, const json_t *s, const json_t *teacher)
     kd_buf_puts(b, "</article>\n");
 }
 
+/* Of any measure: 0.8542, 52.14, 98,408. */
+static const char *figure(char *buf, double v)
+{
+    if (fabs(v) >= 1e4) return number(buf, v, AS_COUNT);
+    snprintf(buf, 40, "%.4g", v);
+    return buf;
+}
+
 /* What kd-eval's gates said: the verdict, then a line each, those that failed first. */
 static void put_gates(report *r)
 {
@@ -103,8 +111,10 @@ static void put_gates(report *r)
             html_text(b, str(e, "gate"));
             kd_buf_puts(b, " <small>");
             html_text(b, str(e, "where"));
+            char value[40], limit[40];
             if (isfinite(num(e, "value")))
-                kd_buf_printf(b, " %.4g, limit %.4g", num(e, "value"), num(e, "limit"));
+                kd_buf_printf(b, " %s, limit %s", figure(value, num(e, "value")),
+                              figure(limit, num(e, "limit")));
             kd_buf_puts(b, " ");
             html_text(b, str(e, "why"));
             kd_buf_puts(b, "</small></li>\n");
