@@ -36,8 +36,9 @@ $(IMAGE)/students.json: $(IMAGE_STUDENTS) $(IMAGE)/dump.json | $B/kd-train
 	  -o $(IMAGE)/students --resume --force --json > $@.part
 	@mv $@.part $@
 
-# A failed gate (status 1) shows in the report, and stops `make image` behind it.
+# A failed gate (status 1) shows in the report, and stops `make image` behind it. Whatever else ends with 1 leaves no .part to move.
 $(IMAGE)/results.json: $(IMAGE)/students.json $(IMAGE_CONF)/gates.yaml | $B/kd-eval
+	@rm -f $@.part
 	$B/kd-eval -s $(IMAGE_STORE) $(IMAGE)/students $(IMAGE)/teacher --pipeline image --gates $(IMAGE_CONF)/gates.yaml \
 	  --results $@.part > $(IMAGE)/table.txt || [ $$? = 1 ]
 	@mv $@.part $@
