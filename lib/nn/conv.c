@@ -108,8 +108,7 @@ static kd_status make_pass(kd__conv *v, kd__conv_pass pass, kd_err *err)
                           : kd__prim_conv(&v->prim[pass][i], pass, &v->d, images, i ? v->prim[pass][0] : NULL,
                                           v->team, err);
     }
-    if (!st && !v->rows && !v->pointwise)
-        st = kd__prim_weight_order(v->prim[pass][1], &p->order, &p->n, err);
+    if (!st && !v->rows && !v->pointwise) st = kd__prim_weight_order(v->prim[pass][1], &p->order, &p->n, err);
     if (st || pass == KD__CONV_WEIGHTS || (!p->order && !v->d.operands)) return st;
     if (!(p->copy = kd_alloc_aligned(kd__operand_floats(v->d.operands, p->n), sizeof(float))))
         return kd_fail(err, KD_ENOMEM, "out of memory for a copy of %zu weights", p->n);
@@ -119,7 +118,8 @@ static kd_status make_pass(kd__conv *v, kd__conv_pass pass, kd_err *err)
 /* A matrix product adds by itself. */
 static bool stages_dx(const kd__conv *v) { return v->d.need_dx && v->d.accumulate_dx && !v->pointwise; }
 
-/* Floats of staging memory that slices of x, dy and dx need; each has its place only where it is made there. */
+/* Floats of staging memory that slices of x, dy and dx need; each has its place only where it is made there.
+ */
 static size_t lay_out_stage(kd__conv *v)
 {
     const kd__conv_desc *d = &v->d;
@@ -146,7 +146,7 @@ kd_status kd__conv_create(kd__conv **out, const kd__conv_desc *d, kd__team *team
     v->x_image = v->x_pixels * (size_t)d->c;
     v->y_image = v->y_pixels * (size_t)d->out;
     v->weights = (size_t)(d->out * (d->c / d->groups) * d->k * d->k);
-    kd_status st = !d->operands && kd__rows_fit(d) ? kd__rows_create(&v->rows, d, err) : KD_OK;
+    kd_status st = !d->operands && !d->library && kd__rows_fit(d) ? kd__rows_create(&v->rows, d, err) : KD_OK;
     if (!st) st = make_pass(v, KD__CONV_FORWARD, err);
     if (!st && d->need_dx) st = make_pass(v, KD__CONV_DATA, err);
     if (!st && d->training) st = make_pass(v, KD__CONV_WEIGHTS, err);
