@@ -84,6 +84,25 @@ kd_node kd_nn_softmax(kd_graph *g, const char *name, kd_node x); /* over the las
 /* Inverted dropout by the counter generator (seed, node, step); identity in inference. */
 kd_node kd_nn_dropout(kd_graph *g, const char *name, kd_node x, float p);
 
+/* ---- token models: layers of encoders -- */
+
+/* tokens -> (width): table row of the id; with positions > 0 plus a row for the token's place in its
+ * sequence, with types > 0 plus the row of type 0. One table: weight (vocab, width). With positions, as in
+ * BERT (Devlin et al. 2019): word_embeddings.weight, position_embeddings.weight (positions, width) and
+ * token_type_embeddings.weight (types, width). A sequence then has at most `positions` tokens. */
+kd_node kd_nn_embedding(kd_graph *g, const char *name, kd_node tokens, int64_t vocab, int64_t positions,
+                        int64_t types, int64_t width);
+/* y = (x - mean) / sqrt(var + eps) * weight + bias over the last axis (Ba et al. 2016). */
+kd_node kd_nn_layernorm(kd_graph *g, const char *name, kd_node x, float eps);
+kd_node kd_nn_gelu(kd_graph *g, const char *name, kd_node x); /* x Phi(x), the exact form with erf */
+/* q, k, v: (heads * d), a row per token -> the same: each token attends to all of its sequence, scores scaled
+ * by 1 / sqrt(d) (Vaswani et al. 2017, section 3.2). */
+kd_node kd_nn_self_attention(kd_graph *g, const char *name, kd_node q, kd_node k, kd_node v, int heads);
+typedef enum kd_pool { KD_POOL_MEAN, KD_POOL_FIRST } kd_pool;
+kd_node kd_nn_pool(kd_graph *g, const char *name, kd_node x,
+                   kd_pool how);                                   /* a row per token -> per sequence */
+kd_node kd_nn_normalize(kd_graph *g, const char *name, kd_node x); /* y = x / max(|x|, 1e-12), last axis */
+
 /* Keeps the value readable. In training every output's gradient is to be filled before each backward. */
 void kd_graph_output(kd_graph *g, kd_node x);
 /* Ends building: checks, fuses (linear + bias + relu, batch norm + relu), lays out the slab.
@@ -122,7 +141,7 @@ kd_per kd_graph_node_per(const kd_graph *g,
 /* The node whose value stands where n's own would: a ReLU that was fused into n, so that what was before it
  * is never there. n itself where nothing was fused. */
 kd_node kd_graph_node_shown(const kd_graph *g, kd_node n);
-double kd_graph_macs(const kd_graph *g);        /* multiply-adds of one row's forward pass */
+double kd_graph_macs(const kd_graph *g); /* multiply-adds of one row's forward pass; attention's left out */
 double kd_graph_train_flops(const kd_graph *g); /* FLOPs a row, forward and backward, no dX for inputs */
 
 /* ---- running ------------------------------------------------------------------------------ */
@@ -168,7 +187,8 @@ kd_exec_value(const kd_exec *ex,
               kd_node n); /* (B, ...): outputs, inputs, kept nodes; borrowed until the next forward */
 float *kd_exec_grad(kd_exec *ex,
                     kd_node output); /* (B, ...), dLoss/doutput: filled by the loss before backward */
-void kd_exec_backward(kd_exec *ex);  /* overwrites the gradient slab */
+void kd_exec_backward(kd_exec *ex);  /* overwrites the gradient slab, which nobody else may write to: of an
+                                        embedding only the rows of this batch and of the one before are */
 float *kd_exec_grads(kd_exec *ex);   /* same layout as kd_graph_slab */
 /* Opens the region itself: for inference. */
 void kd_exec_run_forward(kd_exec *ex);

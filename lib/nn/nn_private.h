@@ -117,7 +117,8 @@ struct kd_exec {
 /* The op table: one row per file of ops. */
 extern const kd__op kd__op_input, kd__op_tokens, kd__op_linear, kd__op_conv2d, kd__op_dwconv2d,
     kd__op_batchnorm, kd__op_relu, kd__op_maxpool, kd__op_avgpool, kd__op_global_avgpool, kd__op_flatten,
-    kd__op_add, kd__op_softmax, kd__op_dropout;
+    kd__op_add, kd__op_softmax, kd__op_dropout, kd__op_embedding, kd__op_layernorm, kd__op_gelu,
+    kd__op_attention, kd__op_pool, kd__op_normalize;
 
 /* Adds a node; used by the builders, which live in their op's file. */
 kd_node kd__graph_add(kd_graph *g, const kd__op *op, const char *name, int nin, const kd_node *in,
@@ -373,6 +374,36 @@ typedef struct kd__rows_kernels { /* of rows.c, which says in which order weight
 } kd__rows_kernels;
 extern const kd__rows_kernels kd__rows_scalar, kd__rows_avx2, kd__rows_avx512;
 const kd__rows_kernels *kd__rows_get(void);
+
+/* One head of one sequence: tokens rows of d numbers, ld from token to token in all of its matrices. */
+typedef struct kd__head {
+    const float *q, *k, *v;
+    size_t tokens, d, ld;
+    float scale; /* of scores */
+} kd__head;
+typedef struct kd__head_grads {
+    const float *y, *dy, *log_sum;
+    float *dq, *dk, *dv; /* each may be NULL */
+    bool add[3];
+} kd__head_grads;
+enum { KD__HEAD_BLOCK = 32 }; /* queries at a time */
+
+typedef struct kd__encoder_kernels { /* encoder.simd.c */
+    /* Rows of n numbers; stats (rows, 2): mean and 1 / deviation. */
+    void (*layernorm)(float *y, float *stats, const float *x, const float *w, const float *b, size_t rows,
+                      size_t n, float eps);
+    /* dw, db += ; dx (+)=, may be NULL or dy */
+    void (*layernorm_back)(float *dx, float *dw, float *db, const float *dy, const float *x,
+                           const float *stats, const float *w, size_t rows, size_t n, bool add);
+    void (*gelu)(float *y, const float *x, size_t n);
+    void (*gelu_back)(float *dx, const float *dy, const float *x, size_t n, bool add); /* dx may be dy */
+    size_t (*head_floats)(size_t tokens, size_t d);                                    /* of scratch */
+    /* y; log_sum (tokens), or NULL: logarithms of the sums of exponentials */
+    void (*attend)(const kd__head *h, float *y, float *log_sum, float *scratch);
+    void (*attend_back)(const kd__head *h, const kd__head_grads *g, float *scratch);
+} kd__encoder_kernels;
+extern const kd__encoder_kernels kd__encoder_scalar, kd__encoder_avx2, kd__encoder_avx512;
+const kd__encoder_kernels *kd__encoder_get(void);
 
 extern const kd__vec kd__vec_scalar, kd__vec_avx2, kd__vec_avx512;
 const kd__vec *kd__vec_get(void); /* best for kd_cpu_isa(), chosen once */
