@@ -1,0 +1,184 @@
+/* onnx.c - how each layer is said in ONNX's operators of opset 17.
+ *
+ * The graph computes on images as ONNX has them, (batch, C, H, W); weights have the shapes that PyTorch and
+ * ONNX share, so nothing is transposed but, for `layout: nhwc`, the input. Values have the names of kd's
+ * nodes, so that a tap of the student is found again in any viewer of ONNX files. Input "input", output
+ * "logits". Whole-number weights are dequantised by the first operator that reads them: runtimes either fold
+ * that when they load or do it as they go.
+ */
+#include "onnx_private.h"
+
+#include <string.h>
+
+enum {
+    FLOAT = ONNX__TENSOR_PROTO__DATA_TYPE__FLOAT,
+    BYTE = ONNX__TENSOR_PROTO__DATA_TYPE__UINT8,
+    INT8 = ONNX__TENSOR_PROTO__DATA_TYPE__INT8
+};
+
+static const char *in(const kd__onnx *x, const kd__layer *l, int i) { return x->value[l->in[i]->index]; }
+
+static bool is_last(const kd__onnx *x, const kd__layer *l) { return l->index == x->net->layers - 1; }
+
+/* The name of the value that the layer's own operator makes. */
+static const char *out(const kd__onnx *x, const kd__layer *l)
+{
+    return is_last(x, l) && !l->relu ? "logits" : l->name;
+}
+
+static const char *and_relu(kd__onnx *x, const kd__layer *l)
+{
+    if (!l->relu) return out(x, l);
+    const char *name = is_last(x, l) ? "logits" : l->relu;
+    kd__onnx_node(x, "Relu", name, l->name, NULL, NULL);
+    return name;
+}
+
+static const char *scalar(kd__onnx *x, const char *name, const float *v)
+{
+    return kd__onnx_tensor(x, name, FLOAT, 0, NULL, v, sizeof *v);
+}
+
+static const char *weight(kd__onnx *x, const kd__layer *l)
+{
+    const char *name = kd__onnx_text(x, "%s.weight", l->name);
+    if (!l->q) return kd__onnx_tensor(x, name, FLOAT, l->wndims, l->wdims, l->w, l->weights * sizeof *l->w);
+    Onnx__NodeProto *n =
+        kd__onnx_node(x, "DequantizeLinear", name,
+                      kd__onnx_tensor(x, kd__onnx_text(x, "%s.int8", name), INT8, l->wndims, l->wdims, l->q,
+                                      l->weights),
+                      kd__onnx_tensor(x, kd__onnx_text(x, "%s.scale", name), FLOAT, 1, l->wdims, l->scale,
+                                      (size_t)l->wdims[0] * sizeof *l->scale),
+                      NULL);
+    kd__onnx_int(x, n, "axis", 0);
+    return name;
+}
+
+static const char *bias(kd__onnx *x, const kd__layer *l)
+{
+    return l->bias ? kd__onnx_tensor(x, kd__onnx_text(x, "%s.bias", l->name), FLOAT, 1, l->wdims, l->bias,
+                                     (size_t)l->wdims[0] * sizeof *l->bias)
+                   : NULL;
+}
+
+/* ---- operators ------------------------------------------------------------------------------------ */
+
+const char *kd__onnx_input(kd__onnx *x, const kd__layer *l)
+{
+    const kd_model *m = x->net->m;
+    const bool bytes = !strcmp(x->o->input, "u8"), nhwc = l->ndims == 3 && !strcmp(x->o->layout, "nhwc");
+    const int64_t chw[] = {l->dims[2], l->dims[0], l->dims[1]}, perm[] = {0, 3, 1, 2};
+    const char *v = "input";
+    kd__onnx_place(x, false, v, bytes ? BYTE : FLOAT, l->ndims, l->ndims == 3 && !nhwc ? chw : l->dims);
+    if (bytes) {
+        Onnx__NodeProto *n = kd__onnx_node(x, "Cast", "input.numbers", v, NULL, NULL);
+        kd__onnx_int(x, n, "to", FLOAT);
+        v = "input.numbers";
+    }
+    if (x->o->preprocess) {
+        kd__onnx_node(x, "Sub", "input.centred", v, scalar(x, "input.mean", &m->mean), NULL);
+        v = "input.scaled";
+        kd__onnx_node(x, "Mul", v, "input.centred", scalar(x, "input.scale", &m->scale), NULL);
+    }
+    if (!nhwc) return v;
+    kd__onnx_ints(x, kd__onnx_node(x, "Transpose", "input.nchw", v, NULL, NULL), "perm", 4, perm);
+    return "input.nchw";
+}
+
+const char *kd__onnx_linear(kd__onnx *x, const kd__layer *l)
+{
+    Onnx__NodeProto *n = kd__onnx_node(x, "Gemm", out(x, l), in(x, l, 0), weight(x, l), bias(x, l));
+    kd__onnx_int(x, n, "transB", 1);
+    return and_relu(x, l);
+}
+
+static void window(kd__onnx *x, Onnx__NodeProto *n, const kd__layer *l)
+{
+    const int64_t k[] = {l->k, l->k}, stride[] = {l->stride, l->stride},
+                  pad[] = {l->pad, l->pad, l->pad, l->pad};
+    kd__onnx_ints(x, n, "kernel_shape", 2, k);
+    kd__onnx_ints(x, n, "strides", 2, stride);
+    kd__onnx_ints(x, n, "pads", 4, pad);
+}
+
+const char *kd__onnx_conv(kd__onnx *x, const kd__layer *l)
+{
+    Onnx__NodeProto *n = kd__onnx_node(x, "Conv", out(x, l), in(x, l, 0), weight(x, l), bias(x, l));
+    window(x, n, l);
+    kd__onnx_int(x, n, "group", l->in[0]->dims[2] / l->wdims[1]);
+    return and_relu(x, l);
+}
+
+const char *kd__onnx_relu(kd__onnx *x, const kd__layer *l)
+{
+    kd__onnx_node(x, "Relu", out(x, l), in(x, l, 0), NULL, NULL);
+    return out(x, l);
+}
+
+const char *kd__onnx_maxpool(kd__onnx *x, const kd__layer *l)
+{
+    window(x, kd__onnx_node(x, "MaxPool", out(x, l), in(x, l, 0), NULL, NULL), l);
+    return out(x, l);
+}
+
+/* (batch, C, 1, 1) to (batch, C) */
+const char *kd__onnx_gap(kd__onnx *x, const kd__layer *l)
+{
+    const char *map = kd__onnx_text(x, "%s.map", l->name);
+    kd__onnx_node(x, "GlobalAveragePool", map, in(x, l, 0), NULL, NULL);
+    kd__onnx_node(x, "Flatten", out(x, l), map, NULL, NULL);
+    return out(x, l);
+}
+
+const char *kd__onnx_flatten(kd__onnx *x, const kd__layer *l)
+{
+    kd__onnx_node(x, "Flatten", out(x, l), in(x, l, 0), NULL, NULL);
+    return out(x, l);
+}
+
+const char *kd__onnx_add(kd__onnx *x, const kd__layer *l)
+{
+    kd__onnx_node(x, "Add", out(x, l), in(x, l, 0), in(x, l, 1), NULL);
+    return and_relu(x, l);
+}
+
+/* ---- the file ------------------------------------------------------------------------------------- */
+
+/* What a program that runs the file must know and the graph does not say. */
+static json_t *metadata(const kd__net *net, const kd_model_export *o, const char *command)
+{
+    json_t *meta = json_object();
+    char *labels = net->m->labels ? kd_json_text(net->m->labels, JSON_COMPACT) : NULL;
+    char *pre = o->preprocess
+                    ? kd_strdup("in the graph: raw input")
+                    : kd_sprintf("input = (raw - %.9g) * %.9g", (double)net->m->mean, (double)net->m->scale);
+    json_object_set_new(meta, "kd_version", json_string(KD_VERSION));
+    json_object_set_new(meta, "name", json_string(net->m->name));
+    json_object_set_new(meta, "weights", json_string(o->weights));
+    json_object_set_new(meta, "preprocess", json_string(pre));
+    json_object_set_new(meta, "fingerprint", json_string(net->fingerprint));
+    if (labels) json_object_set_new(meta, "labels", json_string(labels));
+    if (command) json_object_set_new(meta, "command", json_string(command));
+    free(labels);
+    free(pre);
+    return meta;
+}
+
+kd_status kd__write_onnx(FILE *f, const kd__net *net, const kd_model_export *o, const char *command,
+                         kd_model_export_facts *facts, kd_err *err)
+{
+    const kd__layer *last = &net->layer[net->layers - 1];
+    kd__onnx x = {.net = net, .o = o};
+    json_t *meta = metadata(net, o, command);
+    (void)facts;
+    onnx__graph_proto__init(&x.graph);
+    x.value = kd_arena_alloc(&x.memory, (size_t)net->layers, sizeof *x.value);
+    x.failed = !x.value;
+    for (int i = 0; i < net->layers && !x.failed; i++)
+        x.value[i] = net->layer[i].how->onnx(&x, &net->layer[i]);
+    kd__onnx_place(&x, true, "logits", FLOAT, last->ndims, last->dims);
+    kd_status st = kd__onnx_save(&x, f, net->m->name, meta, err);
+    json_decref(meta);
+    kd_arena_release(&x.memory);
+    return st;
+}
