@@ -203,6 +203,7 @@ deps: ## install the packages that building and testing need
 
 deps-test: deps
 	$(call install_packages,$(DEPS_TEST))
+	@bench/peers/setup.sh $(BUILD)/peers/onnx-venv requirements-onnx || echo "kd: without it tests of ONNX files only look at what kd says"
 
 deps-full: deps-test
 	$(call install_packages,$(DEPS_FULL))

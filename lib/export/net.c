@@ -148,7 +148,7 @@ kd_status kd__net_build(kd__net *net, kd_model *m, bool int8, kd_err *err)
     net->layer = kd_arena_alloc(&net->memory, nodes, sizeof *net->layer);
     kd__layer **of = kd_arena_alloc(&net->memory, nodes, sizeof *of);
     int *uses = kd_arena_alloc(&net->memory, nodes, sizeof *uses);
-    if (!net->layer || !of || !uses) return no_memory(err);
+    if (!net->layer || !of || !uses || !*net->fingerprint) return no_memory(err);
     for (kd_node n = 0; n <= m->logits; n++) {
         const kd_node_facts f = kd_graph_node_facts(m->graph, n);
         for (int i = 0; i < f.inputs; i++) uses[f.in[i]]++;

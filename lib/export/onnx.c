@@ -8,6 +8,7 @@
  */
 #include "onnx_private.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 enum {
@@ -170,6 +171,7 @@ kd_status kd__write_onnx(FILE *f, const kd__net *net, const kd_model_export *o, 
     const kd__layer *last = &net->layer[net->layers - 1];
     kd__onnx x = {.net = net, .o = o};
     json_t *meta = metadata(net, o, command);
+    char *whole = kd_json_text(meta, 0); // NULL when a member is missing for want of memory
     (void)facts;
     onnx__graph_proto__init(&x.graph);
     x.value = kd_arena_alloc(&x.memory, (size_t)net->layers, sizeof *x.value);
@@ -177,7 +179,8 @@ kd_status kd__write_onnx(FILE *f, const kd__net *net, const kd_model_export *o, 
     for (int i = 0; i < net->layers && !x.failed; i++)
         x.value[i] = net->layer[i].how->onnx(&x, &net->layer[i]);
     kd__onnx_place(&x, true, "logits", FLOAT, last->ndims, last->dims);
-    kd_status st = kd__onnx_save(&x, f, net->m->name, meta, err);
+    kd_status st = kd__onnx_save(&x, f, net->m->name, whole ? meta : NULL, err);
+    free(whole);
     json_decref(meta);
     kd_arena_release(&x.memory);
     return st;
