@@ -13,17 +13,18 @@ CC := gcc
 endif
 
 # The ladder: a module includes only itself and the modules named here (make dep-check).
-MODULES ?= base config codec store nn data loss model export teacher exchange train eval audit cli
+MODULES ?= base config codec text store nn data loss model export teacher exchange train eval audit cli
 USES_base := none
 USES_config := base
 USES_cli := base config
 USES_codec := base config
+USES_text := base
 USES_store := base config codec
 USES_nn := base config
-USES_data := base config codec store
+USES_data := base config codec store text
 USES_loss := base config nn
 USES_model := base config nn loss
-USES_export := base config nn loss model
+USES_export := base config text nn loss model
 USES_teacher := base config codec nn model store data
 USES_exchange := base config codec nn model store data
 USES_train := base config codec nn loss model store data
@@ -35,12 +36,11 @@ OPENMP := -fopenmp
 ifeq ($(MODE),fuzz)
 CC := clang
 OPENMP :=
-MODULES := base config codec store data model exchange
+MODULES := base config codec text store data model exchange
 UNUSED := lib/data/loader.c
 endif
 
-TOOLS := kd kd-dump kd-train kd-eval kd-audit kd-report kd-run kd-export kd-store
-LIBS := -ldnnl -llmdb -lzstd -lyaml -ljansson -lxxhash -lpng -ljpeg -lprotobuf-c -lz -lm
+LIBS := -ldnnl -llmdb -lzstd -lyaml -ljansson -lxxhash -lutf8proc -lpng -ljpeg -lprotobuf-c -lz -lm
 
 WARN := -Wall -Wextra -Werror -Wshadow -Wpointer-arith -Wstrict-prototypes -Wmissing-prototypes -Wvla
 OPT_release := -O3 -g -DNDEBUG
@@ -180,7 +180,7 @@ include $(wildcard pipelines/*/*.mk bench/bench.mk tests/*/*.mk)
 # ---- housekeeping --------------------------------------------------------------------------
 
 JOBS ?= $(shell nproc 2>/dev/null || echo 2)
-DEPS := gcc libc6-dev make liblmdb-dev libzstd-dev libyaml-dev libdnnl-dev libjansson-dev libxxhash-dev zlib1g-dev \
+DEPS := gcc libc6-dev make liblmdb-dev libzstd-dev libyaml-dev libdnnl-dev libjansson-dev libxxhash-dev libutf8proc-dev zlib1g-dev \
   libpng-dev libjpeg-dev libprotobuf-c-dev protobuf-c-compiler libonnx-dev libcmocka-dev gnuplot-nox jq dataset-fashion-mnist python3 python3-lmdb python3-zstandard python3-numpy python3-xxhash \
   python3-pip python3-setuptools python3-wheel python3-venv
 DEPS_TEST := clang libclang-rt-dev valgrind python3-pil chromium chromium-driver python3-selenium

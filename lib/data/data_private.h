@@ -33,6 +33,35 @@ kd_status kd__raw_end(kd__rawfile *r, const char *expected, kd_err *err);
 /* Size and XXH3 of the file as read so far (as it is on disk); whole after kd__raw_end. */
 void kd__raw_identity(const kd__rawfile *r, uint64_t *bytes, kd_id *hash);
 
+/* ---- records.c: fields of CSV and TSV ------------------------------------------------------ */
+
+typedef struct kd__records {
+    kd__rawfile *raw;
+    const char *path;
+    char separator;
+    kd_err *err;
+    kd_status failed; /* of the file below */
+    uint8_t block[65536];
+    size_t at, len;
+    uint64_t line, record_line; /* of the next byte; where the record began */
+    char *text;                 /* fields of the record, each ended by NUL */
+    size_t used, cap;
+    uint32_t *field; /* (fields) where in text each begins */
+    size_t fields, field_cap;
+} kd__records;
+/* raw and err are borrowed until close. */
+kd_status kd__records_open(kd__records **out, kd__rawfile *raw, char separator, kd_err *err);
+void kd__records_close(kd__records *r); /* NULL-safe */
+/* The next record that is no blank line; fields == 0 at the end of the file. */
+kd_status kd__records_next(kd__records *r);
+static inline const char *kd__records_field(const kd__records *r, size_t i) { return r->text + r->field[i]; }
+/* The index of a column by name, else by its number from 1; SIZE_MAX: none. */
+size_t kd__records_find(char *const *names, size_t n, const char *name, size_t len);
+kd_status kd__records_no_column(const char *path, char *const *names, size_t n, const char *name,
+                                kd_err *err);
+/* For a sentence: what can be printed of a field, shortened. Returns buf. */
+const char *kd__printable(const char *s, char buf[48]);
+
 /* ---- source.c, idx.c, npy.c, csv.c -------------------------------------------------------- */
 
 /* Reads rows * row bytes behind a header that has set a's dtype, ndims, dims and rows. swap: the file's
