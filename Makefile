@@ -40,6 +40,7 @@ MODULES := base config codec text store data model exchange
 UNUSED := lib/data/loader.c
 endif
 
+TOOLS := kd kd-dump kd-train kd-eval kd-audit kd-report kd-run kd-export kd-store
 LIBS := -ldnnl -llmdb -lzstd -lyaml -ljansson -lxxhash -lutf8proc -lpng -ljpeg -lprotobuf-c -lz -lm
 
 WARN := -Wall -Wextra -Werror -Wshadow -Wpointer-arith -Wstrict-prototypes -Wmissing-prototypes -Wvla
@@ -91,7 +92,7 @@ $B/gen/%.o: $B/gen/%.c $B/flags
 	@echo "  CC   $<"
 	$(Q)$(CC) $(ALL_CFLAGS) -c $< -o $@
 
-$B/lib/export/%.o: ALL_CFLAGS += -I$B/gen
+$B/lib/export/%.o: private ALL_CFLAGS += -I$B/gen
 $(patsubst %.c,$B/%.o,$(wildcard lib/export/*.c)): | $B/gen/onnx.pb-c.c
 
 define simd_rule

@@ -114,9 +114,13 @@ static void place(kd__c_file *c)
 static kd_status plan(kd__c_file *c, kd_err *err)
 {
     const int n = c->net->layers;
-    for (const kd__layer *l = c->net->layer; l < c->net->layer + n; l++)
+    for (const kd__layer *l = c->net->layer; l < c->net->layer + n; l++) {
+        if (!l->how->c_call)
+            return kd_fail(err, KD_EUNSUPPORTED, "layer %s: a C source has no words for its kind, %s",
+                           l->name, l->how->op);
         if (l->weights > INT_MAX || l->size > INT_MAX)
             return kd_fail(err, KD_ELIMIT, "layer %s: over 2^31 numbers, too many for one C source", l->name);
+    }
     share(c);
     place(c);
     for (int i = 0; i < n; i++) {
@@ -185,8 +189,8 @@ static void put_layer(kd__c_file *c, const kd__layer *l)
     fprintf(f, "static const shape g%d = {%lld, %lld, %lld, %lld, %lld, %lld, %d, %d, %d, %d};\n", l->index,
             (long long)(image ? x->dims[0] : 1), (long long)(image ? x->dims[1] : 1),
             (long long)(image ? x->dims[2] : (int64_t)x->size), (long long)(map ? l->dims[0] : 1),
-            (long long)(map ? l->dims[1] : 1), (long long)(map ? l->dims[2] : (int64_t)l->size), l->k,
-            l->stride, l->pad, l->relu != NULL);
+            (long long)(map ? l->dims[1] : 1), (long long)(map ? l->dims[2] : (int64_t)l->size), l->f.k,
+            l->f.stride, l->f.pad, l->relu != NULL);
 }
 
 /* ---- calls, a line each ------------------------------------------------------------------------- */

@@ -46,9 +46,12 @@ static kd_status check(const kd_model *m, const kd_model_export *o, kd_err *err)
 static uint64_t weight_bytes(const kd__net *net)
 {
     uint64_t n = 0;
-    for (const kd__layer *l = net->layer; l < net->layer + net->layers; l++)
+    for (const kd__layer *l = net->layer; l < net->layer + net->layers; l++) {
         n += l->weights * (l->q ? 1 : sizeof(float)) +
              (uint64_t)l->wdims[0] * sizeof(float) * ((l->q != NULL) + (l->bias != NULL));
+        for (int i = 1; i < l->f.params; i++) // an embedding's other tables
+            if (l->f.param[i]->ndims > 1) n += l->f.param[i]->size * sizeof(float);
+    }
     return n;
 }
 

@@ -10,16 +10,20 @@ typedef struct kd__net kd__net;
 typedef struct kd__onnx kd__onnx;     /* onnx_message.c */
 typedef struct kd__c_file kd__c_file; /* c_source.c */
 
+/* Appends an op's nodes; returns its value's name. */
+typedef const char *kd__onnx_op(kd__onnx *x, const kd__layer *l);
+/* Writes the call in predict(). */
+typedef void kd__c_op(kd__c_file *f, const kd__layer *l);
+
 /* How an op of lib/nn is written; one row each (net.c). Batch norms and dropout are none: they are gone
  * before. */
 typedef struct kd__writer {
     const char *op;
     bool fuses_relu; /* a ReLU behind it that nobody else reads past is kd__layer.relu */
     bool in_place;   /* c: its output may be where its first input is */
-    /* Appends its nodes; returns its value's name. */
-    const char *(*onnx)(kd__onnx *x, const kd__layer *l);
-    const char *c_function;                            /* source of the function it calls */
-    void (*c_call)(kd__c_file *f, const kd__layer *l); /* the call in predict() */
+    kd__onnx_op *onnx;
+    const char *c_function; /* source of the function it calls; NULL: C has no words for it */
+    kd__c_op *c_call;
 } kd__writer;
 
 struct kd__layer {
@@ -33,7 +37,8 @@ struct kd__layer {
     size_t weights;
     int8_t *q;    /* int8: w[i] is q[i] * scale[i / (weights / wdims[0])]; NULL: f32 */
     float *scale; /* (wdims[0]) */
-    int k, stride, pad;
+    kd_node_facts f;
+    kd_per per;
     int ndims;
     int64_t dims[KD_MAX_DIMS]; /* of its output, a row; images (H, W, C) */
     size_t size;
@@ -57,20 +62,12 @@ typedef kd_status kd__format(FILE *f, const kd__net *net, const kd_model_export 
                              kd_model_export_facts *facts, kd_err *err);
 kd__format kd__write_onnx, kd__write_c;
 
-/* ---- ONNX --------------------------------------------------------------------------------------- */
-
-const char *kd__onnx_input(kd__onnx *x, const kd__layer *l),
-    *kd__onnx_linear(kd__onnx *x, const kd__layer *l), *kd__onnx_conv(kd__onnx *x, const kd__layer *l),
-    *kd__onnx_relu(kd__onnx *x, const kd__layer *l), *kd__onnx_maxpool(kd__onnx *x, const kd__layer *l),
-    *kd__onnx_gap(kd__onnx *x, const kd__layer *l), *kd__onnx_flatten(kd__onnx *x, const kd__layer *l),
-    *kd__onnx_add(kd__onnx *x, const kd__layer *l);
-
-/* ---- C ------------------------------------------------------------------------------------------ */
-
-void kd__c_input(kd__c_file *f, const kd__layer *l), kd__c_linear(kd__c_file *f, const kd__layer *l),
-    kd__c_conv(kd__c_file *f, const kd__layer *l), kd__c_relu(kd__c_file *f, const kd__layer *l),
-    kd__c_maxpool(kd__c_file *f, const kd__layer *l), kd__c_gap(kd__c_file *f, const kd__layer *l),
-    kd__c_flatten(kd__c_file *f, const kd__layer *l), kd__c_add(kd__c_file *f, const kd__layer *l);
+kd__onnx_op kd__onnx_input, kd__onnx_linear, kd__onnx_conv, kd__onnx_relu, kd__onnx_maxpool, kd__onnx_gap,
+    kd__onnx_flatten, kd__onnx_add; /* onnx.c */
+kd__onnx_op kd__onnx_tokens, kd__onnx_embedding, kd__onnx_layernorm, kd__onnx_attention, kd__onnx_gelu,
+    kd__onnx_pool, kd__onnx_normalize; /* onnx_tokens.c */
+kd__c_op kd__c_input, kd__c_linear, kd__c_conv, kd__c_relu, kd__c_maxpool, kd__c_gap, kd__c_flatten,
+    kd__c_add;
 extern const char kd__c_shape_text[], kd__c_finish_text[], kd__c_scale_text[], kd__c_linear_text[],
     kd__c_conv_text[], kd__c_dwconv_text[], kd__c_relu_text[], kd__c_maxpool_text[], kd__c_gap_text[],
     kd__c_flatten_text[], kd__c_add_text[];

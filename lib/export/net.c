@@ -27,6 +27,13 @@ static const kd__writer writers[] = {
     {"global_avgpool", false, false, kd__onnx_gap, kd__c_gap_text, kd__c_gap},
     {"flatten", false, false, kd__onnx_flatten, kd__c_flatten_text, kd__c_flatten},
     {"add", true, true, kd__onnx_add, kd__c_add_text, kd__c_add},
+    {"tokens", .onnx = kd__onnx_tokens},
+    {"embedding", .onnx = kd__onnx_embedding},
+    {"layernorm", .onnx = kd__onnx_layernorm},
+    {"attention", .onnx = kd__onnx_attention},
+    {"gelu", .onnx = kd__onnx_gelu},
+    {"pool", .onnx = kd__onnx_pool},
+    {"normalize", .onnx = kd__onnx_normalize},
 };
 
 static kd_status no_memory(kd_err *err)
@@ -97,10 +104,11 @@ static kd_status add_layer(kd__net *net, kd_node n, const kd_node_facts *f, kd__
     l->index = net->layers++;
     l->inputs = f->inputs;
     for (int i = 0; i < f->inputs; i++) l->in[i] = of[f->in[i]];
-    l->k = f->k, l->stride = f->stride, l->pad = f->pad;
+    l->f = *f;
+    l->per = kd_graph_node_per(g, n);
     l->ndims = kd_graph_node_shape(g, n, l->dims);
     l->size = kd_graph_node_size(g, n);
-    if (f->params > BIAS) l->bias = kd_graph_param_data(g, f->param[BIAS]);
+    if (f->params > BIAS && f->param[BIAS]->ndims == 1) l->bias = kd_graph_param_data(g, f->param[BIAS]);
     if (f->params) {
         const kd_param *w = f->param[WEIGHT];
         l->w = kd_graph_param_data(g, w);
@@ -156,7 +164,7 @@ kd_status kd__net_build(kd__net *net, kd_model *m, bool int8, kd_err *err)
     kd_status st = walk(net, of, uses, err);
     if (st) return st;
     for (int i = 0; i < net->layers && int8 && !st; i++)
-        if (net->layer[i].w) st = quantise(net, &net->layer[i], err);
+        if (net->layer[i].wndims > 1) st = quantise(net, &net->layer[i], err);
     return st;
 }
 

@@ -89,6 +89,14 @@ void kd__onnx_int(kd__onnx *x, Onnx__NodeProto *n, const char *name, int64_t v)
     a->i = v;
 }
 
+void kd__onnx_float(kd__onnx *x, Onnx__NodeProto *n, const char *name, float v)
+{
+    Onnx__AttributeProto *a = attribute(x, n, name, ONNX__ATTRIBUTE_PROTO__ATTRIBUTE_TYPE__FLOAT);
+    if (!a) return;
+    a->has_f = true;
+    a->f = v;
+}
+
 void kd__onnx_ints(kd__onnx *x, Onnx__NodeProto *n, const char *name, size_t count, const int64_t *v)
 {
     Onnx__AttributeProto *a = attribute(x, n, name, ONNX__ATTRIBUTE_PROTO__ATTRIBUTE_TYPE__INTS);
@@ -121,9 +129,35 @@ const char *kd__onnx_tensor(kd__onnx *x, const char *name, int type, int ndims, 
     return name;
 }
 
-static Onnx__TensorShapeProto *batch_of(kd__onnx *x, int ndims, const int64_t *dims)
+static const char *known(const kd__onnx *x, const char *name)
 {
-    const size_t n = (size_t)ndims + 1;
+    for (size_t i = 0; i < x->graph.n_initializer; i++)
+        if (!strcmp(x->graph.initializer[i]->name, name)) return x->graph.initializer[i]->name;
+    return NULL;
+}
+
+const char *kd__onnx_scalar(kd__onnx *x, const char *name, float v)
+{
+    if (known(x, name)) return name;
+    float *copy = get(x, 1, sizeof *copy);
+    if (!copy) return NULL;
+    *copy = v;
+    return kd__onnx_tensor(x, name, KD__FLOAT, 0, NULL, copy, sizeof *copy);
+}
+
+const char *kd__onnx_axes(kd__onnx *x, const char *name, int count, const int64_t *v)
+{
+    if (known(x, name)) return name;
+    int64_t *copy = get(x, (size_t)count + 1, sizeof *copy);
+    if (!copy) return NULL;
+    copy[0] = count;
+    memcpy(copy + 1, v, (size_t)count * sizeof *copy);
+    return kd__onnx_tensor(x, name, KD__INT64, 1, copy, copy + 1, (size_t)count * sizeof *copy);
+}
+
+static Onnx__TensorShapeProto *shape_of(kd__onnx *x, int ndims, const int64_t *dims)
+{
+    const size_t n = (size_t)ndims;
     Onnx__TensorShapeProto *s = get(x, 1, sizeof *s);
     Onnx__TensorShapeProto__Dimension **list = get(x, n, sizeof *list), *d = get(x, n, sizeof *d);
     if (!s || !list || !d) return NULL;
@@ -133,23 +167,26 @@ static Onnx__TensorShapeProto *batch_of(kd__onnx *x, int ndims, const int64_t *d
     for (size_t i = 0; i < n; i++) {
         onnx__tensor_shape_proto__dimension__init(&d[i]);
         list[i] = &d[i];
-        d[i].value_case = i ? ONNX__TENSOR_SHAPE_PROTO__DIMENSION__VALUE_DIM_VALUE
-                            : ONNX__TENSOR_SHAPE_PROTO__DIMENSION__VALUE_DIM_PARAM;
-        if (i)
-            d[i].dim_value = dims[i - 1];
+        d[i].value_case = dims[i] < 0 ? ONNX__TENSOR_SHAPE_PROTO__DIMENSION__VALUE_DIM_PARAM
+                                      : ONNX__TENSOR_SHAPE_PROTO__DIMENSION__VALUE_DIM_VALUE;
+        if (dims[i] < 0)
+            d[i].dim_param = (char *)(dims[i] == KD__BATCH ? "batch" : "sequence");
         else
-            d[i].dim_param = (char *)"batch";
+            d[i].dim_value = dims[i];
     }
     return s;
 }
 
 void kd__onnx_place(kd__onnx *x, bool output, const char *name, int type, int ndims, const int64_t *dims)
 {
-    Onnx__ValueInfoProto *v = get(x, 1, sizeof *v), **list = get(x, 1, sizeof *list);
+    enum { MOST = 4 };
+    Onnx__ValueInfoProto *v = get(x, 1, sizeof *v), ***list = output ? &x->graph.output : &x->graph.input;
+    size_t *n = output ? &x->graph.n_output : &x->graph.n_input;
+    if (!*list) *list = get(x, MOST, sizeof **list);
     Onnx__TypeProto *t = get(x, 1, sizeof *t);
     Onnx__TypeProto__Tensor *tensor = get(x, 1, sizeof *tensor);
-    Onnx__TensorShapeProto *shape = batch_of(x, ndims, dims);
-    if (!v || !list || !t || !tensor || !shape) return;
+    Onnx__TensorShapeProto *shape = shape_of(x, ndims, dims);
+    if (!v || !*list || !t || !tensor || !shape) return;
     onnx__value_info_proto__init(v);
     onnx__type_proto__init(t);
     onnx__type_proto__tensor__init(tensor);
@@ -160,11 +197,7 @@ void kd__onnx_place(kd__onnx *x, bool output, const char *name, int type, int nd
     t->tensor_type = tensor;
     v->name = (char *)name;
     v->type = t;
-    list[0] = v;
-    if (output)
-        x->graph.output = list, x->graph.n_output = 1;
-    else
-        x->graph.input = list, x->graph.n_input = 1;
+    (*list)[(*n)++] = v;
 }
 
 /* ---- the file ------------------------------------------------------------------------------------- */
