@@ -86,8 +86,9 @@ static void report(const kd_model *m, const export_opts *o, const kd_model_expor
             100 * r->before, r->largest);
 }
 
-static kd_status run(kd_cli *c, const export_opts *o, const kd_model_export *e, kd_err *err)
+static kd_status run(kd_cli *c, const export_opts *o, const kd_model_export *given, kd_err *err)
 {
+    kd_model_export own = *given, *e = &own;
     kd_model *m = NULL;
     kd_model_export_facts facts = {0};
     export_check r = {0};
@@ -96,6 +97,7 @@ static kd_status run(kd_cli *c, const export_opts *o, const kd_model_export *e, 
     if (!o->out) return kd_fail(err, KD_EUSAGE, "no file to write; name it with -o FILE");
     if (kd_exists(o->out) && !o->force)
         return kd_fail(err, KD_EEXISTS, "%s: already there; --force replaces it", o->out);
+    if (!e->tokenizer) e->tokenizer = c->args[0];
     char *command = kd_cli_command(c->argc, c->argv);
     kd_status st = command ? kd_model_load(&m, c->args[0], err) : kd_fail(err, KD_ENOMEM, "out of memory");
     if (!st) st = kd_export_model(m, o->out, e, command, &facts, err);

@@ -60,7 +60,10 @@ void kd__net_release(kd__net *net);
 /* A format: writes the net to f. */
 typedef kd_status kd__format(FILE *f, const kd__net *net, const kd_model_export *o, const char *command,
                              kd_model_export_facts *facts, kd_err *err);
-kd__format kd__write_onnx, kd__write_c;
+kd__format kd__write_onnx, kd__write_c, kd__write_gguf;
+/* A folder for sentence-transformers. */
+kd_status kd__write_bundle(const char *path, kd_model *m, const kd_model_export *o, const char *command,
+                           kd_model_export_facts *facts, kd_err *err);
 
 kd__onnx_op kd__onnx_input, kd__onnx_linear, kd__onnx_conv, kd__onnx_relu, kd__onnx_maxpool, kd__onnx_gap,
     kd__onnx_flatten, kd__onnx_add; /* onnx.c */
