@@ -13,7 +13,7 @@ CC := gcc
 endif
 
 # The ladder: a module includes only itself and the modules named here (make dep-check).
-MODULES ?= base config codec text store nn data loss model teacher exchange train eval audit cli
+MODULES ?= base config codec text store nn data loss model export teacher exchange train eval audit cli
 USES_base := none
 USES_config := base
 USES_cli := base config
@@ -24,6 +24,7 @@ USES_nn := base config
 USES_data := base config codec store text
 USES_loss := base config nn
 USES_model := base config nn loss
+USES_export := base config text nn loss model
 USES_teacher := base config codec nn model store data
 USES_exchange := base config codec nn model store data
 USES_train := base config codec nn loss model store data
@@ -39,8 +40,8 @@ MODULES := base config codec text store data model exchange
 UNUSED := lib/data/loader.c
 endif
 
-TOOLS := kd kd-dump kd-train kd-eval kd-audit kd-report kd-run kd-store
-LIBS := -ldnnl -llmdb -lzstd -lyaml -ljansson -lxxhash -lutf8proc -lpng -ljpeg -lz -lm
+TOOLS := kd kd-dump kd-train kd-eval kd-audit kd-report kd-run kd-export kd-store
+LIBS := -ldnnl -llmdb -lzstd -lyaml -ljansson -lxxhash -lutf8proc -lpng -ljpeg -lprotobuf-c -lz -lm
 
 WARN := -Wall -Wextra -Werror -Wshadow -Wpointer-arith -Wstrict-prototypes -Wmissing-prototypes -Wvla
 OPT_release := -O3 -g -DNDEBUG
@@ -60,8 +61,11 @@ ISA_avx2 := -mavx2 -mfma -mf16c
 ISA_avx512 := -mavx2 -mfma -mf16c -mavx512f -mavx512bw -mavx512dq -mavx512vl -mprefer-vector-width=512
 # Their numbers decide bytes in stores or results: no fused multiply-add, on any instruction set.
 EXACT := lib/codec/% lib/data/view.c lib/eval/%
+# The messages of ONNX files, from the definition that Debian's libonnx-dev has; part of lib/export.
+ONNX_PROTO ?= /usr/include/onnx/onnx.proto
+ONNX_MESSAGES := $(if $(filter export,$(MODULES)),$B/gen/onnx.pb-c)
 LIB_OBJ := $(patsubst %.c,$B/%.o,$(filter-out %.simd.c,$(LIB_SRC))) \
-  $(foreach i,$(ISAS),$(patsubst %.simd.c,$B/%.$i.o,$(SIMD_SRC)))
+  $(foreach i,$(ISAS),$(patsubst %.simd.c,$B/%.$i.o,$(SIMD_SRC))) $(ONNX_MESSAGES:=.o)
 UNIT_TESTS := $(patsubst %.c,$B/%,$(wildcard tests/unit/test_*.c))
 CLI_TESTS := $(wildcard tests/cli/*.sh)
 TOOL_BIN := $(TOOLS:%=$B/%)
@@ -79,6 +83,17 @@ $B/flags: FORCE
 $B/%.o: %.c $B/flags
 	@mkdir -p $(@D); echo "  CC   $<"
 	$(Q)$(CC) $(ALL_CFLAGS) $(if $(filter $(EXACT),$<),-ffp-contract=off) -MMD -MP -c $< -o $@
+
+$B/gen/onnx.pb-c.c: $(ONNX_PROTO)
+	@mkdir -p $(@D); echo "  GEN  $@"
+	$(Q)protoc-c -I$(<D) --c_out=$(@D) $<
+
+$B/gen/%.o: $B/gen/%.c $B/flags
+	@echo "  CC   $<"
+	$(Q)$(CC) $(ALL_CFLAGS) -c $< -o $@
+
+$B/lib/export/%.o: private ALL_CFLAGS += -I$B/gen
+$(patsubst %.c,$B/%.o,$(wildcard lib/export/*.c)): | $B/gen/onnx.pb-c.c
 
 define simd_rule
 $B/%.$1.o: %.simd.c $B/flags
@@ -167,7 +182,7 @@ include $(wildcard pipelines/*/*.mk bench/bench.mk tests/*/*.mk)
 
 JOBS ?= $(shell nproc 2>/dev/null || echo 2)
 DEPS := gcc libc6-dev make liblmdb-dev libzstd-dev libyaml-dev libdnnl-dev libjansson-dev libxxhash-dev libutf8proc-dev zlib1g-dev \
-  libpng-dev libjpeg-dev libcmocka-dev gnuplot-nox jq dataset-fashion-mnist python3 python3-lmdb python3-zstandard python3-numpy python3-xxhash \
+  libpng-dev libjpeg-dev libprotobuf-c-dev protobuf-c-compiler libonnx-dev libcmocka-dev gnuplot-nox jq dataset-fashion-mnist python3 python3-lmdb python3-zstandard python3-numpy python3-xxhash \
   python3-pip python3-setuptools python3-wheel python3-venv
 DEPS_TEST := clang libclang-rt-dev valgrind python3-pil chromium chromium-driver python3-selenium
 DEPS_FULL := libomp-dev debootstrap shellcheck
@@ -189,6 +204,7 @@ deps: ## install the packages that building and testing need
 
 deps-test: deps
 	$(call install_packages,$(DEPS_TEST))
+	@bench/peers/setup.sh $(BUILD)/peers/onnx-venv requirements-onnx || echo "kd: without it tests of ONNX files only look at what kd says"
 
 deps-full: deps-test
 	$(call install_packages,$(DEPS_FULL))

@@ -107,7 +107,7 @@ int main(int argc, char **argv)
         .synopsis = "TOOL [arguments] | help [TOOL]",
         .description = list.failed ? NULL : list.text,
         .examples = examples,
-        .see_also = "kd-dump(1), kd-train(1), kd-eval(1), kd-audit(1), kd-store(1)",
+        .see_also = "kd-dump(1), kd-train(1), kd-eval(1), kd-audit(1), kd-export(1), kd-store(1)",
         .words = words,
     };
     kd_cli_init(&cli, &tool, argc, argv);

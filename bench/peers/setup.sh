@@ -25,9 +25,11 @@ missing=
 command -v "$python" >/dev/null || missing="$missing python3"
 "$python" -c 'import venv, ensurepip' 2>/dev/null || missing="$missing python3-venv"
 # torch.compile builds C++ with Python's headers.
-"$python" -c 'import os, sys, sysconfig; sys.exit(not os.path.exists(os.path.join(sysconfig.get_path("include"), "Python.h")))' \
-  2>/dev/null || missing="$missing python3-dev"
-command -v g++ >/dev/null || missing="$missing g++"
+if grep -q '^torch' "$wanted.txt"; then
+  "$python" -c 'import os, sys, sysconfig; sys.exit(not os.path.exists(os.path.join(sysconfig.get_path("include"), "Python.h")))' \
+    2>/dev/null || missing="$missing python3-dev"
+  command -v g++ >/dev/null || missing="$missing g++"
+fi
 if [ -n "$missing" ]; then
   echo "bench/peers/setup.sh: missing:$missing; run: apt-get install$missing" >&2
   exit 2

@@ -141,6 +141,16 @@ kd_per kd_graph_node_per(const kd_graph *g,
 /* The node whose value stands where n's own would: a ReLU that was fused into n, so that what was before it
  * is never there. n itself where nothing was fused. */
 kd_node kd_graph_node_shown(const kd_graph *g, kd_node n);
+/* What a node computes, for those who write a graph in another form (kd/export.h). */
+typedef struct kd_node_facts {
+    const char *op; /* "conv2d", "batchnorm", ...: its builder's name; borrowed */
+    int inputs, params;
+    kd_node in[KD_MAX_INPUTS];
+    const kd_param *param[4]; /* in the order of its builder's comment */
+    int k, stride, pad;       /* of windows */
+    float eps;                /* of norms */
+} kd_node_facts;
+kd_node_facts kd_graph_node_facts(const kd_graph *g, kd_node n);
 double kd_graph_macs(const kd_graph *g); /* multiply-adds of one row's forward pass; attention's left out */
 double kd_graph_train_flops(const kd_graph *g); /* FLOPs a row, forward and backward, no dX for inputs */
 

@@ -279,6 +279,21 @@ kd_node kd_graph_node_shown(const kd_graph *g, kd_node n)
     return shown;
 }
 
+kd_node_facts kd_graph_node_facts(const kd_graph *g, kd_node n)
+{
+    const kd__node_info *i = &g->node[n];
+    kd_node_facts f = {.op = i->op->name,
+                       .inputs = i->nin,
+                       .params = i->nparam,
+                       .k = i->a.k,
+                       .stride = i->a.stride,
+                       .pad = i->a.pad,
+                       .eps = i->a.eps};
+    memcpy(f.in, i->in, sizeof f.in);
+    for (int p = 0; p < i->nparam; p++) f.param[p] = &g->param[i->param[p]];
+    return f;
+}
+
 double kd_graph_macs(const kd_graph *g)
 {
     double sum = 0;

@@ -293,6 +293,8 @@ def cases(folder):
     yield Case("export", ["kd-store", "export", "f.kd", "t/logits", "label", "-o", "o.safetensors", "-q"],
                folder + "/dumped", "f.kd", "o.safetensors")
     yield Case("import", ["kd-store", "import", "f.kd", "o.jsonl", "--name", "i", "--resume", "-q"], folder + "/exported", "f.kd")
+    for to in "onnx", "c":
+        yield Case(f"student-{to}", ["kd-export", "t", "--to", to, "-o", f"o.{to}", "--force", "-q"], folder + "/dumped", None, f"o.{to}")
 
 
 def main():
