@@ -229,7 +229,7 @@ static void a_long_text_is_cut_like_a_short_one(void **state)
 static void a_saved_folder_opens_as_the_same_tokenizer(void **state)
 {
     (void)state;
-    kd_tokenizer *t = golden_tokenizer("cased"), *again;
+    kd_tokenizer *t = golden_tokenizer("cased"), *again, *none;
     uint32_t id;
     OK(kd_tokenizer_save(t, folder, err));
     OK(kd_tokenizer_open(&again, folder, err));
@@ -242,7 +242,7 @@ static void a_saved_folder_opens_as_the_same_tokenizer(void **state)
     assert_null(kd_tokenizer_token(again, kd_tokenizer_size(again)));
     assert_int_equal(kd_tokenizer_added(again, false), 2);
     assert_int_equal(kd_tokenizer_added(again, true), 3);
-    FAILS(kd_tokenizer_open(&again, "/nowhere", err), KD_ENOTFOUND, "/nowhere: no such tokenizer");
+    FAILS(kd_tokenizer_open(&none, "/nowhere", err), KD_ENOTFOUND, "/nowhere: no such tokenizer");
     kd_tokenizer_close(t);
     char *path = kd_path_join(folder, "tokenizer.json");
     OK(kd_tokenizer_open(&t, path, err));
