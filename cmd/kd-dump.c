@@ -67,6 +67,8 @@ static const kd_example examples[] = {
     {"kd-dump data.yaml -o fashion.kd", "pack the files that data.yaml names"},
     {"kd-dump data.yaml -o fashion.kd --resume", "go on after an interruption"},
     {"kd-dump --train-input x.npy --train-label y.npy -o my.kd", "without a YAML file"},
+    {"kd-dump --train-input texts.jsonl --text-columns text --label-column topic --tokenizer minilm -o my.kd",
+     "texts, as the tokens of a model"},
     {"kd-dump data.yaml --dry-run --json | jq .splits", "only look"},
     {"kd-dump --teacher runs/teacher --into fashion.kd --plan",
      "what would the encodings cost, what would they lose?"},
@@ -90,7 +92,7 @@ static const kd_tool tool = {
     .summary = "pack a data set into a store; add a teacher's outputs to it",
     .synopsis = "[options] [DATA.yaml] -o STORE | --teacher FOLDER --into STORE",
     .description =
-        "DATA.yaml holds the options of the groups Data, Splits and Store under the key `data`; flags "
+        "DATA.yaml holds the options of the groups Data, Texts, Splits and Store under the key `data`; flags "
         "override it. File names are relative to the current folder.\n"
         "Rows are assigned to splits by a hash of their content, so equal rows land in one split, and stored "
         "in an order shuffled by the seed. The column `source` keeps their place in the files: test files "

@@ -67,6 +67,9 @@ bool kd__char_is_space(uint32_t cp) /* Unicode's White_Space, which no version c
 
 bool kd__char_is_word(uint32_t cp)
 {
+    for (size_t i = 0; i < sizeof word_facts / sizeof *word_facts; i++)
+        if (cp >= (uint32_t)word_facts[i].first && cp <= (uint32_t)word_facts[i].last)
+            return word_facts[i].word;
     const int c = utf8proc_category((utf8proc_int32_t)cp);
     return (c >= UTF8PROC_CATEGORY_LU && c <= UTF8PROC_CATEGORY_NL) || c == UTF8PROC_CATEGORY_PC ||
            cp == 0x200C || cp == 0x200D || (cp >= 0x24B6 && cp <= 0x24E9) ||
@@ -144,6 +147,18 @@ static kd_status entry_of(kd__chars *c, uint32_t cp, const kd__normal *n, uint32
     return KD_OK;
 }
 
+/* Whether nothing but its property tells what becomes of cp: most of Unicode. fact, low: where the lists of
+ * facts stand; cp only grows. */
+static bool is_ordinary(uint32_t cp, const utf8proc_property_t *p, size_t *fact, size_t *low)
+{
+    while (*fact < sizeof facts / sizeof *facts && (uint32_t)facts[*fact].last < cp) ++*fact;
+    while (*low < sizeof lower_facts / sizeof *lower_facts && (uint32_t)lower_facts[*low].last < cp) ++*low;
+    return cp >= 0x3400 && cp != 0xFFFD && !(cp >= 0xAC00 && cp <= 0xD7A3) &&
+           p->decomp_seqindex == UINT16_MAX && p->lowercase_seqindex == UINT16_MAX &&
+           !(*fact < sizeof facts / sizeof *facts && (uint32_t)facts[*fact].first <= cp) &&
+           !(*low < sizeof lower_facts / sizeof *lower_facts && (uint32_t)lower_facts[*low].first <= cp);
+}
+
 /* Enters a page; one that is there already is used again. */
 static kd_status add_page(kd__chars *c, size_t number, const uint32_t page[KD__CHAR_PAGE], kd_err *err)
 {
@@ -168,13 +183,18 @@ static kd_status add_page(kd__chars *c, size_t number, const uint32_t page[KD__C
 
 kd_status kd__chars_build(kd__chars *c, const kd__normal *n, kd_err *err)
 {
-    uint32_t page[KD__CHAR_PAGE];
+    uint32_t page[KD__CHAR_PAGE], entry = 0;
+    const utf8proc_property_t *like = NULL; // `entry` holds for ordinary code points of this property
+    bool chinese = false;
+    size_t fact = 0, low = 0;
     kd_status st = KD_OK;
     for (uint32_t cp = 0; cp < 0x110000 && !st; cp++) {
-        if (cp >= 0x40000 && cp < 0xE0000) // planes 4 to 13 are empty
-            page[cp % KD__CHAR_PAGE] = KD__WORD | KD__KEEP << 2;
-        else
-            st = entry_of(c, cp, n, &page[cp % KD__CHAR_PAGE], err);
+        const utf8proc_property_t *p = utf8proc_get_property((utf8proc_int32_t)cp);
+        const bool ordinary = is_ordinary(cp, p, &fact, &low);
+        if (!ordinary || p != like || chinese != is_chinese(cp)) st = entry_of(c, cp, n, &entry, err);
+        like = ordinary ? p : NULL;
+        chinese = is_chinese(cp);
+        page[cp % KD__CHAR_PAGE] = entry;
         if (!st && cp % KD__CHAR_PAGE == KD__CHAR_PAGE - 1) st = add_page(c, cp / KD__CHAR_PAGE, page, err);
     }
     if (st) return st;

@@ -149,11 +149,11 @@ kd_status kd_encode(kd_encoder *e, kd_text text, const kd_text *pair, const kd_e
         share(room, &keep[0], &keep[1]);
     else
         keep[0] = kd_min_size(first, room);
+    if (!e->tokens.n) // a text without tokens may be without room, too
+        return fill(e, frame, (const kd__ids[2]){{0}, {0}}, out, err);
     const size_t skip[2] = {t->cut_left ? first - keep[0] : 0, first + (t->cut_left ? second - keep[1] : 0)};
     const kd__ids texts[2] = {{.id = e->tokens.id + skip[0], .n = keep[0]},
                               {.id = e->tokens.id + skip[1], .n = keep[1]}};
-    if (!e->tokens.n) // a text without tokens may be without room, too
-        return fill(e, frame, (const kd__ids[2]){{0}, {0}}, out, err);
     out->cut = keep[0] < first || keep[1] < second;
     return fill(e, frame, texts, out, err);
 }

@@ -96,7 +96,7 @@ CASES = {
     "a column's axis is negative": put(*COLUMN, "shape", [3, -1]),
     "a column's level is 99": put(*COLUMN, "level", 99),
     "a column's params are a list": put(*COLUMN, "params", []),
-    "a dense column has a codebook": put(*COLUMN, "book", "0" * 16),
+    "a codebook has no size": put(*COLUMN, "book", "0" * 16),
     "chunks is no list": put("chunks", 3),
     "there are no chunks": put("chunks", []),
     "there are 4 billion chunks": put("chunks", 0, "count", 4294967290),

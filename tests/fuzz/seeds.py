@@ -203,6 +203,19 @@ TEXTS = {
         **{f"row-{i}": b"\x01# by hand\n\n0 " + xxhash.xxh3_128_hexdigest(b"image u8 2,2\n" + bytes(range(4 * i, 4 * i + 4))).encode() +
            b" label 1, the teacher says 2\n3 x" for i in range(4)},
         "other": b"\0kd-rows 1 " + b"0123456789abcdef" * 2 + b"\n1 " + b"0" * 32 + b"\n"},
+    "tokenizer": {
+        "words": "abba \u00c9t ab aba [S] \u0391b [S]\u4e00b".encode(), "broken": b"a\xffb\xf0\x9f\x98 \xed\xa0\x80\xc3",
+        "marks": "a\u0301\u0323b \u302e\U0001d165\U0001d15e\u0001\u302fb \u1112\u1161 \ud55c \ufb01".encode(),
+        "vocab": b"\1[UNK]\n[CLS]\n[SEP]\na\n##b\n\xc3\xa9\n\0abb \xc3\xa9 a[SEP]x",
+        "json": b"\2" + json.dumps({
+            "truncation": {"max_length": 4, "strategy": "LongestFirst", "direction": "Left"},
+            "added_tokens": [{"id": 3, "content": "<x>", "rstrip": True}],
+            "normalizer": {"type": "BertNormalizer", "lowercase": False}, "pre_tokenizer": {"type": "BertPreTokenizer"},
+            "post_processor": {"type": "TemplateProcessing", "single": [{"SpecialToken": {"id": "c", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
+                               "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
+                               "special_tokens": {"c": {"ids": [1, 2]}}},
+            "model": {"type": "WordPiece", "unk_token": "?", "continuing_subword_prefix": "##", "max_input_chars_per_word": 9,
+                      "vocab": {"?": 0, "a": 1, "##b": 2}}}).encode() + b"\0ab a<x>  abb"},
     "yaml": {
         "student": b"name: s\ntrain:\n  epochs: 3\n  lr: 1e-3\n  nesterov: on\n  schedule: linear\nloss: {layers: [1, 2], temperature: [1, 4.5]}\n",
         "data": b"data:\n  train_input: [x.gz, \"y z.npy\"]\n  train_label: ~\n  shape: [28, 28, 1]\n  classes: 10\n  class_names:\n    - a\n    - 'b'\n",
