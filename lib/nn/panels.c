@@ -3,15 +3,15 @@
  * Library kernels are planned for one shape; with any number of rows they compute the rest of a tile in vain,
  * and they copy the weights into their own order for every tile. Here weights are laid out in panels once a
  * pass, and rows come as they are. A number of C is the sum over K in its order, K cut in steps of STEP, so
- * that it depends neither on the plan nor on where its row is, nor on the threads: a piece of work is BLOCK
- * rows by COLUMNS columns, and one thread does it.
+ * that it depends neither on the plan nor on where its row is, nor on how the work is shared: a piece is
+ * BLOCK rows by COLUMNS columns, fewer columns where there are few rows, and one thread does it.
  *
  * A gradient of weights, whose K is the rows of the batch, is cut into squares. A thread that has one copies
  * CHUNK rows at a time of both operands into panels of its own and adds up chunk after chunk.
  */
 #include "nn_private.h"
 
-enum { STEP = 192, BLOCK = 64, COLUMNS = 384, SQUARE = 192, CHUNK = 192 };
+enum { STEP = 384, BLOCK = 128, COLUMNS = 384, PIECES = 32, SQUARE = 192, CHUNK = 192 };
 
 const kd__panel_kernels *kd__panels_get(void)
 {
@@ -44,11 +44,11 @@ void kd__panels_pack(float *to, const float *b, size_t k, size_t n, bool transpo
     }
 }
 
-/* Rows from i on by columns from j on. */
-static void block(const kd__panels_call *call, size_t i, size_t j)
+/* Rows from i on by `columns` columns from j on. */
+static void block(const kd__panels_call *call, size_t i, size_t j, size_t columns)
 {
     const kd__panel_kernels *p = kd__panels_get();
-    const size_t rows = kd_min_size(BLOCK, call->m - i), end = kd_min_size(call->n, j + COLUMNS);
+    const size_t rows = kd_min_size(BLOCK, call->m - i), end = kd_min_size(call->n, j + columns);
     for (size_t k = 0; k < call->k; k += STEP)
         for (size_t at = j; at < end; at += p->width) {
             const kd__panel_product t = {.c = call->c + i * call->n + at,
@@ -65,9 +65,12 @@ static void block(const kd__panels_call *call, size_t i, size_t j)
 
 void kd__panels_product(const kd__panels_call *call)
 {
-    const size_t columns = up(call->n, COLUMNS) / COLUMNS, pieces = up(call->m, BLOCK) / BLOCK * columns;
+    const size_t width = kd__panels_get()->width, high = up(call->m, BLOCK) / BLOCK;
+    size_t columns = up(COLUMNS, width);
+    while (columns > width && high * (up(call->n, columns) / columns) < PIECES) columns -= width;
+    const size_t wide = up(call->n, columns) / columns;
 #pragma omp for schedule(dynamic) nowait
-    for (size_t t = 0; t < pieces; t++) block(call, t / columns * BLOCK, t % columns * COLUMNS);
+    for (size_t t = 0; t < high * wide; t++) block(call, t / wide * BLOCK, t % wide * columns, columns);
 }
 
 /* dW from (i, j) on, a square of it at most. */
