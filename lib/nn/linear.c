@@ -79,13 +79,17 @@ static void release(kd__state *s)
     s->own = NULL;
 }
 
-static kd_status plan_panels(kd_exec *ex, kd__state *s, kd__team *team, size_t out, size_t in, kd_err *err)
+static kd_status plan_panels(kd_exec *ex, kd__state *s, size_t out, size_t in, kd_err *err)
 {
     linear *l = s->own;
     const size_t floats = kd__panels_floats(in, out);
-    s->shared_floats = kd_max_size(floats, ex->p.training ? kd__panels_floats(out, in) : 0);
-    if (ex->p.training) return kd__team_reserve(team, kd__panels_stage(), err);
-    if (!ex->p.fixed) return KD_OK;
+    const kd__panels_gradient g = {.rows = kd__node_rows_planned(ex, s->n) * (s->n->size / out),
+                                   .out = out,
+                                   .in = in};
+    s->shared_floats = floats;
+    if (ex->p.training)
+        s->shared_floats = kd_max_size(floats, kd__panels_floats(out, in) + kd__panels_stage(&g));
+    if (ex->p.training || !ex->p.fixed) return KD_OK;
     s->shared_floats = 0;
     ex->extra_bytes += floats * sizeof(float);
     l->fixed = kd_alloc_aligned(floats, sizeof(float));
@@ -110,8 +114,7 @@ static kd_status plan(kd_exec *ex, kd__state *s, kd_err *err)
         l->dy_at = l->w_at + kd__operand_floats(operands, (size_t)(out * in));
         s->keep_floats = l->dy_at + kd__operand_floats(operands, (size_t)(rows * out));
     }
-    if ((l->panels = packed && operands != KD__BF16))
-        return plan_panels(ex, s, team, (size_t)out, (size_t)in, err);
+    if ((l->panels = packed && operands != KD__BF16)) return plan_panels(ex, s, (size_t)out, (size_t)in, err);
     const kd__gemm_desc forward = {.m = rows,
                                    .n = out,
                                    .k = in,
@@ -225,13 +228,19 @@ static void backward_panels(kd_exec *ex, kd__state *s, const float *dy, const fl
 {
     const size_t out = (size_t)s->n->a.out, in = (size_t)in_of(kd__graph_in(ex->g, s->n, 0)),
                  rows = (size_t)rows_of(ex, s->n);
-    if (s->dx[0]) kd__panels_pack(s->shared, w, out, in, false);
-#pragma omp barrier
+    const kd__panels_gradient weights = {.dy = dy,
+                                         .x = x,
+                                         .dw = s->dw[WEIGHT],
+                                         .stage = s->shared + kd__panels_floats(out, in),
+                                         .rows = rows,
+                                         .out = out,
+                                         .in = in};
     const kd__panels_call data = {
         .a = dy, .b = s->shared, .c = s->dx[0], .m = rows, .n = in, .k = out, .add = s->add[0]};
-    const kd__panels_gradient weights = {
-        .dy = dy, .x = x, .dw = s->dw[WEIGHT], .rows = rows, .out = out, .in = in};
-    kd__panels_gradients(&weights, ex->team);
+    if (s->dx[0]) kd__panels_pack(s->shared, w, out, in, false);
+    kd__panels_gather(&weights);
+#pragma omp barrier
+    kd__panels_gradients(&weights);
     if (s->dx[0]) kd__panels_product(&data);
 #pragma omp barrier
 }

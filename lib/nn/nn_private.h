@@ -204,15 +204,16 @@ typedef struct kd__panels_call {
     bool add, relu;
 } kd__panels_call;
 void kd__panels_product(const kd__panels_call *call);
-/* dw (out, in) = dy (rows, out)^T x (rows, in). By the team, without a barrier; a thread's stage has
- * kd__panels_stage(). */
+/* dw (out, in) = dy (rows, out)^T x (rows, in), by the team: gather, a barrier, then gradients, without one.
+ * stage: kd__panels_stage() floats, for all. */
 typedef struct kd__panels_gradient {
     const float *dy, *x;
-    float *dw;
+    float *dw, *stage;
     size_t rows, out, in;
 } kd__panels_gradient;
-void kd__panels_gradients(const kd__panels_gradient *g, const kd__team *team);
-size_t kd__panels_stage(void);
+size_t kd__panels_stage(const kd__panels_gradient *g); /* of rows, out and in */
+void kd__panels_gather(const kd__panels_gradient *g);
+void kd__panels_gradients(const kd__panels_gradient *g);
 
 /* C (rows, width) = bias, or C itself with add, or 0, plus A times a panel b (k, panel's width). */
 typedef struct kd__panel_product {

@@ -6,8 +6,8 @@
  * that it depends neither on the plan nor on where its row is, nor on how the work is shared: a piece is
  * BLOCK rows by COLUMNS columns, fewer columns where there are few rows, and one thread does it.
  *
- * A gradient of weights, whose K is the rows of the batch, is cut into squares. A thread that has one copies
- * CHUNK rows at a time of both operands into panels of its own and adds up chunk after chunk.
+ * A gradient of weights has the rows of the batch as its K. Both operands are laid out in panels, CHUNK rows
+ * at a time; then a thread that has a square of the gradient adds up chunk after chunk.
  */
 #include "nn_private.h"
 
@@ -25,11 +25,10 @@ static size_t up(size_t n, size_t step) { return (n + step - 1) / step * step; }
 
 size_t kd__panels_floats(size_t k, size_t n) { return k * up(n, kd__panels_get()->width); }
 
-size_t kd__panels_stage(void)
-{
-    const kd__panel_kernels *p = kd__panels_get();
-    return CHUNK * (up(SQUARE, p->rows) + up(SQUARE, p->width));
-}
+static size_t x_width(const kd__panels_gradient *g) { return up(g->in, kd__panels_get()->width); }
+static size_t dy_width(const kd__panels_gradient *g) { return up(g->out, kd__panels_get()->rows); }
+
+size_t kd__panels_stage(const kd__panels_gradient *g) { return g->rows * (x_width(g) + dy_width(g)); }
 
 void kd__panels_pack(float *to, const float *b, size_t k, size_t n, bool transposed)
 {
@@ -73,35 +72,44 @@ void kd__panels_product(const kd__panels_call *call)
     for (size_t t = 0; t < high * wide; t++) block(call, t / wide * BLOCK, t % wide * columns, columns);
 }
 
-/* dW from (i, j) on, a square of it at most. */
-static void square(const kd__panels_gradient *g, size_t i, size_t j, float *stage)
+/* Panels of CHUNK rows of both operands from row r on: first x's, then dy's. */
+void kd__panels_gather(const kd__panels_gradient *g)
 {
     const kd__panel_kernels *p = kd__panels_get();
-    const size_t high = kd_min_size(SQUARE, g->out - i), wide = kd_min_size(SQUARE, g->in - j);
-    float *const x = stage, *const dy = stage + CHUNK * up(SQUARE, p->width);
+#pragma omp for schedule(static) nowait
     for (size_t r = 0; r < g->rows; r += CHUNK) {
         const size_t k = kd_min_size(CHUNK, g->rows - r);
-        for (size_t at = 0; at < wide; at += p->width)
-            p->pack_panel(x + at * k, g->x + r * g->in + j + at, g->in, k, kd_min_size(p->width, wide - at));
-        for (size_t at = 0; at < high; at += p->rows)
-            p->pack_rows(dy + at * k, g->dy + r * g->out + i + at, g->out, k,
-                         kd_min_size(p->rows, high - at));
-        for (size_t at = 0; at < wide; at += p->width) {
-            const kd__panel_product t = {.c = g->dw + i * g->in + j + at,
+        float *x = g->stage + r * (x_width(g) + dy_width(g)), *dy = x + k * x_width(g);
+        for (size_t at = 0; at < g->in; at += p->width)
+            p->pack_panel(x + at * k, g->x + r * g->in + at, g->in, k, kd_min_size(p->width, g->in - at));
+        for (size_t at = 0; at < g->out; at += p->rows)
+            p->pack_rows(dy + at * k, g->dy + r * g->out + at, g->out, k, kd_min_size(p->rows, g->out - at));
+    }
+}
+
+/* dW from (i, j) on, a square of it at most. */
+static void square(const kd__panels_gradient *g, size_t i, size_t j)
+{
+    const kd__panel_kernels *p = kd__panels_get();
+    const size_t high = kd_min_size(SQUARE, g->out - i), end = kd_min_size(g->in, j + SQUARE);
+    for (size_t r = 0; r < g->rows; r += CHUNK) {
+        const size_t k = kd_min_size(CHUNK, g->rows - r);
+        const float *x = g->stage + r * (x_width(g) + dy_width(g)), *dy = x + k * x_width(g);
+        for (size_t at = j; at < end; at += p->width) {
+            const kd__panel_product t = {.c = g->dw + i * g->in + at,
                                          .ldc = g->in,
                                          .b = x + at * k,
                                          .k = k,
-                                         .width = kd_min_size(p->width, wide - at),
+                                         .width = kd_min_size(p->width, g->in - at),
                                          .add = r > 0};
-            p->panels_by_panel(&t, dy, high);
+            p->panels_by_panel(&t, dy + i * k, high);
         }
     }
 }
 
-void kd__panels_gradients(const kd__panels_gradient *g, const kd__team *team)
+void kd__panels_gradients(const kd__panels_gradient *g)
 {
     const size_t columns = up(g->in, SQUARE) / SQUARE, squares = up(g->out, SQUARE) / SQUARE * columns;
 #pragma omp for schedule(dynamic) nowait
-    for (size_t t = 0; t < squares; t++)
-        square(g, t / columns * SQUARE, t % columns * SQUARE, kd__team_stage(team));
+    for (size_t t = 0; t < squares; t++) square(g, t / columns * SQUARE, t % columns * SQUARE);
 }
