@@ -38,6 +38,22 @@ static kd_status put_versions(const char *folder, const char *command, kd_err *e
     return st;
 }
 
+/* How long texts may be is the tokenizer folder's word, where it has one. */
+static kd_status keep_length(const char *from, const char *folder, kd_err *err)
+{
+    static const char name[] = "sentence_bert_config.json";
+    char *source = kd_path_join(from, name), *path = kd_path_join(folder, name), *text;
+    size_t len;
+    kd_status st = source && path ? KD_OK : kd_fail(err, KD_ENOMEM, "%s: out of memory", folder);
+    if (!st && kd_exists(source) && !(st = kd_file_read(source, 1 << 20, &text, &len, err))) {
+        st = kd_file_write(path, text, len, err);
+        free(text);
+    }
+    free(source);
+    free(path);
+    return st;
+}
+
 static uint64_t size_of(const char *folder, const char *name)
 {
     char *path = kd_path_join(folder, name);
@@ -66,6 +82,7 @@ kd_status kd__write_bundle(const char *path, kd_model *m, const kd_model_export 
     if (!st) st = kd_mkdirs(part, err);
     if (!st) st = kd_model_save(m, part, NULL, err);
     if (!st) st = kd_tokenizer_save(t, part, err);
+    if (!st) st = keep_length(o->tokenizer, part, err);
     if (!st) st = put_versions(part, command, err);
     if (!st) facts->file_bytes = size_of(part, "model.safetensors");
     if (!st) st = kd_remove_tree(path, err);
