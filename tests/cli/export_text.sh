@@ -41,6 +41,13 @@ fi
 same "the folder has what the programs look for" "$(cd plain.st && ls -d -- * | tr '\n' ' ')" \
   "1_Pooling config.json config_sentence_transformers.json model.safetensors modules.json sentence_bert_config.json tokenizer_config.json vocab.txt "
 
+mkdir runs
+ln -s ../plain runs/encoder
+sed -n 's/^    \(kd-export runs\/encoder .*\)/\1/p' "$top/docs/export.md" >commands
+same "docs/export.md shows three commands for encoders" "$(wc -l <commands)" 3
+PATH=$KD_BIN:$PATH
+while read -r line; do check "$line" sh -c "$line"; done <commands
+
 refused 2 "dense: a GGUF file has no words for a projection" "what llama.cpp lacks is told" "$E" dense --to gguf -o x
 refused 2 "layer .*: a C source has no words for its kind" "an encoder is too much for one C source" "$E" plain --to c -o x
 refused 2 "f16 is for gguf" "f16 in other formats" "$E" plain --to onnx --weights f16 -o x
