@@ -47,7 +47,8 @@ def llama_embeddings(path, texts):
     import xllamacpp
 
     p = xllamacpp.CommonParams()
-    p.model.path, p.embedding, p.warmup = path, True, False
+    p.model.path, p.embedding, p.warmup, p.verbosity = path, True, False, 0
+    p.cpuparams.n_threads = p.cpuparams_batch.n_threads = 1  # others wait in a spin
     server = xllamacpp.Server(p)
     rows = [server.handle_embeddings({"input": t, "model": "m"})["data"][0]["embedding"] for t in texts]
     rows = np.asarray(rows, "f8")

@@ -165,6 +165,7 @@ def check_peers():
     def llama_cpp_says_the_same_of_texts():
         p = xllamacpp.CommonParams()
         p.model.path, p.embedding, p.warmup = gguf_path, True, False
+        p.cpuparams.n_threads = p.cpuparams_batch.n_threads = 1  # others wait in a spin
         server = xllamacpp.Server(p)
         out = [server.handle_embeddings({"input": t, "model": "m"})["data"][0]["embedding"] for t in TEXTS]
         print(f"# cosine {cosine(out):.8f}")
