@@ -5,6 +5,7 @@
 BENCH_BIN := $B/bench/kd_bench
 BENCH_OBJ := $(patsubst %.c,$B/%.o,$(wildcard bench/*.c))
 PEERS_VENV := $(BUILD)/peers/venv
+TEXT_PYTHON := $(BUILD)/peers/text-venv/bin/python
 DEPS_BENCH := python3 python3-venv python3-dev g++
 BENCH_PYTHON := $(if $(findstring --no-peer,$(BENCH_ARGS)),python3,$(PEERS_VENV)/bin/python)
 
@@ -60,6 +61,11 @@ bench-shuffle: deps all ## what shuffling within windows costs a student beside 
 
 bench-audit: deps all ## does kd-audit find flipped labels and planted copies, and does training without them help? Into bench/results/
 	@nice -n 19 /usr/bin/python3 bench/audit.py $B $(BUILD)/bench/audit $(BENCH_ARGS)
+
+bench-export: deps all ## MiniLM through kd-export in sentence-transformers, ONNX Runtime and llama.cpp, into bench/results/
+	$(call install_packages,python3-venv python3-dev g++ wordnet-base)
+	@bench/peers/setup.sh $(BUILD)/peers/text-venv requirements-text
+	@$(TEXT_PYTHON) bench/export.py $B $(BUILD)/bench/export bench/results $(BENCH_ARGS)
 
 bench-precision: deps all ## what bf16 products cost a student in accuracy beside f32, into bench/results/
 	@bench/precision.py $B $(BUILD)/bench/precision
@@ -141,4 +147,4 @@ scoreboard: ## bench/results/*.json to docs/scoreboard.md; prints the figures th
 	@bench/scoreboard.sh
 
 .PHONY: bench-store bench-store-ready bench-store-size bench-store-speed bench-store-verify bench-store-rss bench-dump
-.PHONY: parity bench-many bench-sweep bench-stall bench bench-run bench-image bench-commits bench-promise bench-precision bench-shuffle bench-audit bench-eval kernels store-levels peak scoreboard deps-bench
+.PHONY: parity bench-many bench-sweep bench-stall bench bench-run bench-image bench-commits bench-promise bench-precision bench-shuffle bench-audit bench-eval bench-export kernels store-levels peak scoreboard deps-bench

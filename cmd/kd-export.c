@@ -22,6 +22,7 @@ static const kd_example examples[] = {
     {"kd-export STUDENT --to c --weights int8 --input u8 --check fashion.kd -o shoes.c",
      "a quarter of the flash; prints what rounding costs"},
     {"cc -std=c99 -O2 -DKD_MAIN shoes.c -o shoes && ./shoes <rows.bytes", "the C file's own demonstration"},
+    {"kd-export ENCODER --to gguf --weights f16 -o encoder.gguf", "a text encoder for llama.cpp"},
     {"kd-export STUDENT --to onnx --layout nhwc --json -o shoes.onnx | jq .file_bytes", "for programs"},
     {NULL, NULL}};
 
@@ -30,24 +31,23 @@ static const kd_tool tool = {
     .summary = "write a student in the formats people run",
     .synopsis = "STUDENT --to FORMAT -o FILE [options]",
     .description =
-        "STUDENT is a model folder; native teachers are such folders, too. What is written is the student as "
-        "it "
-        "answers: batch norms are folded into the convolutions before them, dropout is gone, centring and "
-        "scaling of raw input come first (--no-preprocess leaves them to the caller).\n"
+        "STUDENT is a model folder; native teachers are such folders, too. What is written is the "
+        "student as it answers: batch norms are folded into the convolutions before them, dropout is "
+        "gone, centring and scaling of raw input come first (--no-preprocess leaves them to the "
+        "caller).\n"
         "onnx: a graph of opset 17 with input \"input\" (batch, channels, height, width) and output "
-        "\"logits\" "
-        "(batch, classes); the batch is free. Class names (labels), preprocessing and the student's "
-        "fingerprint "
-        "are in its metadata.\n"
+        "\"logits\" (batch, classes); the batch is free. Class names (labels), preprocessing and the "
+        "student's fingerprint are in its metadata.\n"
         "c: weights as arrays and void predict(const float *input, float *logits, float *work), which "
-        "compiles "
-        "as C99 without headers or libraries and allocates nothing. A row is height, width, channels, as "
-        "stores "
-        "have it. The comment at the top says how much flash and RAM it takes; with -DKD_MAIN the file is a "
-        "program that answers for rows from standard input.\n"
+        "compiles as C99 without headers or libraries and allocates nothing. A row is height, width, "
+        "channels, as stores have it. The comment at the top says how much flash and RAM it takes; with "
+        "-DKD_MAIN the file is a program that answers for rows from standard input.\n"
+        "gguf: an encoder of texts with its vocabulary, for llama.cpp. sentence-transformers: a folder "
+        "with an encoder and its tokenizer. An encoder as onnx has inputs input_ids, attention_mask and "
+        "token_type_ids and outputs last_hidden_state and sentence_embedding. The tokenizer is in the "
+        "student's folder or in that of --tokenizer.\n"
         "--weights int8 stores whole numbers from -127 to 127 with a scale for each output channel; sums "
-        "stay "
-        "f32. --check prints what that changes.",
+        "stay f32. --check prints what that changes.",
     .examples = examples,
     .see_also = "kd-train(1), kd-run(1), kd-eval(1)",
 };
@@ -100,6 +100,9 @@ static kd_status run(kd_cli *c, const export_opts *o, const kd_model_export *giv
     if (!e->tokenizer) e->tokenizer = c->args[0];
     char *command = kd_cli_command(c->argc, c->argv);
     kd_status st = command ? kd_model_load(&m, c->args[0], err) : kd_fail(err, KD_ENOMEM, "out of memory");
+    if (!st && o->check && kd_model_reads_tokens(m))
+        st = kd_fail(err, KD_EUNSUPPORTED, "%s: --check runs students of images, not encoders of texts",
+                     c->args[0]);
     if (!st) st = kd_export_model(m, o->out, e, command, &facts, err);
     if (!st && o->check) st = export_compare(c, o->check, c->args[0], m, &r, err);
     if (!st && c->common.json)

@@ -14,16 +14,20 @@
 
 static const char MARK[] = "config_sentence_transformers.json";
 
-/* Nothing is there, or something that this made: a folder is removed as a whole. */
-static kd_status check_path(const char *path, kd_err *err)
+/* Removes what this made before; anything else stays, and then nothing can be renamed to path. */
+static kd_status make_room(const char *path, kd_err *err)
 {
     char *mark = kd_path_join(path, MARK);
-    const bool fine = mark && (!kd_exists(path) || kd_exists(mark));
+    kd_status st = KD_OK;
+    if (!mark)
+        st = kd_fail(err, KD_ENOMEM, "%s: out of memory", path);
+    else if (kd_exists(mark))
+        st = kd_remove_tree(path, err);
+    else if (kd_exists(path))
+        st = kd_fail(err, KD_EEXISTS,
+                     "%s: already there, without %s: no exported folder, so it is not replaced", path, MARK);
     free(mark);
-    return fine ? KD_OK
-                : kd_fail(err, KD_EEXISTS,
-                          "%s: already there, without %s: no exported folder, so it is not replaced", path,
-                          MARK);
+    return st;
 }
 
 static kd_status put_versions(const char *folder, const char *command, kd_err *err)
@@ -34,6 +38,25 @@ static kd_status put_versions(const char *folder, const char *command, kd_err *e
     kd_status st =
         path && j ? kd_json_save(path, j, err) : kd_fail(err, KD_ENOMEM, "%s: out of memory", folder);
     json_decref(j);
+    free(path);
+    return st;
+}
+
+/* How long texts may be is the tokenizer folder's word, where it has one. */
+static kd_status keep_length(const char *from, const char *folder, kd_err *err)
+{
+    static const char name[] = "sentence_bert_config.json";
+    char *source = kd_path_join(from, name), *path = kd_path_join(folder, name), *text;
+    size_t len;
+    kd_status st = source && path ? KD_OK : kd_fail(err, KD_ENOMEM, "%s: out of memory", folder);
+    if (!st && !(st = kd_file_read(source, 1 << 20, &text, &len, err))) {
+        st = kd_file_write(path, text, len, err);
+        free(text);
+    } else if (st == KD_ENOTFOUND) {
+        st = KD_OK;
+        if (err) *err = (kd_err){0};
+    }
+    free(source);
     free(path);
     return st;
 }
@@ -60,15 +83,15 @@ kd_status kd__write_bundle(const char *path, kd_model *m, const kd_model_export 
     if (!st && !kd_model_reads_tokens(m))
         st = kd_fail(err, KD_EUNSUPPORTED, "%s: sentence-transformers run encoders of texts, not %s", m->name,
                      m->spec.arch);
-    if (!st) st = check_path(path, err);
     if (!st) st = kd_tokenizer_open(&t, o->tokenizer, err);
     if (!st) st = kd_remove_tree(part, err);
     if (!st) st = kd_mkdirs(part, err);
     if (!st) st = kd_model_save(m, part, NULL, err);
     if (!st) st = kd_tokenizer_save(t, part, err);
+    if (!st) st = keep_length(o->tokenizer, part, err);
     if (!st) st = put_versions(part, command, err);
     if (!st) facts->file_bytes = size_of(part, "model.safetensors");
-    if (!st) st = kd_remove_tree(path, err);
+    if (!st) st = make_room(path, err);
     if (!st && rename(part, path)) st = kd_fail_errno(err, errno, "%s: cannot name it so", path);
     if (st && part) kd_remove_tree(part, NULL);
     kd_tokenizer_close(t);

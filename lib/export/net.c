@@ -10,7 +10,7 @@
  * b', a mean of 0 and a variance of 1 - eps. So the changed model can still be run, and whoever wants to know
  * what folding (or rounding to int8) did compares it with one that was loaded afresh.
  *
- * The table below is all that formats need to know about an op; an op without a row cannot be exported.
+ * The table below is all that ONNX and C need to know about an op; an op without a row cannot be exported.
  */
 #include "export_private.h"
 

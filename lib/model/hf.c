@@ -207,12 +207,13 @@ static kd_status read_modules(json_t *spec, const char *folder, kd_err *err)
     int stage = -1;
     json_object_set_new(spec, "normalize", json_false());
     if (!path) return kd_fail(err, KD_ENOMEM, "%s: out of memory", folder);
-    if (!kd_exists(path)) {
+    kd_status st = kd_json_load(path, SMALL, &list, err);
+    if (st == KD_ENOTFOUND) { // whatever else: a folder without it would be another model
         free(path);
+        if (err) *err = (kd_err){0};
         return KD_OK;
     }
     json_object_set_new(spec, "pooling", json_string("none"));
-    kd_status st = kd_json_load(path, SMALL, &list, err);
     if (!st && !json_is_array(list)) st = kd_fail(err, KD_ECORRUPT, "%s: no list of modules", path);
     for (size_t i = 0; !st && i < json_array_size(list); i++)
         st = read_module(spec, json_array_get(list, i), &stage, folder, path, err);

@@ -106,7 +106,7 @@ fi
 
 # ---- the commands of docs/export.md ------------------------------------------------------------------
 ln -s dscnn/plain/seed-0 runs/student
-sed -n 's/^    \(\(kd-export\|cc\) .*\)/\1/p' "$top/docs/export.md" >commands
+sed -n 's/^    \(\(kd-export runs\/student\|cc\) .*\)/\1/p' "$top/docs/export.md" >commands
 same "the page shows five commands" "$(wc -l <commands)" 5
 PATH=$KD_BIN:$PATH
 while read -r line; do check "$line" sh -c "$line"; done <commands

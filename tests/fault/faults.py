@@ -258,6 +258,8 @@ def make_inputs(bench, folder):
     with open(data + "/t.yaml", "w") as f:
         f.write("name: t\nmodel: {arch: mlp, hidden: [4]}\nloss: {kd: 0, ce: 1}\n"
                 "train: {epochs: 1, batch: 16, lr: 0.01}\n")
+    tiny = os.path.join(os.path.dirname(os.path.abspath(__file__)), "../python/tiny_bert.py")
+    subprocess.run([sys.executable, tiny, folder + "/encoder/e", "mean", "0", "0"], check=True)
     stages = [("packed", data, ["kd-dump", "data.yaml", "-o", "f.kd", "--threads", "1"]),
               ("taught", folder + "/packed", ["kd-train", "-s", "f.kd", "t.yaml", "-o", "t", "--rows", "64"]),
               ("dumped", folder + "/taught", ["kd-dump", "--teacher", "t", "--into", "f.kd"]),
@@ -295,6 +297,8 @@ def cases(folder):
     yield Case("import", ["kd-store", "import", "f.kd", "o.jsonl", "--name", "i", "--resume", "-q"], folder + "/exported", "f.kd")
     for to in "onnx", "c":
         yield Case(f"student-{to}", ["kd-export", "t", "--to", to, "-o", f"o.{to}", "--force", "-q"], folder + "/dumped", None, f"o.{to}")
+    for to, output in ("onnx", "o"), ("gguf", "o"), ("sentence-transformers", "o/model.safetensors"):
+        yield Case(f"encoder-{to}", ["kd-export", "e", "--to", to, "-o", "o", "--force", "-q"], folder + "/encoder", None, output)
 
 
 def main():
