@@ -13,7 +13,7 @@ CC := gcc
 endif
 
 # The ladder: a module includes only itself and the modules named here (make dep-check).
-MODULES ?= base config codec store nn data loss model teacher exchange train eval audit cli
+MODULES ?= base config codec store nn search data loss model teacher exchange train eval audit cli
 USES_base := none
 USES_config := base
 USES_cli := base config
@@ -22,6 +22,7 @@ USES_store := base config codec
 USES_nn := base config
 USES_data := base config codec store
 USES_loss := base config nn
+USES_search := base config nn
 USES_model := base config nn loss
 USES_teacher := base config codec nn model store data
 USES_exchange := base config codec nn model store data
