@@ -59,7 +59,7 @@ static kd_status product(const char *pass, const kd__gemm_desc *d, kd__team *tea
     char name[64];
     kd_status st = kd__gemm_create(&g, d, team, err);
     kd__gemm_call call = {g, numbers(&a, (size_t)(d->m * d->k)), numbers(&a, (size_t)(d->k * d->n)),
-                          numbers(&a, (size_t)d->n), numbers(&a, (size_t)(d->m * d->n))};
+                          numbers(&a, (size_t)d->n), numbers(&a, (size_t)(d->m * d->n)), 0};
     if (!d->bias) call.bias = NULL;
     if (!st && (!call.a || !call.b || !call.c)) st = kd_fail(err, KD_ENOMEM, "out of memory for operands");
     if (!st) {

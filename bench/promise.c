@@ -94,7 +94,7 @@ static kd_status add_product(bench *b, const char *what, const char *node, const
     if (!st) st = kd__prim_matmul(&p->prim[0], d, b->free_team, err);
     p->product =
         (kd__gemm_call){p->gemm, numbers(b, (size_t)(d->m * d->k)), numbers(b, (size_t)(d->k * d->n)),
-                        d->bias ? numbers(b, (size_t)d->n) : NULL, numbers(b, (size_t)(d->m * d->n))};
+                        d->bias ? numbers(b, (size_t)d->n) : NULL, numbers(b, (size_t)(d->m * d->n)), 0};
     const kd__gemm_call *c = &p->product;
     return st || (c->a && c->b && c->c && (c->bias || !d->bias)) ? st : no_memory(err);
 }

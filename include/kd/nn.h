@@ -25,6 +25,19 @@
  * inside somebody else's region: the exec then opens a nested region of one thread). All other calls are
  * serial. Same bits for any thread count: work is cut into a grid fixed by shapes alone, each piece done by
  * one thread, sums over pieces in a fixed tree.
+ *
+ * Token models. A graph that begins with kd_nn_tokens has two kinds of nodes: per token, one row for each
+ * token of a packed batch (sequences one behind the other, no padding), and, behind kd_nn_pool, per
+ * sequence. An exec is planned for at most `batch` tokens and `sequences` sequences; before each forward
+ * the caller says how the batch is cut, and only what it holds is computed:
+ *
+ *     kd_exec_params p = { .batch = 4096, .sequences = 64, .threads = 2 };
+ *     memcpy(kd_exec_tokens(ex, tokens), ids, offset[n] * sizeof *ids);
+ *     if (kd_exec_sequences(ex, offset, n, &err)) ...       // sequence i: tokens offset[i] to offset[i + 1]
+ *     kd_exec_run_forward(ex);
+ *     use(kd_exec_value(ex, pooled), kd_exec_rows(ex, pooled));
+ *
+ * The bits depend neither on the planned size nor, in forward, on what else is in the batch.
  */
 #ifndef KD_NN_H
 #define KD_NN_H
@@ -45,7 +58,9 @@ void kd_graph_free(kd_graph *g);
 
 /* Each returns the new node. name: unique, becomes the prefix of its parameters ("fc0.weight") and
  * the name of the tap. A failed input makes the node fail; the first failure is kept. */
-kd_node kd_nn_input(kd_graph *g, const char *name, int ndims, const int64_t *dims);
+kd_node kd_nn_input(kd_graph *g, const char *name, int ndims, const int64_t *dims); /* behind kd_nn_tokens: a
+                                                                                        row per sequence */
+kd_node kd_nn_tokens(kd_graph *g, const char *name); /* a token's id, see kd_exec_tokens; one a graph */
 /* y = x W^T + b over the last axis; weight (out, in), bias (out). */
 kd_node kd_nn_linear(kd_graph *g, const char *name, kd_node x, int64_t out, bool bias);
 /* (H, W, C) -> (H', W', out); weight (out, C, k, k), bias (out); zero padding `pad` on each side. */
@@ -68,6 +83,25 @@ kd_node kd_nn_add(kd_graph *g, const char *name, kd_node a, kd_node b);
 kd_node kd_nn_softmax(kd_graph *g, const char *name, kd_node x); /* over the last axis */
 /* Inverted dropout by the counter generator (seed, node, step); identity in inference. */
 kd_node kd_nn_dropout(kd_graph *g, const char *name, kd_node x, float p);
+
+/* ---- token models: layers of encoders -- */
+
+/* tokens -> (width): table row of the id; with positions > 0 plus a row for the token's place in its
+ * sequence, with types > 0 plus the row of type 0. One table: weight (vocab, width). With positions, as in
+ * BERT (Devlin et al. 2019): word_embeddings.weight, position_embeddings.weight (positions, width) and
+ * token_type_embeddings.weight (types, width). A sequence then has at most `positions` tokens. */
+kd_node kd_nn_embedding(kd_graph *g, const char *name, kd_node tokens, int64_t vocab, int64_t positions,
+                        int64_t types, int64_t width);
+/* y = (x - mean) / sqrt(var + eps) * weight + bias over the last axis (Ba et al. 2016). */
+kd_node kd_nn_layernorm(kd_graph *g, const char *name, kd_node x, float eps);
+kd_node kd_nn_gelu(kd_graph *g, const char *name, kd_node x); /* x Phi(x), the exact form with erf */
+/* q, k, v: (heads * d), a row per token -> the same: each token attends to all of its sequence, scores scaled
+ * by 1 / sqrt(d) (Vaswani et al. 2017, section 3.2). */
+kd_node kd_nn_self_attention(kd_graph *g, const char *name, kd_node q, kd_node k, kd_node v, int heads);
+typedef enum kd_pool { KD_POOL_MEAN, KD_POOL_FIRST } kd_pool;
+kd_node kd_nn_pool(kd_graph *g, const char *name, kd_node x,
+                   kd_pool how);                                   /* a row per token -> per sequence */
+kd_node kd_nn_normalize(kd_graph *g, const char *name, kd_node x); /* y = x / max(|x|, 1e-12), last axis */
 
 /* Keeps the value readable. In training every output's gradient is to be filled before each backward. */
 void kd_graph_output(kd_graph *g, kd_node x);
@@ -101,10 +135,13 @@ const char *kd_graph_node_name(const kd_graph *g, kd_node n);
 int kd_graph_node_shape(const kd_graph *g, kd_node n,
                         int64_t dims[KD_MAX_DIMS]);      /* number of axes, per row */
 size_t kd_graph_node_size(const kd_graph *g, kd_node n); /* floats a row */
+typedef enum kd_per { KD_PER_ROW, KD_PER_TOKEN, KD_PER_SEQUENCE } kd_per;
+kd_per kd_graph_node_per(const kd_graph *g,
+                         kd_node n); /* what a row of its is; KD_PER_ROW but in token models */
 /* The node whose value stands where n's own would: a ReLU that was fused into n, so that what was before it
  * is never there. n itself where nothing was fused. */
 kd_node kd_graph_node_shown(const kd_graph *g, kd_node n);
-double kd_graph_macs(const kd_graph *g);        /* multiply-adds of one row's forward pass */
+double kd_graph_macs(const kd_graph *g); /* multiply-adds of one row's forward pass; attention's left out */
 double kd_graph_train_flops(const kd_graph *g); /* FLOPs a row, forward and backward, no dX for inputs */
 
 /* ---- running ------------------------------------------------------------------------------ */
@@ -117,9 +154,10 @@ kd_status kd_nn_check_precision(kd_precision p, kd_err *err); /* KD_EUNSUPPORTED
 const char *kd_nn_products(kd_precision p); /* how this CPU does them; part of the promise of equal bits */
 
 typedef struct kd_exec_params {
-    int64_t batch; /* rows the arena is planned for */
-    int threads;   /* of the region that will call forward and backward */
-    bool training; /* keeps what backward needs, batch statistics, dropout */
+    int64_t batch;     /* rows the arena is planned for; of a token model: tokens */
+    int64_t sequences; /* token models: sequences in a batch at most; 0: as many as tokens */
+    int threads;       /* of the region that will call forward and backward */
+    bool training;     /* keeps what backward needs, batch statistics, dropout */
     kd_precision precision;
     bool naive;          /* every op by its naive twin in plain C: for tests */
     const kd_node *keep; /* inference: nodes whose values stay readable like outputs; the others' results do
@@ -135,6 +173,13 @@ void kd_exec_free(kd_exec *ex);
 size_t kd_exec_bytes(const kd_exec *ex);                      /* planned: arena, scratch, gradients */
 void kd_exec_seed(kd_exec *ex, uint64_t seed, uint64_t step); /* for dropout; before forward */
 float *kd_exec_input(kd_exec *ex, kd_node input);             /* (B, ...), to be filled by the caller */
+int32_t *kd_exec_tokens(kd_exec *ex, kd_node tokens); /* (tokens), to be filled: ids in the vocabulary */
+/* Token models: from now on the batch is n sequences, one behind the other; sequence i is made of tokens
+ * offset[i] up to offset[i + 1]. offset: (n + 1), copied. KD_EUSAGE names the sequence: none, empty, longer
+ * than the model has positions, more than planned for. */
+kd_status kd_exec_sequences(kd_exec *ex, const uint64_t *offset, int64_t n, kd_err *err);
+int64_t kd_exec_rows(const kd_exec *ex,
+                     kd_node n); /* of its value now: batch, or active tokens or sequences */
 /* Reads the weights afresh: call after the parameters changed (packed copies are made in forward). */
 void kd_exec_forward(kd_exec *ex);
 const float *
@@ -142,7 +187,8 @@ kd_exec_value(const kd_exec *ex,
               kd_node n); /* (B, ...): outputs, inputs, kept nodes; borrowed until the next forward */
 float *kd_exec_grad(kd_exec *ex,
                     kd_node output); /* (B, ...), dLoss/doutput: filled by the loss before backward */
-void kd_exec_backward(kd_exec *ex);  /* overwrites the gradient slab */
+void kd_exec_backward(kd_exec *ex);  /* overwrites the gradient slab, which nobody else may write to: of an
+                                        embedding only the rows of this batch and of the one before are */
 float *kd_exec_grads(kd_exec *ex);   /* same layout as kd_graph_slab */
 /* Opens the region itself: for inference. */
 void kd_exec_run_forward(kd_exec *ex);

@@ -27,7 +27,7 @@ static kd_status shape(kd_graph *g, kd__node_info *n, kd_err *err)
     return KD_OK;
 }
 
-static size_t floats(const kd_exec *ex, const kd__state *s) { return (size_t)ex->p.batch * s->n->size; }
+static size_t floats(const kd_exec *ex, const kd__state *s) { return kd__node_rows(ex, s->n) * s->n->size; }
 
 static void forward(kd_exec *ex, kd__state *s)
 {
@@ -81,6 +81,7 @@ const kd__op kd__op_add = {
     .naive_forward = naive_forward,
     .naive_backward = naive_backward,
     .backward_reads_y = true,
+    .packed = true,
     .inplace = true,
     .fuses_relu = true,
 };

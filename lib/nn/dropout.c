@@ -42,7 +42,7 @@ static kd__mask mask_of(const kd_exec *ex, const kd__state *s)
  * last group may be a part of one, which goes through a copy. */
 static void mask_block(const kd_exec *ex, const kd__state *s, float *y, const float *x, size_t i, bool add)
 {
-    const size_t n = kd_min_size(BLOCK, (size_t)ex->p.batch * s->n->size - i),
+    const size_t n = kd_min_size(BLOCK, kd__node_rows(ex, s->n) * s->n->size - i),
                  whole = n / KD__MASK_BLOCK * KD__MASK_BLOCK;
     float copy[2][KD__MASK_BLOCK] = {0};
     kd__mask m = mask_of(ex, s);
@@ -58,7 +58,7 @@ static void mask_block(const kd_exec *ex, const kd__state *s, float *y, const fl
 
 static void forward(kd_exec *ex, kd__state *s)
 {
-    const size_t n = (size_t)ex->p.batch * s->n->size;
+    const size_t n = kd__node_rows(ex, s->n) * s->n->size;
     if (!ex->p.training && s->y == s->x[0]) return;
 #pragma omp for schedule(static)
     for (size_t i = 0; i < n; i += BLOCK)
@@ -70,7 +70,7 @@ static void forward(kd_exec *ex, kd__state *s)
 
 static void backward(kd_exec *ex, kd__state *s)
 {
-    const size_t n = (size_t)ex->p.batch * s->n->size;
+    const size_t n = kd__node_rows(ex, s->n) * s->n->size;
     if (!s->dx[0]) return;
 #pragma omp for schedule(static)
     for (size_t i = 0; i < n; i += BLOCK) mask_block(ex, s, s->dx[0], s->dy, i, s->add[0]);
@@ -81,7 +81,7 @@ static void backward(kd_exec *ex, kd__state *s)
 static void naive_mask(const kd_exec *ex, const kd__state *s, float *y, const float *x, bool add)
 {
     const kd__mask m = mask_of(ex, s);
-    for (size_t i = 0; i < (size_t)ex->p.batch * s->n->size; i++) {
+    for (size_t i = 0; i < kd__node_rows(ex, s->n) * s->n->size; i++) {
         const uint32_t counter[4] = {(uint32_t)(i / 64 * 16 + i % 16), m.counter[1], m.counter[2],
                                      m.counter[3]};
         uint32_t random[4];
@@ -97,7 +97,7 @@ static void naive_forward(kd_exec *ex, kd__state *s)
     if (ex->p.training)
         naive_mask(ex, s, s->y, s->x[0], false);
     else if (s->y != s->x[0])
-        memcpy(s->y, s->x[0], (size_t)ex->p.batch * s->n->size * sizeof(float));
+        memcpy(s->y, s->x[0], kd__node_rows(ex, s->n) * s->n->size * sizeof(float));
 }
 
 static void naive_backward(kd_exec *ex, kd__state *s)
@@ -113,5 +113,6 @@ const kd__op kd__op_dropout = {
     .backward = backward,
     .naive_forward = naive_forward,
     .naive_backward = naive_backward,
+    .packed = true,
     .inplace = true,
 };

@@ -10,6 +10,7 @@
 #include "nn_private.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 kd_status kd_exec_create(kd_exec **out, kd_graph *g, const kd_exec_params *p, kd_err *err)
 {
@@ -18,6 +19,9 @@ kd_status kd_exec_create(kd_exec **out, kd_graph *g, const kd_exec_params *p, kd
     if (p->batch < 1 || p->threads < 1)
         return kd_fail(err, KD_EUSAGE, "a batch of %lld rows on %d threads; both start at 1",
                        (long long)p->batch, p->threads);
+    if (g->tokens && (p->sequences < 0 || p->sequences > p->batch))
+        return kd_fail(err, KD_EUSAGE, "%lld sequences of %lld tokens; each has one at least",
+                       (long long)p->sequences, (long long)p->batch);
     for (int i = 0; i < p->nkeep; i++)
         if (p->training || p->keep[i] < 0 || p->keep[i] >= g->nodes)
             return kd_fail(err, KD_EUSAGE, "node %d cannot be kept: %s", p->keep[i],
@@ -28,6 +32,12 @@ kd_status kd_exec_create(kd_exec **out, kd_graph *g, const kd_exec_params *p, kd
     if (!ex) return kd_fail(err, KD_ENOMEM, "out of memory for the plan of %d layers", g->nodes);
     ex->g = g;
     ex->p = *p;
+    if (g->tokens) {
+        if (!p->sequences) ex->p.sequences = p->batch;
+        ex->offset = calloc((size_t)ex->p.sequences + 1, sizeof *ex->offset);
+        if (!ex->offset)
+            st = kd_fail(err, KD_ENOMEM, "no memory for %lld sequences", (long long)ex->p.sequences);
+    }
     ex->operands =
         p->precision == KD_PRECISION_BF16 && g->operands ? g->operands : kd__operands_by_cpu(p->precision);
     ex->state = calloc((size_t)g->nodes, sizeof *ex->state);
@@ -54,6 +64,7 @@ void kd_exec_free(kd_exec *ex)
     kd__team_free(ex->team);
     free(ex->state);
     free(ex->order);
+    free(ex->offset);
     free(ex->arena);
     free(ex->grads);
     free(ex);
@@ -77,6 +88,46 @@ float *kd_exec_input(kd_exec *ex, kd_node input) { return state_of(ex, input)->y
 const float *kd_exec_value(const kd_exec *ex, kd_node n) { return state_of(ex, n)->y; }
 float *kd_exec_grad(kd_exec *ex, kd_node output) { return state_of(ex, output)->dy; }
 float *kd_exec_grads(kd_exec *ex) { return ex->grads; }
+
+/* ---- rows --------------------------------------------------------------------------------- */
+
+int32_t *kd_exec_tokens(kd_exec *ex, kd_node tokens) { return (int32_t *)state_of(ex, tokens)->y; }
+
+kd_status kd_exec_sequences(kd_exec *ex, const uint64_t *offset, int64_t n, kd_err *err)
+{
+    if (n < 1 || n > ex->p.sequences)
+        return kd_fail(err, KD_EUSAGE, "%lld sequences in a batch, planned for 1 to %lld", (long long)n,
+                       (long long)ex->p.sequences);
+    for (int64_t i = 0; i < n; i++) {
+        const uint64_t first = i ? offset[i] : 0, end = offset[i + 1];
+        if (offset[i] != first || end <= first || end > (uint64_t)ex->p.batch)
+            return kd_fail(err, KD_EUSAGE,
+                           "sequence %lld of a batch ends at token %llu, expected %llu to %lld", (long long)i,
+                           (unsigned long long)end, (unsigned long long)first + 1, (long long)ex->p.batch);
+        if (ex->g->positions && end - first > (uint64_t)ex->g->positions)
+            return kd_fail(err, KD_EUSAGE,
+                           "sequence %lld of a batch has %llu tokens, the model has %lld positions",
+                           (long long)i, (unsigned long long)(end - first), (long long)ex->g->positions);
+    }
+    memcpy(ex->offset, offset, ((size_t)n + 1) * sizeof *offset);
+    ex->sequences = n;
+    return KD_OK;
+}
+
+size_t kd__node_rows(const kd_exec *ex, const kd__node_info *n)
+{
+    if (n->per == KD_PER_ROW) return (size_t)ex->p.batch;
+    return n->per == KD_PER_TOKEN ? (size_t)ex->offset[ex->sequences] : (size_t)ex->sequences;
+}
+
+size_t kd__node_rows_planned(const kd_exec *ex, const kd__node_info *n)
+{
+    if (n->per == KD_PER_ROW) return (size_t)ex->p.batch;
+    const size_t rows = (size_t)(n->per == KD_PER_TOKEN ? ex->p.batch : ex->p.sequences);
+    return (rows + KD__ROWS_STEP - 1) / KD__ROWS_STEP * KD__ROWS_STEP;
+}
+
+int64_t kd_exec_rows(const kd_exec *ex, kd_node n) { return (int64_t)kd__node_rows(ex, &ex->g->node[n]); }
 
 /* ---- running ------------------------------------------------------------------------------ */
 

@@ -161,8 +161,8 @@ static void add_node(planning *p, kd_node n)
     kd_exec *ex = p->ex;
     const kd__state *s = &ex->state[n];
     const kd__node_info *info = s->n;
-    const size_t floats = (size_t)ex->p.batch * info->size;
-    const bool input = info->op == &kd__op_input, output = p->output[n], back = p->grad[n];
+    const size_t floats = kd__node_rows_planned(ex, info) * info->size;
+    const bool input = !info->nin, output = p->output[n], back = p->grad[n];
     const int now = p->step[n], later = backward_of(p, n), end = the_end(p);
     const bool after = info->op == &kd__op_batchnorm && s->prev; // its loops in backward run in that one's
     const int done = after ? backward_of(p, input_of(ex->g, n, 0)) : later;
@@ -330,7 +330,8 @@ static kd_status check_size(const kd_exec *ex, kd_err *err)
 {
     size_t sum = 0;
     for (int i = 0; i < ex->g->nodes; i++) sum += ex->g->node[i].size; // a node has less than SIZE_MAX / 1024
-    if (sum > SIZE_MAX / 64 || (size_t)ex->p.batch > SIZE_MAX / 64 / (sum + 1))
+    if (sum > SIZE_MAX / 64 / (2 * KD__ROWS_STEP) ||
+        (size_t)ex->p.batch > SIZE_MAX / 64 / (sum + 1) - KD__ROWS_STEP)
         return kd_fail(err, KD_ENOMEM,
                        "a batch of %lld rows of %zu numbers does not fit into memory; use a smaller batch",
                        (long long)ex->p.batch, sum);

@@ -11,6 +11,11 @@
  * constants were measured on Zen 4 (bench/kernels.c); they only steer, a wrong one costs speed.
  *
  * Independent products (dX and dW of a layer) run in one loop over all their tiles: one barrier.
+ *
+ * Token models have another number of rows in every batch. Where rows are those of C, tiles are cut as for
+ * STEPS steps of rows, whatever the plan, and those without an active row are left out; the last one
+ * computes what nobody reads. Where rows are K, a tile adds up one step of rows after the other. Either way
+ * an element's sum is the same for any plan.
  */
 #include "nn_private.h"
 
@@ -22,10 +27,13 @@
 struct kd__gemm {
     kd__gemm_desc d;
     kd__prim *prim[2][2]; /* [last row of tiles][last column of tiles] */
+    kd__prim *next[2][2]; /* the same for the second step of rows and on: C += */
     int64_t tile_m, tile_n;
     int64_t rows, cols; /* of the grid */
     kd__team *team;
 };
+
+enum { STEPS = 4 };
 
 static int64_t div_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -66,6 +74,9 @@ static double grid_cost(const kd__gemm_desc *d, int64_t m, int64_t n)
  * say, and computes nonsense; so no tile may be one wide unless the whole product is. */
 static bool leaves_one(int64_t whole, int64_t tile) { return whole > 1 && whole % tile == 1; }
 
+/* A grid's last tiles are as high as the others, so that bits do not depend on where a row is. */
+static bool uneven(const kd__gemm_desc *d, int64_t m) { return d->packed && !d->ta && KD__ROWS_STEP % m; }
+
 /* Tries all cuts into up to 64 equal parts along each axis, rounded up to whole registers. */
 static void choose_tile(const kd__gemm_desc *d, int64_t *tile_m, int64_t *tile_n)
 {
@@ -74,7 +85,7 @@ static void choose_tile(const kd__gemm_desc *d, int64_t *tile_m, int64_t *tile_n
         for (int64_t j = 1; j <= 64; j++) {
             const int64_t m = div_up(div_up(d->m, i), 16) * 16, n = div_up(div_up(d->n, j), 16) * 16;
             const double cost = grid_cost(d, m, n);
-            if (cost >= best || leaves_one(d->m, m) || leaves_one(d->n, n)) continue;
+            if (cost >= best || leaves_one(d->m, m) || leaves_one(d->n, n) || uneven(d, m)) continue;
             best = cost;
             *tile_m = m < d->m ? m : d->m;
             *tile_n = n < d->n ? n : d->n;
@@ -88,7 +99,9 @@ kd_status kd__gemm_create(kd__gemm **out, const kd__gemm_desc *d, kd__team *team
     kd__gemm *g = calloc(1, sizeof *g);
     if (!g) return kd_fail(err, KD_ENOMEM, "out of memory for a matrix product");
     g->d = *d;
-    choose_tile(d, &g->tile_m, &g->tile_n);
+    kd__gemm_desc shape = *d;
+    if (d->packed) *(d->ta ? &shape.k : &shape.m) = STEPS * KD__ROWS_STEP;
+    choose_tile(&shape, &g->tile_m, &g->tile_n);
     g->rows = div_up(d->m, g->tile_m);
     g->cols = div_up(d->n, g->tile_n);
     g->team = team;
@@ -98,10 +111,13 @@ kd_status kd__gemm_create(kd__gemm **out, const kd__gemm_desc *d, kd__team *team
         const bool last_m = i & 2, last_n = i & 1;
         if ((!last_m && g->rows == 1) || (!last_n && g->cols == 1)) continue;
         kd__gemm_desc tile = *d;
+        if (d->packed && d->ta) tile.k = KD__ROWS_STEP;
         tile.m = last_m ? d->m - (g->rows - 1) * g->tile_m : g->tile_m;
         tile.n = last_n ? d->n - (g->cols - 1) * g->tile_n : g->tile_n;
         if (staged(d, g->tile_n)) tile.ldc = tile.n;
         st = kd__prim_matmul(&g->prim[last_m][last_n], &tile, team, err);
+        tile.accumulate = true;
+        if (!st && d->packed && d->ta) st = kd__prim_matmul(&g->next[last_m][last_n], &tile, team, err);
     }
     if (st)
         kd__gemm_free(g);
@@ -112,7 +128,10 @@ kd_status kd__gemm_create(kd__gemm **out, const kd__gemm_desc *d, kd__team *team
 
 void kd__gemm_free(kd__gemm *g)
 {
-    for (int i = 0; g && i < 4; i++) kd__prim_free(g->prim[i / 2][i % 2]);
+    for (int i = 0; g && i < 4; i++) {
+        kd__prim_free(g->prim[i / 2][i % 2]);
+        kd__prim_free(g->next[i / 2][i % 2]);
+    }
     free(g);
 }
 
@@ -125,10 +144,16 @@ static void run_tile(const kd__gemm_call *call, int64_t t)
     const bool last_m = row == g->rows - 1, last_n = col == g->cols - 1, beside = staged(d, g->tile_n);
     const int64_t m = row * g->tile_m, n = col * g->tile_n;
     float *c = call->c + m * d->ldc + n, *to = beside ? kd__team_stage(g->team) : c;
-    const size_t a = (size_t)(d->ta ? m : m * d->lda), b = (size_t)(d->tb ? n * d->ldb : n);
-    kd__prim_run(g->prim[last_m][last_n], (const char *)call->a + kd__operand_bytes(d->operands, a),
-                 (const char *)call->b + kd__operand_bytes(d->operands, b),
-                 call->bias ? call->bias + n : NULL, to);
+    size_t a = (size_t)(d->ta ? m : m * d->lda), b = (size_t)(d->tb ? n * d->ldb : n);
+    const size_t steps = d->packed && d->ta ? (call->rows + KD__ROWS_STEP - 1) / KD__ROWS_STEP : 1;
+    for (size_t i = 0; i < steps; i++) {
+        kd__prim_run((i ? g->next : g->prim)[last_m][last_n],
+                     (const char *)call->a + kd__operand_bytes(d->operands, a),
+                     (const char *)call->b + kd__operand_bytes(d->operands, b),
+                     call->bias ? call->bias + n : NULL, to);
+        a += KD__ROWS_STEP * (size_t)d->lda;
+        b += KD__ROWS_STEP * (size_t)d->ldb;
+    }
     if (beside) {
         const int64_t height = last_m ? d->m - m : g->tile_m, width = last_n ? d->n - n : g->tile_n;
         for (int64_t i = 0; i < height; i++)
@@ -136,16 +161,22 @@ static void run_tile(const kd__gemm_call *call, int64_t t)
     }
 }
 
+/* Those with rows in them come first. */
+static int64_t active_tiles(const kd__gemm_call *call)
+{
+    const kd__gemm *g = call->g;
+    return g->cols * (g->d.packed && !g->d.ta ? div_up((int64_t)call->rows, g->tile_m) : g->rows);
+}
+
 void kd__gemm_run(const kd__gemm_call *call, int n)
 {
     int64_t tiles = 0;
-    for (int i = 0; i < n; i++) tiles += call[i].g->rows * call[i].g->cols;
+    for (int i = 0; i < n; i++) tiles += active_tiles(&call[i]);
 #pragma omp for schedule(static)
     for (int64_t t = 0; t < tiles; t++) {
         int64_t in_call = t;
         int i = 0;
-        for (; in_call >= call[i].g->rows * call[i].g->cols; i++)
-            in_call -= call[i].g->rows * call[i].g->cols;
+        for (; in_call >= active_tiles(&call[i]); i++) in_call -= active_tiles(&call[i]);
         run_tile(&call[i], in_call);
     }
 }

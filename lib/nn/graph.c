@@ -47,6 +47,20 @@ static kd_status check_new(const kd_graph *g, const char *name, int nin, const k
     return KD_OK;
 }
 
+/* What a row of the new node is, unless its op's shape says otherwise. */
+static kd_status find_per(const kd_graph *g, kd__node_info *n, kd_err *err)
+{
+    n->per = n->nin ? kd__graph_in(g, n, 0)->per : g->tokens ? KD_PER_SEQUENCE : KD_PER_ROW;
+    for (int i = 1; i < n->nin; i++)
+        if (kd__graph_in(g, n, i)->per != n->per)
+            return kd_fail(err, KD_EUSAGE,
+                           "layer %s: %s has a row for each token, or each sequence, and %s has not", n->name,
+                           kd__graph_in(g, n, i)->name, kd__graph_in(g, n, 0)->name);
+    if (n->per == KD_PER_ROW || n->op->packed) return KD_OK;
+    return kd_fail(err, KD_EUSAGE, "layer %s: %s does not work on tokens and sequences", n->name,
+                   n->op->name);
+}
+
 static void forget_params(kd_graph *g, size_t keep)
 {
     while (g->params > keep) free((char *)g->param[--g->params].name);
@@ -73,7 +87,7 @@ kd_node kd__graph_add(kd_graph *g, const kd__op *op, const char *name, int nin, 
         kd_fail(&g->err, KD_ENOMEM, "layer %s: out of memory", name);
         return -1;
     }
-    if (op->shape(g, &n, &g->err)) goto fail;
+    if (find_per(g, &n, &g->err) || op->shape(g, &n, &g->err)) goto fail;
     n.size = 1;
     for (int i = 0; i < n.ndims; i++)
         if (n.dims[i] < 1 || !kd_mul_size(n.size, (size_t)n.dims[i], &n.size) || n.size > SIZE_MAX / 1024) {
@@ -217,7 +231,7 @@ static void fill(float *w, size_t n, float value)
 
 static void init_node(kd_graph *g, const kd__node_info *n, uint64_t seed)
 {
-    const bool norm = n->op == &kd__op_batchnorm;
+    const bool norm = n->op == &kd__op_batchnorm || n->op == &kd__op_layernorm;
     for (int k = 0; k < n->nparam; k++) {
         const kd_param *p = &g->param[n->param[k]];
         float *w = kd_graph_param_data(g, p);
@@ -255,6 +269,7 @@ int kd_graph_node_shape(const kd_graph *g, kd_node n, int64_t dims[KD_MAX_DIMS])
 }
 
 size_t kd_graph_node_size(const kd_graph *g, kd_node n) { return g->node[n].size; }
+kd_per kd_graph_node_per(const kd_graph *g, kd_node n) { return g->node[n].per; }
 
 kd_node kd_graph_node_shown(const kd_graph *g, kd_node n)
 {

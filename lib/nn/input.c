@@ -1,4 +1,5 @@
-/* input.c - where the caller's rows enter. The exec keeps its memory for the caller; nothing runs. */
+/* input.c - where the caller's rows and tokens enter. The exec keeps their memory for the caller; nothing
+ * runs. A token's id takes the place of a float. */
 #include "nn_private.h"
 
 #include <string.h>
@@ -21,4 +22,20 @@ static kd_status shape(kd_graph *g, kd__node_info *n, kd_err *err)
     return KD_OK;
 }
 
-const kd__op kd__op_input = {.name = "input", .shape = shape};
+const kd__op kd__op_input = {.name = "input", .shape = shape, .packed = true};
+
+kd_node kd_nn_tokens(kd_graph *g, const char *name)
+{
+    const kd__attrs a = {0};
+    return kd__graph_add(g, &kd__op_tokens, name, 0, NULL, &a);
+}
+
+static kd_status shape_tokens(kd_graph *g, kd__node_info *n, kd_err *err)
+{
+    if (g->tokens) return kd_fail(err, KD_EUSAGE, "layer %s: the graph has tokens already", n->name);
+    g->tokens = true;
+    n->per = KD_PER_TOKEN;
+    return KD_OK;
+}
+
+const kd__op kd__op_tokens = {.name = "tokens", .shape = shape_tokens, .packed = true};

@@ -30,7 +30,7 @@ typedef struct linear {
 static int64_t in_of(const kd__node_info *x) { return x->dims[x->ndims - 1]; }
 static int64_t rows_of(const kd_exec *ex, const kd__node_info *n)
 {
-    return ex->p.batch * (int64_t)n->size / n->a.out;
+    return (int64_t)kd__node_rows(ex, n) * (int64_t)n->size / n->a.out;
 }
 
 kd_node kd_nn_linear(kd_graph *g, const char *name, kd_node x, int64_t out, bool bias)
@@ -76,7 +76,9 @@ static kd_status plan(kd_exec *ex, kd__state *s, kd_err *err)
 {
     if (ex->p.naive) return KD_OK;
     const kd__node_info *n = s->n;
-    const int64_t rows = rows_of(ex, n), out = n->a.out, in = in_of(kd__graph_in(ex->g, n, 0));
+    const int64_t out = n->a.out, in = in_of(kd__graph_in(ex->g, n, 0));
+    const int64_t rows = (int64_t)kd__node_rows_planned(ex, n) * (int64_t)n->size / out;
+    const bool packed = n->per != KD_PER_ROW;
     kd__team *team;
     kd_status st = kd__exec_team(&team, ex, err);
     if (st) return st;
@@ -97,7 +99,8 @@ static kd_status plan(kd_exec *ex, kd__state *s, kd_err *err)
                                    .tb = true,
                                    .bias = n->a.bias,
                                    .relu = n->a.relu,
-                                   .operands = operands};
+                                   .operands = operands,
+                                   .packed = packed};
     const kd__gemm_desc data = {.m = rows,
                                 .n = in,
                                 .k = out,
@@ -105,9 +108,17 @@ static kd_status plan(kd_exec *ex, kd__state *s, kd_err *err)
                                 .ldb = in,
                                 .ldc = in,
                                 .accumulate = s->add[0],
-                                .operands = operands};
-    const kd__gemm_desc weights = {
-        .m = out, .n = in, .k = rows, .lda = out, .ldb = in, .ldc = in, .ta = true, .operands = operands};
+                                .operands = operands,
+                                .packed = packed};
+    const kd__gemm_desc weights = {.m = out,
+                                   .n = in,
+                                   .k = rows,
+                                   .lda = out,
+                                   .ldb = in,
+                                   .ldc = in,
+                                   .ta = true,
+                                   .operands = operands,
+                                   .packed = packed};
     st = kd__gemm_create(&l->forward, &forward, team, err);
     if (!st && ex->p.training) st = kd__gemm_create(&l->weights, &weights, team, err);
     if (!st && s->want_dx[0]) st = kd__gemm_create(&l->data, &data, team, err);
@@ -135,7 +146,8 @@ static void forward(kd_exec *ex, kd__state *s)
                                 .a = operand(l, s->keep, s->x[0], rows * in),
                                 .b = operand(l, s->keep + l->w_at, s->w[WEIGHT], (size_t)n->a.out * in),
                                 .bias = n->a.bias ? s->w[BIAS] : NULL,
-                                .c = s->y};
+                                .c = s->y,
+                                .rows = rows};
     if (l->operands) {
 #pragma omp barrier
     }
@@ -152,6 +164,13 @@ static void bias_gradient(float *db, const float *dy, size_t rows, size_t out)
         kd__vec_get()->col_sum(db + b, dy + b, rows, kd_min_size(block, out - b), out);
 }
 
+/* Token models: dW adds up whole steps of rows, so those behind the active ones must be 0. */
+static void clear_rest(const linear *l, const void *m, size_t rows, size_t width)
+{
+    const size_t row = kd__operand_bytes(l->operands, width);
+    memset((char *)m + rows * row, 0, (KD__ROWS_STEP - rows % KD__ROWS_STEP) % KD__ROWS_STEP * row);
+}
+
 static void backward(kd_exec *ex, kd__state *s)
 {
     const linear *l = s->own;
@@ -165,10 +184,18 @@ static void backward(kd_exec *ex, kd__state *s)
     if (s->n->a.bias) bias_gradient(s->dw[BIAS], s->dy, (size_t)rows, (size_t)out);
     const void *dy = operand(l, s->keep + l->dy_at, s->dy, (size_t)(rows * out));
     const void *x = l->operands ? s->keep : s->x[0], *w = l->operands ? s->keep + l->w_at : s->w[WEIGHT];
-    if (l->operands) {
+    if (s->n->per != KD_PER_ROW) {
+#pragma omp single nowait
+        {
+            clear_rest(l, x, (size_t)rows, (size_t)in_of(kd__graph_in(ex->g, s->n, 0)));
+            clear_rest(l, dy, (size_t)rows, (size_t)out);
+        }
+    }
+    if (l->operands || s->n->per != KD_PER_ROW) {
 #pragma omp barrier
     }
-    const kd__gemm_call call[] = {{l->weights, dy, x, NULL, s->dw[WEIGHT]}, {l->data, dy, w, NULL, s->dx[0]}};
+    const kd__gemm_call call[] = {{l->weights, dy, x, NULL, s->dw[WEIGHT], (size_t)rows},
+                                  {l->data, dy, w, NULL, s->dx[0], (size_t)rows}};
     kd__gemm_run(call, s->dx[0] ? 2 : 1);
 }
 
@@ -228,6 +255,7 @@ const kd__op kd__op_linear = {
     .naive_backward = naive_backward,
     .release = release,
     .macs = macs,
+    .packed = true,
     .backward_reads_x = true,
     .backward_reads_y = true,
     .fuses_relu = true,

@@ -32,7 +32,8 @@ typedef struct kd__node_info {
     int ndims;
     int64_t dims[KD_MAX_DIMS]; /* per row */
     size_t size;               /* floats a row */
-    int param[4];              /* indices into the graph's parameters, in the op's own order; -1: none */
+    kd_per per;
+    int param[4]; /* indices into the graph's parameters, in the op's own order; -1: none */
     int nparam;
     bool output;
     kd_node alias; /* >= 0: this node's value is that node's (fused away, or a reshape) */
@@ -48,6 +49,8 @@ struct kd_graph {
     size_t slab_floats, buffer_floats;
     bool finished;
     bool unfused, input_grads; /* for tests: finish fuses nothing; inputs get gradients, too */
+    bool tokens;               /* begins with kd_nn_tokens */
+    int64_t positions;         /* that a sequence may have; 0: any number */
     kd__operands operands;     /* for tests: the form of bf16 operands, KD__F32 for this CPU's */
     kd_err err;                /* first failure while building */
 };
@@ -89,6 +92,7 @@ struct kd__op {
     void (*release)(kd__state *s);                             /* frees own; may be NULL */
     double (*macs)(const kd_graph *g, const kd__node_info *n); /* forward multiply-adds a row; may be NULL */
     bool backward_reads_x, backward_reads_y; /* for liveness; where fuses_relu, y only with a.relu */
+    bool packed;                             /* works on the active rows of token models */
     bool inplace;                            /* y may be an input's memory (a dx may be dy's) */
     bool fuses_relu;                         /* a ReLU behind it becomes a.relu */
 };
@@ -104,14 +108,17 @@ struct kd_exec {
     uint64_t seed, step;
     int *order; /* nodes that run (no aliases) */
     int steps;
+    int64_t sequences;     /* token models: active ones */
+    uint64_t *offset;      /* (p.sequences + 1); offset[sequences] tokens are active */
     size_t extra_bytes;    /* of packed weights, added by plan(); kd_exec_bytes adds kd__team_bytes(team) */
     struct kd__team *team; /* see kd__exec_team; the exec frees it after the ops' release */
 };
 
 /* The op table: one row per file of ops. */
-extern const kd__op kd__op_input, kd__op_linear, kd__op_conv2d, kd__op_dwconv2d, kd__op_batchnorm,
-    kd__op_relu, kd__op_maxpool, kd__op_avgpool, kd__op_global_avgpool, kd__op_flatten, kd__op_add,
-    kd__op_softmax, kd__op_dropout;
+extern const kd__op kd__op_input, kd__op_tokens, kd__op_linear, kd__op_conv2d, kd__op_dwconv2d,
+    kd__op_batchnorm, kd__op_relu, kd__op_maxpool, kd__op_avgpool, kd__op_global_avgpool, kd__op_flatten,
+    kd__op_add, kd__op_softmax, kd__op_dropout, kd__op_embedding, kd__op_layernorm, kd__op_gelu,
+    kd__op_attention, kd__op_pool, kd__op_normalize;
 
 /* Adds a node; used by the builders, which live in their op's file. */
 kd_node kd__graph_add(kd_graph *g, const kd__op *op, const char *name, int nin, const kd_node *in,
@@ -122,6 +129,12 @@ kd_status kd__graph_param(kd_graph *g, kd__node_info *n, const char *suffix, int
 const kd__node_info *kd__graph_in(const kd_graph *g, const kd__node_info *n, int i);
 kd_node kd__graph_root(const kd_graph *g, kd_node n); /* whose value n's is: aliases resolved */
 kd_status kd__exec_plan(kd_exec *ex, kd_err *err);    /* everything but running (exec_plan.c) */
+
+/* Rows of a node now, and rows that its memory has: of token models a multiple of KD__ROWS_STEP, behind the
+ * active ones rows that hold anything and may be written. */
+enum { KD__ROWS_STEP = 256 };
+size_t kd__node_rows(const kd_exec *ex, const kd__node_info *n);
+size_t kd__node_rows_planned(const kd_exec *ex, const kd__node_info *n);
 
 /* ---- operands of products (precision.c) ------------------------------------------------------ */
 
@@ -158,12 +171,16 @@ typedef struct kd__gemm_desc {
     bool bias, relu;       /* C += bias (n); then max(0, C) */
     bool accumulate;       /* C += instead of C = ; not with bias or relu */
     kd__operands operands; /* A and B; C and bias are f32 */
+    bool packed;           /* m, or k of a dW (ta), is rows of a token model: a multiple of KD__ROWS_STEP, of
+                              which a call says how many are active; its bits do not depend on m or k */
 } kd__gemm_desc;
 typedef struct kd__gemm_call { /* one product to be run; bias NULL unless desc.bias */
     const kd__gemm *g;
     const void *a, *b;
     const float *bias;
     float *c;
+    size_t rows; /* with desc.packed: active ones. The last step's others are computed with, too: dW needs
+                    zeros in them */
 } kd__gemm_call;
 /* A whole GEMM cut into a fixed grid of tiles; forward, dX and dW of linear. KD_ENOMEM,
  * KD_EUNSUPPORTED. The team must outlive it. */
@@ -357,6 +374,36 @@ typedef struct kd__rows_kernels { /* of rows.c, which says in which order weight
 } kd__rows_kernels;
 extern const kd__rows_kernels kd__rows_scalar, kd__rows_avx2, kd__rows_avx512;
 const kd__rows_kernels *kd__rows_get(void);
+
+/* One head of one sequence: tokens rows of d numbers, ld from token to token in all of its matrices. */
+typedef struct kd__head {
+    const float *q, *k, *v;
+    size_t tokens, d, ld;
+    float scale; /* of scores */
+} kd__head;
+typedef struct kd__head_grads {
+    const float *y, *dy, *log_sum;
+    float *dq, *dk, *dv; /* each may be NULL */
+    bool add[3];
+} kd__head_grads;
+enum { KD__HEAD_BLOCK = 32 }; /* queries at a time */
+
+typedef struct kd__encoder_kernels { /* encoder.simd.c */
+    /* Rows of n numbers; stats (rows, 2): mean and 1 / deviation. */
+    void (*layernorm)(float *y, float *stats, const float *x, const float *w, const float *b, size_t rows,
+                      size_t n, float eps);
+    /* dw, db += ; dx (+)=, may be NULL or dy */
+    void (*layernorm_back)(float *dx, float *dw, float *db, const float *dy, const float *x,
+                           const float *stats, const float *w, size_t rows, size_t n, bool add);
+    void (*gelu)(float *y, const float *x, size_t n);
+    void (*gelu_back)(float *dx, const float *dy, const float *x, size_t n, bool add); /* dx may be dy */
+    size_t (*head_floats)(size_t tokens, size_t d);                                    /* of scratch */
+    /* y; log_sum (tokens), or NULL: logarithms of the sums of exponentials */
+    void (*attend)(const kd__head *h, float *y, float *log_sum, float *scratch);
+    void (*attend_back)(const kd__head *h, const kd__head_grads *g, float *scratch);
+} kd__encoder_kernels;
+extern const kd__encoder_kernels kd__encoder_scalar, kd__encoder_avx2, kd__encoder_avx512;
+const kd__encoder_kernels *kd__encoder_get(void);
 
 extern const kd__vec kd__vec_scalar, kd__vec_avx2, kd__vec_avx512;
 const kd__vec *kd__vec_get(void); /* best for kd_cpu_isa(), chosen once */

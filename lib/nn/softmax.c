@@ -42,7 +42,7 @@ static void row_backward(float *dx, const float *dy, const float *y, size_t n, b
 static void geometry(const kd_exec *ex, const kd__state *s, size_t *rows, size_t *n)
 {
     *n = (size_t)s->n->dims[s->n->ndims - 1];
-    *rows = (size_t)ex->p.batch * s->n->size / *n;
+    *rows = kd__node_rows(ex, s->n) * s->n->size / *n;
 }
 
 static void forward(kd_exec *ex, kd__state *s)
@@ -99,4 +99,5 @@ const kd__op kd__op_softmax = {
     .naive_forward = naive_forward,
     .naive_backward = naive_backward,
     .backward_reads_y = true,
+    .packed = true,
 };

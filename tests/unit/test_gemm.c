@@ -62,7 +62,7 @@ static void run(const kd__gemm_desc *d, const operands *o, float *c, int threads
     kd__team *team = NULL;
     kd__gemm *g = NULL;
     if (kd__team_create(&team, threads, &err) || kd__gemm_create(&g, d, team, &err)) fail_msg("%s", err.msg);
-    const kd__gemm_call call = {g, o->a, o->b, d->bias ? o->bias : NULL, c};
+    const kd__gemm_call call = {g, o->a, o->b, d->bias ? o->bias : NULL, c, 0};
 #pragma omp parallel num_threads(threads)
     kd__gemm_run(&call, 1);
     kd__gemm_free(g);
@@ -193,7 +193,7 @@ static void runs_serially_wherever_it_is_called(void **state)
             fail_msg("%s", err.msg);
         c[i] = copy(o.c, o.floats_c);
     }
-    const kd__gemm_call outside = {g[0], o.a, o.b, NULL, c[0]};
+    const kd__gemm_call outside = {g[0], o.a, o.b, NULL, c[0], 0};
     const int limit = omp_get_max_threads();
     kd__gemm_run(&outside, 1);
     assert_int_equal(omp_get_max_threads(), limit);
@@ -202,7 +202,7 @@ static void runs_serially_wherever_it_is_called(void **state)
 #pragma omp parallel num_threads(2)
     {
         const int i = omp_get_thread_num();
-        const kd__gemm_call nested = {g[i], o.a, o.b, NULL, c[i]};
+        const kd__gemm_call nested = {g[i], o.a, o.b, NULL, c[i], 0};
 #pragma omp parallel num_threads(1)
         kd__gemm_run(&nested, 1);
         dist[i] = distance(c[i], want, o.floats_c);
@@ -233,7 +233,7 @@ static void independent_products_share_one_loop(void **state)
         o[i] = make_operands(&d[i]);
         want[i] = copy(o[i].c, o[i].floats_c);
         plain_product(&d[i], &o[i], want[i]);
-        call[i] = (kd__gemm_call){g[i], o[i].a, o[i].b, NULL, o[i].c};
+        call[i] = (kd__gemm_call){g[i], o[i].a, o[i].b, NULL, o[i].c, 0};
     }
 #pragma omp parallel num_threads(3)
     kd__gemm_run(call, 2);

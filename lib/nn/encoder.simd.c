@@ -1,0 +1,324 @@
+/* encoder.simd.c - the inner loops of layer norm, GELU and attention, once per instruction set.
+ *
+ * The normal distribution. GELU is x times Phi(x), the share of a standard normal below x. With a = |x| and
+ * t = 1 / (1 + 0.35 a), the upper tail is exp(-a^2 / 2) times a polynomial of degree 9 in t without a
+ * constant term: the form of Abramowitz and Stegun 7.1.26, its coefficients a minimax fit with a relative
+ * error of 3.2e-8 up to a = 14, where the tail is below 1e-43. So Phi is as exact for large negative x, where
+ * 1 + erf(x) would cancel, as it is elsewhere; the derivative needs the same exponential.
+ *
+ * Attention. All products are one form: a tile of rows by two vectors of C in registers, numbers of A spread
+ * over a vector, rows of B as they are. A has two strides, so it may be read transposed. Queries go by in
+ * blocks; a block's scores with all keys stay in the nearest caches, so nothing of size tokens x tokens is
+ * ever in memory, and backward makes the block's probabilities again from the logarithms of their sums (Dao
+ * et al., "FlashAttention", 2022, section 3.1 and appendix B.4). A head's numbers are copied to rows of whole
+ * vectors first, keys also transposed: its tokens lie a model's width apart, the copies side by side.
+ *
+ * The order of additions depends on the instruction set and on shapes alone.
+ */
+#include "lanes.h"
+
+/* Walks n numbers by vectors: the statements see a constant `some` but for the last ones. */
+#define FOR_VECTORS(i, n, some, ...)                                                                         \
+    do {                                                                                                     \
+        size_t i = 0;                                                                                        \
+        for (; i + LANES <= (n); i += LANES) {                                                               \
+            enum { some = LANES };                                                                           \
+            __VA_ARGS__;                                                                                     \
+        }                                                                                                    \
+        if (i < (n)) {                                                                                       \
+            const size_t some = (n)-i;                                                                       \
+            __VA_ARGS__;                                                                                     \
+        }                                                                                                    \
+    } while (0)
+
+/* ---- layer norm --------------------------------------------------------------------------- */
+
+INLINE vec deviation(const float *x, float mean, size_t n)
+{
+    const vec d = load_some(x, n) - mean;
+    if (n == LANES) return d;
+    float f[LANES] = {0};
+    store_some(f, d, n);
+    return load(f);
+}
+
+static void layernorm(float *y, float *stats, const float *x, const float *w, const float *b, size_t rows,
+                      size_t n, float eps)
+{
+    for (size_t r = 0; r < rows; r++, x += n, y += n) {
+        vec sum = {0}, square = {0};
+        FOR_VECTORS(i, n, some, sum += load_some(x + i, some));
+        const float mean = total(sum) / (float)n;
+        FOR_VECTORS(i, n, some, {
+            const vec d = deviation(x + i, mean, some);
+            square += d * d;
+        });
+        const float scale = 1 / sqrtf(total(square) / (float)n + eps);
+        FOR_VECTORS(i, n, some, {
+            const vec v = (load_some(x + i, some) - mean) * scale;
+            store_some(y + i, v * load_some(w + i, some) + load_some(b + i, some), some);
+        });
+        stats[2 * r] = mean;
+        stats[2 * r + 1] = scale;
+    }
+}
+
+/* With g = dy w and h = (x - mean) scale: dx = scale (g - mean of g - h mean of (g h)). */
+static void layernorm_back(float *dx, float *dw, float *db, const float *dy, const float *x,
+                           const float *stats, const float *w, size_t rows, size_t n, bool add)
+{
+    for (size_t r = 0; r < rows; r++, x += n, dy += n) {
+        const float mean = stats[2 * r], scale = stats[2 * r + 1];
+        vec sum = {0}, dot = {0};
+        FOR_VECTORS(i, n, some, {
+            const vec d = load_some(dy + i, some), h = deviation(x + i, mean, some) * scale;
+            const vec g = d * load_some(w + i, some);
+            sum += g;
+            dot += g * h;
+            store_some(dw + i, load_some(dw + i, some) + d * h, some);
+            store_some(db + i, load_some(db + i, some) + d, some);
+        });
+        if (!dx) continue;
+        const float m = total(sum) / (float)n, k = total(dot) / (float)n;
+        FOR_VECTORS(i, n, some, {
+            const vec h = (load_some(x + i, some) - mean) * scale;
+            vec v = (load_some(dy + i, some) * load_some(w + i, some) - m - h * k) * scale;
+            if (add) v += load_some(dx + i, some);
+            store_some(dx + i, v, some);
+        });
+        dx += n;
+    }
+}
+
+/* ---- GELU --------------------------------------------------------------------------------- */
+
+/* Phi(x); *density: exp(-x^2 / 2). */
+INLINE vec normal_share(vec x, vec *density)
+{
+    const vec a = size_of(x), t = 1 / (1 + 0.35f * a), e = exp_of(-0.5f * a * a);
+    vec p = all(-0.029145965310177227f);
+    p = p * t + 0.14397186586903807f;
+    p = p * t - 0.2557145961041918f;
+    p = p * t + 0.15917454381366433f;
+    p = p * t - 0.023110093880449177f;
+    p = p * t + 0.10550811115505515f;
+    p = p * t + 0.11983284118469584f;
+    p = p * t + 0.13986187322601565f;
+    p = p * t + 0.13962140409996537f;
+    const vec tail = p * t * e;
+    *density = e;
+    return either(x < 0, tail, 1 - tail);
+}
+
+static void gelu(float *y, const float *x, size_t n)
+{
+    vec e;
+    FOR_VECTORS(i, n, some, {
+        const vec v = load_some(x + i, some);
+        store_some(y + i, v * normal_share(v, &e), some);
+    });
+}
+
+/* The derivative is Phi(x) + x phi(x). */
+static void gelu_back(float *dx, const float *dy, const float *x, size_t n, bool add)
+{
+    FOR_VECTORS(i, n, some, {
+        const vec v = load_some(x + i, some), old = add ? load_some(dx + i, some) : all(0);
+        vec e, share = normal_share(v, &e);
+        store_some(dx + i, old + load_some(dy + i, some) * (share + v * e * 0.39894228040143268f), some);
+    });
+}
+
+/* ---- products ----------------------------------------------------------------------------- */
+
+typedef struct matrix { /* element (i, j) at i * row + j * col */
+    const float *at;
+    size_t row, col;
+} matrix;
+
+/* C (rows, v vectors) = or += A (rows, k) B (k, v vectors). */
+INLINE void tile(float *c, size_t ldc, matrix a, const float *b, size_t ldb, size_t k, int rows, int v,
+                 bool add)
+{
+    vec sum[TILE][2];
+    UNROLL for (int i = 0; i < rows; i++) UNROLL for (int j = 0; j < v; j++) sum[i][j] =
+        add ? load(c + (size_t)i * ldc + j * LANES) : all(0);
+    for (size_t p = 0; p < k; p++, b += ldb, a.at += a.col) {
+        vec w[2];
+        UNROLL for (int j = 0; j < v; j++) w[j] = load(b + j * LANES);
+        UNROLL for (int i = 0; i < rows; i++)
+        {
+            const vec x = all(a.at[(size_t)i * a.row]);
+            UNROLL for (int j = 0; j < v; j++) sum[i][j] += x * w[j];
+        }
+    }
+    UNROLL for (int i = 0; i < rows; i++) UNROLL for (int j = 0; j < v; j++)
+        store(c + (size_t)i * ldc + j * LANES, sum[i][j]);
+}
+
+INLINE void tiles(float *c, size_t ldc, matrix a, const float *b, size_t ldb, size_t rows, size_t k, int v,
+                  bool add)
+{
+    for (; rows >= TILE; rows -= TILE, c += TILE * ldc, a.at += TILE * a.row)
+        tile(c, ldc, a, b, ldb, k, TILE, v, add);
+    for (; rows; rows--, c += ldc, a.at += a.row) tile(c, ldc, a, b, ldb, k, 1, v, add);
+}
+
+/* C (rows, n) = or += A (rows, k) B (k, n); n whole vectors. */
+static void product(float *c, size_t ldc, matrix a, const float *b, size_t ldb, size_t rows, size_t n,
+                    size_t k, bool add)
+{
+    size_t j = 0;
+    for (; j + 2 * LANES <= n; j += 2 * LANES) tiles(c + j, ldc, a, b + j, ldb, rows, k, 2, add);
+    if (j < n) tiles(c + j, ldc, a, b + j, ldb, rows, k, 1, add);
+}
+
+/* ---- attention ---------------------------------------------------------------------------- */
+
+INLINE size_t whole(size_t n) { return (n + LANES - 1) / LANES * LANES; }
+
+/* Where a head's copies lie in a thread's scratch, n tokens of d numbers. */
+typedef struct copies {
+    size_t d, n; /* in whole vectors */
+    float *q, *k, *v, *dy, *dk, *dv;
+    float *kt, *vt;        /* transposed: (d, n) */
+    float *score, *dscore; /* (KD__HEAD_BLOCK, n) */
+    float *block;          /* (KD__HEAD_BLOCK, d) */
+} copies;
+
+static copies lay_out(const kd__head *h, float *scratch)
+{
+    copies c = {.d = whole(h->d), .n = whole(h->tokens)};
+    float **const by_token[] = {&c.q, &c.k, &c.v, &c.dy, &c.dk, &c.dv, &c.kt, &c.vt};
+    for (size_t i = 0; i < sizeof by_token / sizeof *by_token; i++, scratch += c.n * c.d)
+        *by_token[i] = scratch;
+    c.score = scratch;
+    c.dscore = c.score + KD__HEAD_BLOCK * c.n;
+    c.block = c.dscore + KD__HEAD_BLOCK * c.n;
+    return c;
+}
+
+static size_t head_floats(size_t tokens, size_t d)
+{
+    const size_t w = whole(d), n = whole(tokens);
+    return 8 * n * w + KD__HEAD_BLOCK * (2 * n + w);
+}
+
+/* to (rows, whole vectors) = scale * from (rows, ld); the lanes behind d are 0. */
+static void copy_rows(float *to, const float *from, const kd__head *h, float scale)
+{
+    const size_t w = whole(h->d);
+    for (size_t r = 0; r < h->tokens; r++, from += h->ld)
+        FOR_VECTORS(i, h->d, some, store(to + r * w + i, load_some(from + i, some) * scale));
+}
+
+/* to (d, n whole) from (tokens, ld); columns behind the tokens are 0. */
+static void transpose(float *to, const float *from, const kd__head *h)
+{
+    const size_t n = whole(h->tokens);
+    for (size_t i = 0; i < h->d; i++) {
+        for (size_t r = 0; r < h->tokens; r++) to[i * n + r] = from[r * h->ld + i];
+        for (size_t r = h->tokens; r < n; r++) to[i * n + r] = 0;
+    }
+}
+
+/* to (rows, ld) = or += scale * from (rows, whole vectors). */
+static void write_rows(float *to, const float *from, const kd__head *h, size_t rows, float scale, bool add)
+{
+    const size_t w = whole(h->d);
+    for (size_t r = 0; r < rows; r++, to += h->ld)
+        FOR_VECTORS(i, h->d, some, {
+            vec v = load_some(from + r * w + i, some) * scale;
+            if (add) v += load_some(to + i, some);
+            store_some(to + i, v, some);
+        });
+}
+
+/* A row of n scores, in whole vectors, to exp(score - largest), 0 behind the tokens; returns the sum. */
+static float exponentials(float *s, size_t tokens, float *top)
+{
+    const size_t n = whole(tokens);
+    for (size_t i = tokens; i < n; i++) s[i] = -INFINITY;
+    vec m = load(s), sum = {0};
+    for (size_t i = LANES; i < n; i += LANES) m = larger(load(s + i), m);
+    *top = largest(m);
+    for (size_t i = 0; i < n; i += LANES) {
+        const vec e = exp_of(load(s + i) - *top);
+        store(s + i, e);
+    }
+    for (size_t i = tokens; i < n; i++) s[i] = 0;
+    for (size_t i = 0; i < n; i += LANES) sum += load(s + i);
+    return total(sum);
+}
+
+static void attend(const kd__head *h, float *y, float *log_sum, float *scratch)
+{
+    const copies c = lay_out(h, scratch);
+    copy_rows(c.q, h->q, h, h->scale);
+    copy_rows(c.v, h->v, h, 1);
+    transpose(c.kt, h->k, h);
+    for (size_t at = 0; at < h->tokens; at += KD__HEAD_BLOCK) {
+        const size_t rows = kd_min_size(KD__HEAD_BLOCK, h->tokens - at);
+        product(c.score, c.n, (matrix){c.q + at * c.d, c.d, 1}, c.kt, c.n, rows, c.n, h->d, false);
+        float sum[KD__HEAD_BLOCK];
+        for (size_t r = 0; r < rows; r++) {
+            float top;
+            sum[r] = exponentials(c.score + r * c.n, h->tokens, &top);
+            if (log_sum) log_sum[at + r] = top + logf(sum[r]);
+        }
+        product(c.block, c.d, (matrix){c.score, c.n, 1}, c.v, c.d, rows, c.d, h->tokens, false);
+        for (size_t r = 0; r < rows; r++)
+            write_rows(y + (at + r) * h->ld, c.block + r * c.d, h, 1, 1 / sum[r], false);
+    }
+}
+
+/* score: P = exp(score - log_sum); dscore: P (dP - sum of dy y). Both 0 behind the tokens. */
+static void score_gradients(const kd__head *h, const copies *c, const float *y, size_t row, size_t r,
+                            float log_sum)
+{
+    vec dot = {0};
+    FOR_VECTORS(i, h->d, some, dot += load(c->dy + row * c->d + i) * load_some(y + i, some));
+    const float d = total(dot);
+    float *s = c->score + r * c->n, *ds = c->dscore + r * c->n;
+    for (size_t i = 0; i < c->n; i += LANES) {
+        const vec p = exp_of(load(s + i) - log_sum);
+        store(s + i, p);
+        store(ds + i, p * (load(ds + i) - d));
+    }
+    for (size_t i = h->tokens; i < c->n; i++) s[i] = ds[i] = 0;
+}
+
+static void attend_back(const kd__head *h, const kd__head_grads *g, float *scratch)
+{
+    const copies c = lay_out(h, scratch);
+    copy_rows(c.q, h->q, h, h->scale);
+    copy_rows(c.k, h->k, h, 1);
+    copy_rows(c.dy, g->dy, h, 1);
+    transpose(c.kt, h->k, h);
+    transpose(c.vt, h->v, h);
+    for (size_t at = 0; at < h->tokens; at += KD__HEAD_BLOCK) {
+        const size_t rows = kd_min_size(KD__HEAD_BLOCK, h->tokens - at);
+        const float *q = c.q + at * c.d, *dy = c.dy + at * c.d;
+        product(c.score, c.n, (matrix){q, c.d, 1}, c.kt, c.n, rows, c.n, h->d, false);
+        product(c.dscore, c.n, (matrix){dy, c.d, 1}, c.vt, c.n, rows, c.n, h->d, false);
+        for (size_t r = 0; r < rows; r++)
+            score_gradients(h, &c, g->y + (at + r) * h->ld, at + r, r, g->log_sum[at + r]);
+        product(c.dv, c.d, (matrix){c.score, 1, c.n}, dy, c.d, h->tokens, c.d, rows, at > 0);
+        product(c.dk, c.d, (matrix){c.dscore, 1, c.n}, q, c.d, h->tokens, c.d, rows, at > 0);
+        if (!g->dq) continue;
+        product(c.block, c.d, (matrix){c.dscore, c.n, 1}, c.k, c.d, rows, c.d, h->tokens, false);
+        write_rows(g->dq + at * h->ld, c.block, h, rows, h->scale, g->add[0]);
+    }
+    if (g->dk) write_rows(g->dk, c.dk, h, h->tokens, 1, g->add[1]);
+    if (g->dv) write_rows(g->dv, c.dv, h, h->tokens, 1, g->add[2]);
+}
+
+const kd__encoder_kernels NAME(kd__encoder) = {
+    .layernorm = layernorm,
+    .layernorm_back = layernorm_back,
+    .gelu = gelu,
+    .gelu_back = gelu_back,
+    .head_floats = head_floats,
+    .attend = attend,
+    .attend_back = attend_back,
+};

@@ -1,0 +1,112 @@
+/* lanes.h - vectors as wide as a register, for kernels compiled once per instruction set (*.simd.c).
+ *
+ * exp: n = round(x / ln 2), r = x - n ln 2 in two parts, a polynomial of degree 7 for exp(r) on
+ * |r| <= ln 2 / 2, then n added to the exponent's bits: below 2 ulp for -87 <= x <= 88, arguments outside
+ * are taken for these bounds. A NaN stays one.
+ */
+#ifndef KD_NN_LANES_H
+#define KD_NN_LANES_H
+
+#include "nn_private.h"
+
+#include <math.h>
+#include <string.h>
+
+#define JOIN_(a, b) a##_##b
+#define JOIN(a, b)  JOIN_(a, b)
+#define NAME(f)     JOIN(f, KD_SIMD)
+#define INLINE      static inline __attribute__((always_inline))
+#ifdef __clang__
+#define UNROLL _Pragma("unroll")
+#else
+#define UNROLL _Pragma("GCC unroll 32")
+#endif
+
+#if defined __AVX512F__
+enum { LANES = 16, TILE = 8 };
+#elif defined __AVX2__
+enum { LANES = 8, TILE = 4 };
+#else
+enum { LANES = 4, TILE = 4 };
+#endif
+typedef float vec __attribute__((vector_size(LANES * sizeof(float))));
+typedef int32_t ivec __attribute__((vector_size(LANES * sizeof(int32_t))));
+
+INLINE vec load(const float *p)
+{
+    vec v;
+    memcpy(&v, p, sizeof v);
+    return v;
+}
+
+/* n <= LANES numbers; the other lanes are 0. */
+INLINE vec load_some(const float *p, size_t n)
+{
+    vec v = {0};
+    memcpy(&v, p, n * sizeof *p);
+    return v;
+}
+
+INLINE void store(float *p, vec v) { memcpy(p, &v, sizeof v); }
+INLINE void store_some(float *p, vec v, size_t n) { memcpy(p, &v, n * sizeof *p); }
+INLINE vec all(float a) { return (vec){0} + a; }
+
+INLINE vec bits_of(ivec i)
+{
+    vec v;
+    memcpy(&v, &i, sizeof v);
+    return v;
+}
+
+INLINE ivec ints_of(vec v)
+{
+    ivec i;
+    memcpy(&i, &v, sizeof i);
+    return i;
+}
+
+/* yes where the mask is set */
+INLINE vec either(ivec mask, vec yes, vec no)
+{
+    return bits_of((ints_of(yes) & mask) | (ints_of(no) & ~mask));
+}
+INLINE vec larger(vec a, vec b) { return either(a > b, a, b); }
+INLINE vec size_of(vec v) { return bits_of(ints_of(v) & INT32_MAX); }
+
+/* The lanes' sum, halves onto halves. */
+INLINE float total(vec v)
+{
+    float f[LANES];
+    store(f, v);
+    for (int n = LANES / 2; n; n /= 2)
+        for (int i = 0; i < n; i++) f[i] += f[i + n];
+    return f[0];
+}
+
+INLINE float largest(vec v)
+{
+    float f[LANES];
+    store(f, v);
+    for (int i = 1; i < LANES; i++) f[0] = f[i] > f[0] ? f[i] : f[0];
+    return f[0];
+}
+
+INLINE vec exp_of(vec x)
+{
+    const vec x0 = x, magic = all(12582912.0f); // 1.5 * 2^23: adding it rounds to an integer
+    x = either(x < -87.0f, all(-87.0f), either(x > 88.0f, all(88.0f), x));
+    const vec t = x * 1.44269504f + magic, n = t - magic;
+    const vec r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
+    vec p = all(1.0f / 5040);
+    p = p * r + 1.0f / 720;
+    p = p * r + 1.0f / 120;
+    p = p * r + 1.0f / 24;
+    p = p * r + 1.0f / 6;
+    p = p * r + 0.5f;
+    p = p * r + 1.0f;
+    p = p * r + 1.0f;
+    const vec y = bits_of(ints_of(p) + ((ints_of(t) - ints_of(magic)) << 23));
+    return either(x0 != x0, x0, y);
+}
+
+#endif
