@@ -3,7 +3,8 @@
  * An architecture is a function that appends nodes to a graph; its sizes come from a kd_model_spec,
  * the `model:` mapping of a student's YAML. A model folder holds config.json (the spec, the
  * preprocessing of its input, class names) and model.safetensors (weights under PyTorch's names and
- * shapes), so that it opens elsewhere too.
+ * shapes), so that it opens elsewhere too. Folders of encoders are Hugging Face's and sentence-transformers':
+ * those that others made open as they are, and those that kd writes open there.
  *
  *     mlp     flatten, then hidden layers with ReLU:          fc0, fc1, ..., the last one to classes
  *     cnn     conv k x k [+ norm] + ReLU [+ max pool] a stage: conv0, bn0, relu0, pool0, conv1, ...;
@@ -13,6 +14,8 @@
  * block0.pw_bn, ...; gap; fc0 resnet  stem, then stages of basic blocks with shortcuts (He et al. 2016,
  * section 4.2): stem.conv, stem.bn, stage0.block0.conv0, .bn0, .conv1, .bn1, .skip.conv, .skip.bn, ...; gap;
  * fc0
+ *     bert    encoder over tokens (Devlin et al. 2019): embeddings, layer0, layer1, ...; pooled, project,
+ * normalized; the names of what is inside a layer are in lib/model/bert.c
  *
  * Convolutions followed by batch norm have no bias; padding is k / 2.
  */
@@ -23,8 +26,8 @@
 #include "kd/nn.h"
 
 typedef struct kd_model_spec {
-    char *arch;    /* mlp, cnn, dscnn, resnet */
-    kd_ints input; /* shape of a row: 28, 28, 1 (height, width, channels) */
+    char *arch;    /* mlp, cnn, dscnn, resnet, bert */
+    kd_ints input; /* shape of a row: 28, 28, 1 (height, width, channels); empty for tokens */
     int64_t classes;
     kd_ints hidden;   /* widths of hidden fully connected layers */
     kd_ints channels; /* per stage (cnn, dscnn: per convolution or block; resnet: per stage); the first is the
@@ -35,7 +38,14 @@ typedef struct kd_model_spec {
     int64_t kernel;
     char *norm;     /* batch, none */
     char *head;     /* gap, flatten */
-    double dropout; /* before the last layer */
+    double dropout; /* before the last layer; bert: behind the embeddings and before each addition */
+    int64_t vocab, positions, types;   /* bert: rows of the embeddings' tables */
+    int64_t embedding;                 /* width of the tables, 0: width */
+    int64_t layers, width, heads, ffn; /* ffn 0: 4 width */
+    double eps;                        /* of layer norms */
+    char *pooling;                     /* mean, cls, none: a row per token */
+    int64_t output;                    /* dimension of the embedding, by a projection; 0: width */
+    bool normalize;                    /* embeddings of length 1; never logits of classes */
 } kd_model_spec;
 extern const kd_option kd_model_options[]; /* keys model.arch, model.channels, ... */
 extern const size_t kd_model_options_n;
@@ -45,10 +55,10 @@ typedef struct kd_model {
     kd_model_spec spec;
     kd_config config; /* owns what spec points to */
     kd_graph *graph;
-    kd_node input, logits;
-    float mean, scale; /* input = (raw - mean) * scale */
-    json_t *labels;    /* array of class names or NULL */
-    size_t params;     /* of the graph's, that are the model's own: what is saved */
+    kd_node input, logits; /* an embedding model's logits are its embedding */
+    float mean, scale;     /* input = (raw - mean) * scale */
+    json_t *labels;        /* array of class names or NULL */
+    size_t params;         /* of the graph's, that are the model's own: what is saved */
 } kd_model;
 
 /* Builds the graph of m->spec (already filled in); sets graph, input, logits. KD_EUSAGE names the
@@ -70,11 +80,21 @@ void kd_model_free(kd_model *m);
 kd_status kd_model_feed(const kd_model *m, float *out, const void *raw, kd_dtype dtype, size_t rows,
                         kd_err *err);
 
+/* Whether its input is tokens (kd_exec_sequences), not rows of numbers. */
+bool kd_model_reads_tokens(const kd_model *m);
+/* Ragged rows of a store's token column to an exec of such a model: row i is tokens offset[i] to offset[i +
+ * 1] of raw. Serial. KD_EUSAGE (see kd_exec_sequences), KD_ECORRUPT: an id outside the vocabulary, names row
+ * and place; KD_EUNSUPPORTED: a dtype that is no integer. */
+kd_status kd_model_feed_tokens(const kd_model *m, kd_exec *ex, const void *raw, kd_dtype dtype,
+                               const uint64_t *offset, int64_t n, kd_err *err);
+
 /* Writes config.json and model.safetensors into an existing folder, each atomically; weights first.
  * extra: members added to config.json, may be NULL. */
 kd_status kd_model_save(kd_model *m, const char *folder, const json_t *extra, kd_err *err);
-/* KD_ENOTFOUND, KD_ECORRUPT, KD_EMISMATCH (tensor missing, of another shape or left over, by name),
- * KD_ENUMERIC (a weight that is not finite). */
+/* A kd folder, or one of Hugging Face with model_type bert or electra, with or without sentence-transformers'
+ * modules.json (without: mean pooling, as there). Of such a folder's tensors those of other heads are left
+ * out. KD_ENOTFOUND, KD_ECORRUPT, KD_EUNSUPPORTED (names the key), KD_EMISMATCH (tensor missing, of another
+ * shape or left over, by name), KD_ENUMERIC (a weight that is not finite). */
 kd_status kd_model_load(kd_model **out, const char *folder, kd_err *err);
 /* 32 hex digits over spec, preprocessing and weights: the identity of a teacher. "" when out of memory. */
 void kd_model_fingerprint(kd_model *m, char out[33]);

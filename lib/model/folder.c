@@ -1,4 +1,5 @@
-/* folder.c - a model as a folder: config.json and model.safetensors.
+/* folder.c - a model as a folder: config.json and model.safetensors; of encoders in Hugging Face's layout
+ * (hf.c).
  *
  * The folder is self-contained: the spec, what the input goes through before the first layer, class
  * names, and the weights under PyTorch's names and shapes. Weights are written before config.json,
@@ -29,44 +30,70 @@ static json_t *spec_json(const kd_config *c)
 
 /* ---- writing ------------------------------------------------------------------------------------ */
 
-static kd_status save_weights(kd_model *m, const char *path, kd_err *err)
+static const char WEIGHTS[] = "model.safetensors";
+
+/* A parameter's name in its file; in Hugging Face's layout it has another one. */
+static const char *name_in_file(const kd_model *m, kd__node_name *b, const kd_param *p, const char **file)
+{
+    *file = WEIGHTS;
+    return kd_model_reads_tokens(m) ? kd__hf_name(b, p->name, file) : p->name;
+}
+
+/* The parameters that belong into one file of the folder; none: no file. */
+static kd_status save_weights(kd_model *m, const char *folder, const char *file, kd_err *err)
 {
     const kd_param *p;
     kd_graph_params(m->graph, &p);
     const size_t n = m->params;
+    size_t count = 0;
+    char *path = kd_path_join(folder, file);
     kd_tensor *t = calloc(n + 1, sizeof *t);
+    kd__node_name *names = calloc(n + 1, sizeof *names);
     json_t *meta = json_pack("{s:s, s:s}", "format", "pt", "kd_version", KD_VERSION);
-    kd_status st = t && meta ? KD_OK : kd_fail(err, KD_ENOMEM, "%s: out of memory", path);
+    kd_status st = path && t && names && meta ? KD_OK : kd_fail(err, KD_ENOMEM, "%s: out of memory", folder);
     for (size_t i = 0; i < n && !st; i++) {
-        t[i] = (kd_tensor){.name = p[i].name,
-                           .dtype = KD_F32,
-                           .ndims = p[i].ndims,
-                           .bytes = p[i].size * sizeof(float)};
-        for (int d = 0; d < p[i].ndims; d++) t[i].dims[d] = p[i].dims[d];
-        t[i].data = kd_graph_param_data(m->graph, &p[i]);
+        const char *where, *name = name_in_file(m, &names[i], &p[i], &where);
+        if (strcmp(where, file)) continue;
+        kd_tensor *to = &t[count++];
+        *to = (kd_tensor){.name = name,
+                          .dtype = KD_F32,
+                          .ndims = p[i].ndims,
+                          .bytes = p[i].size * sizeof(float)};
+        for (int d = 0; d < p[i].ndims; d++) to->dims[d] = p[i].dims[d];
+        to->data = kd_graph_param_data(m->graph, &p[i]);
     }
-    if (!st) st = kd_tensors_save(path, t, n, meta, err);
+    if (!st && count) st = kd_tensors_save(path, t, count, meta, err);
     json_decref(meta);
+    free(names);
     free(t);
+    free(path);
     return st;
+}
+
+/* Numbers to what the first layer takes; tokens go in as they are. */
+static json_t *preprocess(const kd_model *m)
+{
+    return json_pack("{s:f, s:f}", "mean", (double)m->mean, "scale", (double)m->scale);
 }
 
 kd_status kd_model_save(kd_model *m, const char *folder, const json_t *extra, kd_err *err)
 {
-    char *config = kd_path_join(folder, "config.json"), *weights = kd_path_join(folder, "model.safetensors");
-    json_t *j =
-        json_pack("{s:[s], s:s, s:s, s:s, s:o, s:{s:f, s:f}}", "architectures", m->spec.arch, "model_type",
-                  "kd", "kd_version", KD_VERSION, "name", m->name, "model", spec_json(&m->config),
-                  "preprocess", "mean", (double)m->mean, "scale", (double)m->scale);
+    const bool tokens = kd_model_reads_tokens(m);
+    char *config = kd_path_join(folder, "config.json");
+    json_t *j = json_pack("{s:[s], s:s, s:s, s:s, s:o, s:o*}", "architectures", m->spec.arch, "model_type",
+                          "kd", "kd_version", KD_VERSION, "name", m->name, "model", spec_json(&m->config),
+                          "preprocess", tokens ? NULL : preprocess(m));
     kd_status st = KD_OK;
-    if (!config || !weights || !j || (m->labels && json_object_set(j, "labels", m->labels)) ||
+    if (!config || !j || (m->labels && json_object_set(j, "labels", m->labels)) ||
         (extra && json_object_update_missing(j, (json_t *)extra)))
         st = kd_fail(err, KD_ENOMEM, "%s: no memory to save the model", folder);
-    if (!st) st = save_weights(m, weights, err);
+    if (!st && tokens && !(st = kd__hf_config(j, &m->spec, err)) &&
+        !(st = kd__hf_save_modules(&m->spec, folder, err)))
+        st = save_weights(m, folder, kd__hf_dense, err);
+    if (!st) st = save_weights(m, folder, WEIGHTS, err);
     if (!st) st = kd_json_save(config, j, err);
     json_decref(j);
     free(config);
-    free(weights);
     return st;
 }
 
@@ -80,30 +107,30 @@ static void shape_text(char *buf, size_t len, int ndims, const int64_t *dims)
         at += (size_t)snprintf(buf + at, len - at, "%s%lld", i ? " x " : "", (long long)dims[i]);
 }
 
-static kd_status take_tensor(kd_model *m, const kd_param *p, const kd_tensor *t, const char *path,
-                             kd_err *err)
+static kd_status take_tensor(kd_model *m, const kd_param *p, const kd_tensor *t, const char *name,
+                             const char *path, kd_err *err)
 {
     char have[128], want[128];
     bool same = t && t->ndims == p->ndims;
     if (!t)
         return kd_fail(err, KD_EMISMATCH, "%s: tensor %s is missing; its config.json describes another model",
-                       path, p->name);
+                       path, name);
     for (int d = 0; same && d < p->ndims; d++) same = t->dims[d] == p->dims[d];
     if (!same) {
         shape_text(have, sizeof have, t->ndims, t->dims);
         shape_text(want, sizeof want, p->ndims, p->dims);
-        return kd_fail(err, KD_EMISMATCH, "%s: tensor %s is %s, config.json needs %s", path, p->name, have,
+        return kd_fail(err, KD_EMISMATCH, "%s: tensor %s is %s, config.json needs %s", path, name, have,
                        want);
     }
     if (!kd_dtype_is_float(t->dtype))
-        return kd_fail(err, KD_EMISMATCH, "%s: tensor %s is %s, expected a float type", path, p->name,
+        return kd_fail(err, KD_EMISMATCH, "%s: tensor %s is %s, expected a float type", path, name,
                        kd_dtype_name(t->dtype));
     float *w = kd_graph_param_data(m->graph, p);
     kd_to_f32(w, t->data, t->dtype, p->size);
     for (size_t i = 0; i < p->size; i++) // ReLU would hide a NaN from the logits
         if (!isfinite(w[i]))
             return kd_fail(err, KD_ENUMERIC, "%s: tensor %s: element %zu is %g; the weights are broken", path,
-                           p->name, i, w[i]);
+                           name, i, w[i]);
     return KD_OK;
 }
 
@@ -114,32 +141,77 @@ static bool ignored(const char *name)
     return dot && !strcmp(dot, ".num_batches_tracked");
 }
 
-static kd_status load_weights(kd_model *m, const char *path, kd_err *err)
+/* What stands in front of all names in the file: "bert." where a larger model was saved. */
+static const char *prefix_of(const kd_model *m, const kd_tensors *t)
+{
+    kd__node_name b;
+    for (size_t i = 1; kd_model_reads_tokens(m) && i < KD_COUNT(kd__hf_prefixes); i++)
+        if (kd_tensors_find(t, kd__name(&b, "%sembeddings.word_embeddings.weight", kd__hf_prefixes[i])))
+            return kd__hf_prefixes[i];
+    return "";
+}
+
+/* A tensor of the file that is none of the model's. */
+static kd_status check_left(const kd_model *m, const kd_tensor *t, const char *prefix, const char *path,
+                            kd_err *err)
 {
     const kd_param *p;
-    size_t n = kd_graph_params(m->graph, &p), used = 0;
-    kd_tensors *t;
-    kd_status st = kd_tensors_open(&t, path, err);
-    if (st) return st;
-    for (size_t i = 0; i < n && !st; i++, used++)
-        st = take_tensor(m, &p[i], kd_tensors_find(t, p[i].name), path, err);
-    for (size_t i = 0; i < kd_tensors_count(t) && !st; i++) {
-        const char *name = kd_tensors_at(t, i)->name;
-        bool known = ignored(name);
-        for (size_t k = 0; k < n && !known; k++) known = !strcmp(p[k].name, name);
-        if (!known)
-            st = kd_fail(err, KD_EMISMATCH,
-                         "%s: tensor %.200s is left over; its config.json describes another model", path,
-                         name);
+    const size_t n = kd_graph_params(m->graph, &p);
+    const bool tokens = kd_model_reads_tokens(m), inside = !strncmp(t->name, prefix, strlen(prefix));
+    const char *name = inside ? t->name + strlen(prefix) : t->name;
+    bool known = tokens ? !inside || kd__hf_leaves(name) : ignored(name);
+    for (size_t k = 0; k < n && !known; k++) {
+        kd__node_name b;
+        const char *file;
+        known = !strcmp(name_in_file(m, &b, &p[k], &file), name);
     }
+    if (known) return KD_OK;
+    return kd_fail(err, KD_EMISMATCH,
+                   "%s: tensor %.200s is left over; its config.json describes another model", path, t->name);
+}
+
+static kd_status load_file(kd_model *m, const char *folder, const char *file, kd_err *err)
+{
+    const kd_param *p;
+    const size_t n = kd_graph_params(m->graph, &p);
+    char *path = kd_path_join(folder, file);
+    kd_tensors *t = NULL;
+    kd_status st =
+        path ? kd_tensors_open(&t, path, err) : kd_fail(err, KD_ENOMEM, "%s: out of memory", folder);
+    const char *prefix = st ? "" : prefix_of(m, t);
+    for (size_t i = 0; i < n && !st; i++) {
+        kd__node_name b, full;
+        const char *where, *name = name_in_file(m, &b, &p[i], &where);
+        if (strcmp(where, file)) continue;
+        name = kd__name(&full, "%s%s", prefix, name);
+        st = take_tensor(m, &p[i], kd_tensors_find(t, name), name, path, err);
+    }
+    for (size_t i = 0; !st && i < kd_tensors_count(t); i++)
+        st = check_left(m, kd_tensors_at(t, i), prefix, path, err);
     kd_tensors_close(t);
+    free(path);
     return st;
+}
+
+static kd_status load_weights(kd_model *m, const char *folder, kd_err *err)
+{
+    const kd_param *p;
+    bool dense = false;
+    for (size_t i = kd_graph_params(m->graph, &p); i-- > 0;) {
+        kd__node_name b;
+        const char *file;
+        name_in_file(m, &b, &p[i], &file);
+        dense |= !strcmp(file, kd__hf_dense);
+    }
+    kd_status st = dense ? load_file(m, folder, kd__hf_dense, err) : KD_OK;
+    return st ? st : load_file(m, folder, WEIGHTS, err);
 }
 
 static kd_status load_preprocess(kd_model *m, const json_t *j, const char *path, kd_err *err)
 {
-    const json_t *pre = json_object_get(j, "preprocess"), *labels = json_object_get(j, "labels");
+    const json_t *pre = json_object_get(j, "preprocess");
     double mean, scale;
+    if (kd_model_reads_tokens(m)) return KD_OK;
     if (!json_is_object(pre))
         return kd_fail(err, KD_ECORRUPT, "%s: key 'preprocess' is missing or no object", path);
     kd_status st = kd_json_real(pre, "mean", &mean, path, err);
@@ -147,10 +219,14 @@ static kd_status load_preprocess(kd_model *m, const json_t *j, const char *path,
     if (st) return st;
     m->mean = (float)mean;
     m->scale = (float)scale;
-    if (!isfinite(m->mean) || !isfinite(m->scale) || m->scale == 0)
-        return kd_fail(err, KD_ECORRUPT,
-                       "%s: preprocess: mean %g, scale %g; the scale must be finite and not 0", path, mean,
-                       scale);
+    if (isfinite(m->mean) && isfinite(m->scale) && m->scale != 0) return KD_OK;
+    return kd_fail(err, KD_ECORRUPT, "%s: preprocess: mean %g, scale %g; the scale must be finite and not 0",
+                   path, mean, scale);
+}
+
+static kd_status load_labels(kd_model *m, const json_t *j, const char *path, kd_err *err)
+{
+    const json_t *labels = json_object_get(j, "labels");
     if (!labels || json_is_null(labels)) return KD_OK;
     if (!json_is_array(labels) || json_array_size(labels) != (size_t)m->spec.classes)
         return kd_fail(err, KD_ECORRUPT, "%s: 'labels' is not a list of %lld names", path,
@@ -162,24 +238,46 @@ static kd_status load_preprocess(kd_model *m, const json_t *j, const char *path,
     return KD_OK;
 }
 
-static kd_status load_config(kd_model **out, const json_t *j, const char *path, kd_err *err)
+/* kd's own, else what transformers knows a model by, else the folder's. */
+static kd_status load_name(const char **name, const json_t *j, bool hf, const char *folder, const char *path,
+                           kd_err *err)
+{
+    if (!hf || json_object_get(j, "name")) return kd_json_str(j, "name", name, path, err);
+    const char *known = json_string_value(json_object_get(j, "_name_or_path"));
+    *name = kd_path_base(known && *known ? known : folder);
+    if (!**name || **name == '.') *name = "bert";
+    return KD_OK;
+}
+
+/* The `model:` mapping, *spec to be given back. */
+static kd_status load_spec(json_t **spec, const json_t *j, bool hf, const char *folder, const char *path,
+                           kd_err *err)
+{
+    if (hf) return kd__hf_spec(spec, j, folder, path, err);
+    *spec = json_incref(json_object_get(j, "model"));
+    return json_is_object(*spec) ? KD_OK
+                                 : kd_fail(err, KD_ECORRUPT, "%s: key 'model' is missing or no object", path);
+}
+
+static kd_status load_config(kd_model **out, const json_t *j, const char *folder, const char *path,
+                             kd_err *err)
 {
     const char *type, *name;
+    json_t *spec = NULL;
     kd_status st = kd_json_str(j, "model_type", &type, path, err);
     if (st) return st;
-    if (strcmp(type, "kd"))
-        return kd_fail(err, KD_EMISMATCH, "%s: model_type is '%.60s', this version runs 'kd' only", path,
-                       type);
-    if ((st = kd_json_str(j, "name", &name, path, err))) return st;
-    const json_t *spec = json_object_get(j, "model");
-    if (!json_is_object(spec))
-        return kd_fail(err, KD_ECORRUPT, "%s: key 'model' is missing or no object", path);
-    if ((st = kd_model_create(out, name, spec, path, err))) {
-        if (st != KD_EUSAGE) return st;
+    const bool hf = kd__hf_is(type);
+    if (strcmp(type, "kd") && !hf)
+        return kd_fail(err, KD_EMISMATCH, "%s: model_type is '%.60s', this version runs kd, bert and electra",
+                       path, type);
+    if ((st = load_name(&name, j, hf, folder, path, err))) return st;
+    st = load_spec(&spec, j, hf, folder, path, err);
+    if (!st && (st = kd_model_create(out, name, spec, path, err)) == KD_EUSAGE) {
         if (err) err->code = KD_ECORRUPT; // nobody wrote it by hand: the file is at fault
-        return KD_ECORRUPT;
+        st = KD_ECORRUPT;
     }
-    if ((st = load_preprocess(*out, j, path, err))) {
+    json_decref(spec);
+    if (!st && ((st = load_preprocess(*out, j, path, err)) || (st = load_labels(*out, j, path, err)))) {
         kd_model_free(*out);
         *out = NULL;
     }
@@ -188,31 +286,30 @@ static kd_status load_config(kd_model **out, const json_t *j, const char *path, 
 
 kd_status kd_model_load(kd_model **out, const char *folder, kd_err *err)
 {
-    char *config = kd_path_join(folder, "config.json"), *weights = kd_path_join(folder, "model.safetensors");
+    char *config = kd_path_join(folder, "config.json");
     json_t *j = NULL;
     kd_model *m = NULL;
-    kd_status st = config && weights ? KD_OK : kd_fail(err, KD_ENOMEM, "%s: out of memory", folder);
+    kd_status st = config ? KD_OK : kd_fail(err, KD_ENOMEM, "%s: out of memory", folder);
     *out = NULL;
     if (!st && !kd_is_dir(folder))
         st = kd_fail(err, KD_ENOTFOUND, "%s: no such folder; expected a model folder with config.json",
                      folder);
     if (!st) st = kd_json_load(config, CONFIG_MAX, &j, err);
-    if (!st) st = load_config(&m, j, config, err);
-    if (!st) st = load_weights(m, weights, err);
+    if (!st) st = load_config(&m, j, folder, config, err);
+    if (!st) st = load_weights(m, folder, err);
     if (st)
         kd_model_free(m);
     else
         *out = m;
     json_decref(j);
     free(config);
-    free(weights);
     return st;
 }
 
 uint64_t kd_model_file_bytes(const char *folder)
 {
     struct stat sb;
-    char *path = kd_path_join(folder, "model.safetensors");
+    char *path = kd_path_join(folder, WEIGHTS);
     uint64_t bytes = path && !stat(path, &sb) ? (uint64_t)sb.st_size : 0;
     free(path);
     return bytes;

@@ -8,7 +8,7 @@
  * (spec.c): list lengths agree, conv architectures have three input axes. Failures of single nodes
  * stay in the graph and come out of kd_graph_finish. */
 typedef kd_node kd__arch(kd_graph *g, const kd_model_spec *s, kd_node x);
-kd__arch kd__arch_mlp, kd__arch_cnn, kd__arch_dscnn, kd__arch_resnet;
+kd__arch kd__arch_mlp, kd__arch_cnn, kd__arch_dscnn, kd__arch_resnet, kd__arch_bert;
 
 /* ---- parts that architectures share (layers.c) --------------------------------------------- */
 
@@ -31,5 +31,19 @@ kd_node kd__dense(kd_graph *g, const kd_model_spec *s, kd_node x);
 kd_node kd__head(kd_graph *g, const kd_model_spec *s, kd_node x);
 /* Element i of an optional list, 1 if the list is empty. */
 int kd__at_or_1(const kd_ints *list, size_t i);
+
+/* ---- folders of encoders as Hugging Face and sentence-transformers write them (hf.c) ---------- */
+
+bool kd__hf_is(const char *model_type); /* a model_type that it reads */
+/* The `model:` mapping of such a folder's config.json and modules. KD_ECORRUPT, KD_EUNSUPPORTED. */
+kd_status kd__hf_spec(json_t **spec, const json_t *config, const char *folder, const char *path, kd_err *err);
+/* The name of the model's parameter in its file, in b; *file: which one, in the folder. */
+const char *kd__hf_name(kd__node_name *b, const char *param, const char **file);
+bool kd__hf_leaves(const char *tensor);      /* tensors of other heads, which are not read */
+extern const char kd__hf_dense[];            /* the file of the projection's */
+extern const char *const kd__hf_prefixes[3]; /* that all of a file's names may have */
+/* config.json's members beside kd's, and the modules' files. */
+kd_status kd__hf_config(json_t *config, const kd_model_spec *s, kd_err *err);
+kd_status kd__hf_save_modules(const kd_model_spec *s, const char *folder, kd_err *err);
 
 #endif

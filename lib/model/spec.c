@@ -12,7 +12,7 @@
 #include <string.h>
 
 const kd_option kd_model_options[] = {
-    KD_OPT_CHOICE("Model", kd_model_spec, arch, "model.arch", 0, NULL, "mlp|cnn|dscnn|resnet",
+    KD_OPT_CHOICE("Model", kd_model_spec, arch, "model.arch", 0, NULL, "mlp|cnn|dscnn|resnet|bert",
                   "architecture"),
     KD_OPT_INTS("Model", kd_model_spec, input, "model.input", "N,...", 0, NULL, 1, 1 << 20,
                 "shape of a row: height, width, channels of an image; from the store when not given"),
@@ -36,7 +36,30 @@ const kd_option kd_model_options[] = {
     KD_OPT_CHOICE("Model", kd_model_spec, head, "model.head", 0, "gap", "gap|flatten",
                   "from the last map to a vector: mean over space, or all of it"),
     KD_OPT_REAL("Model", kd_model_spec, dropout, "model.dropout", "P", 0, "0", 0, 0.99,
-                "share of the last layer's inputs that is dropped in training"),
+                "share of the last layer's inputs that is dropped in training; bert: of each layer's"),
+    KD_OPT_INT("Model", kd_model_spec, vocab, "model.vocab", "N", 0, "0", 0, 1 << 24,
+               "bert: tokens that there are; 0: from the store"),
+    KD_OPT_INT("Model", kd_model_spec, positions, "model.positions", "N", 0, "512", 1, 1 << 20,
+               "bert: tokens that a sequence may have"),
+    KD_OPT_INT("Model", kd_model_spec, types, "model.types", "N", 0, "2", 1, 1 << 16,
+               "bert: rows of the table of token types, of which the first is used"),
+    KD_OPT_INT("Model", kd_model_spec, embedding, "model.embedding", "N", 0, "0", 0, 1 << 16,
+               "bert: width of the embeddings' tables, mapped to model.width; 0: model.width"),
+    KD_OPT_INT("Model", kd_model_spec, layers, "model.layers", "N", 0, "6", 1, 1000, "bert: layers"),
+    KD_OPT_INT("Model", kd_model_spec, width, "model.width", "N", 0, "384", 1, 1 << 16,
+               "bert: width of hidden states"),
+    KD_OPT_INT("Model", kd_model_spec, heads, "model.heads", "N", 0, "12", 1, 1 << 12,
+               "bert: attention heads, which share model.width"),
+    KD_OPT_INT("Model", kd_model_spec, ffn, "model.ffn", "N", 0, "0", 0, 1 << 18,
+               "bert: width inside a layer's network; 0: four times model.width"),
+    KD_OPT_REAL("Model", kd_model_spec, eps, "model.eps", "X", 0, "1e-12", 0, 0.1,
+                "bert: added to the variance in layer norms"),
+    KD_OPT_CHOICE("Model", kd_model_spec, pooling, "model.pooling", 0, "mean", "mean|cls|none",
+                  "bert: from tokens to one vector: mean, the first token's, or a row per token"),
+    KD_OPT_INT("Model", kd_model_spec, output, "model.output", "N", 0, "0", 0, 1 << 16,
+               "bert: dimension of the embedding, by a learned projection; 0: model.width"),
+    KD_OPT_BOOL("Model", kd_model_spec, normalize, "model.normalize", 0, "true",
+                "bert: embeddings of length 1"),
 };
 const size_t kd_model_options_n = KD_COUNT(kd_model_options);
 
@@ -44,11 +67,11 @@ static const struct arch_row {
     const char *name;
     kd__arch *build;
     bool image, stem; /* needs (H, W, C); channels[0] is the stem's, so two entries at least */
+    bool tokens;
 } archs[] = {
-    {"mlp", kd__arch_mlp, false, false},
-    {"cnn", kd__arch_cnn, true, false},
-    {"dscnn", kd__arch_dscnn, true, true},
-    {"resnet", kd__arch_resnet, true, true},
+    {"mlp", kd__arch_mlp, false, false, false},   {"cnn", kd__arch_cnn, true, false, false},
+    {"dscnn", kd__arch_dscnn, true, true, false}, {"resnet", kd__arch_resnet, true, true, false},
+    {"bert", kd__arch_bert, false, false, true},
 };
 
 static kd_status check_list(const kd_model_spec *s, const kd_ints *list, const char *key, const char *where,
@@ -83,9 +106,25 @@ static kd_status check_image(const struct arch_row *a, const kd_model_spec *s, c
     return kd_fail(err, KD_EUSAGE, "%s: model.%s is empty", where, s->norm ? "head" : "norm");
 }
 
+static kd_status check_tokens(const kd_model_spec *s, const char *where, kd_err *err)
+{
+    if (s->input.n)
+        return kd_fail(err, KD_EUSAGE, "%s: model.input is given, but bert reads tokens (model.vocab)",
+                       where);
+    if (s->vocab < 1) return kd_fail(err, KD_EUSAGE, "%s: model.vocab is not given", where);
+    if (!s->pooling) return kd_fail(err, KD_EUSAGE, "%s: model.pooling is empty", where);
+    if (s->width % s->heads)
+        return kd_fail(err, KD_EUSAGE, "%s: model.width %lld does not divide into model.heads %lld", where,
+                       (long long)s->width, (long long)s->heads);
+    if (!s->classes || !s->output) return KD_OK;
+    return kd_fail(err, KD_EUSAGE,
+                   "%s: both model.classes and model.output are given; a model has one of them", where);
+}
+
 static kd_status check(const struct arch_row *a, const kd_model_spec *s, const char *where, kd_err *err)
 {
     size_t size = 1;
+    if (a->tokens) return check_tokens(s, where, err);
     if (s->classes < 1) return kd_fail(err, KD_EUSAGE, "%s: model.classes is not given", where);
     if (s->input.n < 1 || s->input.n > KD_MAX_DIMS - 1)
         return kd_fail(err, KD_EUSAGE, "%s: model.input has %zu axes, expected 1 to %d", where, s->input.n,
@@ -110,13 +149,14 @@ static kd_status build(kd_model *m, const char *where, kd_model_extend *extend, 
     for (size_t i = 0; s->arch && i < KD_COUNT(archs); i++)
         if (!strcmp(s->arch, archs[i].name)) a = &archs[i];
     if (!a)
-        return kd_fail(err, KD_EUSAGE, "%s: model.arch is %s, expected mlp, cnn, dscnn or resnet", where,
-                       s->arch ? s->arch : "not given");
+        return kd_fail(err, KD_EUSAGE, "%s: model.arch is %s, expected mlp, cnn, dscnn, resnet or bert",
+                       where, s->arch ? s->arch : "not given");
     kd_status st = check(a, s, where, err);
     if (st) return st;
     kd_graph *g = kd_graph_create();
     if (!g) return kd_fail(err, KD_ENOMEM, "%s: no memory for the model's graph", where);
-    kd_node input = kd_nn_input(g, "input", (int)s->input.n, s->input.v);
+    kd_node input =
+        a->tokens ? kd_nn_tokens(g, "input") : kd_nn_input(g, "input", (int)s->input.n, s->input.v);
     kd_node logits = a->build(g, s, input);
     const kd_param *list;
     kd_graph_output(g, logits);
@@ -196,5 +236,36 @@ kd_status kd_model_feed(const kd_model *m, float *out, const void *raw, kd_dtype
         return kd_fail(err, KD_EUNSUPPORTED, "%s: input of type %s, expected numbers", m->name,
                        kd_dtype_name(dtype));
     for (size_t i = 0; i < n; i++) out[i] = (out[i] - m->mean) * m->scale;
+    return KD_OK;
+}
+
+bool kd_model_reads_tokens(const kd_model *m)
+{
+    return kd_graph_node_per(m->graph, m->input) == KD_PER_TOKEN;
+}
+
+static int32_t id_at(const void *raw, kd_dtype dtype, uint64_t i)
+{
+    return dtype == KD_U16 ? ((const uint16_t *)raw)[i] : ((const int32_t *)raw)[i];
+}
+
+kd_status kd_model_feed_tokens(const kd_model *m, kd_exec *ex, const void *raw, kd_dtype dtype,
+                               const uint64_t *offset, int64_t n, kd_err *err)
+{
+    if (dtype != KD_U16 && dtype != KD_I32)
+        return kd_fail(err, KD_EUNSUPPORTED, "%s: tokens of type %s, expected u16 or i32", m->name,
+                       kd_dtype_name(dtype));
+    kd_status st = kd_exec_sequences(ex, offset, n, err);
+    if (st) return kd_fail_in(err, st, "%s", m->name);
+    int32_t *to = kd_exec_tokens(ex, m->input);
+    for (int64_t i = 0; i < n; i++)
+        for (uint64_t t = offset[i]; t < offset[i + 1]; t++) {
+            const int32_t id = id_at(raw, dtype, t);
+            if (id < 0 || id >= m->spec.vocab)
+                return kd_fail(err, KD_ECORRUPT, "%s: row %lld, token %llu: id %lld, the vocabulary has %lld",
+                               m->name, (long long)i, (unsigned long long)(t - offset[i]), (long long)id,
+                               (long long)m->spec.vocab);
+            to[t] = id;
+        }
     return KD_OK;
 }
