@@ -13,14 +13,15 @@ CC := gcc
 endif
 
 # The ladder: a module includes only itself and the modules named here (make dep-check).
-MODULES ?= base config codec store nn search data loss model teacher exchange train eval audit cli
+MODULES ?= base config codec text store nn search data loss model teacher exchange train eval audit cli
 USES_base := none
 USES_config := base
 USES_cli := base config
 USES_codec := base config
+USES_text := base
 USES_store := base config codec
 USES_nn := base config
-USES_data := base config codec store
+USES_data := base config codec store text
 USES_loss := base config nn
 USES_search := base config nn
 USES_model := base config nn loss
@@ -35,12 +36,12 @@ OPENMP := -fopenmp
 ifeq ($(MODE),fuzz)
 CC := clang
 OPENMP :=
-MODULES := base config codec store data model exchange
+MODULES := base config codec text store data model exchange
 UNUSED := lib/data/loader.c
 endif
 
 TOOLS := kd kd-dump kd-train kd-eval kd-audit kd-report kd-run kd-store
-LIBS := -ldnnl -llmdb -lzstd -lyaml -ljansson -lxxhash -lpng -ljpeg -lz -lm
+LIBS := -ldnnl -llmdb -lzstd -lyaml -ljansson -lxxhash -lutf8proc -lpng -ljpeg -lz -lm
 
 WARN := -Wall -Wextra -Werror -Wshadow -Wpointer-arith -Wstrict-prototypes -Wmissing-prototypes -Wvla
 OPT_release := -O3 -g -DNDEBUG
@@ -166,7 +167,7 @@ include $(wildcard pipelines/*/*.mk bench/bench.mk tests/*/*.mk)
 # ---- housekeeping --------------------------------------------------------------------------
 
 JOBS ?= $(shell nproc 2>/dev/null || echo 2)
-DEPS := gcc libc6-dev make liblmdb-dev libzstd-dev libyaml-dev libdnnl-dev libjansson-dev libxxhash-dev zlib1g-dev \
+DEPS := gcc libc6-dev make liblmdb-dev libzstd-dev libyaml-dev libdnnl-dev libjansson-dev libxxhash-dev libutf8proc-dev zlib1g-dev \
   libpng-dev libjpeg-dev libcmocka-dev gnuplot-nox jq dataset-fashion-mnist python3 python3-lmdb python3-zstandard python3-numpy python3-xxhash \
   python3-pip python3-setuptools python3-wheel python3-venv
 DEPS_TEST := clang libclang-rt-dev valgrind python3-pil chromium chromium-driver python3-selenium

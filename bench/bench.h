@@ -63,6 +63,9 @@ kd_status bench_many(const bench_many_params *p, kd_err *err);
 kd_status bench_parity(const char *store, const char *student, const char *folder, int64_t steps,
                        kd_err *err);
 
+/* `tokenize`: a file of texts through a tokenizer, served as by bench_train. */
+kd_status bench_tokenize(const char *tokenizer, const char *texts, int threads, kd_err *err);
+
 void bench_print(json_t *line); /* prints one line on stdout, flushes, releases line */
 
 #endif

@@ -9,6 +9,7 @@
  *     kd_bench teacher FOLDER STORE            a teacher's forward passes over a store's rows (teacher.c)
  *     kd_bench many STORE STUDENT.yaml FOLDER  kd-train's trainer with N students on demand (many.c)
  *     kd_bench parity STORE STUDENT.yaml FOLDER STEPS  a run's first losses and what repeats them (parity.c)
+ *     kd_bench tokenize TOKENIZER TEXTS        ids and MB/s of a tokenizer on demand (tokenize.c)
  *
  * The drivers (run.py, many.py, store_*.py, peers/torch_parity.py) call them; each can be run by hand:
  *
@@ -34,6 +35,7 @@ static const char usage[] =
     "       kd_bench teacher FOLDER STORE [--threads N]\n"
     "       kd_bench many STORE STUDENT.yaml FOLDER [--students N] [--window N] [--threads N]\n"
     "       kd_bench parity STORE STUDENT.yaml FOLDER STEPS\n"
+    "       kd_bench tokenize TOKENIZER TEXTS [--threads N]\n"
     "\n"
     "  --precision P  of the products: f32 or bf16 [f32]\n"
     "  --threads N    threads of the measured team [2]\n"
@@ -149,6 +151,8 @@ int main(int argc, char **argv)
         st = bench_read(arg[1], arg[2], (uint64_t)window, &err);
     } else if (n == 3 && strcmp(arg[0], "teacher") == 0) {
         st = bench_teacher(arg[1], arg[2], (int)k.threads, &err);
+    } else if (n == 3 && strcmp(arg[0], "tokenize") == 0) {
+        st = bench_tokenize(arg[1], arg[2], p.threads, &err);
     } else if (n == 4 && strcmp(arg[0], "many") == 0) {
         y.store = arg[1], y.student = arg[2], y.folder = arg[3];
         y.window = window, y.threads = p.threads;
