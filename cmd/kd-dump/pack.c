@@ -19,8 +19,13 @@ static void print_plan(const kd_pack_report *r)
     printf("rows     %llu: train %llu, valid %llu, test %llu\n", (unsigned long long)r->rows,
            (unsigned long long)r->split_rows[KD_TRAIN], (unsigned long long)r->split_rows[KD_VALID],
            (unsigned long long)r->split_rows[KD_TEST]);
-    printf("classes  %lld\n", (long long)r->classes);
-    printf("input    (raw - %.6g) * %.6g\n", r->mean, r->scale);
+    if (r->classes) printf("classes  %lld\n", (long long)r->classes);
+    if (r->vocabulary)
+        printf("tokens   %llu of a vocabulary of %u; the longest text has %llu, %llu texts are cut there\n",
+               (unsigned long long)r->tokens, r->vocabulary, (unsigned long long)r->longest,
+               (unsigned long long)r->cut);
+    else
+        printf("input    (raw - %.6g) * %.6g\n", r->mean, r->scale);
     printf("copies   %llu, of them leaks from test files %llu\n", (unsigned long long)r->duplicates,
            (unsigned long long)r->leaks);
     printf("bytes    %s raw\n", kd_fmt_bytes(bytes, (double)r->raw_bytes));
@@ -36,6 +41,11 @@ static json_t *report_json(const kd_cli *c, const kd_pack_report *r, const kd_st
                           "leaks", (json_int_t)r->leaks, "classes", (json_int_t)r->classes, "mean", r->mean,
                           "scale", r->scale, "source_bytes", (json_int_t)r->source_bytes, "raw_bytes",
                           (json_int_t)r->raw_bytes, "config", kd_config_json(&c->config));
+    if (j && r->vocabulary)
+        json_object_set_new(j, "texts",
+                            json_pack("{s:I, s:I, s:I, s:I}", "tokens", (json_int_t)r->tokens, "longest",
+                                      (json_int_t)r->longest, "cut", (json_int_t)r->cut, "vocabulary",
+                                      (json_int_t)r->vocabulary));
     if (j && s) {
         json_object_set_new(j, "store", json_string(kd_store_path(s)));
         json_object_set_new(j, "root", json_string(kd_store_root(s)));
@@ -70,6 +80,10 @@ static kd_status report_pack(kd_cli *c, const kd_pack_report *r, const char *pat
     warn_duplicates(c, r);
     kd_cli_note(c, "%llu rows, %s rows/s", (unsigned long long)r->rows,
                 kd_fmt_count(rate, (double)r->written_rows / seconds));
+    if (r->vocabulary)
+        kd_cli_note(c, "%s tokens, the longest text has %llu, %llu were cut",
+                    kd_fmt_count(rate, (double)r->tokens), (unsigned long long)r->longest,
+                    (unsigned long long)r->cut);
     kd_cli_note(c, "%s in, %s out, ratio %.2f", kd_fmt_bytes(in, (double)r->raw_bytes),
                 kd_fmt_bytes(out, (double)kd_store_bytes(s)),
                 (double)r->raw_bytes / (double)kd_store_bytes(s));

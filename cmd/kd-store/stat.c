@@ -71,6 +71,15 @@ static void print_store(const kd_store *s)
            kd_fmt_bytes(bytes, (double)kd_store_bytes(s)),
            (double)kd_store_bytes(s) / (double)kd_store_rows(s));
     printf("root    %s\n", kd_store_root(s));
+    for (size_t c = 0; c < kd_store_columns(s); c++) {
+        const json_t *params = kd_store_column(s, c)->params;
+        if (json_is_string(json_object_get(params, "tokenizer")))
+            printf("texts   %s: tokenizer %s, vocabulary %lld, at most %lld tokens%s\n",
+                   kd_store_column(s, c)->name, text_of(params, "tokenizer", "?"),
+                   (long long)json_integer_value(json_object_get(params, "vocab")),
+                   (long long)json_integer_value(json_object_get(params, "max_tokens")),
+                   kd_store_column(s, c)->book_bytes ? ", its files are kept here" : "");
+    }
     json_array_foreach(segments(s), i, entry)
     {
         const json_t *teacher = json_object_get(entry, "teacher");
@@ -91,13 +100,13 @@ static json_t *stat_json(const kd_store *s, const column_size *sizes)
         json_t *shape = json_array();
         for (int k = 0; k < c->ndims; k++) json_array_append_new(shape, json_integer(c->dims[k]));
         json_array_append_new(columns,
-                              json_pack("{s:s, s:s, s:s, s:o, s:s, s:s, s:i, s:s, s:s, s:s, s:I, s:I}",
+                              json_pack("{s:s, s:s, s:s, s:o, s:s, s:s, s:i, s:s, s:s, s:s, s:I, s:I, s:O?}",
                                         "name", c->name, "role", kd_role_name(c->role), "dtype",
                                         kd_dtype_name(c->dtype), "shape", shape, "encoding", c->encoding,
                                         "filter", c->filter, "level", c->level, "segment", c->segment,
                                         "teacher", c->teacher, "tap", c->tap, "raw_bytes",
-                                        (json_int_t)sizes[i].raw, "stored_bytes",
-                                        (json_int_t)sizes[i].stored));
+                                        (json_int_t)sizes[i].raw, "stored_bytes", (json_int_t)sizes[i].stored,
+                                        "params", c->params));
     }
     json_array_foreach(segments(s), i, entry)
     {

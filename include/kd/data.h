@@ -15,6 +15,7 @@
 
 #include "kd/config.h"
 #include "kd/store.h"
+#include "kd/text.h"
 
 /* ---- sources ------------------------------------------------------------------------------ */
 
@@ -83,7 +84,11 @@ typedef struct kd_data_spec {
     int64_t level;
     double mean, scale; /* x = (raw - mean) * scale when fed to a model; 0, 0: measured on the training rows
                            (mean and 1/sd) */
-    kd_ints shape;      /* of an input row if it differs from the file's (28, 28 -> 28, 28, 1) */
+    char *tokenizer;    /* folder or file of one: the rows are texts */
+    kd_strings text_columns; /* NAME=COLUMN or COLUMN of CSV, TSV, JSON lines: a token column each */
+    int64_t max_tokens;      /* of a text, special tokens included; 0: as the tokenizer's file says */
+    char *split_column;      /* rows that agree in it land in one split */
+    kd_ints shape;           /* of an input row if it differs from the file's (28, 28 -> 28, 28, 1) */
 } kd_data_spec;
 extern const kd_option kd_data_options[];
 extern const size_t kd_data_options_n;
@@ -95,8 +100,11 @@ typedef struct kd_pack_report {
     uint64_t source_bytes; /* of the files, as they are on disk */
     uint64_t raw_bytes;    /* of all columns, decoded */
     uint64_t written_rows; /* in this run: fewer than rows after a resume */
-    int64_t classes;
+    int64_t classes;       /* 0: no labels */
     double mean, scale;
+    uint64_t tokens, longest,
+        cut;             /* of all token columns: how many, of the longest text, texts that were cut */
+    uint32_t vocabulary; /* 0: the rows are no texts */
 } kd_pack_report;
 /* Packs into a new store: columns id, split, source (u64 row in the source files, test rows counted after
  * train), label (i32), input. A row's id is XXH3-128 over "NAME DTYPE D1,D2,...\n" (name, type and shape of
@@ -111,8 +119,16 @@ kd_status kd_pack(const kd_data_spec *spec, const char *store, const kd_writer_p
                   const char *command, volatile const int *stop,
                   void (*progress)(void *arg, uint64_t done, uint64_t total), void *arg,
                   kd_pack_report *report, kd_err *err);
+/* With a tokenizer the rows are texts: a ragged column of role input for each of text_columns, u16 or i32,
+ * params
+ * {"tokenizer", "vocab", "max_tokens"}, and no label column without labels. The first of them carries the
+ * tokenizer's files (kd_store_tokenizer). ids: lib/data/pack_texts.c. */
 /* Reads and checks everything and says what kd_pack would do, without writing. */
 kd_status kd_pack_plan(const kd_data_spec *spec, kd_pack_report *report, kd_err *err);
+
+/* The tokenizer of a token column, from the files that the store keeps. KD_EMISMATCH (the column holds no
+ * tokens, or a store that keeps no such tokenizer), KD_ECORRUPT. */
+kd_status kd_store_tokenizer(kd_tokenizer **out, const kd_store *s, int column, kd_err *err);
 
 /* ---- views -------------------------------------------------------------------------------- */
 

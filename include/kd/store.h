@@ -81,7 +81,8 @@ typedef struct kd_column {
     json_t *params; /* of the encoding, the preprocessing (mean, scale), class names; may be NULL;
                        owned by the store on read, borrowed on write */
     char segment[KD_STORE_NAME_MAX]; /* set on read */
-    const void *book;                /* codebook; borrowed on write, the store's on read; NULL: none */
+    const void *book; /* codebook; of a dense column what its readers need beside it (a tokenizer's files);
+                         borrowed on write, the store's on read; NULL: none */
     size_t book_bytes;
 } kd_column;
 

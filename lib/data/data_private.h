@@ -3,6 +3,7 @@
 #define KD_DATA_PRIVATE_H
 
 #include "kd/data.h"
+#include "kd/text.h"
 
 #include <stdatomic.h>
 
@@ -32,6 +33,35 @@ const char *kd__raw_cut(const kd__rawfile *r);
 kd_status kd__raw_end(kd__rawfile *r, const char *expected, kd_err *err);
 /* Size and XXH3 of the file as read so far (as it is on disk); whole after kd__raw_end. */
 void kd__raw_identity(const kd__rawfile *r, uint64_t *bytes, kd_id *hash);
+
+/* ---- records.c: fields of CSV and TSV ------------------------------------------------------ */
+
+typedef struct kd__records {
+    kd__rawfile *raw;
+    const char *path;
+    char separator;
+    kd_err *err;
+    kd_status failed; /* of the file below */
+    uint8_t block[65536];
+    size_t at, len;
+    uint64_t line, record_line; /* of the next byte; where the record began */
+    char *text;                 /* fields of the record, each ended by NUL */
+    size_t used, cap;
+    uint32_t *field; /* (fields) where in text each begins */
+    size_t fields, field_cap;
+} kd__records;
+/* raw and err are borrowed until close. */
+kd_status kd__records_open(kd__records **out, kd__rawfile *raw, char separator, kd_err *err);
+void kd__records_close(kd__records *r); /* NULL-safe */
+/* The next record that is no blank line; fields == 0 at the end of the file. */
+kd_status kd__records_next(kd__records *r);
+static inline const char *kd__records_field(const kd__records *r, size_t i) { return r->text + r->field[i]; }
+/* The index of a column by name, else by its number from 1; SIZE_MAX: none. */
+size_t kd__records_find(char *const *names, size_t n, const char *name, size_t len);
+kd_status kd__records_no_column(const char *path, char *const *names, size_t n, const char *name,
+                                kd_err *err);
+/* For a sentence: what can be printed of a field, shortened. Returns buf. */
+const char *kd__printable(const char *s, char buf[48]);
 
 /* ---- source.c, idx.c, npy.c, csv.c -------------------------------------------------------- */
 
@@ -85,14 +115,63 @@ kd_status kd__array_convert(kd_array *a, kd_dtype to, kd_err *err);
 /* "28 x 28 of u8". buf: at least 128 bytes; returns buf. */
 const char *kd__shape_text(kd_dtype t, int ndims, const int64_t *dims, char *buf, size_t len);
 
+/* ---- texts.c, pack_texts.c: rows of texts ---------------------------------------------------- */
+
+#define KD__TEXTS_MAX   8 /* token columns */
+#define KD__CELLS_MAX   (KD__TEXTS_MAX + 2)
+#define KD__CLASSES_MAX 4096
+
+typedef struct kd__cells { /* a column of texts */
+    char *bytes;
+    size_t len, cap;
+    size_t *end; /* (rows) where in bytes each ends */
+    uint64_t rows, rows_cap;
+} kd__cells;
+kd_text kd__cell(const kd__cells *c, uint64_t row); /* borrowed */
+void kd__cells_release(kd__cells *c);
+bool kd__texts_have_columns(
+    const char *path); /* by its name: CSV, TSV, JSON lines; others have a text a line */
+/* Appends a file's rows to n columns; of a file without columns n is 1. bytes, hash: of the file.
+ * KD_ECORRUPT, KD_EUSAGE (no such column: names the nearest), KD_ELIMIT. */
+kd_status kd__texts_read(kd__cells *out, const char *const *columns, size_t n, const char *path,
+                         uint64_t *bytes, kd_id *hash, kd_err *err);
+
+typedef struct kd__text_column {
+    char name[KD_STORE_NAME_MAX];
+    const char *column; /* of the files; borrowed from the spec */
+    kd__cells cells;    /* empty once there are tokens */
+    kd_token_rows tokens;
+} kd__text_column;
+typedef struct kd__textset {
+    kd_tokenizer *tokenizer; /* NULL: rows are numbers */
+    size_t n, max_tokens;
+    kd__text_column column[KD__TEXTS_MAX];
+    kd__cells label, group;
+    kd_strings names; /* of classes, where the labels are words without data.class_names */
+    kd__part *part;
+    size_t parts;
+} kd__textset;
+struct kd__pack;
+/* Reads all files and encodes their texts: p->text, rows and train_rows. */
+kd_status kd__textset_read(struct kd__pack *p, int threads, kd_err *err);
+/* Labels from the column: p->labels, classes. */
+kd_status kd__textset_labels(struct kd__pack *p, kd_err *err);
+kd_status kd__textset_id(const kd__textset *t, uint64_t row, kd_buf *scratch, kd_id *out, kd_err *err);
+kd_dtype kd__textset_dtype(const kd__textset *t); /* of the tokens: u16 while ids fit */
+size_t kd__textset_tokens(const kd__textset *t, size_t column, uint64_t row);
+/* Writes a row's tokens as they are stored; returns how many. */
+size_t kd__textset_put(const kd__textset *t, size_t column, uint64_t row, void *out);
+void kd__textset_release(kd__textset *t);
+
 /* ---- pack_plan.c: which row goes where ------------------------------------------------------ */
 
 typedef struct kd__pack {
     const kd_data_spec *spec;
+    kd__textset text; /* rows of texts: input and, but for labels in files of their own, label are empty */
     kd__rowset input, label;   /* training files first, then test files */
     uint64_t rows, train_rows; /* all; of the training files */
     size_t row_bytes;
-    int32_t *labels; /* (rows) in source order */
+    int32_t *labels; /* (rows) in source order; NULL: texts without labels */
     kd_id *ids;      /* (rows) in source order */
     uint64_t *order; /* (rows) source rows in store order: train, valid, test */
     uint64_t split_rows[KD_SPLITS], duplicates, leaks;
@@ -100,7 +179,7 @@ typedef struct kd__pack {
     double mean, scale;
 } kd__pack;
 /* Reads all sources and decides everything. p is released by the caller in every case. */
-kd_status kd__pack_plan(kd__pack *p, const kd_data_spec *spec, kd_err *err);
+kd_status kd__pack_plan(kd__pack *p, const kd_data_spec *spec, int threads, kd_err *err);
 void kd__pack_release(kd__pack *p);
 
 /* The id of a row: XXH3-128 over "NAME DTYPE D1,D2,...\n" and the row's bytes (little-endian). scratch:

@@ -198,7 +198,12 @@ static kd_split split_of(const kd__pack *p, uint64_t row)
 {
     const kd_data_spec *s = p->spec;
     if (row >= p->train_rows) return KD_TEST;
-    double u = (double)(keyed(p->ids[row], s->seed, 'S') >> 11) * 0x1p-53;
+    kd_id id = p->ids[row];
+    if (s->split_column) {
+        const kd_text group = kd__cell(&p->text.group, row);
+        id = kd_hash128(group.bytes, group.len);
+    }
+    double u = (double)(keyed(id, s->seed, 'S') >> 11) * 0x1p-53;
     if (u < s->valid_fraction) return KD_VALID;
     return !s->test_input.n && u < s->valid_fraction + s->test_fraction ? KD_TEST : KD_TRAIN;
 }
@@ -206,15 +211,20 @@ static kd_split split_of(const kd__pack *p, uint64_t row)
 static kd_status take_order(kd__pack *p, kd_err *err)
 {
     kd__idmaker m = {0};
+    kd_buf scratch = {0};
+    const bool texts = p->text.tokenizer != NULL;
     place *places = malloc(p->rows * sizeof(*places));
-    kd_status st = kd__idmaker_init(&m, p->spec->input_name, &p->input.a, err);
+    kd_status st = texts ? KD_OK : kd__idmaker_init(&m, p->spec->input_name, &p->input.a, err);
     p->ids = malloc(p->rows * sizeof(*p->ids));
     p->order = malloc(p->rows * sizeof(*p->order));
     if (!st && (!places || !p->ids || !p->order))
         st = kd_fail(err, KD_ENOMEM, "no memory to order %llu rows", (unsigned long long)p->rows);
     if (st) goto out;
     for (uint64_t i = 0; i < p->rows; i++) {
-        p->ids[i] = kd__idmaker_id(&m, (const char *)p->input.a.data + i * p->row_bytes);
+        if (!texts)
+            p->ids[i] = kd__idmaker_id(&m, (const char *)p->input.a.data + i * p->row_bytes);
+        else if ((st = kd__textset_id(&p->text, i, &scratch, &p->ids[i], err)))
+            goto out;
         kd_split split = split_of(p, i);
         p->split_rows[split]++;
         places[i] = (place){.key = keyed(p->ids[i], p->spec->seed, 'O'), .row = i, .split = (uint8_t)split};
@@ -225,9 +235,10 @@ static kd_status take_order(kd__pack *p, kd_err *err)
         st = kd_fail(
             err, KD_EUSAGE,
             "%s: no row of %llu is left for training; lower data.valid_fraction or data.test_fraction",
-            p->input.part[0].path, (unsigned long long)p->rows);
+            p->spec->train_input.v[0], (unsigned long long)p->rows);
 out:
     kd__idmaker_release(&m);
+    kd_buf_release(&scratch);
     free(places);
     return st;
 }
@@ -323,7 +334,37 @@ static kd_status take_scale(kd__pack *p, kd_err *err)
 
 /* ---- all of it ---------------------------------------------------------------------------- */
 
-kd_status kd__pack_plan(kd__pack *p, const kd_data_spec *spec, kd_err *err)
+/* Labels of texts in files of their own. */
+static kd_status read_label_files(kd__pack *p, kd_err *err)
+{
+    const kd_data_spec *s = p->spec;
+    kd_status st = KD_OK;
+    for (size_t i = 0; i < s->train_label.n && !st; i++)
+        st = kd__rowset_add(&p->label, s->train_label.v[i], NULL, NULL, err);
+    if (!st && p->label.a.rows != p->train_rows)
+        return kd_fail(err, KD_EMISMATCH, "%s: %llu texts, but %s: %llu labels", s->train_input.v[0],
+                       (unsigned long long)p->train_rows, s->train_label.v[0],
+                       (unsigned long long)p->label.a.rows);
+    for (size_t i = 0; i < s->test_label.n && !st; i++)
+        st = kd__rowset_add(&p->label, s->test_label.v[i], NULL, NULL, err);
+    if (!st && p->label.a.rows != p->rows)
+        return kd_fail(err, KD_EMISMATCH, "%s: %llu texts, but %llu labels", s->test_input.v[0],
+                       (unsigned long long)(p->rows - p->train_rows),
+                       (unsigned long long)(p->label.a.rows - p->train_rows));
+    return st ? st : take_labels(p, err);
+}
+
+static kd_status plan_texts(kd__pack *p, int threads, kd_err *err)
+{
+    kd_status st = kd__textset_read(p, threads, err);
+    if (!st && p->spec->train_label.n) st = read_label_files(p, err);
+    if (!st && p->spec->label_column) st = kd__textset_labels(p, err);
+    if (st || (st = take_order(p, err))) return st;
+    p->scale = 1;
+    return count_duplicates(p, err);
+}
+
+kd_status kd__pack_plan(kd__pack *p, const kd_data_spec *spec, int threads, kd_err *err)
 {
     kd_status st;
     *p = (kd__pack){.spec = spec};
@@ -335,6 +376,10 @@ kd_status kd__pack_plan(kd__pack *p, const kd_data_spec *spec, kd_err *err)
         return kd_fail(err, KD_EUSAGE,
                        "data.valid_fraction %g and data.test_fraction %g leave nothing for training",
                        spec->valid_fraction, spec->test_fraction);
+    if (spec->tokenizer) return plan_texts(p, threads, err);
+    if (spec->text_columns.n || spec->split_column || spec->max_tokens)
+        return kd_fail(err, KD_EUSAGE,
+                       "data.text_columns, max_tokens and split_column are for texts: set data.tokenizer");
     if ((st = read_pair(p, "train", &spec->train_input, &spec->train_label, err))) return st;
     p->train_rows = p->input.a.rows;
     if (spec->test_input.n && (st = read_pair(p, "test", &spec->test_input, &spec->test_label, err)))
@@ -349,6 +394,7 @@ kd_status kd__pack_plan(kd__pack *p, const kd_data_spec *spec, kd_err *err)
 
 void kd__pack_release(kd__pack *p)
 {
+    kd__textset_release(&p->text);
     kd__rowset_release(&p->input);
     kd__rowset_release(&p->label);
     free(p->labels);

@@ -24,6 +24,16 @@ const kd_option kd_data_options[] = {
                 "models see (raw - mean) * scale; with scale 0 both are measured on the training rows"),
     KD_OPT_REAL("Data", S, scale, "data.scale", "X", 0, "0", 0, 0,
                 "see mean; 0: measured, 1 / standard deviation"),
+    KD_OPT_STRING("Texts", S, tokenizer, "data.tokenizer", "FOLDER", 0, NULL,
+                  "rows are texts; the folder has tokenizer.json or vocab.txt (or name that file)"),
+    KD_OPT_STRINGS(
+        "Texts", S, text_columns, "data.text_columns", "[NAME=]COLUMN", 0, NULL,
+        "columns of .csv, .tsv or .jsonl files that become token columns; NAME in the store, without it "
+        "tokens for one column, COLUMN for several. Other files have a text a line"),
+    KD_OPT_INT("Texts", S, max_tokens, "data.max_tokens", "N", 0, "0", 0, 1 << 20,
+               "tokens of a text, special ones included; 0: as the tokenizer's file says"),
+    KD_OPT_STRING("Splits", S, split_column, "data.split_column", "NAME", 0, NULL,
+                  "rows of texts that agree in this column land in one split"),
     KD_OPT_REAL("Splits", S, valid_fraction, "data.valid_fraction", "F", 0, "0.1", 0, 0.9,
                 "share of the training rows for validation"),
     KD_OPT_REAL("Splits", S, test_fraction, "data.test_fraction", "F", 0, "0.1", 0, 0.9,

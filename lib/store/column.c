@@ -205,9 +205,9 @@ kd_status kd__column_complete(kd_column *c, int default_level, kd_err *err)
     if (c->params && !json_is_object(c->params))
         return kd_fail(err, KD_EUSAGE, "column %s: params must be a JSON object", c->name);
     const kd_codec_info *codec = kd_codec_find(c->encoding);
-    if (c->book_bytes && (!codec || !codec->book || !c->book || c->book_bytes > KD_CODEC_MAX_BOOK))
+    if (c->book_bytes && ((codec && !codec->book) || !c->book || c->book_bytes > KD_CODEC_MAX_BOOK))
         return kd_fail(err, KD_EUSAGE, "column %s: encoding %s and a codebook of %zu bytes, allowed are %u",
-                       c->name, c->encoding, c->book_bytes, codec && codec->book ? KD_CODEC_MAX_BOOK : 0);
+                       c->name, c->encoding, c->book_bytes, codec && !codec->book ? 0 : KD_CODEC_MAX_BOOK);
     if (!c->book_bytes) c->book = NULL;
     return codec ? complete_codec(c, err) : KD_OK;
 }
@@ -260,9 +260,8 @@ static kd_status book_from_json(kd_column *c, uint64_t *sum, const json_t *obj, 
         (st = kd_json_int(obj, "book_bytes", 1, KD_CODEC_MAX_BOOK, &bytes, path, err)))
         return st;
     *sum = strtoull(text, &end, 16);
-    if (strlen(text) != 16 || *end || kd__column_dense(c))
-        return kd_fail(err, KD_ECORRUPT, "%s: column %s: 'book' is not a checksum, or the column is dense",
-                       path, c->name);
+    if (strlen(text) != 16 || *end)
+        return kd_fail(err, KD_ECORRUPT, "%s: column %s: 'book' is not a checksum", path, c->name);
     c->book_bytes = (size_t)bytes;
     return KD_OK;
 }

@@ -212,7 +212,6 @@ static kd_status open_codec(check *k, uint32_t i, kd_err *err)
     uint8_t *book = NULL;
     kd_err e = {0};
     kd_status st = KD_OK;
-    if (kd__column_dense(&c)) return KD_OK;
     if (c.book_bytes) {
         st = k->index.offset[1 + i]
                  ? kd__book_read(k->segment->fd, &k->index, i, &c, k->store->book_sums[column], &book, &e)
@@ -223,7 +222,7 @@ static kd_status open_codec(check *k, uint32_t i, kd_err *err)
         k->raw += st ? 0 : c.book_bytes;
     }
     c.book = book;
-    if (!st) st = kd_column_codec(&k->codec[i], &c, &e);
+    if (!st && !kd__column_dense(&c)) st = kd_column_codec(&k->codec[i], &c, &e);
     free(book);
     if (st == KD_ENOMEM) return kd_fail(err, st, "%s", e.msg);
     if (st) note_entry(k, 1 + i, e.msg);

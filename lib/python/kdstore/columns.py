@@ -173,9 +173,8 @@ def complete(column, default_level):
     if type(c.level) is not int or not 1 <= c.level <= 19:
         raise Usage(f"column {c.name}: zstd level {c.level}, allowed are 1 to 19")
     c.book_bytes = len(c.book or b"")
+    c.book = bytes(c.book) if c.book_bytes else None
     if c.dense:
-        if c.book_bytes:
-            raise Usage(f"column {c.name}: a dense column has no codebook")
         return c
     return _complete_codec(c, given)
 
@@ -186,7 +185,6 @@ def _complete_codec(c, given):
         raise Usage(f"column {c.name}: encoding {c.encoding} needs dtype f32 and filter none, not {c.dtype} and {c.filter}")
     if c.book_bytes and not codecs.ALL[c.encoding].has_book:
         raise Usage(f"column {c.name}: encoding {c.encoding} has no codebook")
-    c.book = bytes(c.book) if c.book_bytes else None
     c.params = dict(c.params or {})
     c.params["codec"] = {**c.params.get("codec", {}), **given}
     c.params["codec"] = codecs.open_column(c).params
@@ -217,8 +215,8 @@ def from_json(obj, where):
     if "book" in obj or "book_bytes" in obj:
         book = text.member_str(obj, "book", where)
         c.book_bytes = text.member_int(obj, "book_bytes", 1, codecs.MAX_BOOK, where)
-        if not re.fullmatch("[0-9a-fA-F]{16}", book) or c.dense:
-            raise Damaged(f"{where}: column {c.name}: 'book' is not a checksum, or the column is dense")
+        if not re.fullmatch("[0-9a-fA-F]{16}", book):
+            raise Damaged(f"{where}: column {c.name}: 'book' is not a checksum")
         c.book_sum = int(book, 16)
     return c
 
