@@ -7,10 +7,11 @@
  *     free    the whole product or convolution given to oneDNN with all threads, which cuts it by their
  * number as it likes and may add across them; sums cut into one part a thread
  *
- * Both compute the same numbers with the same kernels of the same library, and both open one parallel region
- * a call (in training kd opens one a step, which only kd's own cutting makes possible; that gain is not
- * counted). On the fixed side a convolution also packs its weights, which the free side is given packed. What
- * is elementwise has no order and is left out, so the cost is that of the pieces concerned, and a whole
+ * Both compute the same numbers with the same kernels of the same library (where training has kernels of its
+ * own for a convolution, the library's stand in: they are not what is measured), and both open one parallel
+ * region a call (in training kd opens one a step, which only kd's own cutting makes possible; that gain is
+ * not counted). On the fixed side a convolution also packs its weights, which the free side is given packed.
+ * What is elementwise has no order and is left out, so the cost is that of the pieces concerned, and a whole
  * step's is smaller.
  */
 #include <math.h>
@@ -171,7 +172,8 @@ static kd_status add_conv(bench *b, const kd__node_info *n, const kd__node_info 
                              .pad = n->a.pad,
                              .groups = depthwise ? (int)x->dims[2] : 1,
                              .training = true,
-                             .need_dx = !first};
+                             .need_dx = !first,
+                             .library = true};
     piece *f = add_piece(b, "forward", n->name), *g = add_piece(b, "backward", n->name);
     if (!f || !g) return kd_fail(err, KD_ELIMIT, "a model of more than %d pieces", MAX_PIECES);
     const size_t xs = (size_t)b->batch * x->size, ys = (size_t)b->batch * n->size,

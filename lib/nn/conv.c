@@ -42,7 +42,8 @@ struct kd__conv {
     size_t x_image, y_image; /* floats of one image */
     size_t x_pixels, y_pixels;
     size_t weights;
-    kd__rows *rows;        /* own kernels, where they serve better than the library's */
+    kd__rows *rows;        /* own kernels, where they serve better than the library's: in forward, and */
+    bool rows_backward;    /* but for the first layer, whose dW the library has in less than half the time */
     kd__prim *prim[3][2];  /* [pass][last slice] */
     packing pack[3];       /* by pass; copy is NULL for KD__CONV_WEIGHTS */
     size_t share, bias_at; /* floats of one slice's gradients, and where dbias is in it */
@@ -98,18 +99,18 @@ static kd_status make_pointwise(kd__conv *v, kd__conv_pass pass, int64_t images,
 static kd_status make_pass(kd__conv *v, kd__conv_pass pass, kd_err *err)
 {
     const int64_t last = v->d.batch - (v->slices - 1) * v->slice;
+    const bool own = v->rows && (pass == KD__CONV_FORWARD || v->rows_backward);
     packing *p = &v->pack[pass];
     kd_status st = KD_OK;
     p->n = v->weights;
-    if (v->rows) st = kd__rows_order(v->rows, pass, &p->order, &p->n, err);
-    for (int i = v->slices > 1 ? 0 : 1; i < 2 && !st && !v->rows; i++) {
+    if (own) st = kd__rows_order(v->rows, pass, &p->order, &p->n, err);
+    for (int i = v->slices > 1 ? 0 : 1; i < 2 && !st && !own; i++) {
         const int64_t images = i ? last : v->slice;
         st = v->pointwise ? make_pointwise(v, pass, images, &v->prim[pass][i], err)
                           : kd__prim_conv(&v->prim[pass][i], pass, &v->d, images, i ? v->prim[pass][0] : NULL,
                                           v->team, err);
     }
-    if (!st && !v->rows && !v->pointwise)
-        st = kd__prim_weight_order(v->prim[pass][1], &p->order, &p->n, err);
+    if (!st && !own && !v->pointwise) st = kd__prim_weight_order(v->prim[pass][1], &p->order, &p->n, err);
     if (st || pass == KD__CONV_WEIGHTS || (!p->order && !v->d.operands)) return st;
     if (!(p->copy = kd_alloc_aligned(kd__operand_floats(v->d.operands, p->n), sizeof(float))))
         return kd_fail(err, KD_ENOMEM, "out of memory for a copy of %zu weights", p->n);
@@ -119,7 +120,8 @@ static kd_status make_pass(kd__conv *v, kd__conv_pass pass, kd_err *err)
 /* A matrix product adds by itself. */
 static bool stages_dx(const kd__conv *v) { return v->d.need_dx && v->d.accumulate_dx && !v->pointwise; }
 
-/* Floats of staging memory that slices of x, dy and dx need; each has its place only where it is made there. */
+/* Floats of staging memory that slices of x, dy and dx need; each has its place only where it is made there.
+ */
 static size_t lay_out_stage(kd__conv *v)
 {
     const kd__conv_desc *d = &v->d;
@@ -146,11 +148,13 @@ kd_status kd__conv_create(kd__conv **out, const kd__conv_desc *d, kd__team *team
     v->x_image = v->x_pixels * (size_t)d->c;
     v->y_image = v->y_pixels * (size_t)d->out;
     v->weights = (size_t)(d->out * (d->c / d->groups) * d->k * d->k);
-    kd_status st = !d->operands && kd__rows_fit(d) ? kd__rows_create(&v->rows, d, err) : KD_OK;
+    kd_status st = !d->operands && !d->library && kd__rows_fit(d) ? kd__rows_create(&v->rows, d, err) : KD_OK;
+    v->rows_backward = v->rows && d->need_dx;
     if (!st) st = make_pass(v, KD__CONV_FORWARD, err);
     if (!st && d->need_dx) st = make_pass(v, KD__CONV_DATA, err);
     if (!st && d->training) st = make_pass(v, KD__CONV_WEIGHTS, err);
-    if (!st) st = kd__team_reserve(team, v->rows ? kd__rows_stage(v->rows) : lay_out_stage(v), err);
+    const size_t stage = v->rows_backward ? 0 : lay_out_stage(v);
+    if (!st) st = kd__team_reserve(team, kd_max_size(stage, v->rows ? kd__rows_stage(v->rows) : 0), err);
     v->bias_at = round_up(v->pack[KD__CONV_WEIGHTS].n, 16);
     v->share = v->bias_at + (d->bias ? round_up((size_t)d->out, 16) : 0);
     if (st)
@@ -359,7 +363,7 @@ static void reduce_block(const kd__conv *v, const kd__conv_grads *g, size_t bloc
 void kd__conv_backward(kd__conv *v, const kd__conv_grads *g)
 {
 #pragma omp for schedule(static)
-    for (int64_t s = 0; s < v->slices; s++) (v->rows ? backward_rows : backward_slice)(v, g, s);
+    for (int64_t s = 0; s < v->slices; s++) (v->rows_backward ? backward_rows : backward_slice)(v, g, s);
     const size_t blocks = blocks_of(v->pack[KD__CONV_WEIGHTS].n);
 #pragma omp for schedule(static)
     for (size_t b = 0; b < blocks + v->d.bias; b++) {

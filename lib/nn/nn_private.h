@@ -198,6 +198,7 @@ typedef struct kd__conv_desc {
     bool training, need_dx;
     bool accumulate_dx;     /* dx += */
     kd__operands operands;  /* of the kernels; what is given and written is f32 */
+    bool library;           /* for the benchmark of what fixed grids cost: kernels of the library only */
     kd__state *prev, *next; /* batch norms whose loops the slices run, or NULL; see kd__state */
 } kd__conv_desc;
 enum { KD__CONV_SLICES = 32 }; /* at most */

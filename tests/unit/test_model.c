@@ -313,8 +313,8 @@ static void a_wrong_config_is_refused(void **state)
     refuses_to_load(KD_ECORRUPT, "'labels' is not a list of 3");
     kd_model_free(saved(CNN));
     edit_config("model",
-                json_pack("{s:s, s:[i], s:i, s:i}", "arch", "mlp", "input", 4, "classes", 3, "width", 1));
-    refuses_to_load(KD_ECORRUPT, "width");
+                json_pack("{s:s, s:[i], s:i, s:i}", "arch", "mlp", "input", 4, "classes", 3, "breadth", 1));
+    refuses_to_load(KD_ECORRUPT, "breadth");
     edit_config("model", json_pack("{s:s, s:[i]}", "arch", "mlp", "input", 4));
     refuses_to_load(KD_ECORRUPT, "model.classes");
 }
