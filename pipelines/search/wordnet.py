@@ -3,17 +3,16 @@
 
     pipelines/search/wordnet.py FOLDER [--synsets N] [--queries N] [--source /usr/share/wordnet]
 
-A synset is one sense: a definition and the words that have it. Each is in one split, chosen by a hash of
-its offset, so no definition is seen in training and asked in the test. FOLDER receives
+A synset is one sense: a definition and the words that have it. One in twenty is for the test, chosen by a
+hash of its offset, so no definition is seen in training and asked in the test. FOLDER receives
 
-    train.tsv, valid.tsv  query, answer, group      one line for each word of each synset; group: the synset
+    train.tsv             query, answer, group      one line for each word of each synset; group: the synset
     test.tsv              query, answers            one line a synset; answers: its words, separated by |
     corpus.txt            one word a line           words of all synsets that were taken: all other senses
                                                     are there as distractors
-    queries.txt           the queries of test.tsv
 
 --synsets takes that many synsets (the first of a shuffled order that their hash fixes), --queries asks
-at most that many in valid and test. Same files in, same bytes out. The files of Debian's wordnet-base are
+at most that many in the test. Same files in, same bytes out. The files of Debian's wordnet-base are
 checked by wordnet.sha256 beside this script.
 """
 import argparse
@@ -79,7 +78,7 @@ def write(folder, name, lines):
 
 def pairs(chosen):
     yield "query\tanswer\tgroup"
-    for group, _, query, words in chosen:
+    for group, query, words in chosen:
         for word in words:
             yield f"{query}\t{word}\t{group}"
 
@@ -99,22 +98,17 @@ def main():
     every.sort()
     if args.synsets:
         every = every[:args.synsets]
-    split = {"train": [], "valid": [], "test": []}
+    train, test = [], []
     for group, (key, query, words) in enumerate(every):
-        place = int(key[-8:], 16) % 20  # other digits than those that order
-        split["test" if place == 0 else "valid" if place == 1 else "train"].append((group, key, query, words))
-    for name in ("valid", "test"):
-        if args.queries:
-            split[name] = split[name][:args.queries]
+        (train if int(key[-8:], 16) % 20 else test).append((group, query, words))  # other digits than those that order
+    if args.queries:
+        test = test[:args.queries]
     os.makedirs(args.folder, exist_ok=True)
-    write(args.folder, "train.tsv", pairs(split["train"]))
-    write(args.folder, "valid.tsv", pairs(split["valid"]))
-    write(args.folder, "test.tsv", ["query\tanswers"] + [f"{q}\t{'|'.join(w)}" for _, _, q, w in split["test"]])
-    write(args.folder, "queries.txt", [q for _, _, q, _ in split["test"]])
+    write(args.folder, "train.tsv", pairs(train))
+    write(args.folder, "test.tsv", ["query\tanswers"] + [f"{query}\t{'|'.join(words)}" for _, query, words in test])
     corpus = sorted({w for _, _, words in every for w in words})
     write(args.folder, "corpus.txt", corpus)
-    print(f"{len(every)} synsets: " + ", ".join(f"{len(v)} {k}" for k, v in split.items()) +
-          f"; {len(corpus)} words to choose from")
+    print(f"{len(every)} synsets: {len(train)} to train on, {len(test)} to ask for; {len(corpus)} words to choose from")
 
 
 if __name__ == "__main__":
