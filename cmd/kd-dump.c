@@ -40,6 +40,8 @@ static const kd_option rows[] = {
      "name of the new segment; without it the teacher's, without logits NAME.feat.NODE or NAME.views"},
     {"Teacher", NULL, "batch", "N", 0, KD_OPTION_INT, offsetof(O, batch), "256", 1, 65536, NULL,
      "rows a forward pass"},
+    {"Teacher", NULL, "precision", NULL, 0, KD_OPTION_CHOICE, offsetof(O, precision), "f32", 0, 0, "f32|bf16",
+     "operands of the teacher's products; bf16 needs avx512_bf16"},
     {"Teacher", NULL, "shard", "I/N", 0, KD_OPTION_STRING, offsetof(O, shard), NULL, 0, 0, NULL,
      "cut part I of N (from 1) out of the store, as the store -o, and work on that; kd-store merge puts the "
      "parts "

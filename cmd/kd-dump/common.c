@@ -44,5 +44,8 @@ kd_status dump_open(kd_cli *c, const dump_opts *o, kd_teacher **t, kd_store **s,
     kd_status st = check_use(c, o, err);
     if (!st) st = kd_store_open(s, o->into, err);
     if (!st) st = kd_teacher_open(t, o->teacher, o->batch, (int)c->common.threads, err);
+    kd_precision precision = KD_PRECISION_F32;
+    if (!st && kd_precision_parse(o->precision, &precision) && precision)
+        st = kd_teacher_set_precision(*t, precision, err);
     return st ? st : kd_teacher_check(*t, *s, err);
 }

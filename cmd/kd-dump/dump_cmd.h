@@ -9,6 +9,7 @@
 typedef struct dump_opts {
     char *out, *teacher, *into, *name, *segment, *dtype, *encoding, *feature_encoding, *shard;
     kd_strings tap;
+    char *precision;
     int64_t batch, plan_rows, plan_epochs, check_rows, level;
     double commit;
     bool logits, resume, force, dry_run, plan, check, list_taps, list_encodings;

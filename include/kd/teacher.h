@@ -24,7 +24,8 @@
 #define KD_TEACHER_TAPS 32
 
 typedef struct kd_teacher kd_teacher;
-/* Loads the folder. batch: rows a call at most; threads: of the computation. */
+/* Loads the folder. batch: rows (or texts) a call at most; threads: of the computation. A model of tokens
+ * takes 4096 of them a call, or one text of as many as it has positions. */
 kd_status kd_teacher_open(kd_teacher **out, const char *folder, int64_t batch, int threads, kd_err *err);
 void kd_teacher_close(kd_teacher *t);
 /* The model's, in a store's letters: others than a-z, 0-9, '_', '.' become '-'. */
@@ -43,6 +44,14 @@ kd_status kd_teacher_check(const kd_teacher *t, const kd_store *s, kd_err *err);
  * row. */
 kd_status kd_teacher_run(kd_teacher *t, const void *raw, kd_dtype dtype, int64_t rows, float *logits,
                          kd_err *err);
+
+/* Models of tokens (kd_model_reads_tokens): n texts, text i being tokens offset[i] to offset[i + 1] of raw,
+ * (u16 or i32); out: (n, classes), the embeddings of an embedding model; without pooling (tokens, classes).
+ */
+kd_status kd_teacher_read(kd_teacher *t, const void *raw, kd_dtype dtype, const uint64_t *offset, int64_t n,
+                          float *out, kd_err *err);
+/* How products are computed from now on; taps are to be taken again. KD_EUNSUPPORTED: this CPU. */
+kd_status kd_teacher_set_precision(kd_teacher *t, kd_precision p, kd_err *err);
 
 /* ---- taps --------------------------------------------------------------------------------- */
 
@@ -78,12 +87,13 @@ int kd_teacher_tap_shape(const kd_teacher *t, size_t i, kd_tap *tap, int64_t dim
 typedef struct kd_dump_params {
     const char *name;     /* of the teacher in the store; NULL: the model's own */
     const char *segment;  /* NULL: NAME; without logits NAME.feat.NODE of the first tap, or NAME.views */
-    bool logits;          /* column NAME/logits */
+    bool logits;          /* column NAME/logits; of an embedding model NAME/embedding, role feature. Where a
+                             store has several columns of texts: NAME/embedding.COLUMN for each */
     kd_dtype dtype;       /* of dense columns: f32, f16, bf16 */
     const char *encoding; /* of logits and views' logits, as kd_codec_parse reads it; NULL: dense */
     const char *feature_encoding; /* of taps; NULL: dense */
     const kd_tap *taps;           /* columns NAME/feat.NODE, role feature, the form in their params */
-    size_t ntaps;
+    size_t ntaps; /* a row per token is a ragged column; with several columns of texts as above */
     const kd_view_spec *views; /* column NAME/logits.views, (count, classes), role view, with kd_view_json in
                                   its params; NULL or count 0: none */
     kd_store *sample; /* codebooks are learned from this store's first chunk; NULL: the store's own. For parts
@@ -166,8 +176,9 @@ typedef struct kd_recheck {
 } kd_recheck;
 /* Runs the teacher over about `rows` rows (whole chunks, spread over the store), puts what it says through
  * each column's encoding and compares it with what the columns of `name` hold; on the machine of the dump
- * nothing differs. out: room for KD_STORE_MAX_COLUMNS; *n: columns. KD_ENOTFOUND (no column of that teacher),
- * KD_EMISMATCH (the store states another fingerprint: names both). */
+ * nothing differs. Ragged columns (hidden states of tokens) are left out. out: room for KD_STORE_MAX_COLUMNS;
+ * *n: columns. KD_ENOTFOUND (no column of that teacher), KD_EMISMATCH (the store states another fingerprint:
+ * names both). */
 kd_status kd_teacher_recheck(kd_teacher *t, kd_store *s, const char *name, uint64_t rows, kd_recheck *out,
                              size_t *n, kd_err *err);
 

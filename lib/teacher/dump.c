@@ -106,10 +106,57 @@ static kd_status add_tap(pass *p, size_t i, kd_err *err)
     return add(p, KD__TAPS + (unsigned)i, "/feat.", tap.node, c, p->p->feature_encoding, params, err);
 }
 
+/* One node's values for the texts of each column: what: "/embedding", or "/feat." and the node. */
+static kd_status add_texts(pass *p, unsigned source, const char *what, kd_node node, kd_err *err)
+{
+    const kd_graph *g = p->t->model->graph;
+    const char *name = kd_graph_node_name(g, node), *encoding = p->p->feature_encoding;
+    const bool tokens = kd_graph_node_per(g, node) == KD_PER_TOKEN;
+    kd_status st = KD_OK;
+    if (tokens && encoding && strcmp(encoding, "dense"))
+        return kd_fail(err, KD_EUNSUPPORTED,
+                       "%s: values of each token as %s; they are dense: f32, f16 or bf16", name, encoding);
+    for (int k = 0; k < p->reader.texts && !st; k++) {
+        const kd__text *x = &p->reader.text[k];
+        char full[2 * KD_STORE_NAME_MAX];
+        int64_t dims[KD_MAX_DIMS];
+        kd_column c = {.role = source == KD__LOGITS && p->t->model->spec.classes ? KD_ROLE_LOGITS
+                                                                                 : KD_ROLE_FEATURE};
+        if (tokens) c.dims[c.ndims++] = -1;
+        if (!tokens && x->each > 1) c.dims[c.ndims++] = x->each;
+        const int n = kd_graph_node_shape(g, node, dims);
+        for (int i = 0; i < n; i++) c.dims[c.ndims++] = dims[i];
+        snprintf(c.tap, sizeof c.tap, "%s", name);
+        snprintf(full, sizeof full, "%s%s%s", source == KD__LOGITS ? "" : name,
+                 p->reader.texts > 1 ? "." : "", p->reader.texts > 1 ? x->c->name : "");
+        json_t *params = json_pack("{s:s, s:s}", "form", kd_tap_form_name(KD_TAP_FLAT), "input", x->c->name);
+        if (!params) return kd_fail(err, KD_ENOMEM, "out of memory");
+        if (p->n == KD__TARGETS) {
+            json_decref(params);
+            return kd_fail(err, KD_EUSAGE, "more than %d columns at once; take fewer taps", KD__TARGETS);
+        }
+        p->target[p->n].text = k;
+        st = add(p, source, what, full, c, encoding, params, err);
+    }
+    return st;
+}
+
+static kd_status make_text_targets(pass *p, kd_err *err)
+{
+    const kd_model *m = p->t->model;
+    kd_status st = kd_teacher_take(p->t, p->p->taps, p->p->ntaps, err);
+    if (!st && p->p->logits)
+        st = add_texts(p, KD__LOGITS, m->spec.classes ? "/logits" : "/embedding", m->logits, err);
+    for (size_t i = 0; i < p->p->ntaps && !st; i++)
+        st = add_texts(p, KD__TAPS + (unsigned)i, "/feat.", p->t->tap[i].node, err);
+    return st;
+}
+
 static kd_status make_targets(pass *p, kd_err *err)
 {
     const kd_model *m = p->t->model;
     const int64_t classes = (int64_t)p->t->classes;
+    if (p->reader.texts) return make_text_targets(p, err);
     kd_column c = {.role = KD_ROLE_LOGITS, .ndims = 1, .dims = {classes}};
     kd_status st = kd_teacher_take(p->t, p->p->taps, p->p->ntaps, err);
     snprintf(c.tap, sizeof c.tap, "%s", kd_graph_node_name(m->graph, m->logits));
@@ -161,6 +208,8 @@ static kd_status begin(pass *p, const kd_writer_params *wp, kd_err *err)
         json_pack("{s:s, s:s, s:s, s:I, s:s}", "kind", "teacher", "teacher", p->t->fingerprint, "store",
                   root ? root : "", "batch", (json_int_t)p->t->batch, "isa", kd_isa_name(kd_cpu_isa()));
     if (!contract) return kd_fail(err, KD_ENOMEM, "%s: out of memory", kd_store_path(p->s));
+    if (p->t->precision)
+        json_object_set_new(contract, "products", json_string(kd_nn_products(p->t->precision)));
     for (size_t i = 0; i < p->n; i++) columns[i] = p->target[i].column;
     kd_status st = kd_store_extend(&p->writer, p->s, p->segment, columns, p->n, contract, wp, err);
     json_decref(contract);
@@ -198,8 +247,9 @@ static kd_status write_chunk(pass *p, const kd__values *v, kd_err *err)
     kd_status st = KD_OK;
     if (p->ids) st = kd_cursor_read(p->ids, p->reader.id, v->chunk, p->id, ci->rows * sizeof *p->id, err);
     for (size_t i = 0; i < p->n && !st; i++)
-        st = kd__encode(&p->encoder[i], &p->target[i], v->v[i], p->id, ci->rows, p->threads,
-                        kd_store_path(p->s), ci->first, &block[i], err);
+        st = kd__encode(&p->encoder[i], &p->target[i], v->v[i], p->id,
+                        p->target[i].column.dims[0] < 0 ? v->lengths[p->target[i].text] : NULL, ci->rows,
+                        p->threads, kd_store_path(p->s), ci->first, &block[i], err);
     if (!st) st = kd_store_writer_append(p->writer, ci->split, ci->rows, block, err);
     // While the teacher runs the last chunk, everything before it is made durable: nothing runs beside seal.
     const bool last_but_one = v->chunk + 2 == kd_store_chunks(p->s);
@@ -225,7 +275,8 @@ static kd_status run_feed(pass *p, const kd__feed *f, kd__values *v, kd_err *err
     if (p->p->stop && *p->p->stop) return kd_fail(err, KD_ESTOPPED, "%s", kd_store_path(p->s));
     const double start = kd_now();
     v->chunk = f->chunk;
-    kd_status st = kd__values_take(v, p->t, f, p->reader.column->dtype, p->target, p->n, p->scratch, err);
+    v->rows = kd_store_chunk(p->s, f->chunk)->rows;
+    kd_status st = kd__values_take(v, p->t, f, p->target, p->n, p->scratch, err);
     p->report.teacher += kd_now() - start;
     return st;
 }
@@ -282,7 +333,7 @@ static kd_status make_rooms(pass *p, kd_err *err)
     const size_t most = kd__most_rows(p->s);
     bool coded = false;
     kd_status st = KD_OK;
-    p->scratch = kd_alloc_aligned((size_t)p->t->batch + 1, p->t->classes * sizeof *p->scratch);
+    p->scratch = kd_alloc_aligned(kd__scratch_floats(p->t), sizeof *p->scratch);
     p->id = kd_alloc_aligned(most + 1, sizeof *p->id);
     if (!p->scratch || !p->id)
         return kd_fail(err, KD_ENOMEM, "%s: no memory for batches", kd_store_path(p->s));

@@ -197,8 +197,8 @@ kd_status kd_plan_measure(kd_plan_entry *e, const char *encoding, const float *l
         const double start = kd_now();
         kd_block block;
         size_t packed = 0;
-        if ((st = kd__encode(&m.encoder, &m.target, z, ids ? ids + at : NULL, n, threads, "the sample", at,
-                             &block, err)) ||
+        if ((st = kd__encode(&m.encoder, &m.target, z, ids ? ids + at : NULL, NULL, n, threads, "the sample",
+                             at, &block, err)) ||
             (st = kd_block_packed_bytes(&m.target.column, n, &block, level, &packed, err)))
             break;
         encode += kd_now() - start;

@@ -47,6 +47,25 @@ static char *column_name(const char *model)
     return name;
 }
 
+enum { TOKENS = 4096 }; /* in a batch, or one text of the model's positions */
+
+kd_status kd__teacher_plan(kd_teacher *t, const kd_node *keep, size_t n, kd_err *err)
+{
+    const bool reads = kd_model_reads_tokens(t->model);
+    kd_exec *ex;
+    const kd_exec_params p = {.batch = reads ? t->tokens : t->batch,
+                              .sequences = reads ? t->batch : 0,
+                              .threads = t->threads,
+                              .precision = t->precision,
+                              .keep = keep,
+                              .nkeep = (int)n};
+    kd_status st = kd_exec_create(&ex, t->model->graph, &p, err);
+    if (st) return kd_fail_in(err, st, "%s", t->folder);
+    kd_exec_free(t->exec);
+    t->exec = ex;
+    return KD_OK;
+}
+
 kd_status kd_teacher_open(kd_teacher **out, const char *folder, int64_t batch, int threads, kd_err *err)
 {
     *out = NULL;
@@ -55,12 +74,12 @@ kd_status kd_teacher_open(kd_teacher **out, const char *folder, int64_t batch, i
         free(t);
         return kd_fail(err, KD_ENOMEM, "%s: no memory for a teacher", folder);
     }
-    kd_exec_params p = {.batch = batch, .threads = threads};
     kd_status st = batch < 1 ? kd_fail(err, KD_EUSAGE, "%s: a batch of %lld rows, expected 1 or more", folder,
                                        (long long)batch)
                              : kd_model_load(&t->model, folder, err);
     if (!st) {
-        t->batch = batch;
+        t->tokens = (int64_t)kd_max_size(TOKENS, (size_t)t->model->spec.positions);
+        t->batch = kd_model_reads_tokens(t->model) && batch > t->tokens ? t->tokens : batch;
         t->threads = threads;
         t->input = kd_graph_node_size(t->model->graph, t->model->input);
         t->classes = kd_graph_node_size(t->model->graph, t->model->logits);
@@ -68,7 +87,7 @@ kd_status kd_teacher_open(kd_teacher **out, const char *folder, int64_t batch, i
                  ? identify(t, err)
                  : kd_fail(err, KD_ENOMEM, "%s: no memory for a teacher", folder);
     }
-    if (!st && (st = kd_exec_create(&t->exec, t->model->graph, &p, err))) kd_fail_in(err, st, "%s", folder);
+    if (!st) st = kd__teacher_plan(t, NULL, 0, err);
     if (st) {
         kd_teacher_close(t);
         return st;
@@ -85,6 +104,18 @@ void kd_teacher_close(kd_teacher *t)
     free(t->folder);
     free(t->name);
     free(t);
+}
+
+kd_status kd_teacher_set_precision(kd_teacher *t, kd_precision p, kd_err *err)
+{
+    const kd_precision before = t->precision;
+    t->precision = p;
+    kd_status st = kd__teacher_plan(t, NULL, 0, err);
+    if (st)
+        t->precision = before;
+    else
+        t->ntaps = 0;
+    return st;
 }
 
 const char *kd_teacher_name(const kd_teacher *t) { return t->name; }
@@ -160,9 +191,19 @@ static kd_status check_tokenizer(const kd_teacher *t, const kd_store *s, const k
                    kd_store_path(s), c->name, have, t->folder, t->tokenizer);
 }
 
+static kd_status check_texts(const kd_teacher *t, const kd_store *s, kd_err *err)
+{
+    kd__text text[KD__TEXTS];
+    int n;
+    kd_status st = kd__teacher_texts(text, &n, t, s, err);
+    for (int i = 0; i < n && !st; i++) st = check_tokenizer(t, s, text[i].c, err);
+    return st || !t->model->spec.classes ? st : check_classes(t, s, err);
+}
+
 kd_status kd_teacher_check(const kd_teacher *t, const kd_store *s, kd_err *err)
 {
     kd_status st;
+    if (kd_model_reads_tokens(t->model)) return check_texts(t, s, err);
     int at = kd_store_find_role(s, KD_ROLE_INPUT, NULL);
     if (at < 0)
         return kd_fail(err, KD_EMISMATCH, "%s: no column with role input; pack the data with kd-dump",
@@ -177,10 +218,24 @@ kd_status kd_teacher_check(const kd_teacher *t, const kd_store *s, kd_err *err)
 
 /* ---- running ----------------------------------------------------------------------------------- */
 
+/* The output of the last forward pass; that of a model of tokens may have more rows than texts. */
+static kd_status take_output(const kd_teacher *t, size_t rows, kd__place at, float *out, kd_err *err)
+{
+    const size_t n = rows * t->classes;
+    memcpy(out, kd_exec_value(t->exec, t->model->logits), n * sizeof *out);
+    for (size_t i = 0; i < n; i++)
+        if (!isfinite(out[i]))
+            return kd_fail(err, KD_ENUMERIC,
+                           "%s: row %llu, class %zu: the logit is %g; the teacher's weights are broken",
+                           t->folder, (unsigned long long)(at.base + (at.first + i / t->classes) / at.per),
+                           i % t->classes, out[i]);
+    return KD_OK;
+}
+
 kd_status kd__teacher_run(kd_teacher *t, const void *raw, kd_dtype dtype, int64_t rows, kd__place at,
                           float *logits, kd_err *err)
 {
-    if (rows < 1 || rows > t->batch)
+    if (rows < 1 || rows > t->batch || kd_model_reads_tokens(t->model))
         return kd_fail(err, KD_EUSAGE, "%s: %lld rows at once, planned for 1 to %lld", t->folder,
                        (long long)rows, (long long)t->batch);
     float *x = kd_exec_input(t->exec, t->model->input); // (batch, input)
@@ -188,15 +243,24 @@ kd_status kd__teacher_run(kd_teacher *t, const void *raw, kd_dtype dtype, int64_
     if (st) return st;
     memset(x + (size_t)rows * t->input, 0, (size_t)(t->batch - rows) * t->input * sizeof *x);
     kd_exec_run_forward(t->exec);
-    const size_t n = (size_t)rows * t->classes;
-    memcpy(logits, kd_exec_value(t->exec, t->model->logits), n * sizeof *logits);
-    for (size_t i = 0; i < n; i++)
-        if (!isfinite(logits[i]))
-            return kd_fail(err, KD_ENUMERIC,
-                           "%s: row %llu, class %zu: the logit is %g; the teacher's weights are broken",
-                           t->folder, (unsigned long long)(at.base + (at.first + i / t->classes) / at.per),
-                           i % t->classes, logits[i]);
-    return KD_OK;
+    return take_output(t, (size_t)rows, at, logits, err);
+}
+
+kd_status kd__teacher_read(kd_teacher *t, const void *raw, kd_dtype dtype, const uint64_t *offset, int64_t n,
+                           kd__place at, float *out, kd_err *err)
+{
+    kd_status st = kd_model_feed_tokens(t->model, t->exec, raw, dtype, offset, n, err);
+    if (st)
+        return kd_fail_in(err, st, "%s: texts from row %llu on", t->folder,
+                          (unsigned long long)(at.base + at.first / at.per));
+    kd_exec_run_forward(t->exec);
+    return take_output(t, (size_t)kd_exec_rows(t->exec, t->model->logits), at, out, err);
+}
+
+kd_status kd_teacher_read(kd_teacher *t, const void *raw, kd_dtype dtype, const uint64_t *offset, int64_t n,
+                          float *out, kd_err *err)
+{
+    return kd__teacher_read(t, raw, dtype, offset, n, (kd__place){.per = 1}, out, err);
 }
 
 kd_status kd_teacher_run(kd_teacher *t, const void *raw, kd_dtype dtype, int64_t rows, float *logits,

@@ -121,6 +121,10 @@ kd_status kd_teacher_plan(kd_plan *plan, kd_teacher *t, kd_store *s, const char 
     sample x = {0};
     const bool all = !n;
     *plan = (kd_plan){.rows = kd_store_rows(s)};
+    if (kd_model_reads_tokens(t->model)) {
+        free(c);
+        return kd_fail(err, KD_EUNSUPPORTED, "%s: reads texts; a plan is of logits of rows", t->folder);
+    }
     kd_status st = c ? take_sample(&x, t, s, rows, err) : kd_fail(err, KD_ENOMEM, "out of memory");
     if (st) goto out;
     if (all) offer_all(c, (int64_t)t->classes);

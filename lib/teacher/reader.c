@@ -5,6 +5,8 @@
  * so a pass that goes on behind any chunk computes each row in the same place of the same batch as an
  * uninterrupted one.
  *
+ * Columns of texts follow one another instead, cut into batches by tokens (texts.c).
+ *
  * The teacher's team reads: as many chunks at once as it has threads, each decoded by one of them, and makes
  * the views of a batch together. A thread of the reader's own beside a team that has all the cores takes
  * turns with one of its threads, and the others wait for that one at the next barrier: the pass paid twice
@@ -41,6 +43,11 @@ static kd_status open_slots(kd__reader *r, const kd_teacher *t, kd_err *err)
         return kd_fail(err, KD_ELIMIT, "%s: a chunk of %zu rows of %zu bytes", kd_store_path(r->s), most,
                        r->row_bytes);
     if (r->slots > 1) r->slots = (uint32_t)kd_min_size(r->slots, kd_max_size(1, READ_BYTES / (bytes + 1)));
+    if (r->texts) {
+        r->offset = kd_alloc_aligned((size_t)t->batch + 1, sizeof *r->offset);
+        if (!r->offset) return kd_fail(err, KD_ENOMEM, "%s: no memory for a batch", kd_store_path(r->s));
+        bytes = 0; // chunks of texts take what they need
+    }
     r->made = r->views ? kd_alloc_aligned((size_t)t->batch, r->row_bytes) : NULL;
     r->slot = calloc(r->slots, sizeof *r->slot);
     bool ok = r->slot && (r->made || !r->views);
@@ -69,6 +76,11 @@ kd_status kd__reader_open(kd__reader *r, const kd_teacher *t, kd_store *s, const
     if ((st = kd_teacher_check(t, s, err))) return st;
     r->input = kd_store_find_role(s, KD_ROLE_INPUT, NULL);
     r->id = kd_store_find_role(s, KD_ROLE_ID, NULL);
+    if (kd_model_reads_tokens(t->model)) {
+        if ((st = kd__teacher_texts(r->text, &r->texts, t, s, err))) return st;
+        r->input = r->text[0].column;
+        r->tokens = t->tokens;
+    }
     r->column = kd_store_column(s, (size_t)r->input);
     r->row_bytes = t->input * kd_dtype_size(r->column->dtype);
     if (views && (st = kd_view_check(views, r->column, err)))
@@ -82,8 +94,10 @@ void kd__reader_close(kd__reader *r)
         kd_cursor_close(r->slot[i].cursor);
         free(r->slot[i].raw);
         free(r->slot[i].ids);
+        for (int k = 0; k < r->texts; k++) kd__tokens_release(&r->slot[i].tokens[k]);
     }
     free(r->slot);
+    free(r->offset);
     free(r->made);
     *r = (kd__reader){0};
 }
@@ -99,6 +113,9 @@ static void read_slot(const kd__reader *r, uint32_t i)
     kd__slot *slot = &r->slot[i];
     const uint32_t chunk = r->first + i, rows = kd_store_chunk(r->s, chunk)->rows;
     slot->err = (kd_err){0};
+    for (int k = 0; k < r->texts; k++)
+        if (kd__tokens_read(&slot->tokens[k], &r->text[k], slot->cursor, r->s, chunk, &slot->err)) return;
+    if (r->texts) return;
     if (kd_cursor_read(slot->cursor, r->input, chunk, slot->raw, rows * r->row_bytes, &slot->err)) return;
     if (r->views) kd_cursor_read(slot->cursor, r->id, chunk, slot->ids, rows * sizeof *slot->ids, &slot->err);
 }
@@ -115,6 +132,7 @@ kd_status kd__reader_seek(kd__reader *r, uint32_t chunk, kd_err *err)
     r->chunk = chunk;
     r->rows = kd_store_chunk(r->s, chunk)->rows;
     r->at = 0;
+    r->now = 0;
     r->end = (uint64_t)r->rows * ((r->plain ? 1 : 0) + per_row(r));
     return failed->code ? kd_fail(err, failed->code, "%s", failed->msg) : KD_OK;
 }
@@ -130,8 +148,41 @@ static void make_view(const kd__reader *r, const kd__feed *f, int64_t i)
                   m.mixed ? slot->raw + m.other * r->row_bytes : NULL, r->made + (size_t)i * r->row_bytes);
 }
 
+/* Whole rows of texts, as many as fit; one at least, which the teacher refuses if it does not. */
+static void next_texts(kd__reader *r, kd__feed *f)
+{
+    const kd__text *x = &r->text[r->now];
+    const kd__tokens *k = &r->slot[r->chunk - r->first].tokens[r->now];
+    const uint64_t from = r->at, base = k->offset[from], each = (uint64_t)x->each;
+    uint64_t n = 0;
+    while (from + n < k->texts && (!n || (n + each <= (uint64_t)r->batch &&
+                                          k->offset[from + n + each] - base <= (uint64_t)r->tokens)))
+        n += each;
+    for (uint64_t i = 0; i <= n && i <= (uint64_t)r->batch; i++) r->offset[i] = k->offset[from + i] - base;
+    r->at += n;
+    *f = (kd__feed){.chunk = r->chunk,
+                    .at = {.base = kd_store_chunk(r->s, r->chunk)->first, .first = from, .per = each},
+                    .rows = (int64_t)n,
+                    .raw = k->raw + 4 * (size_t)r->rows + base * kd_dtype_size(x->c->dtype),
+                    .dtype = x->c->dtype,
+                    .offset = r->offset,
+                    .text = r->now,
+                    .token = base,
+                    .tokens = k->offset[k->texts],
+                    .lengths = (const uint32_t *)(const void *)k->raw};
+    f->done = ((double)r->now + (double)r->at / (double)k->texts) / r->texts;
+    if (r->at < k->texts) return;
+    r->at = 0;
+    f->closes = ++r->now == r->texts;
+}
+
 void kd__reader_next(kd__reader *r, kd__feed *f)
 {
+    if (r->texts) {
+        next_texts(r, f);
+        return;
+    }
+    f->dtype = r->column->dtype;
     const uint64_t plain = r->plain ? r->rows : 0;
     f->chunk = r->chunk;
     f->views = r->at >= plain;

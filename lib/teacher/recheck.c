@@ -23,6 +23,8 @@ typedef struct check {
     int column[KD__TARGETS]; /* in the store */
     compared sum[KD__TARGETS];
     size_t n;
+    kd__text text[KD__TEXTS];
+    int texts;
     kd_view_spec views;
     kd_cursor *cursor;
     float *stored, *fresh;
@@ -33,7 +35,8 @@ typedef struct check {
 
 /* ---- which columns -------------------------------------------------------------------------- */
 
-static kd_status add_tap(check *k, const kd_column *c, kd_tap *taps, size_t *ntaps, kd_err *err)
+static kd_status add_tap(check *k, const kd_column *c, kd_tap *taps, size_t *ntaps, unsigned *source,
+                         kd_err *err)
 {
     const char *form = json_string_value(json_object_get(c->params, "form"));
     char text[2 * KD_STORE_NAME_MAX];
@@ -41,8 +44,21 @@ static kd_status add_tap(check *k, const kd_column *c, kd_tap *taps, size_t *nta
     if (form && !strcmp(form, kd_tap_form_name(KD_TAP_ATTENTION)) && c->ndims == 2)
         snprintf(text, sizeof text, "%s:%s=%lldx%lld", c->tap, form, (long long)c->dims[0],
                  (long long)c->dims[1]);
-    kd_status st = kd_tap_parse(&taps[(*ntaps)++], text, err);
+    kd_tap tap;
+    kd_status st = kd_tap_parse(&tap, text, err);
+    *source = KD__TAPS;
+    for (size_t i = 0; i < *ntaps && !st && strcmp(taps[i].node, tap.node); i++) ++*source;
+    if (*source == KD__TAPS + *ntaps) taps[(*ntaps)++] = tap;
     return st ? kd_fail_in(err, st, "%s: column %s", kd_store_path(k->s), c->name) : KD_OK;
+}
+
+/* The column of texts that c was made of. */
+static int text_of(const check *k, const kd_column *c)
+{
+    const char *input = json_string_value(json_object_get(c->params, "input"));
+    int i = 0;
+    while (input && i + 1 < k->texts && strcmp(k->text[i].c->name, input)) i++;
+    return i;
 }
 
 static kd_status add_column(check *k, int at, kd_tap *taps, size_t *ntaps, kd_err *err)
@@ -50,6 +66,7 @@ static kd_status add_column(check *k, int at, kd_tap *taps, size_t *ntaps, kd_er
     const kd_column *c = kd_store_column(k->s, (size_t)at);
     unsigned source = KD__LOGITS;
     kd_status st = KD_OK;
+    if (c->dims[0] < 0) return KD_OK; // a value a token
     if (k->n == KD__TARGETS || (c->role == KD_ROLE_FEATURE && *ntaps == KD_TEACHER_TAPS))
         return kd_fail(err, KD_EUNSUPPORTED, "%s: more columns of '%s' than can be checked at once",
                        kd_store_path(k->s), c->teacher);
@@ -57,14 +74,14 @@ static kd_status add_column(check *k, int at, kd_tap *taps, size_t *ntaps, kd_er
         source = KD__VIEWS;
         st = kd_view_parse(&k->views, json_object_get(c->params, "views"), c->name, err);
     } else if (c->role == KD_ROLE_FEATURE) {
-        source = KD__TAPS + (unsigned)*ntaps;
-        st = add_tap(k, c, taps, ntaps, err);
+        st = add_tap(k, c, taps, ntaps, &source, err);
     } else if (c->role != KD_ROLE_LOGITS) {
         return KD_OK;
     }
     if (st) return st;
     kd__target *g = &k->target[k->n];
     g->source = source;
+    g->text = text_of(k, c);
     g->column = *c;
     g->column.params = json_incref(c->params);
     g->column.book = NULL; // the store's; the codec has a copy
@@ -81,7 +98,7 @@ static kd_status check_shapes(const check *k, kd_err *err)
         const size_t want = g->source == KD__LOGITS  ? k->t->classes
                             : g->source == KD__VIEWS ? k->t->classes * (size_t)k->views.count
                                                      : k->t->tap[g->source - KD__TAPS].size;
-        if (g->size != want)
+        if (g->size != want && g->size != want * (size_t)(k->texts ? k->text[g->text].each : 1))
             return kd_fail(err, KD_EMISMATCH, "%s: column %s has %zu values a row, the teacher %s gives %zu",
                            kd_store_path(k->s), g->column.name, g->size, k->t->folder, want);
     }
@@ -98,6 +115,7 @@ static kd_status find_columns(check *k, const char *name, kd_err *err)
     if (print && strcmp(print, k->t->fingerprint))
         return kd_fail(err, KD_EMISMATCH, "%s: other teacher: '%s' has the fingerprint %.32s, %s has %s",
                        kd_store_path(k->s), name, print, k->t->folder, k->t->fingerprint);
+    if (kd_model_reads_tokens(k->t->model)) st = kd__teacher_texts(k->text, &k->texts, k->t, k->s, err);
     for (size_t i = 0; i < kd_store_columns(k->s) && !st; i++)
         if (!strcmp(kd_store_column(k->s, i)->teacher, name)) st = add_column(k, (int)i, taps, &ntaps, err);
     if (st) return st;
@@ -170,8 +188,8 @@ static kd_status compare(check *k, size_t i, const kd__values *v, kd_err *err)
     const kd_chunk_info *ci = kd_store_chunk(k->s, v->chunk);
     const size_t width = kd_column_width(&g->column), positions = v->rows * g->size / width;
     kd_block b;
-    kd_status st = kd__encode(&k->encoder, g, v->v[i], k->ids, v->rows, k->t->threads, kd_store_path(k->s),
-                              ci->first, &b, err);
+    kd_status st = kd__encode(&k->encoder, g, v->v[i], k->ids, NULL, v->rows, k->t->threads,
+                              kd_store_path(k->s), ci->first, &b, err);
     if (st) return st;
     if (!g->codec || !kd_codec_describe(g->codec)->sparse) {
         if (!(st = kd_cursor_read_f32(k->cursor, k->column[i], v->chunk, k->stored,

@@ -111,8 +111,7 @@ static kd_status resolve(const kd_teacher *t, const kd_tap *want, kd__tap *k, kd
 kd_status kd_teacher_take(kd_teacher *t, const kd_tap *taps, size_t n, kd_err *err)
 {
     kd__tap list[KD_TEACHER_TAPS];
-    kd_node keep[KD_TEACHER_TAPS];
-    kd_exec *ex;
+    kd_node keep[KD_TEACHER_TAPS] = {0};
     kd_status st;
     if (n > KD_TEACHER_TAPS)
         return kd_fail(err, KD_EUSAGE, "%s: %zu taps, at most %d", t->folder, n, KD_TEACHER_TAPS);
@@ -124,10 +123,7 @@ kd_status kd_teacher_take(kd_teacher *t, const kd_tap *taps, size_t n, kd_err *e
             if (keep[k] == keep[i])
                 return kd_fail(err, KD_EUSAGE, "%s: node %s is tapped twice", t->folder, taps[i].node);
     }
-    kd_exec_params p = {.batch = t->batch, .threads = t->threads, .keep = keep, .nkeep = (int)n};
-    if ((st = kd_exec_create(&ex, t->model->graph, &p, err))) return kd_fail_in(err, st, "%s", t->folder);
-    kd_exec_free(t->exec);
-    t->exec = ex;
+    if ((st = kd__teacher_plan(t, keep, n, err))) return st;
     t->ntaps = n;
     if (n) memcpy(t->tap, list, n * sizeof *list);
     return KD_OK;

@@ -67,6 +67,12 @@ kd_status kd__values_open(kd__values *v, const kd__target *target, size_t n, siz
     *v = (kd__values){0};
     for (size_t i = 0; i < n; i++) {
         size_t count;
+        if (target[i].column.dims[0] < 0) {
+            uint32_t **lengths = &v->lengths[target[i].text];
+            if (!*lengths) *lengths = kd_alloc_aligned(rows + 1, sizeof **lengths);
+            if (!*lengths) return kd_fail(err, KD_ENOMEM, "column %s: out of memory", target[i].column.name);
+            continue; // grows with the chunks
+        }
         if (kd_mul_size(rows, target[i].size, &count)) v->v[i] = kd_alloc_aligned(count + 1, sizeof(float));
         if (!v->v[i])
             return kd_fail(err, KD_ENOMEM, "column %s: no memory for %zu rows of %zu values",
@@ -78,6 +84,7 @@ kd_status kd__values_open(kd__values *v, const kd__target *target, size_t n, siz
 void kd__values_release(kd__values *v)
 {
     for (size_t i = 0; i < KD__TARGETS; i++) free(v->v[i]);
+    for (size_t i = 0; i < KD__TEXTS; i++) free(v->lengths[i]);
     *v = (kd__values){0};
 }
 
@@ -91,13 +98,54 @@ static void put_views(float *to, const kd__feed *f, const float *logits, size_t 
     }
 }
 
-kd_status kd__values_take(kd__values *v, kd_teacher *t, const kd__feed *f, kd_dtype dtype,
-                          const kd__target *target, size_t n, float *scratch, kd_err *err)
+size_t kd__scratch_floats(const kd_teacher *t)
+{
+    const bool per_token = kd_graph_node_per(t->model->graph, t->model->logits) == KD_PER_TOKEN;
+    return ((size_t)(per_token ? t->tokens : t->batch) + 1) * t->classes;
+}
+
+/* Where the feed's values of a target begin, in a ragged column with room for those of the chunk. NULL when out of
+ * memory. */
+static float *place(kd__values *v, size_t i, const kd__feed *f, const kd__target *g)
+{
+    const size_t floats = (size_t)f->tokens * g->size;
+    if (g->column.dims[0] >= 0) return v->v[i] + f->at.first * (g->size / (size_t)f->at.per);
+    if (floats > v->room[i]) { // at the chunk's first feed
+        free(v->v[i]);
+        v->v[i] = kd_alloc_aligned(floats, sizeof(float));
+        v->room[i] = v->v[i] ? floats : 0;
+    }
+    return v->v[i] ? v->v[i] + f->token * g->size : NULL;
+}
+
+static kd_status take_texts(kd__values *v, kd_teacher *t, const kd__feed *f, const kd__target *target,
+                            size_t n, float *scratch, kd_err *err)
+{
+    kd_status st = kd__teacher_read(t, f->raw, f->dtype, f->offset, f->rows, f->at, scratch, err);
+    for (size_t i = 0; i < n && !st; i++) {
+        const kd__target *g = &target[i];
+        if (g->text != f->text) continue;
+        float *to = place(v, i, f, g);
+        if (!to) return kd_fail(err, KD_ENOMEM, "column %s: no memory for a chunk", g->column.name);
+        const size_t rows = g->column.dims[0] < 0 ? (size_t)f->offset[f->rows] : (size_t)f->rows;
+        if (g->source == KD__LOGITS)
+            memcpy(to, scratch, rows * t->classes * sizeof *to);
+        else
+            st = kd__teacher_tap(t, g->source - KD__TAPS, (int64_t)rows, f->at, to, err);
+    }
+    if (v->lengths[f->text]) // of all rows, with each feed again
+        memcpy(v->lengths[f->text], f->lengths, v->rows * sizeof *f->lengths);
+    return st;
+}
+
+kd_status kd__values_take(kd__values *v, kd_teacher *t, const kd__feed *f, const kd__target *target, size_t n,
+                          float *scratch, kd_err *err)
 {
     float *logits = scratch;
+    if (f->offset) return take_texts(v, t, f, target, n, scratch, err);
     for (size_t i = 0; i < n; i++)
         if (target[i].source == KD__LOGITS && !f->views) logits = v->v[i] + f->at.first * t->classes;
-    kd_status st = kd__teacher_run(t, f->raw, dtype, f->rows, f->at, logits, err);
+    kd_status st = kd__teacher_run(t, f->raw, f->dtype, f->rows, f->at, logits, err);
     for (size_t i = 0; i < n && !st; i++) {
         if (target[i].source == KD__VIEWS && (f->views || f->known))
             put_views(v->v[i], f, logits, target[i].size / t->classes, t->classes);
@@ -112,15 +160,15 @@ kd_status kd__values_fill(kd__values *v, kd_teacher *t, kd__reader *r, uint32_t 
                           const kd__target *target, size_t n, kd_err *err)
 {
     kd__feed f = {0};
-    float *scratch = kd_alloc_aligned((size_t)t->batch + 1, t->classes * sizeof *scratch);
+    float *scratch = kd_alloc_aligned(kd__scratch_floats(t), sizeof *scratch);
     kd_status st = scratch ? kd__reader_seek(r, chunk, err)
                            : kd_fail(err, KD_ENOMEM, "%s: no memory for a batch", t->folder);
+    v->chunk = chunk;
+    v->rows = kd_store_chunk(r->s, chunk)->rows;
     while (!st && !f.closes) {
         kd__reader_next(r, &f);
-        st = kd__values_take(v, t, &f, r->column->dtype, target, n, scratch, err);
+        st = kd__values_take(v, t, &f, target, n, scratch, err);
     }
-    v->chunk = chunk;
-    v->rows = r->rows;
     free(scratch);
     return st;
 }
@@ -141,12 +189,14 @@ static kd_status check_halves(const kd_column *c, const uint16_t *h, const float
     return KD_OK;
 }
 
-static kd_status encode_dense(kd__encoder *e, const kd__target *g, const float *values, uint32_t rows,
-                              const char *where, uint64_t first, kd_block *block, kd_err *err)
+static kd_status encode_dense(kd__encoder *e, const kd__target *g, const float *values,
+                              const uint32_t *lengths, uint32_t rows, const char *where, uint64_t first,
+                              kd_block *block, kd_err *err)
 {
     const kd_column *c = &g->column;
-    const size_t n = rows * g->size;
-    *block = (kd_block){.data = values, .bytes = n * kd_dtype_size(c->dtype)};
+    size_t n = lengths ? 0 : rows * g->size;
+    for (uint32_t i = 0; lengths && i < rows; i++) n += lengths[i] * g->size;
+    *block = (kd_block){.data = values, .bytes = n * kd_dtype_size(c->dtype), .lengths = lengths};
     if (c->dtype == KD_F32) return KD_OK;
     if (block->bytes > e->room) {
         free(e->packed);
@@ -160,10 +210,10 @@ static kd_status encode_dense(kd__encoder *e, const kd__target *g, const float *
 }
 
 kd_status kd__encode(kd__encoder *e, const kd__target *g, const float *values, const kd_id *ids,
-                     uint32_t rows, int threads, const char *where, uint64_t first, kd_block *block,
-                     kd_err *err)
+                     const uint32_t *lengths, uint32_t rows, int threads, const char *where, uint64_t first,
+                     kd_block *block, kd_err *err)
 {
-    if (!g->codec) return encode_dense(e, g, values, rows, where, first, block, err);
+    if (!g->codec) return encode_dense(e, g, values, lengths, rows, where, first, block, err);
     const kd_codec_block b = {.values = values,
                               .rows = rows,
                               .each = (uint32_t)kd_column_each(&g->column),

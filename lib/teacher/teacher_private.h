@@ -24,7 +24,9 @@ struct kd_teacher {
     kd_exec *exec;
     int64_t batch;
     int threads;
-    size_t input, classes; /* numbers a row */
+    kd_precision precision;
+    size_t input, classes; /* numbers a row; of a token model input is 1 a token */
+    int64_t tokens;        /* token models: in a batch at most */
     char fingerprint[33], tokenizer[33];
     kd__tap tap[KD_TEACHER_TAPS];
     size_t ntaps;
@@ -37,6 +39,11 @@ typedef struct kd__place {
 /* As kd_teacher_run and kd_teacher_tap. */
 kd_status kd__teacher_run(kd_teacher *t, const void *raw, kd_dtype dtype, int64_t rows, kd__place at,
                           float *logits, kd_err *err);
+/* The same for n texts, text i being tokens offset[i] to offset[i + 1] of raw. out: (rows of the output node,
+ * classes). */
+kd_status kd__teacher_read(kd_teacher *t, const void *raw, kd_dtype dtype, const uint64_t *offset, int64_t n,
+                           kd__place at, float *out, kd_err *err);
+kd_status kd__teacher_plan(kd_teacher *t, const kd_node *keep, size_t n, kd_err *err); /* a new exec */
 kd_status kd__teacher_tap(kd_teacher *t, size_t i, int64_t rows, kd__place at, float *out, kd_err *err);
 
 /* ---- places handed from one thread to the next -------------------------------------------- */
@@ -70,22 +77,51 @@ typedef struct kd__feed {
     bool known;         /* view 0 is not run: its logits are those of the row */
     double done;        /* of its chunk, this one included: 1 when it closes */
     kd__place at;
-    int64_t rows;    /* or (row, view) pairs */
+    int64_t rows;    /* or (row, view) pairs, or texts: then row base + (first + i) / per */
     const char *raw; /* (rows, row bytes), the reader's, until its next call */
+    kd_dtype dtype;
+    /* Of texts, else NULL: (rows + 1), from 0. */
+    const uint64_t *offset;
+    int text;                /* which of the columns of texts */
+    uint64_t token, tokens;  /* of the chunk: the first one, and how many there are */
+    const uint32_t *lengths; /* of the chunk's rows, in tokens */
 } kd__feed;
+
+/* A column of texts: ragged rows of token ids, each of one text or of `each` one behind the other. */
+#define KD__TEXTS 4
+typedef struct kd__text {
+    int column;
+    const kd_column *c;
+    int64_t each;
+} kd__text;
+/* The store's, in its order; *n of them. KD_EMISMATCH: none, or one that is not as the teacher takes it. */
+kd_status kd__teacher_texts(kd__text out[KD__TEXTS], int *n, const kd_teacher *t, const kd_store *s,
+                         kd_err *err);
+
+/* One chunk of a column of texts. */
+typedef struct kd__tokens {
+    char *raw; /* the block: lengths, then ids */
+    size_t bytes;
+    uint64_t *offset; /* (rows * each + 1) tokens before each text */
+    size_t texts;
+} kd__tokens;
+kd_status kd__tokens_read(kd__tokens *k, const kd__text *x, kd_cursor *c, const kd_store *s, uint32_t chunk,
+                          kd_err *err);
+void kd__tokens_release(kd__tokens *k);
 
 /* A chunk that was read. */
 typedef struct kd__slot {
     kd_cursor *cursor;
-    char *raw;  /* (most rows of a chunk, row bytes) */
-    kd_id *ids; /* where there are views */
-    kd_err err; /* why it could not be read */
+    char *raw;                    /* (most rows of a chunk, row bytes) */
+    kd__tokens tokens[KD__TEXTS]; /* of a token model, in its place */
+    kd_id *ids;                   /* where there are views */
+    kd_err err;                   /* why it could not be read */
 } kd__slot;
 
 /* Cuts chunks into feeds. */
 typedef struct kd__reader {
     kd_store *s;
-    const kd_column *column;   /* input */
+    const kd_column *column;   /* input; of texts the first */
     int input, id;             /* columns */
     const kd_view_spec *views; /* NULL: none */
     bool plain;                /* the rows themselves are wanted */
@@ -97,6 +133,10 @@ typedef struct kd__reader {
     uint32_t chunk, rows; /* what is fed now */
     uint64_t at, end;     /* forward rows of it, fed and in all */
     char *made;           /* (batch, row bytes) views */
+    kd__text text[KD__TEXTS];
+    int texts, now; /* columns of texts, and the one that is fed */
+    int64_t tokens; /* in a batch */
+    uint64_t *offset;
 } kd__reader;
 /* chunks: how many to read at once at most, 1 or more; they are fed in their order. */
 kd_status kd__reader_open(kd__reader *r, const kd_teacher *t, kd_store *s, const kd_view_spec *views,
@@ -125,7 +165,8 @@ enum {
 typedef struct kd__target {
     kd_column column; /* params and book are the target's */
     unsigned source;
-    size_t size;     /* numbers a row */
+    int text;        /* which column of texts */
+    size_t size;     /* numbers a row, of a ragged column a token */
     kd_codec *codec; /* NULL: dense */
 } kd__target;
 /* encoding: NULL or "dense", or as kd_codec_parse reads it. params are taken. */
@@ -139,12 +180,15 @@ void kd__target_release(kd__target *g);
 typedef struct kd__values {
     uint32_t chunk, rows;
     float *v[KD__TARGETS];
+    size_t room[KD__TARGETS];     /* floats of those that grow: ragged ones */
+    uint32_t *lengths[KD__TEXTS]; /* (rows), of columns of texts */
 } kd__values;
 kd_status kd__values_open(kd__values *v, const kd__target *target, size_t n, size_t rows, kd_err *err);
 void kd__values_release(kd__values *v);
-/* Runs one feed and puts what the targets want of it into v; scratch: (batch, classes). */
-kd_status kd__values_take(kd__values *v, kd_teacher *t, const kd__feed *f, kd_dtype dtype,
-                          const kd__target *target, size_t n, float *scratch, kd_err *err);
+size_t kd__scratch_floats(const kd_teacher *t); /* of a batch's outputs */
+/* Runs one feed and puts what the targets want of it into v; scratch: kd__scratch_floats. */
+kd_status kd__values_take(kd__values *v, kd_teacher *t, const kd__feed *f, const kd__target *target, size_t n,
+                          float *scratch, kd_err *err);
 /* Reads and runs a chunk at once. */
 kd_status kd__values_fill(kd__values *v, kd_teacher *t, kd__reader *r, uint32_t chunk,
                           const kd__target *target, size_t n, kd_err *err);
@@ -155,11 +199,11 @@ typedef struct kd__encoder {
     void *packed; /* dense values of a smaller type */
     size_t room;
 } kd__encoder;
-/* block: borrowed until the next call. ids: (rows), for codecs. where, first: for messages: the store and its
- * number of the first row. */
+/* block: borrowed until the next call. ids: (rows), for codecs. lengths: (rows) of a ragged column. where,
+ * first: for messages: the store and its number of the first row. */
 kd_status kd__encode(kd__encoder *e, const kd__target *g, const float *values, const kd_id *ids,
-                     uint32_t rows, int threads, const char *where, uint64_t first, kd_block *block,
-                     kd_err *err);
+                     const uint32_t *lengths, uint32_t rows, int threads, const char *where, uint64_t first,
+                     kd_block *block, kd_err *err);
 void kd__encoder_release(kd__encoder *e);
 
 #endif
