@@ -13,7 +13,7 @@ CC := gcc
 endif
 
 # The ladder: a module includes only itself and the modules named here (make dep-check).
-MODULES ?= base config codec text store nn search data loss model teacher exchange train eval audit cli
+MODULES ?= base config codec text store nn data loss model search teacher exchange train eval audit cli
 USES_base := none
 USES_config := base
 USES_cli := base config
@@ -23,11 +23,11 @@ USES_store := base config codec
 USES_nn := base config
 USES_data := base config codec store text
 USES_loss := base config nn
-USES_search := base config nn
+USES_search := base config nn loss model text
 USES_model := base config nn loss
 USES_teacher := base config codec nn model store data
 USES_exchange := base config codec nn model store data
-USES_train := base config codec nn loss model store data
+USES_train := base config codec nn loss model store data text
 USES_eval := base config codec nn loss model store data train
 USES_audit := base config codec nn store data eval
 

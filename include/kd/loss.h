@@ -87,6 +87,9 @@ extern const kd_option kd_loss_options[]; /* keys loss.ce, loss.kd, loss.tempera
 extern const size_t kd_loss_options_n;
 /* Whether any term with a weight reads a teacher's column. Terms that kd_loss_create would refuse count. */
 bool kd_loss_spec_distils(const kd_loss_spec *spec);
+/* What remains of it without teachers: text of loss.terms with the terms that read none, or NULL where no term
+ * compares the student's own nodes (then labels are what remains: ce). free() it. */
+char *kd_loss_terms_alone(const kd_loss_spec *spec);
 /* Text of loss.terms, "name=kd,weight=1;name=ce", with one key of one term set: path "kd.temperature", or
  * "kd.2.weight" of the second kd in the list. free() it. KD_EUSAGE: no such term or key; says the nearest. */
 kd_status kd_loss_terms_set(char **out, const kd_strings *terms, const char *path, const char *value,

@@ -15,6 +15,8 @@
 #define KD_SEARCH_H
 
 #include "kd/config.h"
+#include "kd/model.h"
+#include "kd/text.h"
 
 #define KD_NO_HIT UINT32_MAX
 #define KD_HITS   1000 /* most of a query */
@@ -37,6 +39,21 @@ size_t kd_index_bytes(const kd_index *x); /* of its vectors */
 kd_status kd_index_search(const kd_index *x, const float *queries, size_t nq, size_t k, int threads,
                           kd_hit *hits, kd_err *err);
 float kd_index_score(const kd_index *x, const float *query, uint32_t doc); /* one inner product */
+
+/* ---- texts -------------------------------------------------------------------------------- */
+
+/* A model folder with its tokenizer, ready to embed texts. */
+typedef struct kd_embedder kd_embedder;
+/* KD_EUNSUPPORTED: a model that reads no tokens, or gives no vector a text; and what kd_model_load and
+ * kd_tokenizer_open refuse. */
+kd_status kd_embedder_open(kd_embedder **out, const char *folder, int threads, kd_err *err);
+void kd_embedder_close(kd_embedder *e); /* NULL-safe */
+size_t kd_embedder_dims(const kd_embedder *e);
+const kd_model *kd_embedder_model(const kd_embedder *e);
+/* out: (n, dims), each vector scaled to length 1 where unit is set. Texts that are too long are cut. progress
+ * (may be NULL) is told how many are done. */
+kd_status kd_embed(kd_embedder *e, const kd_text *texts, size_t n, bool unit, float *out,
+                   void (*progress)(void *arg, uint64_t done), void *arg, kd_err *err);
 
 /* ---- words -------------------------------------------------------------------------------- */
 

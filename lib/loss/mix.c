@@ -162,6 +162,22 @@ bool kd_loss_spec_distils(const kd_loss_spec *s)
     return false;
 }
 
+char *kd_loss_terms_alone(const kd_loss_spec *s)
+{
+    kd_buf b = {0};
+    bool own = false;
+    for (size_t i = 0; i < s->terms.n; i++) {
+        kd__term t = {0};
+        const kd_status st = kd__term_init(&t, s->terms.v[i], s->preset, "", NULL);
+        const unsigned needs = st ? KD_NEEDS_TEACHER : t.o->pub.needs;
+        if (!(needs & KD_NEEDS_TEACHER)) kd_buf_printf(&b, "%s%s", b.len ? ";" : "", s->terms.v[i]);
+        own |= !st && needs & KD_NEEDS_TAP;
+        kd__term_release(&t);
+    }
+    if (!own || b.failed) kd_buf_release(&b);
+    return b.text;
+}
+
 /* ---- what it needs ------------------------------------------------------------------------ */
 
 int kd_loss_count(const kd_loss *l) { return l->terms; }
