@@ -55,6 +55,16 @@ const kd_model *kd_embedder_model(const kd_embedder *e);
 kd_status kd_embed(kd_embedder *e, const kd_text *texts, size_t n, bool unit, float *out,
                    void (*progress)(void *arg, uint64_t done), void *arg, kd_err *err);
 
+/* Lines of a file without their ends; an empty last one does not count. "-": standard input. */
+typedef struct kd_lines {
+    kd_text *v;
+    size_t n;
+    char *bytes; /* each line ends with NUL */
+} kd_lines;
+/* KD_ENOTFOUND, KD_EIO, KD_ELIMIT (over 4 GiB), KD_ENOMEM. */
+kd_status kd_lines_read(kd_lines *out, const char *path, kd_err *err);
+void kd_lines_release(kd_lines *l);
+
 /* ---- words -------------------------------------------------------------------------------- */
 
 /* Okapi BM25 (Robertson and Zaragoza 2009, section 3.4) with idf = log(1 + (n - df + 0.5) / (df + 0.5)).
@@ -79,6 +89,19 @@ typedef struct kd_ranking {
 /* hits: (nq, k). Measures of more than k places are those of k. */
 void kd_ranking_judge(kd_ranking *r, const kd_hit *hits, size_t k, size_t nq, const uint32_t *relevant,
                       const uint64_t *offset);
+
+/* Questions whose answers are known: a TSV file with the columns query and answers, the latter documents
+ * separated by '|', and a file of documents, a line each. */
+typedef struct kd_quiz {
+    kd_lines docs, file;
+    kd_text *query; /* (n) */
+    size_t n;
+    uint32_t *relevant;
+    uint64_t *offset; /* (n + 1) */
+} kd_quiz;
+/* KD_ECORRUPT names file and line: no such document, a column is missing. */
+kd_status kd_quiz_read(kd_quiz *q, const char *documents, const char *questions, kd_err *err);
+void kd_quiz_release(kd_quiz *q);
 
 /* How like a teacher's ranking another is, means over queries. */
 typedef struct kd_agreement {
