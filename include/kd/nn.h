@@ -159,7 +159,8 @@ typedef struct kd_exec_params {
     int threads;       /* of the region that will call forward and backward */
     bool training;     /* keeps what backward needs, batch statistics, dropout */
     kd_precision precision;
-    bool naive;          /* every op by its naive twin in plain C: for tests */
+    bool fixed; /* inference: weights do not change while the exec lives; copies of them are made once */
+    bool naive; /* every op by its naive twin in plain C: for tests */
     const kd_node *keep; /* inference: nodes whose values stay readable like outputs; the others' results do
                             not change by it. Borrowed during create */
     int nkeep;
@@ -180,7 +181,8 @@ int32_t *kd_exec_tokens(kd_exec *ex, kd_node tokens); /* (tokens), to be filled:
 kd_status kd_exec_sequences(kd_exec *ex, const uint64_t *offset, int64_t n, kd_err *err);
 int64_t kd_exec_rows(const kd_exec *ex,
                      kd_node n); /* of its value now: batch, or active tokens or sequences */
-/* Reads the weights afresh: call after the parameters changed (packed copies are made in forward). */
+/* Reads the weights afresh: call after the parameters changed (packed copies are made in forward, but for
+ * `fixed`). */
 void kd_exec_forward(kd_exec *ex);
 const float *
 kd_exec_value(const kd_exec *ex,

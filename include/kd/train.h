@@ -66,11 +66,13 @@ typedef struct kd_student_spec {
     kd_model_spec model;
     kd_loss_spec loss;
     kd_train_spec train;
-    char *views_from;   /* none, store, fresh: which views of the rows it trains on */
-    kd_view_spec views; /* of fresh ones; of stored ones what it expects of the store */
+    char *init_from;     /* folder of a model whose weights it begins with; NULL: none */
+    kd_ints init_layers; /* which of its layers */
+    char *views_from;    /* none, store, fresh: which views of the rows it trains on */
+    kd_view_spec views;  /* of fresh ones; of stored ones what it expects of the store */
     kd_config config;
 } kd_student_spec;
-extern const kd_option kd_student_options[]; /* name, views.from */
+extern const kd_option kd_student_options[]; /* name, init.*, views.from */
 extern const size_t kd_student_options_n;
 /* overrides: "train.epochs=3" pairs from the command line, applied after the file. */
 kd_status kd_student_load(kd_student_spec *s, const char *path, const kd_strings *overrides, kd_err *err);

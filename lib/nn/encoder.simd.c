@@ -212,12 +212,12 @@ static void copy_rows(float *to, const float *from, const kd__head *h, float sca
         FOR_VECTORS(i, h->d, some, store(to + r * w + i, load_some(from + i, some) * scale));
 }
 
-/* to (d, n whole) from (tokens, ld); columns behind the tokens are 0. */
+/* to (d, n whole) from copied rows; columns behind the tokens are 0. */
 static void transpose(float *to, const float *from, const kd__head *h)
 {
-    const size_t n = whole(h->tokens);
+    const size_t n = whole(h->tokens), w = whole(h->d);
     for (size_t i = 0; i < h->d; i++) {
-        for (size_t r = 0; r < h->tokens; r++) to[i * n + r] = from[r * h->ld + i];
+        for (size_t r = 0; r < h->tokens; r++) to[i * n + r] = from[r * w + i];
         for (size_t r = h->tokens; r < n; r++) to[i * n + r] = 0;
     }
 }
@@ -255,8 +255,9 @@ static void attend(const kd__head *h, float *y, float *log_sum, float *scratch)
 {
     const copies c = lay_out(h, scratch);
     copy_rows(c.q, h->q, h, h->scale);
+    copy_rows(c.k, h->k, h, 1);
     copy_rows(c.v, h->v, h, 1);
-    transpose(c.kt, h->k, h);
+    transpose(c.kt, c.k, h);
     for (size_t at = 0; at < h->tokens; at += KD__HEAD_BLOCK) {
         const size_t rows = kd_min_size(KD__HEAD_BLOCK, h->tokens - at);
         product(c.score, c.n, (matrix){c.q + at * c.d, c.d, 1}, c.kt, c.n, rows, c.n, h->d, false);
@@ -293,9 +294,10 @@ static void attend_back(const kd__head *h, const kd__head_grads *g, float *scrat
     const copies c = lay_out(h, scratch);
     copy_rows(c.q, h->q, h, h->scale);
     copy_rows(c.k, h->k, h, 1);
+    copy_rows(c.v, h->v, h, 1);
     copy_rows(c.dy, g->dy, h, 1);
-    transpose(c.kt, h->k, h);
-    transpose(c.vt, h->v, h);
+    transpose(c.kt, c.k, h);
+    transpose(c.vt, c.v, h);
     for (size_t at = 0; at < h->tokens; at += KD__HEAD_BLOCK) {
         const size_t rows = kd_min_size(KD__HEAD_BLOCK, h->tokens - at);
         const float *q = c.q + at * c.d, *dy = c.dy + at * c.d;

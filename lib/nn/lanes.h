@@ -49,7 +49,8 @@ INLINE vec load_some(const float *p, size_t n)
 
 INLINE void store(float *p, vec v) { memcpy(p, &v, sizeof v); }
 INLINE void store_some(float *p, vec v, size_t n) { memcpy(p, &v, n * sizeof *p); }
-INLINE vec all(float a) { return (vec){0} + a; }
+/* a - 0 is a, of either sign of 0; 0 + a would be an addition. */
+INLINE vec all(float a) { return a - (vec){0}; }
 
 INLINE vec bits_of(ivec i)
 {

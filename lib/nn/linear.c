@@ -11,6 +11,9 @@
  * reads it afterwards), then runs both products and the column sums of dy with one barrier at
  * the end.
  *
+ * Token models, whose rows are another number in each batch, have products of their own (panels.c) wherever
+ * operands are f32; the weights are laid out anew in each pass, or once where they are fixed.
+ *
  * With bf16 operands (precision.c) x and W are rounded once for both passes, dy once for both of its
  * products.
  */
@@ -24,6 +27,9 @@ enum { WEIGHT, BIAS };
 typedef struct linear {
     kd__gemm *forward, *data, *weights; /* backward's are NULL in inference, data also without dx */
     kd__operands operands;
+    bool panels;  /* products are those of panels.c */
+    float *fixed; /* weights in panels, where they are made once */
+    bool ready;
     size_t w_at, dy_at; /* operands made of them, behind that of x in what is kept */
 } linear;
 
@@ -68,8 +74,22 @@ static void release(kd__state *s)
     kd__gemm_free(l->forward);
     kd__gemm_free(l->data);
     kd__gemm_free(l->weights);
+    free(l->fixed);
     free(l);
     s->own = NULL;
+}
+
+static kd_status plan_panels(kd_exec *ex, kd__state *s, kd__team *team, size_t out, size_t in, kd_err *err)
+{
+    linear *l = s->own;
+    const size_t floats = kd__panels_floats(in, out);
+    s->shared_floats = kd_max_size(floats, ex->p.training ? kd__panels_floats(out, in) : 0);
+    if (ex->p.training) return kd__team_reserve(team, kd__panels_stage(), err);
+    if (!ex->p.fixed) return KD_OK;
+    s->shared_floats = 0;
+    ex->extra_bytes += floats * sizeof(float);
+    l->fixed = kd_alloc_aligned(floats, sizeof(float));
+    return l->fixed ? KD_OK : kd_fail(err, KD_ENOMEM, "layer %s: no memory for its weights", s->n->name);
 }
 
 static kd_status plan(kd_exec *ex, kd__state *s, kd_err *err)
@@ -90,6 +110,8 @@ static kd_status plan(kd_exec *ex, kd__state *s, kd_err *err)
         l->dy_at = l->w_at + kd__operand_floats(operands, (size_t)(out * in));
         s->keep_floats = l->dy_at + kd__operand_floats(operands, (size_t)(rows * out));
     }
+    if ((l->panels = packed && operands != KD__BF16))
+        return plan_panels(ex, s, team, (size_t)out, (size_t)in, err);
     const kd__gemm_desc forward = {.m = rows,
                                    .n = out,
                                    .k = in,
@@ -137,6 +159,31 @@ static const void *operand(const linear *l, float *to, const float *x, size_t n)
     return to;
 }
 
+/* x and w: as the products read them. */
+static void forward_panels(kd_exec *ex, kd__state *s, const float *x, const float *w)
+{
+    linear *l = s->own;
+    const kd__node_info *n = s->n;
+    const size_t out = (size_t)n->a.out, in = (size_t)in_of(kd__graph_in(ex->g, n, 0));
+    float *panels = l->fixed ? l->fixed : s->shared;
+    if (!l->ready) {
+        kd__panels_pack(panels, w, in, out, true);
+#pragma omp barrier
+    }
+    const kd__panels_call call = {.a = x,
+                                  .b = panels,
+                                  .bias = n->a.bias ? s->w[BIAS] : NULL,
+                                  .c = s->y,
+                                  .m = (size_t)rows_of(ex, n),
+                                  .n = out,
+                                  .k = in,
+                                  .relu = n->a.relu};
+    kd__panels_product(&call);
+#pragma omp barrier
+#pragma omp single nowait
+    l->ready = l->fixed;
+}
+
 static void forward(kd_exec *ex, kd__state *s)
 {
     const linear *l = s->own;
@@ -151,7 +198,10 @@ static void forward(kd_exec *ex, kd__state *s)
     if (l->operands) {
 #pragma omp barrier
     }
-    kd__gemm_run(&call, 1);
+    if (l->panels)
+        forward_panels(ex, s, call.a, call.b);
+    else
+        kd__gemm_run(&call, 1);
 }
 
 /* Column sums of dy (rows, out): a block of columns belongs to one thread, which adds row by row.
@@ -171,6 +221,21 @@ static void clear_rest(const linear *l, const void *m, size_t rows, size_t width
     memset((char *)m + rows * row, 0, (KD__ROWS_STEP - rows % KD__ROWS_STEP) % KD__ROWS_STEP * row);
 }
 
+static void backward_panels(kd_exec *ex, kd__state *s, const float *dy, const float *x, const float *w)
+{
+    const size_t out = (size_t)s->n->a.out, in = (size_t)in_of(kd__graph_in(ex->g, s->n, 0)),
+                 rows = (size_t)rows_of(ex, s->n);
+    if (s->dx[0]) kd__panels_pack(s->shared, w, out, in, false);
+#pragma omp barrier
+    const kd__panels_call data = {
+        .a = dy, .b = s->shared, .c = s->dx[0], .m = rows, .n = in, .k = out, .add = s->add[0]};
+    const kd__panels_gradient weights = {
+        .dy = dy, .x = x, .dw = s->dw[WEIGHT], .rows = rows, .out = out, .in = in};
+    kd__panels_gradients(&weights, ex->team);
+    if (s->dx[0]) kd__panels_product(&data);
+#pragma omp barrier
+}
+
 static void backward(kd_exec *ex, kd__state *s)
 {
     const linear *l = s->own;
@@ -184,6 +249,13 @@ static void backward(kd_exec *ex, kd__state *s)
     if (s->n->a.bias) bias_gradient(s->dw[BIAS], s->dy, (size_t)rows, (size_t)out);
     const void *dy = operand(l, s->keep + l->dy_at, s->dy, (size_t)(rows * out));
     const void *x = l->operands ? s->keep : s->x[0], *w = l->operands ? s->keep + l->w_at : s->w[WEIGHT];
+    if (l->panels) {
+        if (l->operands) {
+#pragma omp barrier
+        }
+        backward_panels(ex, s, dy, x, w);
+        return;
+    }
     if (s->n->per != KD_PER_ROW) {
 #pragma omp single nowait
         {

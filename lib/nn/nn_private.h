@@ -189,6 +189,50 @@ kd_status kd__gemm_create(kd__gemm **out, const kd__gemm_desc *d, kd__team *team
 void kd__gemm_run(const kd__gemm_call *call, int n);
 void kd__gemm_free(kd__gemm *g);
 
+/* ---- products of token models (panels.c) ----------------------------------------------------- */
+
+/* A (k, n) matrix in panels takes so many floats; `transposed`: b is (n, k). By the team, without a barrier.
+ */
+size_t kd__panels_floats(size_t k, size_t n);
+void kd__panels_pack(float *to, const float *b, size_t k, size_t n, bool transposed);
+/* c (m, n) = a (m, k) times panels of (k, n), + bias (n) or NULL, or added to c; then max(0, c). By the team,
+ * without a barrier. a and c have rows up to the next multiple of KD__ROWS_STEP. */
+typedef struct kd__panels_call {
+    const float *a, *b, *bias;
+    float *c;
+    size_t m, n, k;
+    bool add, relu;
+} kd__panels_call;
+void kd__panels_product(const kd__panels_call *call);
+/* dw (out, in) = dy (rows, out)^T x (rows, in). By the team, without a barrier; a thread's stage has
+ * kd__panels_stage(). */
+typedef struct kd__panels_gradient {
+    const float *dy, *x;
+    float *dw;
+    size_t rows, out, in;
+} kd__panels_gradient;
+void kd__panels_gradients(const kd__panels_gradient *g, const kd__team *team);
+size_t kd__panels_stage(void);
+
+/* C (rows, width) = bias, or C itself with add, or 0, plus A times a panel b (k, panel's width). */
+typedef struct kd__panel_product {
+    float *c;
+    size_t ldc;
+    const float *b, *bias;
+    size_t k, width;
+    bool add, relu;
+} kd__panel_product;
+typedef struct kd__panel_kernels { /* panels.simd.c */
+    size_t rows, width;            /* of a tile; width: of a panel */
+    void (*rows_by_panel)(const kd__panel_product *t, const float *a, size_t lda, size_t rows);
+    void (*panels_by_panel)(const kd__panel_product *t, const float *a, size_t rows);
+    void (*pack_panel)(float *to, const float *b, size_t ldb, size_t k, size_t width); /* of b (k, ldb) */
+    void (*pack_rows)(float *to, const float *a, size_t lda, size_t k, size_t width);  /* `rows` wide */
+    void (*pack_transposed)(float *to, const float *b, size_t ldb, size_t k, size_t width); /* (width, ldb) */
+} kd__panel_kernels;
+extern const kd__panel_kernels kd__panels_scalar, kd__panels_avx2, kd__panels_avx512;
+const kd__panel_kernels *kd__panels_get(void);
+
 typedef enum kd__conv_pass { KD__CONV_FORWARD, KD__CONV_DATA, KD__CONV_WEIGHTS } kd__conv_pass;
 typedef struct kd__conv kd__conv;
 typedef struct kd__conv_desc {

@@ -57,6 +57,7 @@ kd_status kd__teacher_plan(kd_teacher *t, const kd_node *keep, size_t n, kd_err 
                               .sequences = reads ? t->batch : 0,
                               .threads = t->threads,
                               .precision = t->precision,
+                              .fixed = true,
                               .keep = keep,
                               .nkeep = (int)n};
     kd_status st = kd_exec_create(&ex, t->model->graph, &p, err);

@@ -283,6 +283,8 @@ kd_status kd__run_build(kd__run *r, kd_trainer *t, kd_err *err)
     r->weights = kd_graph_slab(m->graph, &r->slab);
     r->stats = kd_graph_buffers(m->graph, &r->buffers);
     kd_graph_init(m->graph, r->seed);
+    if (r->spec.init_from && (st = kd_model_init_from(m, r->spec.init_from, &r->spec.init_layers, err)))
+        return st;
     r->flops = kd_graph_train_flops(m->graph) * (double)r->spec.train.batch;
     if (strcmp(r->spec.train.keep, "last") &&
         !(r->best = kd_alloc_aligned(r->slab + r->buffers + 1, sizeof(float))))

@@ -14,6 +14,10 @@
 const kd_option kd_student_options[] = {
     KD_OPT_STRING("Student", kd_student_spec, name, "name", "NAME", 0, NULL,
                   "names the folder of its runs [file name without .yaml]"),
+    KD_OPT_STRING("Student", kd_student_spec, init_from, "init.from", "FOLDER", 0, NULL,
+                  "begin with the weights of this model, in place of random ones"),
+    KD_OPT_INTS("Student", kd_student_spec, init_layers, "init.layers", "N,...", 0, NULL, 0, 999,
+                "bert: which of its layers, from 0, become the student's"),
     KD_OPT_CHOICE("Student", kd_student_spec, views_from, "views.from", 0, "none", "none|store|fresh",
                   "train on views of the rows: those that the teacher has seen, or others (labels only)"),
 };

@@ -232,6 +232,71 @@ static void specs_that_make_no_sense_are_refused(void **state)
     }
 }
 
+static kd_status begun_from(kd_model **m, const char *more, int64_t first, int64_t second, kd_err *e)
+{
+    char text[512];
+    snprintf(
+        text, sizeof text,
+        "{\"arch\": \"bert\", \"vocab\": 61, \"positions\": 30, \"width\": 32, \"heads\": 4, \"ffn\": 56%s}",
+        more);
+    json_t *j = json_loads(text, 0, NULL);
+    assert_non_null(j);
+    OK(kd_model_create(m, "new", j, "new.yaml", err));
+    json_decref(j);
+    kd_graph_init((*m)->graph, 1);
+    int64_t list[] = {first, second};
+    const kd_ints layers = {.v = list, .n = second < 0 ? first >= 0 : 2};
+    return kd_model_init_from(*m, GOLDEN "bert", &layers, e);
+}
+
+static const float *weights(const kd_model *m, const char *name)
+{
+    const kd_param *p;
+    const size_t n = kd_graph_params(m->graph, &p);
+    for (size_t i = 0; i < n; i++)
+        if (!strcmp(p[i].name, name)) return kd_graph_param_data(m->graph, &p[i]);
+    fail_msg("no parameter %s", name);
+    return NULL;
+}
+
+static void a_model_begins_with_chosen_layers_of_another(void **state)
+{
+    (void)state;
+    kd_model *old, *m;
+    kd_err e = {0};
+    OK(kd_model_load(&old, GOLDEN "bert", err));
+    assert_int_equal(begun_from(&m, ", \"layers\": 1, \"output\": 5", 1, -1, &e), KD_OK);
+    assert_memory_equal(weights(m, "layer0.up.weight"), weights(old, "layer1.up.weight"), 56 * 32 * 4);
+    assert_memory_equal(weights(m, "layer0.bias"), weights(old, "layer1.bias"), 32 * 4);
+    assert_memory_equal(weights(m, "embeddings.word_embeddings.weight"),
+                        weights(old, "embeddings.word_embeddings.weight"), 61 * 32 * 4);
+    assert_memory_equal(weights(m, "embeddings.position_embeddings.weight"),
+                        weights(old, "embeddings.position_embeddings.weight"), 30 * 32 * 4);
+    kd_model_free(m);
+    assert_int_equal(begun_from(&m, ", \"layers\": 2, \"embedding\": 8", 1, 0, &e),
+                     KD_OK); // tables of its own
+    assert_memory_equal(weights(m, "layer1.key.weight"), weights(old, "layer0.key.weight"), 32 * 32 * 4);
+    kd_model_free(m);
+    kd_model_free(old);
+    static const struct {
+        const char *more;
+        int64_t first, second;
+        const char *say;
+    } bad[] = {
+        {", \"layers\": 1", 2, -1, "names layer 2, " GOLDEN "bert has 2"},
+        {", \"layers\": 1", 0, 1, "has 2 entries, new has 1 layers"},
+        {", \"layers\": 3", -1, -1, "nothing that could become layer2.query.weight"},
+        {", \"layers\": 1, \"heads\": 8", 0, -1, "4 heads, new has 8"},
+        {", \"layers\": 1, \"ffn\": 40", 0, -1, "another shape than layer0.up.weight"},
+        {", \"layers\": 1, \"vocab\": 60", 0, -1, "a vocabulary of 61 tokens, new has 60"},
+    };
+    for (size_t i = 0; i < KD_COUNT(bad); i++) {
+        if (!begun_from(&m, bad[i].more, bad[i].first, bad[i].second, &e) || !strstr(e.msg, bad[i].say))
+            fail_msg("%s: '%s' does not say '%s'", bad[i].more, e.msg, bad[i].say);
+        kd_model_free(m);
+    }
+}
+
 /* Copies the golden folder `name` and puts text in place of `from` in one of its files. */
 static void edited(const char *name, const char *file, const char *from, const char *to)
 {
@@ -354,6 +419,7 @@ int main(void)
         cmocka_unit_test(specs_that_make_no_sense_are_refused),
         cmocka_unit_test_setup_teardown(folders_that_say_something_else_are_refused, make_folder,
                                         remove_folder),
+        cmocka_unit_test(a_model_begins_with_chosen_layers_of_another),
         cmocka_unit_test(ids_outside_the_vocabulary_are_refused),
     };
     return cmocka_run_group_tests_name("encoder", tests, NULL, NULL);

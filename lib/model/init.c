@@ -1,0 +1,94 @@
+/* init.c - a model that begins with weights of another one: all of them, or chosen layers.
+ *
+ * Layer i of the new model gets the weights of layer layers[i] of the other one; everything else is taken
+ * under its own name. A position table may be shorter than the other's. Widths are those of the other model,
+ * or the layers' weights would mean nothing; what only one of them has (a projection, tables of another width
+ * with the mapping behind them) keeps its initial values.
+ */
+#include "model_private.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+static const kd_param *find(const kd_model *m, const char *name)
+{
+    const kd_param *p;
+    const size_t n = kd_graph_params(m->graph, &p);
+    for (size_t i = 0; i < n; i++)
+        if (!strcmp(p[i].name, name)) return &p[i];
+    return NULL;
+}
+
+/* The name in the other model of what is called `name` in the new one. */
+static const char *name_there(kd__node_name *b, const char *name, const kd_ints *layers)
+{
+    char *end;
+    if (!layers->n || strncmp(name, "layer", 5)) return name;
+    const unsigned long i = strtoul(name + 5, &end, 10);
+    return kd__name(b, "layer%lld%s", (long long)layers->v[i], end);
+}
+
+/* Parts of encoders that may be of another size than the other model's. */
+static bool may_differ(const char *name)
+{
+    return !strncmp(name, "project.", 8) || !strncmp(name, "embeddings", 10);
+}
+
+static bool same_rows(const kd_param *a, const kd_param *b)
+{
+    for (int d = 1; d < a->ndims; d++)
+        if (a->dims[d] != b->dims[d]) return false;
+    return a->ndims == b->ndims;
+}
+
+static kd_status take(kd_model *m, const kd_param *p, const kd_model *from, const kd_param *q,
+                      const char *folder, kd_err *err)
+{
+    const bool positions = strstr(p->name, ".position_embeddings.") != NULL;
+    if (q && same_rows(p, q) && (p->dims[0] == q->dims[0] || (positions && p->dims[0] < q->dims[0]))) {
+        memcpy(kd_graph_param_data(m->graph, p), kd_graph_param_data(from->graph, q),
+               p->size * sizeof(float));
+        return KD_OK;
+    }
+    if (strstr(p->name, ".word_embeddings.") && q && same_rows(p, q))
+        return kd_fail(err, KD_EMISMATCH, "init.from %s: a vocabulary of %lld tokens, %s has %lld", folder,
+                       (long long)q->dims[0], m->name, (long long)p->dims[0]);
+    if (may_differ(p->name)) return KD_OK;
+    return kd_fail(err, KD_EMISMATCH, "init.from %s: %s %s of %s", folder,
+                   q ? "another shape than" : "nothing that could become", p->name, m->name);
+}
+
+static kd_status check_layers(const kd_model *m, const kd_model *from, const kd_ints *layers,
+                              const char *folder, kd_err *err)
+{
+    if (!layers->n) return KD_OK;
+    if (!kd_model_reads_tokens(m) || layers->n != (size_t)m->spec.layers)
+        return kd_fail(err, KD_EUSAGE, "init.layers has %zu entries, %s has %lld layers", layers->n, m->name,
+                       (long long)(kd_model_reads_tokens(m) ? m->spec.layers : 0));
+    for (size_t i = 0; i < layers->n; i++)
+        if (layers->v[i] >= from->spec.layers)
+            return kd_fail(err, KD_EUSAGE, "init.layers names layer %lld, %s has %lld, the first one is 0",
+                           (long long)layers->v[i], folder, (long long)from->spec.layers);
+    return KD_OK;
+}
+
+kd_status kd_model_init_from(kd_model *m, const char *folder, const kd_ints *layers, kd_err *err)
+{
+    kd_model *from;
+    const kd_param *p;
+    kd__node_name b;
+    kd_status st = kd_model_load(&from, folder, err);
+    if (st) return st;
+    if (strcmp(m->spec.arch, from->spec.arch))
+        st = kd_fail(err, KD_EMISMATCH, "init.from %s: model.arch is %s, that of %s is %s", folder,
+                     from->spec.arch, m->name, m->spec.arch);
+    if (!st && kd_model_reads_tokens(m) && m->spec.heads != from->spec.heads)
+        st = kd_fail(err, KD_EMISMATCH, "init.from %s: %lld heads, %s has %lld", folder,
+                     (long long)from->spec.heads, m->name, (long long)m->spec.heads);
+    if (!st) st = check_layers(m, from, layers, folder, err);
+    kd_graph_params(m->graph, &p);
+    for (size_t i = 0; i < m->params && !st; i++)
+        st = take(m, &p[i], from, find(from, name_there(&b, p[i].name, layers)), folder, err);
+    kd_model_free(from);
+    return st;
+}
