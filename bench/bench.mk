@@ -114,6 +114,29 @@ bench-dump: bench-store-ready ## what a dump takes beyond the teacher's own time
 
 bench-store: bench-store-size bench-store-speed bench-store-verify bench-store-rss bench-dump ## all figures of the store
 
+# ---- texts -------------------------------------------------------------------------------------
+#
+# Another Python with tokenizers and the package of MiniLM may stand in: TEXT_PYTHON=...
+TEXT_VENV := $(BUILD)/peers/text-venv
+TEXT_PYTHON ?= $(TEXT_VENV)/bin/python
+TEXT_READY := $(if $(filter $(TEXT_VENV)/%,$(TEXT_PYTHON)),deps-bench $(TEXT_VENV)/ready)
+DEPS_TEXT := wordnet-base
+
+$(TEXT_VENV)/ready: bench/peers/requirements-text.txt bench/peers/requirements-text-alone.txt bench/peers/setup.sh
+	@bench/peers/setup.sh $(@D) requirements-text
+	@touch $@
+
+deps-text:
+	$(call install_packages,$(DEPS_TEXT))
+
+tokenizer-parity: deps deps-text $(TEXT_READY) $(BENCH_BIN) ## are kd's token ids those of PyPI's tokenizers? 1 M random strings, every code point, 10 MB of text, into bench/results/
+	@$(TEXT_PYTHON) bench/peers/tokenizer_parity.py parity --bench $(BENCH_BIN) --scratch $(BUILD)/bench/tokenizer $(BENCH_ARGS)
+
+bench-tokenizer: deps deps-text $(TEXT_READY) $(BENCH_BIN) ## MB/s of kd's tokenizer beside PyPI's tokenizers, into bench/results/
+	@$(TEXT_PYTHON) bench/peers/tokenizer_parity.py speed --bench $(BENCH_BIN) --scratch $(BUILD)/bench/tokenizer $(BENCH_ARGS)
+
+.PHONY: deps-text tokenizer-parity bench-tokenizer
+
 scoreboard: ## bench/results/*.json to docs/scoreboard.md; prints the figures that fall short
 	@bench/scoreboard.sh
 

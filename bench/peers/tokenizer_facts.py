@@ -12,6 +12,7 @@ import ctypes.util
 
 import tokenizers
 import unicodedata2
+from tokenizers import AddedToken, Tokenizer, models
 from tokenizers.normalizers import NFD, BertNormalizer
 from tokenizers.pre_tokenizers import BertPreTokenizer
 
@@ -97,6 +98,20 @@ for c in CODES:
         small.append((c, ord(want[5])))
 
 
+# \w, as tokens that stand alone meet it.
+single = Tokenizer(models.WordLevel({"?": 0}, unk_token="?"))
+single.add_tokens([AddedToken("[w]", single_word=True, normalized=False)])
+WORD = [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12]      # utf8proc's categories: letters, marks, Nd, Nl, Pc
+SYMBOLS = [range(0x24B6, 0x24EA), range(0x1F130, 0x1F14A), range(0x1F150, 0x1F16A), range(0x1F170, 0x1F18A)]
+words = []
+for c in CODES:
+    want = single.encode("[w]" + chr(c)).ids[0] == 0
+    had = u8.utf8proc_category(c) in WORD or c in (0x200C, 0x200D) or any(c in r for r in SYMBOLS)
+    if want != had or want != (unicodedata2.category(chr(c))[0] in "LM" or unicodedata2.category(chr(c)) in ("Nd", "Nl", "Pc") or
+                               c in (0x200C, 0x200D) or any(c in r for r in SYMBOLS)):
+        words.append((c, int(want)))
+
+
 def runs(rows, follows):
     out = []
     for row in rows:
@@ -107,13 +122,15 @@ def runs(rows, follows):
     return out
 
 
-facts_n, small_n = len(facts), len(small)
+facts_n, small_n, words_n = len(facts), len(small), len(words)
+words = runs(words, lambda a, b: a[2] == b[1])
 facts = runs(facts, lambda a, b: a[2:] == list(b[1:]))
 small = runs(small, lambda a, b: b[1] - b[0] == a[2] - a[0])
 print(f"""/* facts.h - where tokenizers' Unicode is not utf8proc's. Written by bench/peers/tokenizer_facts.py; do not edit.
  *
  * tokenizers {tokenizers.__version__} against utf8proc (Unicode {u8.utf8proc_unicode_version().decode()}) and Unicode {unicodedata2.unidata_version}: {facts_n} code points of another
- * category, combining class or decomposition, {small_n} of another lower case. They hold whatever utf8proc is built with. */
+ * category, combining class or decomposition, {small_n} of another lower case, {words_n}
+ * that are letters of words in one of them only. They hold whatever utf8proc is built with. */
 static const struct {{
     int32_t first, last;
     uint8_t kind, order; /* order: canonical combining class; none of them decomposes */
@@ -126,4 +143,11 @@ static const struct {
 } lower_facts[] = {""")
 for first, last, to in small:
     print(f"    {{0x{first:04X}, 0x{last:04X}, 0x{to:04X}}},")
+print("};")
+print("""static const struct {
+    int32_t first, last;
+    bool word; /* \\w */
+} word_facts[] = {""")
+for first, last, word in words:
+    print(f"    {{0x{first:04X}, 0x{last:04X}, {'true' if word else 'false'}}},")
 print("};")

@@ -81,8 +81,9 @@ kd_status kd_fail_in(kd_err *err, kd_status code, const char *fmt, ...) __attrib
     X(I8, i8, 1)                                                                                             \
     X(U16, u16, 2)                                                                                           \
     X(I16, i16, 2)                                                                                           \
-    X(U32, u32, 4) X(I32, i32, 4) X(U64, u64, 8) X(I64, i64, 8) X(F16, f16, 2) X(BF16, bf16, 2)              \
-        X(F32, f32, 4) X(F64, f64, 8)
+    X(U32, u32, 4)                                                                                           \
+    X(I32, i32, 4) X(U64, u64, 8) X(I64, i64, 8) X(F16, f16, 2) X(BF16, bf16, 2) X(F32, f32, 4)              \
+        X(F64, f64, 8)
 
 typedef enum kd_dtype {
     KD_DTYPE_NONE = 0,
@@ -250,11 +251,12 @@ const kd_guard *kd_guard_current(void); /* NULL: none; safe in a signal handler 
 
 /* ---- JSON (jansson) ----------------------------------------------------------------------- */
 
-/* Parses a file; duplicate keys, invalid UTF-8 and files over limit bytes are refused; the error
- * names file, line and column. The caller owns the value (json_decref). */
+#define KD_JSON_MAX_DEPTH 64
+/* Parses a file; duplicate keys, deep nesting, invalid UTF-8 and files over limit bytes are refused; the
+ * error names file, line and column. The caller owns the value (json_decref). */
 kd_status kd_json_load(const char *path, size_t limit, json_t **out, kd_err *err);
-/* Parses a text; duplicate keys are refused. at (may be NULL): where it is wrong. KD_ECORRUPT or KD_ENOMEM,
- * without a sentence. */
+/* Parses a text; duplicate keys, and brackets within more than KD_JSON_MAX_DEPTH others, are refused. at (may
+ * be NULL): where it is wrong. KD_ECORRUPT or KD_ENOMEM, without a sentence. */
 kd_status kd_json_parse(json_t **out, const char *text, size_t len, json_error_t *at);
 /* The text of a value (flags: jansson's), free() it. NULL when out of memory now, or when jansson was refused
  * memory on this thread since the last such NULL: then a part of the value may be missing, because few

@@ -96,11 +96,37 @@ static bool memory_lost(void)
 
 /* ---- text --------------------------------------------------------------------------------- */
 
+/* Where a text is nested deeper than the limit; false: nowhere. */
+static bool too_deep(const char *text, size_t len, json_error_t *at)
+{
+    int depth = 0, line = 1;
+    size_t line_from = 0;
+    bool quoted = false;
+    for (size_t i = 0; i < len; i++) {
+        const char c = text[i];
+        if (c == '\n') line++, line_from = i + 1;
+        if (c == '\\' && quoted)
+            i++;
+        else if (c == '"')
+            quoted = !quoted;
+        else if (!quoted && (c == '[' || c == '{') && ++depth > KD_JSON_MAX_DEPTH) {
+            if (at) {
+                *at = (json_error_t){.line = line, .column = (int)(i - line_from) + 1, .position = (int)i};
+                snprintf(at->text, sizeof at->text, "nested deeper than %d", KD_JSON_MAX_DEPTH);
+            }
+            return true;
+        } else if (!quoted && (c == ']' || c == '}'))
+            depth--;
+    }
+    return false;
+}
+
 kd_status kd_json_parse(json_t **out, const char *text, size_t len, json_error_t *at)
 {
     parse p = {.held = {0}};
     kd_status st = KD_OK;
     *out = NULL;
+    if (too_deep(text, len, at)) return KD_ECORRUPT;
     parsing = &p;
     if (setjmp(p.out)) {
         parsing = NULL;

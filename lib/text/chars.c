@@ -67,6 +67,9 @@ bool kd__char_is_space(uint32_t cp) /* Unicode's White_Space, which no version c
 
 bool kd__char_is_word(uint32_t cp)
 {
+    for (size_t i = 0; i < sizeof word_facts / sizeof *word_facts; i++)
+        if (cp >= (uint32_t)word_facts[i].first && cp <= (uint32_t)word_facts[i].last)
+            return word_facts[i].word;
     const int c = utf8proc_category((utf8proc_int32_t)cp);
     return (c >= UTF8PROC_CATEGORY_LU && c <= UTF8PROC_CATEGORY_NL) || c == UTF8PROC_CATEGORY_PC ||
            cp == 0x200C || cp == 0x200D || (cp >= 0x24B6 && cp <= 0x24E9) ||
