@@ -13,7 +13,7 @@ CC := gcc
 endif
 
 # The ladder: a module includes only itself and the modules named here (make dep-check).
-MODULES ?= base config codec text store nn data loss model export teacher exchange train eval audit cli
+MODULES ?= base config codec text store nn data loss model search export teacher exchange train eval audit cli
 USES_base := none
 USES_config := base
 USES_cli := base config
@@ -23,11 +23,12 @@ USES_store := base config codec
 USES_nn := base config
 USES_data := base config codec store text
 USES_loss := base config nn
+USES_search := base config nn loss model text
 USES_model := base config nn loss
 USES_export := base config text nn loss model
 USES_teacher := base config codec nn model store data
 USES_exchange := base config codec nn model store data
-USES_train := base config codec nn loss model store data
+USES_train := base config codec nn loss model store data text
 USES_eval := base config codec nn loss model store data train
 USES_audit := base config codec nn store data eval
 
@@ -183,7 +184,7 @@ include $(wildcard pipelines/*/*.mk bench/bench.mk tests/*/*.mk)
 JOBS ?= $(shell nproc 2>/dev/null || echo 2)
 DEPS := gcc libc6-dev make liblmdb-dev libzstd-dev libyaml-dev libdnnl-dev libjansson-dev libxxhash-dev libutf8proc-dev zlib1g-dev \
   libpng-dev libjpeg-dev libprotobuf-c-dev protobuf-c-compiler libonnx-dev libcmocka-dev gnuplot-nox jq dataset-fashion-mnist python3 python3-lmdb python3-zstandard python3-numpy python3-xxhash \
-  python3-pip python3-setuptools python3-wheel python3-venv
+  python3-pip python3-setuptools python3-wheel python3-venv wordnet-base
 DEPS_TEST := clang libclang-rt-dev valgrind python3-pil chromium chromium-driver python3-selenium
 DEPS_FULL := libomp-dev debootstrap shellcheck
 

@@ -17,6 +17,13 @@ static const kd_option rows[] = {
      "compare every point of a student with this one as well, for example loss=kd for NAME@loss=kd"},
     {"Input", NULL, "batch", "N", 'b', KD_OPTION_INT, offsetof(eval_opts, batch), "256", 1, 65536, NULL,
      "rows a forward pass; throughput is at this batch"},
+    {"Retrieval", NULL, "documents", "FILE", 0, KD_OPTION_STRING, offsetof(eval_opts, documents), NULL, 0, 0,
+     NULL, "students of texts: what there is to find, a text a line; in place of a store"},
+    {"Retrieval", NULL, "questions", "FILE", 0, KD_OPTION_STRING, offsetof(eval_opts, questions), NULL, 0, 0,
+     NULL,
+     "TSV with the columns query and answers (documents, separated by |); --teacher is then a model folder"},
+    {"Retrieval", NULL, "int8", NULL, 0, KD_OPTION_BOOL, offsetof(eval_opts, int8), "off", 0, 0, NULL,
+     "documents' vectors as int8, a quarter of the memory"},
     {"Measuring", NULL, "slice", "COLUMN", 0, KD_OPTION_STRINGS, offsetof(eval_opts, slices), NULL, 0, 0,
      NULL,
      "measure the parts of the rows with equal values of a column, too; COLUMN:BINS cuts numbers, or a "
@@ -55,12 +62,15 @@ static const kd_example examples[] = {
     {"kd-eval --gates careful results.json", "judge what was measured before by other gates; runs nothing"},
     {"kd-eval -s fashion.kd --split valid --json runs/a runs/b | jq .students[0]",
      "machine-readable, on the validation rows"},
+    {"kd-eval --documents corpus.txt --questions test.tsv --teacher minilm runs/search/students",
+     "students of texts: MRR, recall, and how far they rank as the teacher does"},
     {NULL, NULL}};
 
 static const kd_tool tool = {
     .name = "kd-eval",
     .summary = "measure students against labels and against the cached teacher",
-    .synopsis = "[options] -s STORE RUN ... | --gates FILE RESULTS.json",
+    .synopsis = "[options] -s STORE RUN ... | --gates FILE RESULTS.json | --documents FILE --questions FILE "
+                "[RUN ...]",
     .description =
         "RUN is a model folder, or a folder with finished models below it. The teacher is not run: its "
         "answers "
@@ -79,6 +89,10 @@ static const kd_tool tool = {
         "The results object has many more, with confidence bounds, tables by class, by slice and by bin of "
         "confidence, the confusion matrix, the rows of each kind of mistake and McNemar's test: "
         "docs/evaluation.md names every key. What could not be measured has no key, and is said.\n"
+        "With --documents and --questions, runs embed texts: MRR@10 is 1 over the place of the first right "
+        "document, recall the share of the right ones among the first so many; overlap and tau compare a "
+        "student's first ten, and its order of the teacher's first hundred, with the teacher's. BM25 is the "
+        "baseline.\n"
         "A gate is MEASURE, >=, <=, > or <, and a number or teacher, plain or release, perhaps with +, - or "
         "* "
         "and a number: accuracy >= teacher - 0.01. MEASURE[*] is every slice, MEASURE[NAME] one, "
@@ -114,6 +128,11 @@ static void say_left_out(const kd_cli *c, const json_t *results)
 
 static kd_status check_usage(const kd_cli *c, const eval_opts *o, kd_err *err)
 {
+    if (!o->documents != !o->questions)
+        return kd_fail(err, KD_EUSAGE, "--documents and --questions belong together");
+    if (o->documents && (o->store || o->gates))
+        return kd_fail(err, KD_EUSAGE, "--documents and --questions take the place of a store and its gates");
+    if (o->documents) return KD_OK;
     if (!o->store && o->gates && c->nargs == 1) return KD_OK; // judges results
     if (!o->store && o->gates)
         return kd_fail(err, KD_EUSAGE, "no store given; name one: -s STORE, or one file of results to judge");
@@ -176,6 +195,7 @@ static kd_status run(kd_cli *c, const eval_opts *o, kd_err *err)
     kd_gates *gates = NULL;
     kd_err verdict = {0};
     kd_status st = check_usage(c, o, err);
+    if (!st && o->documents) return eval_retrieval(c, o, err);
     if (!st && o->gates) st = kd_gates_open(&gates, o->gates, err);
     if (!st)
         st = o->store ? measure_store(c, o, &results, err) : eval_load_results(c->args[0], &results, err);

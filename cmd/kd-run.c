@@ -1,4 +1,4 @@
-/* kd-run - classifies files with a student or a native teacher. */
+/* kd-run - classifies files with a student or a native teacher; embeds and searches texts. */
 #include "kd-run/run_cmd.h"
 
 #include <stdlib.h>
@@ -6,9 +6,15 @@
 
 static const kd_option rows[] = {
     {"Output", NULL, "top", "K", 'k', KD_OPTION_INT, offsetof(run_opts, top), "1", 1, 1000, NULL,
-     "classes a line, the most probable first"},
+     "classes a line, the most probable first; search: texts for each query"},
+    {"Output", NULL, "out", "FILE", 'o', KD_OPTION_STRING, offsetof(run_opts, out), NULL, 0, 0, NULL,
+     "embed: write the vectors as .npy (f32), not as lines of numbers"},
     {"Output", NULL, "bench", NULL, 0, KD_OPTION_BOOL, offsetof(run_opts, bench), "off", 0, 0, NULL,
      "measure instead: time of one row (median, 99th percentile), rows a second in batches"},
+    {"Texts", NULL, "unit", NULL, 0, KD_OPTION_BOOL, offsetof(run_opts, unit), "off", 0, 0, NULL,
+     "embed: scale each vector to length 1, as search does"},
+    {"Texts", NULL, "int8", NULL, 0, KD_OPTION_BOOL, offsetof(run_opts, int8), "off", 0, 0, NULL,
+     "search: keep the vectors as int8, a quarter of the memory"},
     {"Input", NULL, "white", "VALUE", 'w', KD_OPTION_REAL, offsetof(run_opts, white), "255", 1e-6, 1e6, NULL,
      "what a white pixel was in the student's training data: 255 of bytes, 1 of numbers from 0 to 1"},
     {"Input", NULL, "batch", "N", 'b', KD_OPTION_INT, offsetof(run_opts, batch), "64", 1, 4096, NULL,
@@ -22,12 +28,15 @@ static const kd_example examples[] = {
     {"kd-run STUDENT t10k-images-idx3-ubyte.gz#12", "row 12 of an IDX file; without #12 all rows"},
     {"kd-run STUDENT - <row.bytes", "pixels as bytes, or a picture, from standard input"},
     {"kd-run --bench STUDENT", "how fast it is here"},
+    {"kd-run search STUDENT corpus.txt", "type queries, get the nearest lines"},
+    {"kd-run search --top 10 --json STUDENT corpus.txt <queries.txt", "an object a query"},
+    {"kd-run embed STUDENT texts.txt -o vectors.npy", "a vector a line"},
     {NULL, NULL}};
 
 static const kd_tool tool = {
     .name = "kd-run",
     .summary = "classify files with a student or a native teacher",
-    .synopsis = "[options] STUDENT FILE ...",
+    .synopsis = "[options] STUDENT FILE ... | embed STUDENT FILE | search STUDENT FILE",
     .description =
         "STUDENT is a model folder. FILE is a picture (PNG, JPEG), or rows (IDX, .npy, CSV; plain or "
         "gzipped); FILE#N "
@@ -43,6 +52,13 @@ static const kd_tool tool = {
         "file, row, top "
         "(class, name, p), resampled_from (height, width) where it was; of a file that could not be used, "
         "file and error.\n"
+        "embed and search are for students of texts. FILE has a text a line, - is standard input. embed "
+        "prints "
+        "the vector of each. search embeds all lines, then reads queries from standard input, a line each, "
+        "and "
+        "prints the --top nearest: place, cosine, text, and an empty line behind each query. It compares a "
+        "query with "
+        "all lines, so nothing is missed.\n"
         "A file that cannot be used gets one line on standard error, the others are still classified, and "
         "the "
         "exit status is 3.",
@@ -139,6 +155,13 @@ static kd_status classify(runner *r, kd_err *err)
 static kd_status run(kd_cli *c, const run_opts *o, kd_err *err)
 {
     runner r = {.cli = c, .o = o};
+    const bool embed = c->nargs && !strcmp(c->args[0], "embed"),
+               search = c->nargs && !strcmp(c->args[0], "search");
+    if ((embed || search) && c->nargs != 3)
+        return kd_fail(err, KD_EUSAGE, "%s: %d operands; needed is: kd-run %s STUDENT FILE", c->args[0],
+                       c->nargs - 1, c->args[0]);
+    if (search && o->bench) return kd_fail(err, KD_EUSAGE, "--bench takes no texts");
+    if (embed || search) return embed ? run_embed(c, o, err) : run_search(c, o, err);
     if (!c->nargs) return kd_fail(err, KD_EUSAGE, "no model folder given; name one, then the files");
     if (c->nargs < 2 && !o->bench)
         return kd_fail(err, KD_EUSAGE, "no file given; name some behind %.200s, - for standard input",

@@ -7,13 +7,16 @@
 
 typedef struct eval_opts {
     char *store, *split, *teacher, *results, *pipeline, *against, *pairs, *gates, *release;
+    char *documents, *questions;
     kd_strings slices;
     int64_t batch, resamples, mistakes;
-    bool markdown, selection, speed;
+    bool markdown, selection, speed, int8;
 } eval_opts;
 
 /* The table on stdout. */
 kd_status eval_print_table(const json_t *results, const eval_opts *o, kd_err *err);
+/* Students of texts by what they find. */
+kd_status eval_retrieval(kd_cli *c, const eval_opts *o, kd_err *err);
 /* A results object from a file. */
 kd_status eval_load_results(const char *path, json_t **results, kd_err *err);
 /* Judges the results and adds the verdicts to them. *verdict: KD_EGATE with its sentence if a gate failed,

@@ -1,4 +1,5 @@
-/* run_cmd.h - what the files of kd-run share: rows wait in a batch, then come out as lines. */
+/* run_cmd.h - what the files of kd-run share: rows wait in a batch, then come out as lines; texts have
+ * commands of their own. */
 #ifndef RUN_CMD_H
 #define RUN_CMD_H
 
@@ -9,7 +10,8 @@
 typedef struct run_opts {
     int64_t top, batch;
     double white;
-    bool bench;
+    bool bench, int8, unit;
+    char *out;
 } run_opts;
 
 /* A row that waits for its batch. */
@@ -46,6 +48,9 @@ kd_status run_flush(runner *r, kd_err *err);
 /* Prints a row's answer: name, class and probability of the largest ones; with --json an object a line. */
 kd_status run_print(const runner *r, const run_row *row, const float *logits, kd_err *err);
 kd_status run_print_refused(const runner *r, const char *name, const char *why, kd_err *err);
+/* kd-run embed MODEL FILE, kd-run search MODEL FILE: c->args[0] is the verb. */
+kd_status run_embed(kd_cli *c, const run_opts *o, kd_err *err);
+kd_status run_search(kd_cli *c, const run_opts *o, kd_err *err);
 /* --bench: latency and throughput, as a table or JSON. */
 kd_status run_bench(const runner *r, const char *folder, kd_err *err);
 

@@ -46,6 +46,9 @@ typedef enum kd_loss_needs {
     KD_NEEDS_SPARSE = 4,   /* the teacher's output for some classes */
     KD_NEEDS_FEATURES = 8, /* a tap of the student and a feature column of the teacher */
     KD_NEEDS_SAMPLES = 16, /* the position of each row among all training rows, and their labels */
+    KD_NEEDS_TAP = 32,     /* a tap of the student alone */
+    KD_NEEDS_NODE = KD_NEEDS_FEATURES | KD_NEEDS_TAP,
+    KD_NEEDS_TEACHER = KD_NEEDS_LOGITS | KD_NEEDS_SPARSE | KD_NEEDS_FEATURES,
 } kd_loss_needs;
 
 /* What a codec must keep for it; the bits of kd_serves in kd/codec.h. */
@@ -82,8 +85,11 @@ typedef struct kd_loss_spec {
 } kd_loss_spec;
 extern const kd_option kd_loss_options[]; /* keys loss.ce, loss.kd, loss.temperature, ..., loss.terms */
 extern const size_t kd_loss_options_n;
-/* Whether any term with a weight reads a teacher. Terms that kd_loss_create would refuse count. */
+/* Whether any term with a weight reads a teacher's column. Terms that kd_loss_create would refuse count. */
 bool kd_loss_spec_distils(const kd_loss_spec *spec);
+/* What remains of it without teachers: text of loss.terms with the terms that read none, or NULL where no term
+ * compares the student's own nodes (then labels are what remains: ce). free() it. */
+char *kd_loss_terms_alone(const kd_loss_spec *spec);
 /* Text of loss.terms, "name=kd,weight=1;name=ce", with one key of one term set: path "kd.temperature", or
  * "kd.2.weight" of the second kd in the list. free() it. KD_EUSAGE: no such term or key; says the nearest. */
 kd_status kd_loss_terms_set(char **out, const kd_strings *terms, const char *path, const char *value,
@@ -139,8 +145,10 @@ kd_status kd_loss_project(const kd_loss *l, int i, kd_graph *g, kd_node tap, con
 typedef struct kd_loss_shape {
     int64_t rows, classes; /* largest batch */
     int threads;           /* largest team; 0: 1 */
-    /* By term, for those with KD_NEEDS_FEATURES: what is compared, behind projections. */
+    /* By term, for those with KD_NEEDS_NODE: what is compared, behind projections. */
     const kd_loss_dims *student, *teacher;
+    /* Rows that stand together: a query, its answer, negatives; rows is a multiple of it. 0: 1. */
+    int64_t columns;
     /* For KD_NEEDS_SPARSE: temperatures that the teacher's column lists. */
     const double *temperatures;
     int ntemperatures;
@@ -192,7 +200,11 @@ typedef struct kd_loss_batch {
     const kd_loss_input *inputs; /* by term; NULL: no term needs more */
     const int32_t *lengths;      /* (rows) positions of each row that count, in minilm; NULL: all */
     const int64_t *samples;      /* (rows) among all training rows */
-    uint64_t step;               /* key of random draws */
+    /* What contrast must not tell apart: (rows) groups, negative: none; (rows) a number of each text. NULL:
+     * every row is something of its own. */
+    const int32_t *groups;
+    const uint64_t *texts;
+    uint64_t step; /* key of random draws */
 } kd_loss_batch;
 
 /* Terms with features whose input is missing (crd on validation rows) are left out when only the value is

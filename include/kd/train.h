@@ -89,7 +89,7 @@ kd_status kd_sweep_create(kd_sweep **out, const kd_strings *args, kd_err *err);
  * loss.*) do not count. */
 size_t kd_sweep_points(const kd_sweep *w, bool control);
 /* The student at a point, named NAME@key=value@key=value: letters that a folder's name should not hold become
- * dashes. control: loss.kd 0, loss.ce 1 and no other term. */
+ * dashes. control: the terms that compare the student's own texts (contrastive), else loss.kd 0, loss.ce 1. */
 kd_status kd_sweep_load(const kd_sweep *w, size_t point, bool control, kd_student_spec *s, const char *path,
                         const kd_strings *overrides, kd_err *err);
 void kd_sweep_free(kd_sweep *w);

@@ -26,9 +26,9 @@ typedef struct kd__keys {
     char *name, *preset, *weight, *temperature;
     double teacher_temperature, dump_temperature, alpha, beta, gamma, eps, label_smoothing, momentum, wrong;
     int64_t row_norm, std_ddof, power, negatives, dim, heads;
-    bool t2, normalize;
+    bool t2, normalize, symmetric;
     char *reduction, *kl_form, *direction, *sparse, *tail, *eps_mode, *mode, *metric, *teacher_scores;
-    char *projection, *relations;
+    char *projection, *relations, *candidates, *positives, *prefixes;
     char *teacher, *ensemble, *tap, *feature;
 } kd__keys;
 
@@ -38,6 +38,13 @@ typedef struct kd__schedule {
     double from, to, epochs;
 } kd__schedule;
 double kd__schedule_at(const kd__schedule *s, double epoch);
+
+/* Vectors cut to their first n numbers, and what that counts. */
+#define KD__PREFIXES 8
+typedef struct kd__prefix {
+    int64_t n;
+    double weight;
+} kd__prefix;
 
 typedef struct kd__objective kd__objective;
 typedef struct kd__term {
@@ -51,6 +58,11 @@ typedef struct kd__term {
     const kd__loss_vec *vec;
     /* Planned. */
     int64_t max_rows, n, m; /* numbers a row of the student and of the teacher */
+    int64_t columns;        /* vectors that stand together: a query, its answer, its negatives */
+    int nprefixes;          /* lengths to which vectors are cut; 0: they are taken whole */
+    kd__prefix prefix[KD__PREFIXES];
+    float *cut, *dcut; /* (rows, n) what a prefix is compared by, and its gradient */
+    double prefixed;   /* sum over prefixes so far */
     kd_loss_dims student, teacher;
     size_t scratch;  /* doubles a thread, for `row` */
     double *shared;  /* doubles of the team */
@@ -81,6 +93,8 @@ typedef struct kd__view {
     const double *exact; /* for twins: the student's numbers in double, in place of s */
     const double *exact_t;
     const int32_t *labels, *others, *lengths; /* others, shares: of mixed rows, or NULL */
+    const int32_t *groups;                    /* of vectors that stand in columns, as texts; or NULL */
+    const uint64_t *texts;
     const float *shares;
     const kd_loss_sparse *sparse;
     const int64_t *samples;
@@ -134,7 +148,8 @@ struct kd__objective {
 #define KD__OBJECTIVES(X)                                                                                    \
     X(ce) X(kd) X(kd_ce) X(reverse_kl) X(gjsd) X(skl) X(srkl) X(tvd) X(dkd) X(lskd) X(dist) X(logit_mse)    \
     X(sparse_kl) X(sparse_jsd) X(sparse_tvd) X(margin_mse) X(listwise_kl) X(fitnet) X(embed) X(at)        \
-    X(rkd_distance) X(rkd_angle) X(sp) X(pkt) X(crd) X(minilm)
+    X(rkd_distance) X(rkd_angle) X(sp) X(pkt) X(crd) X(minilm) X(contrastive) X(contrastive_kl)           \
+    X(contrastive_margin)
 // clang-format on
 
 #define X(name) extern const kd__objective kd__objective_##name;
@@ -161,6 +176,14 @@ struct kd_loss {
     void *state;
     size_t state_bytes;
 };
+
+/* ---- prefixes (prefix.c) ------------------------------------------------------------------ */
+
+kd_status kd__prefixes_read(kd__term *t, kd_err *err);
+kd_status kd__prefixes_plan(kd__term *t, kd_arena *memory, kd_err *err);
+void kd__prefixes_run(kd__term *t, const kd__view *v); /* by the whole team */
+void kd__prefixes_describe(kd_buf *b, const kd__term *t);
+double kd__naive(const kd__term *t, const kd__view *v); /* the twin, of all prefixes */
 
 /* ---- shared arithmetic (math.c) ----------------------------------------------------------- */
 

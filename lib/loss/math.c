@@ -44,8 +44,7 @@ double kd_loss_naive(const kd_loss *l, const kd_loss_batch *b)
     double value = 0;
     for (int i = 0; i < l->terms; i++) {
         kd__view v = kd__view_of(l, i, b);
-        if (v.valid && l->term[i].weight > 0)
-            value += l->term[i].weight * l->term[i].o->naive(&l->term[i], &v);
+        if (v.valid && l->term[i].weight > 0) value += l->term[i].weight * kd__naive(&l->term[i], &v);
     }
     return value;
 }

@@ -154,12 +154,28 @@ bool kd_loss_spec_distils(const kd_loss_spec *s)
     for (size_t i = 0; i < s->terms.n; i++) {
         kd__term t = {0};
         kd_status st = kd__term_init(&t, s->terms.v[i], s->preset, "", NULL);
-        bool distils = st || (t.o->pub.needs & ~(unsigned)KD_NEEDS_LABELS &&
-                              (t.weight_of.from > 0 || t.weight_of.to > 0));
+        bool distils =
+            st || (t.o->pub.needs & KD_NEEDS_TEACHER && (t.weight_of.from > 0 || t.weight_of.to > 0));
         kd__term_release(&t);
         if (distils) return true;
     }
     return false;
+}
+
+char *kd_loss_terms_alone(const kd_loss_spec *s)
+{
+    kd_buf b = {0};
+    bool own = false;
+    for (size_t i = 0; i < s->terms.n; i++) {
+        kd__term t = {0};
+        const kd_status st = kd__term_init(&t, s->terms.v[i], s->preset, "", NULL);
+        const unsigned needs = st ? KD_NEEDS_TEACHER : t.o->pub.needs;
+        if (!(needs & KD_NEEDS_TEACHER)) kd_buf_printf(&b, "%s%s", b.len ? ";" : "", s->terms.v[i]);
+        own |= !st && needs & KD_NEEDS_TAP;
+        kd__term_release(&t);
+    }
+    if (!own || b.failed) kd_buf_release(&b);
+    return b.text;
 }
 
 /* ---- what it needs ------------------------------------------------------------------------ */
@@ -196,7 +212,7 @@ unsigned kd_loss_needs_of(const kd_loss *l)
     return needs;
 }
 
-bool kd_loss_needs_teacher(const kd_loss *l) { return kd_loss_needs_of(l) & ~(unsigned)KD_NEEDS_LABELS; }
+bool kd_loss_needs_teacher(const kd_loss *l) { return kd_loss_needs_of(l) & KD_NEEDS_TEACHER; }
 bool kd_loss_needs_labels(const kd_loss *l) { return kd_loss_needs_of(l) & KD_NEEDS_LABELS; }
 
 /* ---- plan --------------------------------------------------------------------------------- */
@@ -214,7 +230,7 @@ static kd_status plan_term(kd_loss *l, kd__term *t, const kd_loss_shape *s, kd_e
     size_t shared = 0, parts = (size_t)s->rows, blocks;
     kd_status st = KD_OK;
     kd_err why = {0};
-    if (t->o->pub.needs & KD_NEEDS_FEATURES) {
+    if (t->o->pub.needs & KD_NEEDS_NODE) {
         if (!s->student || !s->teacher)
             return kd_fail(err, KD_EUSAGE, "%s: compares features, and nobody said which; set its tap",
                            t->label);
@@ -226,6 +242,7 @@ static kd_status plan_term(kd_loss *l, kd__term *t, const kd_loss_shape *s, kd_e
     t->n = size_of(&t->student);
     t->m = size_of(&t->teacher);
     t->max_rows = s->rows;
+    t->columns = s->columns ? s->columns : 1;
     t->samples = s->samples;
     t->sample_labels = l->sample_labels;
     t->seed = s->seed;
@@ -233,6 +250,8 @@ static kd_status plan_term(kd_loss *l, kd__term *t, const kd_loss_shape *s, kd_e
     t->ntemperatures = s->ntemperatures;
     t->threads = s->threads > 1 ? s->threads : 1;
     if (t->o->plan && (st = t->o->plan(t, &shared, &parts, &why)))
+        return kd_fail(err, st, "%s: %s", t->label, why.msg);
+    if (t->nprefixes && (st = kd__prefixes_plan(t, &l->memory, &why)))
         return kd_fail(err, st, "%s: %s", t->label, why.msg);
     blocks = ((size_t)s->rows + KD__LOSS_ROWS - 1) / KD__LOSS_ROWS;
     t->scratch = (t->scratch + 7) / 8 * 8;
@@ -327,6 +346,7 @@ char *kd_loss_formula(const kd_loss *l)
         describe_schedule(&b, &t->weight_of);
         kd_buf_puts(&b, " ");
         t->o->describe(&b, t);
+        kd__prefixes_describe(&b, t);
         if (t->k.temperature) {
             kd_buf_puts(&b, " (T=");
             describe_schedule(&b, &t->temperature_of);

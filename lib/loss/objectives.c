@@ -38,6 +38,7 @@ const char *kd_loss_needs_text(unsigned needs, char *buf, size_t len)
         {KD_NEEDS_SPARSE, "sparse teacher targets"},
         {KD_NEEDS_FEATURES, "a student tap and a teacher feature"},
         {KD_NEEDS_SAMPLES, "row numbers"},
+        {KD_NEEDS_TAP, "a student tap"},
     };
     size_t n = 0;
     if (len) buf[0] = '\0';

@@ -84,7 +84,7 @@ const kd__objective kd__objective_pkt = {
                 "1/B^2 sum P^t log((P^t + eps)/(P^s + eps)), P: (cosine + 1)/2 with rows scaled to sum 1",
             .needs = KD_NEEDS_FEATURES,
             .serves = KD_LOSS_VALUES,
-            .keys = "tap=,feature=,eps=1e-7",
+            .keys = "tap=,feature=,eps=1e-7,prefixes=",
             .source = "Passalis and Tefas 2018; RepDistiller distiller_zoo/PKT.py"},
     .plan = kd__relation_plan,
     .run = run,

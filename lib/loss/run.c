@@ -58,7 +58,7 @@ kd__view kd__view_of(const kd_loss *l, int i, const kd_loss_batch *b)
     const kd__term *t = &l->term[i];
     static const kd_loss_input none;
     const kd_loss_input *in = b->inputs ? &b->inputs[i] : &none;
-    bool feature = t->o->pub.needs & KD_NEEDS_FEATURES;
+    bool feature = t->o->pub.needs & KD_NEEDS_NODE;
     return (kd__view){.rows = b->rows,
                       .valid = feature ? b->rows : labelled_rows(b),
                       .s = in->student || feature ? in->student : b->logits,
@@ -71,6 +71,8 @@ kd__view kd__view_of(const kd_loss *l, int i, const kd_loss_batch *b)
                       .lengths = b->lengths,
                       .sparse = in->sparse,
                       .samples = b->samples,
+                      .groups = b->groups,
+                      .texts = b->texts,
                       .step = b->step,
                       .classes = b->classes,
                       .mask = !feature};
@@ -218,8 +220,12 @@ void kd_loss_run(kd_loss *l, const kd_loss_batch *b)
         if (t->fused && fused) continue;
         kd__view v = kd__view_of(l, i, b);
         assert(b->rows <= t->max_rows);
-        if (!v.ds && t->o->pub.needs & KD_NEEDS_FEATURES && (!v.s || !v.t)) v.rows = v.valid = 0;
-        if (t->weight > 0 && t->o->run && v.valid)
+        if (!v.ds &&
+            ((t->o->pub.needs & KD_NEEDS_NODE && !v.s) || (t->o->pub.needs & KD_NEEDS_FEATURES && !v.t)))
+            v.rows = v.valid = 0;
+        if (t->weight > 0 && t->nprefixes && v.valid)
+            kd__prefixes_run(t, &v);
+        else if (t->weight > 0 && t->o->run && v.valid)
             t->o->run(t, &v);
         else if (t->weight > 0 && v.valid)
             run_rows(t, &v);

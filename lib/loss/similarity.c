@@ -74,7 +74,7 @@ const kd__objective kd__objective_sp = {
             .formula = "1/B^2 sum ||G^_t - G^_s||^2, G^ = F F^T with rows scaled to norm 1 (key row_norm)",
             .needs = KD_NEEDS_FEATURES,
             .serves = KD_LOSS_VALUES,
-            .keys = "tap=,feature=,row_norm=2,eps=1e-12",
+            .keys = "tap=,feature=,row_norm=2,eps=1e-12,prefixes=",
             .source = "Tung and Mori 2019; RepDistiller distiller_zoo/SP.py"},
     .plan = kd__relation_plan,
     .run = run,

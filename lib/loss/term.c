@@ -55,6 +55,12 @@ const kd_option kd_loss_term_options[] = {
     TRUTH(normalize, "scale vectors to length 1 first"),
     INT(heads, "N", 1, 4096, "relation heads the features are split into"),
     TEXT(relations, "PAIRS", "which of 1 query, 2 key, 3 value meet, with weights: 1-1*0.5 3-3"),
+    TRUTH(symmetric, "the mean of both directions: queries among answers, answers among queries"),
+    CHOICE(candidates, "batch|own", "a query's: all answers and negatives of the batch, or those of its row"),
+    CHOICE(positives, "own|group",
+           "right for a query: its answer, others of its group left out; or all answers of its group"),
+    TEXT(prefixes, "LENGTHS",
+         "vectors are cut to these first numbers, scaled to length 1; sum over them: 384 192 96*0.5"),
     REAL(wrong, "W", 0, 1, "weight of rows whose label is not the teacher's most probable class"),
     TEXT(teacher, "NAME",
          "which teacher of the store; not needed when there is one. Several: a b, or a*0.7 b*0.3"),
@@ -226,6 +232,8 @@ static kd_status resolve(kd__term *t, const char *where, kd_err *err)
     if (!st && t->k.temperature)
         st = read_schedule(t->k.temperature, "temperature", 1e-3, where, &t->temperature_of, err);
     if (st) return st;
+    if (t->k.prefixes && (st = kd__prefixes_read(t, &why)))
+        return kd_fail(err, st, "%s (%s): %s", where, t->o->pub.name, why.msg);
     t->weight = kd__schedule_at(&t->weight_of, 0);
     t->T = t->k.temperature ? kd__schedule_at(&t->temperature_of, 0) : 1;
     if (t->o->check && (st = t->o->check(t, &why)))

@@ -49,6 +49,7 @@ void kd__targets_release(kd__targets *g)
     free(g->labels);
     free(g->others);
     free(g->samples);
+    kd__texts_release(&g->texts);
     for (int i = 0; i < KD_LOADER_COLUMNS; i++) {
         free(g->values[i]);
         kd_sparse_release(&g->own[i]);
@@ -202,7 +203,8 @@ static kd_status fill_views(kd__targets *g, const kd_trainer *t, int slot, const
 }
 
 kd_status kd__targets_fill(kd__targets *g, const kd_trainer *t, const void *const *raw,
-                           const kd_sparse *const *sparse, const kd__rows *rows, kd_err *err)
+                           const kd_sparse *const *sparse, const uint64_t *const *offset,
+                           const kd__rows *rows, kd_err *err)
 {
     kd_status st = KD_OK;
     for (int pass = 0; pass < 3; pass++) // labels first: hits need them; views last: they may borrow
@@ -215,6 +217,7 @@ kd_status kd__targets_fill(kd__targets *g, const kd_trainer *t, const void *cons
                 st = fill_features(g, t, i, raw[i], rows, err);
             if (pass == 2 && role == KD_ROLE_VIEW) st = fill_views(g, t, i, raw[i], sparse[i], rows, err);
         }
+    if (t->ntexts && !st) st = kd__texts_fill(&g->texts, t, raw, offset, g->labels, rows, err);
     if (g->samples && !st) kd__samples_of(t, rows, g->samples);
     return st;
 }
@@ -294,7 +297,7 @@ kd_status kd__feed_draw(kd__feed *f, kd_trainer *t, kd_err *err)
                      .view = f->b.view,
                      .other_label = f->b.other_label,
                      .share = f->b.share};
-    return kd__targets_fill(&f->targets, t, f->b.column, f->b.sparse, &rows, err);
+    return kd__targets_fill(&f->targets, t, f->b.column, f->b.sparse, f->b.offset, &rows, err);
 }
 
 /* ---- validation rows ---------------------------------------------------------------------- */
@@ -302,7 +305,8 @@ kd_status kd__feed_draw(kd__feed *f, kd_trainer *t, kd_err *err)
 static size_t row_bytes(const kd_column *c)
 {
     size_t n = kd_dtype_size(c->dtype);
-    for (int d = 0; d < c->ndims; d++) n *= (size_t)c->dims[d];
+    for (int d = 0; d < c->ndims; d++)
+        n *= (size_t)(c->dims[d] < 0 ? 1 : c->dims[d]); // ragged: of a position
     return n;
 }
 
@@ -323,7 +327,9 @@ static size_t block_row_bytes(const kd_trainer *t)
     size_t n = 0;
     for (int i = 0; i < t->ncolumns; i++) {
         const kd_column *c = kd__trainer_column(t, i);
-        if (c->role == KD_ROLE_INPUT) n += row_bytes(c);
+        if (c->role == KD_ROLE_INPUT)
+            n +=
+                t->ntexts ? (size_t)kd__texts_longest(t) * sizeof(int32_t) + sizeof(kd__texts) : row_bytes(c);
         if (c->role == KD_ROLE_LABEL) n += sizeof(int32_t);
         const kd_codec_info *codec = kd_codec_find(c->encoding);
         if (codec && codec->sparse) n += sparse_row_bytes(c);
@@ -344,9 +350,28 @@ static kd_status read_column(kd_trainer *t, int slot, uint32_t chunk, uint32_t r
     return kd_cursor_read(t->cursor, t->columns[slot], chunk, raw, row_bytes(c) * rows, err);
 }
 
+/* A ragged column of a chunk: lengths, then values. *offset: (rows + 1) positions; the caller frees both. */
+static kd_status read_ragged(kd_trainer *t, int slot, uint32_t chunk, uint32_t rows, void **raw,
+                             void **values, uint64_t **offset, kd_err *err)
+{
+    size_t size;
+    kd_status st = kd_cursor_size(t->cursor, t->columns[slot], chunk, &size, err);
+    if (st) return st;
+    *raw = malloc(size + 1);
+    *offset = malloc((rows + 1) * sizeof(**offset));
+    if (!*raw || !*offset) return kd_fail(err, KD_ENOMEM, "no memory for %u validation rows", rows);
+    if ((st = kd_cursor_read(t->cursor, t->columns[slot], chunk, *raw, size, err))) return st;
+    const uint32_t *length = *raw;
+    (*offset)[0] = 0;
+    for (uint32_t i = 0; i < rows; i++) (*offset)[i + 1] = (*offset)[i] + length[i];
+    *values = (char *)*raw + rows * sizeof(*length);
+    return KD_OK;
+}
+
 static kd_status block_decode(kd__block *b, kd_trainer *t, kd_err *err)
 {
-    void *raw[KD_LOADER_COLUMNS] = {0};
+    void *raw[KD_LOADER_COLUMNS] = {0}, *own[KD_LOADER_COLUMNS] = {0};
+    uint64_t *offset[KD_LOADER_COLUMNS] = {0};
     kd_sparse *sparse = b->targets.own;
     const kd_sparse *given[KD_LOADER_COLUMNS] = {0};
     kd_status st = KD_OK;
@@ -354,23 +379,31 @@ static kd_status block_decode(kd__block *b, kd_trainer *t, kd_err *err)
     for (int i = 0; i < t->ncolumns && !st; i++) {
         const kd_column *c = kd__trainer_column(t, i);
         if (c->role == KD_ROLE_FEATURE && !t->slot_judged[i]) continue;
-        raw[i] = c->role == KD_ROLE_INPUT ? b->input : malloc(row_bytes(c) * b->rows);
+        if (c->ndims && c->dims[0] < 0) {
+            st = read_ragged(t, i, b->chunk, b->rows, &own[i], &raw[i], &offset[i], err);
+            continue;
+        }
+        raw[i] = c->role == KD_ROLE_INPUT ? b->input : (own[i] = malloc(row_bytes(c) * b->rows));
         st = raw[i] ? read_column(t, i, b->chunk, b->rows, raw[i], &sparse[i], err)
                     : kd_fail(err, KD_ENOMEM, "no memory for %u validation rows", b->rows);
         if (sparse[i].positions) given[i] = &sparse[i];
     }
-    if (!st) st = kd__targets_fill(&b->targets, t, (const void *const *)raw, given, &rows, err);
+    if (!st)
+        st = kd__targets_fill(&b->targets, t, (const void *const *)raw, given,
+                              (const uint64_t *const *)offset, &rows, err);
     for (int i = 0; i < t->ncolumns; i++) {
-        if (raw[i] != b->input) free(raw[i]);
+        free(own[i]);
+        free(offset[i]);
     }
     return st;
 }
 
 static kd_status block_alloc(kd__block *b, const kd_trainer *t, uint32_t rows, kd_err *err)
 {
-    size_t bytes = 0;
+    size_t bytes = 1;
     for (int i = 0; i < t->ncolumns; i++)
-        if (kd__trainer_column(t, i)->role == KD_ROLE_INPUT) bytes += row_bytes(kd__trainer_column(t, i));
+        if (kd__trainer_column(t, i)->role == KD_ROLE_INPUT && !t->ntexts)
+            bytes = row_bytes(kd__trainer_column(t, i));
     b->input = kd_alloc_aligned(rows, bytes);
     if (!b->input) return kd_fail(err, KD_ENOMEM, "no memory for %u validation rows", rows);
     return kd__targets_alloc(&b->targets, t, rows, false, err);
@@ -428,6 +461,9 @@ kd_status kd__valid_block(kd_trainer *t, size_t i, const kd__block **out, kd_err
     b->input = t->blocks[0].input;
     b->targets = t->blocks[0].targets;
     kd_status st = block_decode(b, t, err);
-    if (i) memcpy(t->blocks[0].targets.own, b->targets.own, sizeof(b->targets.own)); // they may have grown
+    if (i) { // they may have grown
+        memcpy(t->blocks[0].targets.own, b->targets.own, sizeof(b->targets.own));
+        t->blocks[0].targets.texts = b->targets.texts;
+    }
     return st;
 }

@@ -238,6 +238,18 @@ static kd_status swap_in(const kd__run *r, kd_err *err)
     return st;
 }
 
+/* A model of texts is of use only with its tokenizer; a store that keeps none has tokens from elsewhere. */
+static kd_status save_tokenizer(const kd__run *r, const kd_trainer *t, kd_err *err)
+{
+    kd_tokenizer *z;
+    if (!r->texts || !kd__trainer_column(t, t->text[0])->book) return KD_OK;
+    kd_status st = kd_store_tokenizer(&z, t->store, t->columns[t->text[0]], err);
+    if (st) return st;
+    st = kd_tokenizer_save(z, r->part, err);
+    kd_tokenizer_close(z);
+    return st;
+}
+
 kd_status kd__run_finish(kd__run *r, const kd_trainer *t, kd_err *err)
 {
     kd_status st;
@@ -245,8 +257,8 @@ kd_status kd__run_finish(kd__run *r, const kd_trainer *t, kd_err *err)
         fill_result(r);
         if (!t->blocks) r->result.valid_loss = NAN;
         if (!t->blocks || r->label < 0) r->result.valid_accuracy = NAN;
-        if ((st = kd_model_save(r->model, r->part, NULL, err)) || (st = kd__metrics_write(r, err)) ||
-            (st = kd__provenance_write(t, r, err)))
+        if ((st = kd_model_save(r->model, r->part, NULL, err)) || (st = save_tokenizer(r, t, err)) ||
+            (st = kd__metrics_write(r, err)) || (st = kd__provenance_write(t, r, err)))
             return st;
         r->start = KD__WRITTEN;
     }

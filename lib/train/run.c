@@ -38,7 +38,7 @@ static kd_status check_columns(const kd_trainer *t, const kd__run *r, int input,
                        store);
     const kd_column *x = kd_store_column(t->store, (size_t)input);
     const kd_column *y = label < 0 ? NULL : kd_store_column(t->store, (size_t)label);
-    if (x->ndims < 1 || x->dims[0] < 1)
+    if (!r->texts && (x->ndims < 1 || x->dims[0] < 1))
         return kd_fail(err, KD_EUNSUPPORTED, "%s: column %s has no fixed shape; these models need one", store,
                        x->name);
     if (!y && kd_loss_needs_labels(r->loss))
@@ -52,11 +52,23 @@ static kd_status check_columns(const kd_trainer *t, const kd__run *r, int input,
 
 /* ---- sizes -------------------------------------------------------------------------------- */
 
+/* Whether its output is an embedding and not logits of classes. */
+static bool embeds(const kd__run *r)
+{
+    return r->texts && r->spec.model.classes < 1 &&
+           !(kd_loss_needs_of(r->loss) & (KD_NEEDS_LABELS | KD_NEEDS_LOGITS | KD_NEEDS_SPARSE));
+}
+
 static kd_status resolve_classes(kd__run *r, const kd_student_spec *given, const kd_trainer *t, int label,
                                  int logits, kd_err *err)
 {
     const char *store = kd_store_path(t->store);
     char where[300], number[32];
+    const kd_model_spec *m = &r->spec.model;
+    if (embeds(r)) {
+        r->classes = m->output ? m->output : m->width;
+        return KD_OK;
+    }
     int64_t have = store_classes(t, label, logits), *want = &r->spec.model.classes;
     if (have < 1 && *want < 1)
         return kd_fail(err, KD_EUSAGE, "%s does not say how many classes it has; set model.classes in %s",
@@ -111,6 +123,16 @@ static kd_status resolve_input(kd__run *r, const kd_student_spec *given, const k
     kd_buf_release(&have);
     kd_buf_release(&asked);
     return st;
+}
+
+/* Texts: the size of the vocabulary is the store's. */
+static kd_status resolve_texts(kd__run *r, const kd_trainer *t, kd_err *err)
+{
+    char vocab[32];
+    snprintf(vocab, sizeof(vocab), "%lld", (long long)kd__texts_vocab(t));
+    kd_status st =
+        r->spec.model.vocab > 0 ? KD_OK : kd_config_flag(&r->spec.config, "model.vocab", vocab, err);
+    return st ? st : kd__texts_check(r, t, err);
 }
 
 static bool has_valid_loss(const kd__run *r)
@@ -169,11 +191,14 @@ static kd_status resolve(kd__run *r, const kd_student_spec *given, kd_trainer *t
         label = kd_store_find_role(t->store, KD_ROLE_LABEL, NULL);
     int logits = -1;
     kd_status st = kd__views_resolve(r, given, t, err);
+    if (!st) st = kd__texts_find(t, err);
+    r->texts = t->texts;
     if (!st) st = kd__sources_find(r, t, err);
     if (r->nteachers) logits = t->columns[r->teacher[0]];
     if (st || (st = check_columns(t, r, input, label, err)) ||
         (st = resolve_classes(r, given, t, label, logits, err)) || (st = kd__sources_check(r, t, err)) ||
-        (st = resolve_input(r, given, t, input, err)) || (st = need_slot(t, input, &r->input, err)) ||
+        (st = r->texts ? resolve_texts(r, t, err) : resolve_input(r, given, t, input, err)) ||
+        (st = need_slot(t, input, &r->input, err)) ||
         (label >= 0 && (st = need_slot(t, label, &r->label, err))) ||
         (kd__run_has_views(r) &&
          (st = need_slot(t, kd_store_find_role(t->store, KD_ROLE_ID, NULL), &r->id, err))))
@@ -183,7 +208,8 @@ static kd_status resolve(kd__run *r, const kd_student_spec *given, kd_trainer *t
         return kd_fail_in(err, st, "%s",
                           kd_config_where(&given->config, "train.precision", where, sizeof(where)));
     r->input_dtype = kd_store_column(t->store, (size_t)input)->dtype;
-    if (label >= 0) t->slot_classes[r->label] = r->classes;
+    if (label >= 0) t->slot_classes[r->label] = embeds(r) ? INT32_MAX : r->classes;
+    if (embeds(r)) r->label = -1; // of pairs a label is a group
     return check_judging(r, given, t, label, err);
 }
 
@@ -287,6 +313,7 @@ void kd__run_free(kd__run *r)
     free(r->mean);
     free(r->sum);
     free(r->partial);
+    free(r->cut);
     free(r->ranges);
     free(r);
 }

@@ -336,6 +336,77 @@ static kd_status find_feature(kd__run *r, kd_trainer *t, int i, kd_err *err)
     return KD_OK;
 }
 
+/* ---- embeddings of texts ------------------------------------------------------------------ */
+
+/* Whether a column holds what a teacher made of the texts of another: it says so, or there is only one. */
+static bool is_of_text(const kd_trainer *t, const kd_column *c, const kd_column *text)
+{
+    const char *input = json_string_value(json_object_get(c->params, "input"));
+    return input ? !strcmp(input, text->name) : t->ntexts == 1;
+}
+
+/* "embedding" of "minilm/embedding.query", where the column says that query is its input. */
+static bool is_named(const kd_column *c, const char *feature)
+{
+    const char *name = strstr(c->name, "/feat.") ? feature_name(c) : c->name + strlen(c->teacher) + 1;
+    const size_t n = strlen(feature);
+    return !strncmp(name, feature, n) && (!name[n] || name[n] == '.');
+}
+
+/* The column that a teacher made of one column of texts, a vector for each text. */
+static kd_status find_embedding(const kd__run *r, kd_trainer *t, const kd_loss_term *term, int k, int *slot,
+                                kd_err *err)
+{
+    const kd_column *text = kd__trainer_column(t, t->text[k]);
+    const char *store = kd_store_path(t->store);
+    kd_buf names = {0};
+    int found = -1, n = 0;
+    kd_status st = KD_OK;
+    for (size_t i = 0; i < kd_store_columns(t->store); i++) {
+        const kd_column *c = kd_store_column(t->store, i);
+        if (c->role != KD_ROLE_FEATURE || !is_of_text(t, c, text)) continue;
+        if ((term->teacher && strcmp(term->teacher, c->teacher)) ||
+            (term->feature && !is_named(c, term->feature)))
+            continue;
+        kd_buf_printf(&names, "%s%s", n++ ? ", " : "", c->name);
+        found = (int)i;
+    }
+    if (!n)
+        st = kd_fail(err, KD_ENOTFOUND,
+                     "%s: %s of %s needs a teacher's embeddings of column %s, found none; add them: "
+                     "kd-dump --teacher FOLDER --into %s",
+                     store, term->label, r->spec.name, text->name, store);
+    else if (n > 1)
+        st =
+            kd_fail(err, KD_EUSAGE, "%s: %s may mean several features of %s (%s); name one: teacher, feature",
+                    store, term->label, text->name, names.text ? names.text : "?");
+    kd_buf_release(&names);
+    return st ? st : need_slot(t, found, slot, err);
+}
+
+static kd_status find_embeddings(kd__run *r, kd_trainer *t, int i, kd_err *err)
+{
+    const kd_loss_term term = kd_loss_term_at(r->loss, i);
+    kd__source *s = &r->source[i];
+    for (int k = 0; k < t->ntexts; k++) {
+        kd_status st = find_embedding(r, t, &term, k, &s->slot[k], err);
+        if (st) return st;
+        const kd_column *c = kd__trainer_column(t, s->slot[k]), *first = kd__trainer_column(t, s->slot[0]);
+        const kd_codec_info *codec = kd_codec_find(c->encoding);
+        if (codec && (codec->sparse || !(codec->serves & KD_SERVES_VALUES)))
+            return not_served(t, &term, c, "dump again with kd-dump --feature-encoding int8", err);
+        if (c->ndims < 1 || c->dims[0] < 1 || !kd_dtype_is_float(c->dtype) ||
+            kd_column_width(c) != kd_column_width(first))
+            return kd_fail(err, KD_EUNSUPPORTED,
+                           "%s: column %s is not one vector of %zu floats for each text",
+                           kd_store_path(t->store), c->name, kd_column_width(first));
+        t->slot_judged[s->slot[k]] |= kd__term_judges(&term);
+        s->each[k] = kd_column_each(c);
+        s->n = k + 1;
+    }
+    return KD_OK;
+}
+
 /* ---- all of a student --------------------------------------------------------------------- */
 
 static void note_teacher(kd__run *r, const kd_trainer *t, int slot)
@@ -354,7 +425,7 @@ kd_status kd__sources_find(kd__run *r, kd_trainer *t, kd_err *err)
         kd_status st = KD_OK;
         s->tap = s->nodes.student = s->nodes.teacher = s->nodes.teacher_out = -1;
         if (term.needs & KD_NEEDS_FEATURES)
-            st = find_feature(r, t, i, err);
+            st = r->texts ? find_embeddings(r, t, i, err) : find_feature(r, t, i, err);
         else if (term.needs & (KD_NEEDS_LOGITS | KD_NEEDS_SPARSE))
             st = find_teachers(r, t, i, err);
         if (st) return st;

@@ -27,6 +27,18 @@ static void feed_input(const kd__run *r, kd_exec *ex, const void *raw, size_t ro
     }
 }
 
+/* The texts of the rows from first on -> the exec's tokens. By the whole team. */
+static void feed_texts(const kd__run *r, kd_exec *ex, const kd__texts *x, size_t first, size_t rows)
+{
+#pragma omp single
+    {
+        const uint64_t at = first * (uint64_t)r->texts, n = rows * (uint64_t)r->texts, base = x->offset[at];
+        for (uint64_t i = 0; i <= n; i++) r->cut[i] = x->offset[at + i] - base;
+        // what it refuses was refused when the texts were read and the exec was planned
+        kd_model_feed_tokens(r->model, ex, x->token + base, KD_I32, r->cut, (int64_t)n, NULL);
+    }
+}
+
 /* What is compared with what, of one batch; each thread makes its own. */
 typedef struct comparison {
     kd_loss_batch b;
@@ -56,13 +68,34 @@ static void feed_features(const kd__run *r, kd_exec *ex, const kd__targets *g, s
     }
 }
 
-static void compare_features(const kd__source *s, kd_exec *ex, const kd__targets *g, size_t first,
-                             kd_loss_input *in)
+/* The teacher's vectors of the texts of some rows, those of a row together. By the whole team. */
+static const float *texts_rows(const kd__run *r, const kd__source *s, const kd__targets *g, size_t first,
+                               size_t rows)
+{
+    const size_t width = (size_t)s->teacher.dims[0];
+    if (s->n == 1) return g->values[s->slot[0]] + first * (size_t)r->texts * width;
+#pragma omp for schedule(static)
+    for (size_t i = 0; i < rows; i++) {
+        float *to = s->joined + i * (size_t)r->texts * width;
+        for (int k = 0; k < s->n; k++) {
+            const size_t each = s->each[k] * width;
+            memcpy(to, g->values[s->slot[k]] + (first + i) * each, each * sizeof(float));
+            to += each;
+        }
+    }
+    return s->joined;
+}
+
+static void compare_features(const kd__run *r, const kd__source *s, kd_exec *ex, const kd__targets *g,
+                             size_t first, size_t rows, kd_loss_input *in)
 {
     bool learned = s->nodes.teacher_out >= 0;
     in->student = kd_exec_value(ex, s->nodes.student);
     in->dstudent = kd_exec_grad(ex, s->nodes.student);
-    in->teacher = learned ? kd_exec_value(ex, s->nodes.teacher_out) : features_rows(s, g, first);
+    in->teacher = learned    ? kd_exec_value(ex, s->nodes.teacher_out)
+                  : !s->n    ? NULL
+                  : r->texts ? texts_rows(r, s, g, first, rows)
+                             : features_rows(s, g, first);
     in->dteacher = learned ? kd_exec_grad(ex, s->nodes.teacher_out) : NULL;
 }
 
@@ -96,21 +129,26 @@ static const float *logits_rows(const kd__run *r, int i, const kd__targets *g, s
 static void compare(comparison *c, const kd__run *r, kd_exec *ex, const kd__targets *g, size_t first,
                     int64_t rows, bool training)
 {
-    *c = (comparison){.b = {.rows = rows,
-                            .classes = r->classes,
-                            .logits = kd_exec_value(ex, r->model->logits),
-                            .labels = g->labels ? g->labels + first : NULL,
-                            .other_labels = g->others, // of training batches, which begin at 0
-                            .shares = g->shares,
-                            .dlogits = training ? kd_exec_grad(ex, r->model->logits) : NULL,
-                            .inputs = c->in,
-                            .samples = g->samples,
-                            .step = r->at.total}};
+    const size_t texts = r->texts ? (size_t)r->texts : 1;
+    *c = (comparison){
+        .b = {.rows = rows * (int64_t)texts,
+              .classes = r->classes,
+              .logits = kd_exec_value(ex, r->model->logits),
+              .labels = g->labels && r->label >= 0 ? g->labels + first : NULL,
+              .other_labels = g->others, // of training batches, which begin at 0
+              .shares = g->shares,
+              .dlogits = training ? kd_exec_grad(ex, r->model->logits) : NULL,
+              .inputs = c->in,
+              .samples = g->samples,
+              .groups = r->texts && r->label < 0 && g->labels ? g->texts.group + first * texts : NULL,
+              .texts = r->texts ? g->texts.hash + first * texts : NULL,
+              .step = r->at.total}};
     for (int i = 0; i < kd_loss_count(r->loss); i++) {
         const kd__source *s = &r->source[i];
         const kd_loss_term term = kd_loss_term_at(r->loss, i);
-        if (term.needs & KD_NEEDS_FEATURES) {
-            if (training || kd__term_judges(&term)) compare_features(s, ex, g, first, &c->in[i]);
+        if (term.needs & KD_NEEDS_NODE) {
+            if (training || kd__term_judges(&term))
+                compare_features(r, s, ex, g, first, (size_t)rows, &c->in[i]);
         } else if (term.needs & KD_NEEDS_SPARSE) {
             c->sparse[i] = sparse_rows(g->sparse[s->slot[0]], first);
             c->in[i].sparse = &c->sparse[i];
@@ -131,7 +169,7 @@ static void account(kd__run *r, const kd__targets *g, uint32_t rows)
     for (int k = 0; k < r->nteachers; k++) r->at.hits[k] += g->hits[r->teacher[k]];
     r->at.span_loss += kd_loss_value(r->loss) * rows;
     r->at.span_rows += rows;
-    r->at.labelled += g->labels ? g->labelled : 0;
+    r->at.labelled += g->labels && r->label >= 0 ? g->labelled : 0;
     r->at.step++;
     r->at.total++;
 }
@@ -142,7 +180,10 @@ static void step(kd__run *r)
     const kd__feed *f = r->feed;
     double start = kd_now();
     kd_cpu_flush_denormals();
-    feed_input(r, r->ex, f->b.column[r->input], f->b.rows);
+    if (r->texts)
+        feed_texts(r, r->ex, &f->targets.texts, 0, f->b.rows);
+    else
+        feed_input(r, r->ex, f->b.column[r->input], f->b.rows);
     feed_features(r, r->ex, &f->targets, 0, f->b.rows, true);
     kd_exec_forward(r->ex);
     comparison c;
@@ -184,11 +225,15 @@ static void evaluate(kd__run *r, const kd__block *b)
 {
     double start = kd_now();
     kd_cpu_flush_denormals();
-    const int32_t *labels = b->targets.labels;
-    size_t row = kd_graph_node_size(r->model->graph, r->model->input) * kd_dtype_size(r->input_dtype);
+    const int32_t *labels = r->label >= 0 ? b->targets.labels : NULL;
+    size_t row =
+        r->texts ? 0 : kd_graph_node_size(r->model->graph, r->model->input) * kd_dtype_size(r->input_dtype);
     for (uint32_t first = 0; first < b->rows; first += KD__EVAL_BATCH) {
         size_t n = kd_min_size(KD__EVAL_BATCH, b->rows - first);
-        feed_input(r, r->eval, (const char *)b->input + first * row, n);
+        if (r->texts)
+            feed_texts(r, r->eval, &b->targets.texts, first, n);
+        else
+            feed_input(r, r->eval, (const char *)b->input + first * row, n);
         feed_features(r, r->eval, &b->targets, first, n, false);
         kd_exec_forward(r->eval);
         comparison c;

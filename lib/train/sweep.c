@@ -14,6 +14,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define PLAIN 4 /* pairs at most that make a control */
+
 typedef struct axis {
     char *key;
     const char *label; // within key
@@ -136,19 +138,40 @@ static kd_status point_pairs(const kd_sweep *w, size_t point, bool control, kd_s
     return suffix->failed ? kd_fail(err, KD_ENOMEM, "out of memory") : KD_OK;
 }
 
+/* Of a control: the loss of the file without its teachers, which is contrast among its own texts where there
+ * is such a term, else labels alone. */
+static kd_status plain_pairs(const char *path, const kd_strings *overrides, kd_strings *pairs, char **terms,
+                             kd_err *err)
+{
+    static char *const plain[PLAIN] = {"loss.terms=", "loss.preset=", "loss.kd=0", "loss.ce=1"};
+    kd_student_spec s;
+    kd_status st = kd__student_load(&s, path, overrides, NULL, NULL, err);
+    if (st) return st;
+    char *alone = kd_loss_terms_alone(&s.loss);
+    kd_student_release(&s);
+    if (alone && !(*terms = kd_sprintf("loss.terms=%s", alone)))
+        st = kd_fail(err, KD_ENOMEM, "out of memory");
+    free(alone);
+    pairs->v[pairs->n++] = plain[0]; // what is given twice is added to the list
+    for (size_t i = 1; i < PLAIN && !*terms; i++) pairs->v[pairs->n++] = plain[i];
+    if (*terms) pairs->v[pairs->n++] = *terms;
+    return st;
+}
+
 kd_status kd_sweep_load(const kd_sweep *w, size_t point, bool control, kd_student_spec *s, const char *path,
                         const kd_strings *overrides, kd_err *err)
 {
-    static char *const plain[] = {"loss.terms=", "loss.preset=", "loss.kd=0", "loss.ce=1"};
-    kd_strings pairs = {.v = calloc(w->n + KD_COUNT(plain), sizeof(char *))};
+    kd_strings pairs = {.v = calloc(w->n + PLAIN, sizeof(char *))};
+    char *terms = NULL;
     kd_buf suffix = {0};
     kd_status st = pairs.v ? point_pairs(w, point, control, &pairs, &suffix, err)
                            : kd_fail(err, KD_ENOMEM, "out of memory");
     size_t own = pairs.n;
-    for (size_t i = 0; i < KD_COUNT(plain) && !st && control; i++) pairs.v[pairs.n++] = plain[i];
+    if (!st && control) st = plain_pairs(path, overrides, &pairs, &terms, err);
     if (!st) st = kd__student_load(s, path, overrides, &pairs, suffix.text, err);
     for (size_t i = 0; i < own; i++) free(pairs.v[i]);
     free(pairs.v);
+    free(terms);
     kd_buf_release(&suffix);
     return st;
 }

@@ -73,15 +73,24 @@ static kd_status add_tap(kd__run *r, const kd_trainer *t, kd_model *m, int i, kd
 {
     kd_loss_term term = kd_loss_term_at(r->loss, i);
     kd__source *s = &r->source[i];
-    const kd_column *c = kd__trainer_column(t, s->slot[0]);
-    const char *name = term.tap ? term.tap : c->tap;
+    const kd_column *c = s->n ? kd__trainer_column(t, s->slot[0]) : NULL;
+    const char *name = term.tap   ? term.tap
+                       : r->texts ? kd_graph_node_name(m->graph, m->logits)
+                       : c        ? c->tap
+                                  : "";
     kd_node pooled;
     if (!*name)
         return kd_fail(err, KD_EUSAGE, "%s: %s compares features; name the student's node: tap", r->spec.name,
                        term.label);
     s->tap = kd_graph_find(m->graph, name);
     if (s->tap < 0) return no_node(r, m->graph, name, term.label, err);
+    if (!c) {
+        s->nodes.student = s->tap;
+        return KD_OK;
+    }
     s->teacher = dims_of(c);
+    if (r->texts && s->teacher.ndims == 2)
+        s->teacher = (kd_loss_dims){1, {s->teacher.dims[1]}}; // several texts
     kd_status st = pool(m->graph, i, s->tap, c, &pooled, err);
     if (!st && pooled < 0) return KD_OK; // kd_graph_finish says why
     if (!st) st = kd_loss_project(r->loss, i, m->graph, pooled, &s->teacher, &s->nodes, err);
@@ -98,7 +107,7 @@ static kd_status extend(void *arg, kd_model *m, kd_err *err)
     const extension *x = arg;
     kd_status st = KD_OK;
     for (int i = 0; i < kd_loss_count(x->r->loss) && !st; i++)
-        if (kd_loss_term_at(x->r->loss, i).needs & KD_NEEDS_FEATURES) st = add_tap(x->r, x->t, m, i, err);
+        if (kd_loss_term_at(x->r->loss, i).needs & KD_NEEDS_NODE) st = add_tap(x->r, x->t, m, i, err);
     return st;
 }
 
@@ -197,8 +206,9 @@ static kd_status plan_joined(kd__run *r, size_t rows, kd_err *err)
 {
     for (int i = 0; i < kd_loss_count(r->loss); i++) {
         size_t n;
+        const bool features = r->source[i].tap >= 0;
         if (r->source[i].n < 2) continue;
-        if (!kd_mul_size(rows, (size_t)r->classes, &n) ||
+        if (!kd_mul_size(rows, (size_t)(features ? r->source[i].teacher.dims[0] : r->classes), &n) ||
             !(r->source[i].joined = kd_alloc_aligned(n, sizeof(float))))
             return kd_fail(err, KD_ENOMEM, "%s: no memory to join teachers", r->spec.name);
     }
@@ -211,9 +221,11 @@ kd_status kd__taps_plan(kd__run *r, kd_trainer *t, kd_err *err)
     double temperatures[KD_CODEC_MAX_TEMPERATURES];
     kd_graph *g = r->model->graph;
     int64_t rows = r->spec.train.batch > KD__EVAL_BATCH ? r->spec.train.batch : KD__EVAL_BATCH;
+    if (r->texts) rows *= r->texts;
     kd_loss_shape shape = {.rows = rows,
                            .classes = r->classes,
                            .threads = t->p.threads,
+                           .columns = r->texts,
                            .student = student,
                            .teacher = teacher,
                            .temperatures = temperatures,

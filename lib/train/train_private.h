@@ -50,14 +50,16 @@ typedef struct kd__range {
     bool decay;
 } kd__range;
 
-#define KD__TEACHERS 6 /* that one term learns from */
+#define KD__TEACHERS 6            /* that one term learns from */
+#define KD__TEXTS    KD__TEACHERS /* columns of tokens */
 
 /* What one term of a loss reads. */
 typedef struct kd__source {
     int n, slot[KD__TEACHERS];  /* columns; 0: labels only */
     double share[KD__TEACHERS]; /* of each teacher; sum 1 */
+    size_t each[KD__TEACHERS];  /* vectors a row in each column of embeddings of texts */
     enum { KD__MEAN_LOGITS, KD__MEAN_PROBABILITIES, KD__BEST } how;
-    float *joined; /* (rows, classes) of several teachers */
+    float *joined; /* (rows, classes) of several teachers; (texts, feature) of several columns of texts */
     /* Features. */
     kd_node tap; /* of the student, -1: none */
     kd_loss_nodes nodes;
@@ -73,6 +75,8 @@ typedef struct kd__run {
     json_t *contract;
     /* Slots in the trainer's list of columns; -1: not used. */
     int input, label, id; /* id: for views */
+    int64_t texts;        /* of a row, that an encoder embeds; 0: its input is a row of numbers */
+    uint64_t *cut;        /* offsets of the texts of its batch */
     kd__source source[KD_LOSS_TERMS];
     int teacher[KD_LOADER_COLUMNS], nteachers;   /* slots of all logits that its loss reads */
     const char *teacher_name[KD_LOADER_COLUMNS]; /* the store's */
@@ -133,6 +137,26 @@ void kd__run_free(kd__run *r);
 kd_precision kd__run_precision(const kd__run *r);
 bool kd__run_active(const kd__run *r);  /* has steps to do */
 size_t kd__run_bytes(const kd__run *r); /* planned memory */
+
+/* ---- texts (texts.c) ------------------------------------------------------------------------ */
+
+/* The store's columns of tokens become the trainer's; t->ntexts stays 0 where there are none. */
+kd_status kd__texts_find(kd_trainer *t, kd_err *err);
+int64_t kd__texts_vocab(const kd_trainer *t);   /* of the tokenizer, 0: unknown */
+int64_t kd__texts_longest(const kd_trainer *t); /* tokens, 0: unknown */
+/* Whether the student reads these texts. */
+kd_status kd__texts_check(const kd__run *r, const kd_trainer *t, kd_err *err);
+/* The most tokens that `rows` rows of a split have. */
+kd_status kd__texts_most(const kd_trainer *t, kd_split split, uint32_t rows, int64_t *tokens, kd_err *err);
+/* By text: the tokens of all texts of some rows, one behind the other. */
+typedef struct kd__texts {
+    uint64_t n, tokens, room, token_room;
+    int32_t *token;
+    uint64_t *offset; /* (n + 1) */
+    uint64_t *hash;   /* (n) of its tokens */
+    int32_t *group;   /* (n) label of its row, -1: none */
+} kd__texts;
+void kd__texts_release(kd__texts *x);
 
 /* lookup of a row's number in the store, for messages: row[i], or first + i when row is NULL. */
 typedef struct kd__rows {
@@ -205,6 +229,7 @@ typedef struct kd__targets {
     const kd_sparse *sparse[KD_LOADER_COLUMNS];
     kd_sparse own[KD_LOADER_COLUMNS]; /* of a block */
     int64_t *samples;                 /* (rows) numbers among all training rows; NULL: nobody asks */
+    kd__texts texts;
     uint64_t labelled,
         hits[KD_LOADER_COLUMNS]; /* per slot: labelled rows whose top class the teacher has right */
 } kd__targets;
@@ -231,6 +256,10 @@ typedef struct kd__block {
 /* training: with all features and row numbers; validation rows have those features that are judged. */
 kd_status kd__targets_alloc(kd__targets *g, const kd_trainer *t, uint32_t rows, bool training, kd_err *err);
 void kd__targets_release(kd__targets *g);
+/* raw, offset: by slot; labels: (rows) or NULL. KD_ECORRUPT names store, column and row. */
+kd_status kd__texts_fill(kd__texts *x, const kd_trainer *t, const void *const *raw,
+                         const uint64_t *const *offset, const int32_t *labels, const kd__rows *rows,
+                         kd_err *err);
 /* z: (rows, classes) receives values whose softmax at the temperature of the dump is what s holds, of each
  * row position view[row], the first where view is NULL. */
 void kd__logits_scatter(float *z, const kd_column *c, const kd_sparse *s, uint32_t rows, size_t classes,
@@ -238,10 +267,12 @@ void kd__logits_scatter(float *z, const kd_column *c, const kd_sparse *s, uint32
 /* The logits of several teachers of one row, joined: out (classes). T: of the term. */
 void kd__targets_join(const kd__source *s, const kd__targets *g, size_t row, size_t classes, double T,
                       float *out);
-/* raw[slot], or sparse[slot] where that is not NULL: rows of the trainer's columns. KD_ECORRUPT names store,
- * column and row of a label out of range or a logit that is not finite. */
+/* raw[slot], or sparse[slot] where that is not NULL: rows of the trainer's columns; offset[slot]: (rows + 1)
+ * of ragged ones. KD_ECORRUPT names store, column and row of a label out of range or a logit that is not
+ * finite. */
 kd_status kd__targets_fill(kd__targets *g, const kd_trainer *t, const void *const *raw,
-                           const kd_sparse *const *sparse, const kd__rows *rows, kd_err *err);
+                           const kd_sparse *const *sparse, const uint64_t *const *offset,
+                           const kd__rows *rows, kd_err *err);
 
 /* The first n labels of a chunk; KD_ECORRUPT as above. */
 kd_status kd__labels_read(const kd_trainer *t, kd_cursor *cursor, int slot, uint32_t chunk, uint32_t n,
@@ -269,6 +300,8 @@ struct kd_trainer {
     size_t nfeeds;
     /* Columns the loader reads; slots index this list. */
     int columns[KD_LOADER_COLUMNS], ncolumns;
+    int text[KD__TEXTS], ntexts;                /* slots of tokens */
+    int64_t texts;                              /* of a row, in all of them */
     int64_t slot_classes[KD_LOADER_COLUMNS];    /* of logits columns; of labels: the store's classes */
     kd_view_spec slot_views[KD_LOADER_COLUMNS]; /* of columns of views */
     int slot_plain[KD_LOADER_COLUMNS]; /* of theirs: the slot of the logits of the rows; -1: view 0 is the row

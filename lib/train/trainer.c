@@ -176,7 +176,19 @@ static kd_status plan_execs(kd_trainer *t, kd__run *r, kd_err *err)
     kd_node judged[1 + 2 * KD_LOSS_TERMS];
     kd_exec_params eval = {.batch = KD__EVAL_BATCH, .threads = threads, .keep = judged, .kept_only = true};
     eval.nkeep = kd__taps_judged(r, judged);
-    kd_status st = kd_exec_create(&r->ex, r->model->graph, &train, err);
+    kd_status st = KD_OK;
+    if (r->texts) {
+        const uint32_t batch = (uint32_t)r->spec.train.batch;
+        train.sequences = (int64_t)batch * r->texts;
+        eval.sequences = KD__EVAL_BATCH * r->texts;
+        r->cut =
+            calloc((size_t)kd_max_size((size_t)train.sequences, (size_t)eval.sequences) + 1, sizeof(*r->cut));
+        if (!r->cut) return kd_fail(err, KD_ENOMEM, "out of memory");
+        if ((st = kd__texts_most(t, KD_TRAIN, batch, &train.batch, err)) ||
+            (st = kd__texts_most(t, KD_VALID, KD__EVAL_BATCH, &eval.batch, err)))
+            return st;
+    }
+    st = kd_exec_create(&r->ex, r->model->graph, &train, err);
     if (!st && t->blocks) st = kd_exec_create(&r->eval, r->model->graph, &eval, err);
     return st ? kd_fail_in(err, st, "student %s", r->spec.name) : KD_OK;
 }

@@ -49,7 +49,7 @@ static inline double twin_slope(const kd__term *t, const kd__view *v, int64_t i,
     int64_t k = rows ? i % width : i;
     for (int p = 0; p < 4; p++) {
         x[k] = from[k] + at[p] * h;
-        sum += factor[p] * t->o->naive(t, &w);
+        sum += factor[p] * kd__naive(t, &w);
     }
     free(x);
     return sum / (12 * h);

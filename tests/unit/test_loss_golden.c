@@ -1,5 +1,5 @@
-/* test_objectives.c - every objective against its reference implementation (tests/golden/losses.json, all
- * entries), its twin and finite differences, at its edges, and for any number of threads.
+/* test_loss_golden.c - every objective against its reference implementation: all entries of
+ * tests/golden/losses.json and contrast.json.
  *
  * A golden entry is turned into a mix of terms in the words of the YAML, so that these tests also say which
  * keys mean which reference. */
@@ -23,6 +23,7 @@ typedef struct entry {
     kd_loss_input in[KD_LOSS_TERMS];
     kd_loss_batch b;
     kd_loss_sparse sparse;
+    int64_t columns;
     size_t checked; /* gradient arrays */
 } entry;
 
@@ -137,6 +138,7 @@ static kd_loss *make(entry *x, kd_isa isa)
     kd_loss_shape shape = {.rows = x->b.rows,
                            .classes = x->b.classes,
                            .threads = 8,
+                           .columns = x->columns,
                            .student = x->student,
                            .teacher = x->teacher};
     kd_loss *l;
@@ -536,10 +538,31 @@ static void check_candidates(entry *x)
     check(x, candidate_gradient);
 }
 
+/* ---- contrast of a batch's texts ----------------------------------------------------------- */
+
+static void embedding_gradient(entry *x) { check_gradient(x, "embeddings", x->in[0].dstudent); }
+
+/* (B, columns, D): every vector is a row. */
+static void check_contrast(entry *x)
+{
+    kd_loss_dims s = dims_of(x, "embeddings"), t = dims_of(x, "teacher");
+    term(x, "%s", word(x, "terms"));
+    x->b.rows = s.dims[0] * s.dims[1];
+    x->columns = s.dims[1];
+    x->student[0] = (kd_loss_dims){1, {s.dims[2]}};
+    x->teacher[0] = (kd_loss_dims){1, {t.dims[2]}};
+    x->in[0].student = floats(x, "embeddings");
+    x->in[0].teacher = floats(x, "teacher");
+    x->in[0].dstudent = zeros(x, count(&s, 0));
+    check(x, embedding_gradient);
+}
+
 static void check_entry(entry *x)
 {
     if (!strcmp(x->loss, "kd") || !strcmp(x->loss, "kd+ce"))
         check_kd(x);
+    else if (!strcmp(x->loss, "contrast"))
+        check_contrast(x);
     else if (!strcmp(x->loss, "dist"))
         check_dist(x);
     else if (!strncmp(x->loss, "sparse", 6))
@@ -558,13 +581,12 @@ static void check_entry(entry *x)
         check_logits(x, x->loss);
 }
 
-static void golden_values_of_public_implementations_are_met(void **state)
+static void check_file(const char *path, size_t entries)
 {
-    (void)state;
     json_t *root, *e;
     kd_err err = {0};
     size_t i, done = 0;
-    if (kd_json_load("tests/golden/losses.json", 4 << 20, &root, &err)) fail_msg("%s", err.msg);
+    if (kd_json_load(path, 4 << 20, &root, &err)) fail_msg("%s", err.msg);
     json_array_foreach(json_object_get(root, "entries"), i, e)
     {
         entry x = {.e = e,
@@ -577,13 +599,26 @@ static void golden_values_of_public_implementations_are_met(void **state)
         done++;
     }
     json_decref(root);
-    assert_int_equal(done, 214);
+    assert_int_equal(done, entries);
+}
+
+static void golden_values_of_public_implementations_are_met(void **state)
+{
+    (void)state;
+    check_file("tests/golden/losses.json", 214);
+}
+
+static void contrast_in_a_batch_is_what_sentence_transformers_computes(void **state)
+{
+    (void)state;
+    check_file("tests/golden/contrast.json", 15);
 }
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(golden_values_of_public_implementations_are_met),
+        cmocka_unit_test(contrast_in_a_batch_is_what_sentence_transformers_computes),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

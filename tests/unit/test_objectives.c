@@ -89,6 +89,22 @@ static const char *const cases[] = {
     "name=crd,negatives=3,normalize=off,temperature=1",
     "name=minilm,heads=3",
     "name=minilm,heads=1,relations=1-2*0.5 3-3*2",
+    "name=sp,prefixes=5 2*0.5",
+    "name=pkt,prefixes=3",
+    "name=rkd_distance,prefixes=4 2",
+    "name=rkd_angle,prefixes=4",
+    "name=contrastive",
+    "name=contrastive,temperature=0.5,symmetric=on",
+    "name=contrastive,temperature=0.3,symmetric=on,positives=group",
+    "name=contrastive,temperature=2,normalize=off,candidates=own",
+    "name=contrastive,temperature=0.2,symmetric=on,prefixes=5 3*0.25 2*2",
+    "name=contrastive_kl",
+    "name=contrastive_kl,temperature=0.5,teacher_temperature=0.3,t2=on,symmetric=on",
+    "name=contrastive_kl,temperature=2,normalize=off,candidates=own",
+    "name=contrastive_kl,temperature=0.3,prefixes=5 2*0.5",
+    "name=contrastive_margin",
+    "name=contrastive_margin,candidates=own,normalize=off",
+    "name=contrastive_margin,symmetric=on,prefixes=4*0.5",
 };
 
 typedef enum kind { RANDOM, EXTREME, ONE_HOT, ZERO, EQUAL, NO_LABELS } kind;
@@ -102,7 +118,7 @@ typedef struct sample {
     kd_loss_input in;
     kd_loss_sparse sparse;
     kd_loss_dims student, teacher;
-    int64_t n, m;
+    int64_t n, m, columns;
     int32_t *sample_labels;
 } sample;
 
@@ -173,7 +189,7 @@ static void shapes(sample *x, int64_t classes)
 {
     const char *name = x->o->name;
     x->student = x->teacher = (kd_loss_dims){1, {classes}};
-    if (!(x->o->needs & KD_NEEDS_FEATURES)) return;
+    if (!(x->o->needs & KD_NEEDS_NODE)) return;
     if (!strcmp(name, "at")) {
         x->student = (kd_loss_dims){3, {3, 3, 4}};
         x->teacher = (kd_loss_dims){3, {5, 5, 2}};
@@ -181,7 +197,8 @@ static void shapes(sample *x, int64_t classes)
         x->student = (kd_loss_dims){3, {3, 4, 6}};
         x->teacher = (kd_loss_dims){3, {3, 4, 9}};
     } else {
-        bool pairs = !strncmp(name, "rkd", 3) || !strcmp(name, "sp") || !strcmp(name, "pkt");
+        bool pairs =
+            !strncmp(name, "rkd", 3) || !strcmp(name, "sp") || !strcmp(name, "pkt") || x->columns > 1;
         x->student = (kd_loss_dims){1, {5}};
         x->teacher = (kd_loss_dims){1, {pairs ? 7 : 5}};
     }
@@ -193,6 +210,7 @@ static kd_loss *plan(sample *x, int threads)
     kd_loss_shape shape = {.rows = x->b.rows,
                            .classes = x->b.classes,
                            .threads = threads,
+                           .columns = x->columns,
                            .student = &x->student,
                            .teacher = &x->teacher,
                            .temperatures = stored_at,
@@ -214,9 +232,11 @@ static sample make_sample(const char *text, int64_t rows, int64_t classes, kind 
     snprintf(name, sizeof name, "%.*s", (int)strcspn(text + 5, ","), text + 5);
     x.o = kd_loss_find(name);
     if (!x.o) fail_msg("no objective %s", name);
+    x.columns = strncmp(name, "contrastive", 11) ? 1 : 3; // a query, its answer, a negative
+    rows *= x.columns;
     shapes(&x, classes);
     x.n = count(&x.student), x.m = count(&x.teacher);
-    bool feature = x.o->needs & KD_NEEDS_FEATURES;
+    bool feature = x.o->needs & KD_NEEDS_NODE;
     float *s = values(&x, rows, x.n, k == ONE_HOT ? RANDOM : k, false, seed),
           *t = values(&x, rows, x.m, k, true, seed + 1);
     x.b = (kd_loss_batch){.rows = rows, .classes = classes, .logits = s, .teacher = t, .step = 3};
@@ -231,9 +251,17 @@ static sample make_sample(const char *text, int64_t rows, int64_t classes, kind 
         samples[r] = (7 * r + 1) % SAMPLES;
     }
     x.b.labels = labels, x.b.lengths = lengths, x.b.samples = samples;
+    int32_t *groups = kd_arena_alloc(&x.memory, (size_t)rows, sizeof *groups);
+    uint64_t *texts = kd_arena_alloc(&x.memory, (size_t)rows, sizeof *texts);
+    for (int64_t r = 0; r < rows; r++) {
+        groups[r] = (int32_t)(r % 3 == 2 ? r % 5 : r / 3 % 4) - 1; // -1: none
+        texts[r] = (uint64_t)(r % 13);
+    }
+    x.b.groups = groups, x.b.texts = texts;
     float *grad = kd_arena_alloc(&x.memory, (size_t)(rows * x.n) + 1, sizeof *grad);
     if (feature) {
-        x.in = (kd_loss_input){.student = s, .teacher = t, .dstudent = grad};
+        x.in = (kd_loss_input){.student = s, .dstudent = grad};
+        if (x.o->needs & KD_NEEDS_FEATURES) x.in.teacher = t;
         if (!strcmp(name, "crd"))
             x.in.dteacher = kd_arena_alloc(&x.memory, (size_t)(rows * x.m), sizeof *grad);
     } else {
@@ -298,8 +326,8 @@ static void values_and_gradients_equal_the_twins(void **state)
             if (!(fabs(got - want) <= 2e-6 * (fabs(want) + 1e-2)))
                 fail_msg("%s, %d rows of %d: value %.9g, twin %.9g", cases[c], (int)rows[k], (int)x.b.classes,
                          got, want);
-            check_slopes(&x, &v, gradient(&x), rows[k] * x.n, false);
-            if (v.dt) check_slopes(&x, &v, v.dt, rows[k] * x.m, true);
+            check_slopes(&x, &v, gradient(&x), x.b.rows * x.n, false);
+            if (v.dt) check_slopes(&x, &v, v.dt, x.b.rows * x.m, true);
             free_sample(&x);
         }
 }
@@ -335,7 +363,7 @@ static void extremes_and_degenerate_batches_stay_finite(void **state)
             if (!isfinite(v) || !isfinite(worst))
                 fail_msg("%s, %s, %d rows: value %g, gradient %g", cases[c], names[k], (int)x.b.rows, v,
                          worst);
-            if (k == NO_LABELS && !(x.o->needs & KD_NEEDS_FEATURES) && (v != 0 || worst != 0))
+            if (k == NO_LABELS && !(x.o->needs & KD_NEEDS_NODE) && (v != 0 || worst != 0))
                 fail_msg("%s: no row counts, and the value is %g, the gradient %g", cases[c], v, worst);
             free_sample(&x);
         }
@@ -361,7 +389,7 @@ static void bits_do_not_depend_on_the_number_of_threads(void **state)
     (void)state;
     for (size_t c = 0; c < KD_COUNT(cases); c++) {
         sample x = make_sample(cases[c], 37, 10, RANDOM, 3);
-        size_t floats_n = (size_t)(37 * x.n), bytes = 0;
+        size_t floats_n = (size_t)(x.b.rows * x.n), bytes = 0;
         float *want = malloc(floats_n * sizeof *want);
         double v = 0;
         kd_id state_hash = {{0}};
