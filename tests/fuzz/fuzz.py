@@ -38,7 +38,8 @@ OTHER_MALLOC_MB = 64
 BUDGET = {"verify": 90_000}                # bytes of a corpus in the repository
 OTHER_BUDGET = 20_000
 SLOW = 1.0                                 # seconds of CPU time that no input may need (a run of hours may be paused)
-INPUTS = 10_000_000                        # promised, of each harness by hand
+INPUTS = 10_000_000                        # promised, by hand, of each of these
+PROMISED = ["record", "manifest", "yaml", "npy", "safetensors", "jsonl", "verify"]
 SLICE = 500_000                            # inputs between two writes of the count
 INTERRUPTED = 72                           # libFuzzer's exit status after SIGINT
 # Short stack traces and a small quarantine double the speed; an input that was found is run again without.
@@ -144,8 +145,8 @@ def add_results(results, r, runs):
                          "places": r["coverage"], "findings": len(r["bad"]) + (not clean(r) and not r["bad"]), "date": figure.now()}
     all_of = {n: all_of[n] for n in harnesses(None, []) if n in all_of}
     command, details = f"make fuzz RUNS={runs}", {"harnesses": all_of}
-    figure.save(results, "fuzz-inputs", min(h["inputs"] for h in all_of.values()), "inputs, of each harness", command,
-                bar=INPUTS, details=details)
+    figure.save(results, "fuzz-inputs", min(all_of.get(n, {"inputs": 0})["inputs"] for n in PROMISED),
+                "inputs, of each of seven harnesses", command, bar=INPUTS, details=details)
     figure.save(results, "fuzz-findings", sum(h["findings"] for h in all_of.values()), "open", command, bar=0,
                 direction="lower", details={"harnesses": len(all_of)})
 
