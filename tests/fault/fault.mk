@@ -12,8 +12,8 @@ train-kills: all ## kd-train killed KILLS=20 times for each architecture, at cha
 	@rm -rf $B/train-kills && mkdir -p $B/train-kills
 	@OMP_WAIT_POLICY=passive tests/fault/train_kills.py $B $(abspath $B)/train-kills --kills $(KILLS) --results bench/results
 
-faults: all unit-tests ## every call that can fail made to fail (POINTS=all of each kind, LEAKS=20 under valgrind), into bench/results/
+faults: all unit-tests ## every call that can fail made to fail (POINTS=all of each kind, LEAKS=20 under valgrind; CASE="pack teacher": of some commands), into bench/results/
 	@rm -rf $B/faults && mkdir -p $B/faults
-	@tests/fault/faults.py $(abspath $B) $(abspath $B)/faults --points $(POINTS) --leaks $(LEAKS) --results bench/results
+	@tests/fault/faults.py $(abspath $B) $(abspath $B)/faults --points $(POINTS) --leaks $(LEAKS) --results bench/results $(CASE)
 
 .PHONY: kills train-kills faults

@@ -17,7 +17,7 @@ with SIGKILL just before or just after the call. Whatever fails,
   - nothing leaks, and no byte is read or written that is not the tool's: this is seen by valgrind, which takes a
     hundred times as long, so --leaks says for how many of the points (default 0; a teacher's pass from 2 on).
 
-Commands are tried side by side, --jobs at a time (default: one a core). Prints TAP lines. --results: how many faults there were goes into DIR/store-faults.json. Allocations left alone, with reasons: see SKIP.
+Commands are tried side by side, --jobs at a time (default: one a core). Prints TAP lines. --results: how many faults there were is kept by command in DIR/store-faults.json. Allocations left alone, with reasons: see SKIP.
 """
 import argparse
 import concurrent.futures
@@ -301,6 +301,16 @@ def cases(folder):
         yield Case(f"encoder-{to}", ["kd-export", "e", "--to", to, "-o", "o", "--force", "-q"], folder + "/encoder", None, output)
 
 
+def keep_results(args, todo, good):
+    """What these cases did in the place of what they did before; others stay, so a run of hours can be done in pieces."""
+    every = figure.load(args.results, "store-faults").get("details", {}).get("cases", {})
+    for (bench, case), well in zip(todo, good):
+        every[case.name] = {"points": args.points, "faults": bench.points, "searched_for_leaks": bench.looked,
+                            "handled": well, "date": figure.now()}
+    figure.save(args.results, "store-faults", sum(not c["handled"] for c in every.values()), "commands that handled one badly",
+                f"make faults POINTS={args.points} LEAKS={args.leaks}", bar=0, direction="lower", details={"cases": every})
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("tool", metavar="KD_BIN")
@@ -317,10 +327,7 @@ def main():
     with concurrent.futures.ThreadPoolExecutor(args.jobs) as pool:  # the work is done by the processes they start
         good = list(pool.map(lambda pair: run_case(*pair, args.points, args.leaks), todo))
     if args.results:
-        figure.save(args.results, "store-faults", good.count(False), "commands that handled one badly",
-                    f"make faults POINTS={args.points} LEAKS={args.leaks}", bar=0, direction="lower",
-                    details={"commands": len(good), "faults": sum(b.points for b, _ in todo),
-                             "searched_for_leaks": sum(b.looked for b, _ in todo)})
+        keep_results(args, todo, good)
     return 0 if all(good) else 1
 
 
