@@ -234,6 +234,57 @@ typedef struct kd__panel_kernels { /* panels.simd.c */
 extern const kd__panel_kernels kd__panels_scalar, kd__panels_avx2, kd__panels_avx512;
 const kd__panel_kernels *kd__panels_get(void);
 
+/* ---- products of linear layers on batches of fixed size (dense.c) ---------------------------- */
+
+typedef struct kd__dense { /* the shape */
+    size_t rows, in, out;
+    bool training;
+} kd__dense;
+bool kd__dense_fit(const kd__dense *d);
+size_t kd__dense_shared(const kd__dense *d); /* floats of scratch for the team, within one call */
+typedef struct kd__dense_forward { /* y (rows, out) = x (rows, in) w (out, in)^T + bias (or NULL), then ReLU
+                                    */
+    const float *x, *w, *bias;
+    float *y, *shared;
+    bool relu;
+} kd__dense_forward;
+/* dy is masked by y (NULL: is not), in place; dbias and dx may be NULL; add: dx += */
+typedef struct kd__dense_backward {
+    const float *x, *w, *y;
+    float *dy, *dx, *dw, *dbias, *shared;
+    bool add;
+} kd__dense_backward;
+/* By the team; a barrier at the end. */
+void kd__dense_run_forward(const kd__dense *d, const kd__dense_forward *f);
+void kd__dense_run_backward(const kd__dense *d, const kd__dense_backward *g);
+
+typedef struct kd__dense_product { /* c (rows, n) = or += a (rows, k) b (k, n); n: whole vectors */
+    float *c;
+    size_t ldc;
+    const float *a;
+    size_t lda;
+    const float *b;
+    size_t ldb, rows, n, k;
+    bool add;
+} kd__dense_product;
+/* to (cols, rows) = from (rows, cols) transposed, + bias (rows) or NULL, then ReLU. pad: rows are up to the
+ * next whole vector, with zeros. */
+typedef struct kd__dense_transpose {
+    float *to;
+    size_t to_row;
+    const float *from;
+    size_t from_row, rows, cols;
+    const float *bias;
+    bool relu, pad;
+} kd__dense_transpose;
+typedef struct kd__dense_kernels { /* dense.simd.c */
+    void (*product)(const kd__dense_product *t);
+    void (*transpose)(const kd__dense_transpose *t);
+    void (*row_sums)(float *sums, const float *x, size_t rows, size_t ld); /* ld: whole vectors */
+} kd__dense_kernels;
+extern const kd__dense_kernels kd__dense_scalar, kd__dense_avx2, kd__dense_avx512;
+const kd__dense_kernels *kd__dense_get(void);
+
 typedef enum kd__conv_pass { KD__CONV_FORWARD, KD__CONV_DATA, KD__CONV_WEIGHTS } kd__conv_pass;
 typedef struct kd__conv kd__conv;
 typedef struct kd__conv_desc {
