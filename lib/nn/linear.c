@@ -117,12 +117,8 @@ static kd_status plan(kd_exec *ex, kd__state *s, kd_err *err)
         s->keep_floats = l->dy_at + kd__operand_floats(operands, (size_t)(rows * out));
     }
     if ((l->panels = packed && operands != KD__BF16)) return plan_panels(ex, s, (size_t)out, (size_t)in, err);
-    l->d =
-        (kd__dense){.rows = (size_t)rows, .in = (size_t)in, .out = (size_t)out, .training = ex->p.training};
-    if ((l->dense = !operands && kd__dense_fit(&l->d))) {
-        s->shared_floats = kd__dense_shared(&l->d);
-        return KD_OK;
-    }
+    l->d = (kd__dense){.rows = (size_t)rows, .in = (size_t)in, .out = (size_t)out};
+    if ((l->dense = !operands && kd__dense_fit(&l->d))) { return KD_OK; }
     const kd__gemm_desc forward = {.m = rows,
                                    .n = out,
                                    .k = in,
@@ -210,12 +206,9 @@ static void forward(kd_exec *ex, kd__state *s)
 #pragma omp barrier
     }
     if (l->dense)
-        kd__dense_run_forward(&l->d, &(kd__dense_forward){.x = call.a,
-                                                          .w = call.b,
-                                                          .bias = call.bias,
-                                                          .y = s->y,
-                                                          .shared = s->shared,
-                                                          .relu = n->a.relu});
+        kd__dense_run_forward(
+            &l->d,
+            &(kd__dense_forward){.x = call.a, .w = call.b, .bias = call.bias, .y = s->y, .relu = n->a.relu});
     else if (l->panels)
         forward_panels(ex, s, call.a, call.b);
     else
@@ -270,7 +263,6 @@ static void backward_dense(const kd__state *s)
                                                         .dx = s->dx[0],
                                                         .dw = s->dw[WEIGHT],
                                                         .dbias = s->n->a.bias ? s->dw[BIAS] : NULL,
-                                                        .shared = s->shared,
                                                         .add = s->add[0]});
 }
 

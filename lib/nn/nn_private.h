@@ -238,20 +238,18 @@ const kd__panel_kernels *kd__panels_get(void);
 
 typedef struct kd__dense { /* the shape */
     size_t rows, in, out;
-    bool training;
 } kd__dense;
 bool kd__dense_fit(const kd__dense *d);
-size_t kd__dense_shared(const kd__dense *d); /* floats of scratch for the team, within one call */
 typedef struct kd__dense_forward { /* y (rows, out) = x (rows, in) w (out, in)^T + bias (or NULL), then ReLU
                                     */
     const float *x, *w, *bias;
-    float *y, *shared;
+    float *y;
     bool relu;
 } kd__dense_forward;
 /* dy is masked by y (NULL: is not), in place; dbias and dx may be NULL; add: dx += */
 typedef struct kd__dense_backward {
     const float *x, *w, *y;
-    float *dy, *dx, *dw, *dbias, *shared;
+    float *dy, *dx, *dw, *dbias;
     bool add;
 } kd__dense_backward;
 /* By the team; a barrier at the end. */
@@ -267,20 +265,14 @@ typedef struct kd__dense_product { /* c (rows, n) = or += a (rows, k) b (k, n); 
     size_t ldb, rows, n, k;
     bool add;
 } kd__dense_product;
-/* to (cols, rows) = from (rows, cols) transposed, + bias (rows) or NULL, then ReLU. pad: rows are up to the
- * next whole vector, with zeros. */
-typedef struct kd__dense_transpose {
-    float *to;
-    size_t to_row;
-    const float *from;
-    size_t from_row, rows, cols;
-    const float *bias;
-    bool relu, pad;
-} kd__dense_transpose;
 typedef struct kd__dense_kernels { /* dense.simd.c */
     void (*product)(const kd__dense_product *t);
-    void (*transpose)(const kd__dense_transpose *t);
-    void (*row_sums)(float *sums, const float *x, size_t rows, size_t ld); /* ld: whole vectors */
+    /* to (cols, rows) = from (rows, cols); rows are up to the next whole vector, with zeros */
+    void (*transpose)(float *to, size_t to_row, const float *from, size_t from_row, size_t rows, size_t cols);
+    /* y (rows, cols) = c + bias (cols) or NULL, then ReLU; c has whole vectors */
+    void (*finish)(float *y, size_t y_row, const float *c, size_t c_row, size_t rows, size_t cols,
+                   const float *bias, bool relu);
+    void (*row_sums)(float *sums, const float *x, size_t rows, size_t n, size_t ld); /* n: whole vectors */
 } kd__dense_kernels;
 extern const kd__dense_kernels kd__dense_scalar, kd__dense_avx2, kd__dense_avx512;
 const kd__dense_kernels *kd__dense_get(void);
