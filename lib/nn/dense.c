@@ -79,7 +79,7 @@ static void forward_piece(const kd__dense *d, const kd__dense_forward *f, const 
                                         .b = w,
                                         .ldb = BLOCK,
                                         .rows = p->cols,
-                                        .n = up(p->rows, ALIGN),
+                                        .n = p->rows,
                                         .k = n,
                                         .add = at > 0});
     }
@@ -108,7 +108,7 @@ static void weights_piece(const kd__dense *d, const kd__dense_backward *g, const
         const size_t n = kd_min_size(STEP, d->rows - row);
         k->transpose(dy, STEP, g->dy + row * d->out + p->row, d->out, n, p->rows);
         if (g->dbias && !p->col) {
-            k->row_sums(row ? sums : g->dbias + p->row, dy, p->rows, up(n, ALIGN), STEP);
+            k->row_sums(row ? sums : g->dbias + p->row, dy, p->rows, n, STEP);
             if (row) kd__vec_get()->add_to(g->dbias + p->row, sums, p->rows);
         }
         k->product(&(kd__dense_product){.c = g->dw + p->row * d->in + p->col,

@@ -256,7 +256,8 @@ typedef struct kd__dense_backward {
 void kd__dense_run_forward(const kd__dense *d, const kd__dense_forward *f);
 void kd__dense_run_backward(const kd__dense *d, const kd__dense_backward *g);
 
-typedef struct kd__dense_product { /* c (rows, n) = or += a (rows, k) b (k, n); n: whole vectors */
+typedef struct kd__dense_product { /* c (rows, n) = or += a (rows, k) b (k, n); b and c are there up to whole
+                                      vectors */
     float *c;
     size_t ldc;
     const float *a;
@@ -272,7 +273,8 @@ typedef struct kd__dense_kernels { /* dense.simd.c */
     /* y (rows, cols) = c + bias (cols) or NULL, then ReLU; c has whole vectors */
     void (*finish)(float *y, size_t y_row, const float *c, size_t c_row, size_t rows, size_t cols,
                    const float *bias, bool relu);
-    void (*row_sums)(float *sums, const float *x, size_t rows, size_t n, size_t ld); /* n: whole vectors */
+    void (*row_sums)(float *sums, const float *x, size_t rows, size_t n,
+                     size_t ld); /* zeros up to whole vectors */
 } kd__dense_kernels;
 extern const kd__dense_kernels kd__dense_scalar, kd__dense_avx2, kd__dense_avx512;
 const kd__dense_kernels *kd__dense_get(void);
