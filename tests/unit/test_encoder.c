@@ -245,8 +245,8 @@ static kd_status begun_from(kd_model **m, const char *more, int64_t first, int64
     json_decref(j);
     kd_graph_init((*m)->graph, 1);
     int64_t list[] = {first, second};
-    const kd_ints layers = {.v = list, .n = second < 0 ? first >= 0 : 2};
-    return kd_model_init_from(*m, GOLDEN "bert", &layers, e);
+    const kd_init init = {.folder = GOLDEN "bert", .layers = {.v = list, .n = second < 0 ? first >= 0 : 2}};
+    return kd_model_init_from(*m, &init, e);
 }
 
 static const float *weights(const kd_model *m, const char *name)
