@@ -94,9 +94,10 @@ typedef struct kd__text {
     const kd_column *c;
     int64_t each;
 } kd__text;
+bool kd__is_tokens(const kd_column *c);
 /* The store's, in its order; *n of them. KD_EMISMATCH: none, or one that is not as the teacher takes it. */
 kd_status kd__teacher_texts(kd__text out[KD__TEXTS], int *n, const kd_teacher *t, const kd_store *s,
-                         kd_err *err);
+                            kd_err *err);
 
 /* One chunk of a column of texts. */
 typedef struct kd__tokens {
