@@ -26,10 +26,21 @@
 static const double RARE = 1e-3; /* a */
 enum { ROUNDS = 20 };            /* of the iteration to the principal components */
 
-/* Component j (from 0) of the basis in n dimensions, at i. */
-static double basis(size_t n, size_t j, size_t i)
+/* The first k vectors of the basis in n dimensions, (k, n). NULL when out of memory. */
+static double *basis_of(size_t n, size_t k)
 {
-    return sqrt(2.0 / (double)n) * cos(M_PI * ((double)i + 0.5) * (double)(j + 1) / (double)n);
+    double *b = malloc((k * n + 1) * sizeof *b);
+    for (size_t j = 0; b && j < k; j++)
+        for (size_t i = 0; i < n; i++)
+            b[j * n + i] =
+                sqrt(2.0 / (double)n) * cos(M_PI * ((double)i + 0.5) * (double)(j + 1) / (double)n);
+    return b;
+}
+
+/* y += a x: sums are written this way round because compilers make vectors of it and not of x y. */
+static void add(double *y, const double *x, double a, size_t n)
+{
+    for (size_t i = 0; i < n; i++) y[i] += a * x[i];
 }
 
 /* ---- principal components ------------------------------------------------------------------- */
@@ -44,7 +55,7 @@ static void orthonormal(double *q, size_t d, size_t r)
                 const double *b = q + k * d;
                 double dot = 0;
                 for (size_t i = 0; i < d; i++) dot += a[i] * b[i];
-                for (size_t i = 0; i < d; i++) a[i] -= dot * b[i];
+                add(a, b, -dot, d);
             }
         for (size_t i = 0; i < d; i++) square += a[i] * a[i];
         for (size_t i = 0; i < d && square > 0; i++) a[i] /= sqrt(square);
@@ -54,19 +65,15 @@ static void orthonormal(double *q, size_t d, size_t r)
 /* q: r vectors of d numbers, the principal ones of the symmetric c (d, d) by subspace iteration. */
 static void principal(double *q, double *next, const double *c, size_t d, size_t r)
 {
-    for (size_t j = 0; j < r; j++)
-        for (size_t i = 0; i < d; i++) q[j * d + i] = basis(d + 1, j, i);
-    orthonormal(q, d, r);
+    for (size_t j = 0; j < r; j++) memcpy(q + j * d, c + j * d, d * sizeof *q);
     for (int round = 0; round < ROUNDS; round++) {
-        for (size_t j = 0; j < r; j++)
-            for (size_t i = 0; i < d; i++) {
-                double sum = 0;
-                for (size_t k = 0; k < d; k++) sum += c[i * d + k] * q[j * d + k];
-                next[j * d + i] = sum;
-            }
-        memcpy(q, next, r * d * sizeof *q);
         orthonormal(q, d, r);
+        memset(next, 0, r * d * sizeof *next);
+        for (size_t j = 0; j < r; j++)
+            for (size_t k = 0; k < d; k++) add(next + j * d, c + k * d, q[j * d + k], d);
+        memcpy(q, next, r * d * sizeof *q);
     }
+    orthonormal(q, d, r);
 }
 
 /* ---- words ---------------------------------------------------------------------------------- */
@@ -78,8 +85,9 @@ typedef struct words {
     double *weight; /* (vocab) */
     double *mean;   /* (d) */
     double *c;      /* (d, d) */
-    double *q, *q2; /* (r, d) */
-    float *z;       /* (vocab, r) what is kept, weighted */
+    double *q, *q2; /* (r, d); the latter (d, r) in the end */
+    double *x;      /* (d) one row */
+    double *z;      /* (vocab, r) what is kept, weighted */
     double longest; /* of z's rows */
 } words;
 
@@ -90,6 +98,7 @@ static void words_free(words *w)
     free(w->c);
     free(w->q);
     free(w->q2);
+    free(w->x);
     free(w->z);
 }
 
@@ -99,6 +108,12 @@ static void weigh(words *w)
     for (size_t t = 0; t < w->vocab; t++) all += (double)w->count[t];
     for (size_t t = 0; t < w->vocab; t++)
         w->weight[t] = RARE / (RARE + (all > 0 ? (double)w->count[t] / all : 0));
+}
+
+/* w->x = a row around the mean, weighted. */
+static void row_of(words *w, size_t t)
+{
+    for (size_t i = 0; i < w->d; i++) w->x[i] = w->weight[t] * (w->table[t * w->d + i] - w->mean[i]);
 }
 
 /* Mean and covariance of the words that occur, as much as their rows count. */
@@ -112,10 +127,8 @@ static void moments(words *w)
     }
     for (size_t i = 0; i < w->d && all > 0; i++) w->mean[i] /= all;
     for (size_t t = 0; t < w->vocab; t++) {
-        double *x = w->q; // a row of it serves
-        for (size_t i = 0; i < w->d; i++) x[i] = w->weight[t] * (w->table[t * w->d + i] - w->mean[i]);
-        for (size_t i = 0; i < w->d && w->count[t]; i++)
-            for (size_t j = 0; j <= i; j++) w->c[i * w->d + j] += x[i] * x[j];
+        row_of(w, t);
+        for (size_t i = 0; i < w->d && w->count[t]; i++) add(w->c + i * w->d, w->x, w->x[i], i + 1);
     }
     for (size_t i = 0; i < w->d; i++)
         for (size_t j = i + 1; j < w->d; j++) w->c[i * w->d + j] = w->c[j * w->d + i];
@@ -123,15 +136,13 @@ static void moments(words *w)
 
 static void reduce(words *w)
 {
+    for (size_t j = 0; j < w->r; j++)
+        for (size_t i = 0; i < w->d; i++) w->q2[i * w->r + j] = w->q[j * w->d + i];
     for (size_t t = 0; t < w->vocab; t++) {
-        double square = 0;
-        for (size_t j = 0; j < w->r; j++) {
-            double sum = 0;
-            for (size_t i = 0; i < w->d; i++)
-                sum += (w->table[t * w->d + i] - w->mean[i]) * w->q[j * w->d + i];
-            w->z[t * w->r + j] = (float)(w->weight[t] * sum);
-            square += sum * sum * w->weight[t] * w->weight[t];
-        }
+        double *z = w->z + t * w->r, square = 0;
+        row_of(w, t);
+        for (size_t i = 0; i < w->d; i++) add(z, w->q2 + i * w->r, w->x[i], w->r);
+        for (size_t j = 0; j < w->r; j++) square += z[j] * z[j];
         w->longest = fmax(w->longest, sqrt(square));
     }
 }
@@ -143,8 +154,9 @@ static kd_status read_words(words *w, kd_err *err)
     w->c = calloc(w->d * w->d, sizeof *w->c);
     w->q = calloc(w->r * w->d, sizeof *w->q);
     w->q2 = calloc(w->r * w->d, sizeof *w->q2);
+    w->x = calloc(w->d, sizeof *w->x);
     w->z = calloc(w->vocab * w->r, sizeof *w->z);
-    if (!w->weight || !w->mean || !w->c || !w->q || !w->q2 || !w->z)
+    if (!w->weight || !w->mean || !w->c || !w->q || !w->q2 || !w->x || !w->z)
         return kd_fail(err, KD_ENOMEM, "init.tables: no memory for %zu words", w->vocab);
     weigh(w);
     moments(w);
@@ -167,54 +179,70 @@ static void clear(kd_model *m, const char *name)
     if (p) memset(kd_graph_param_data(m->graph, p), 0, p->size * sizeof(float));
 }
 
-/* Rows of the table, n wide: what is kept of a word and what fills it up, each number's variance 1. */
-static void lay_rows(const words *w, float *table, size_t n)
+/* Rows of the table, n wide: what is kept of a word and what fills it up, each number's variance 1. b: the
+ * basis. */
+static void lay_rows(const words *w, float *table, size_t n, const double *b, double *sum)
 {
     const double scale = w->longest > 0 ? sqrt((double)n) / w->longest : 0;
     for (size_t t = 0; t < w->vocab; t++) {
-        const float *z = w->z + t * w->r;
+        const double *z = w->z + t * w->r;
         double square = 0;
-        for (size_t j = 0; j < w->r; j++) square += (double)z[j] * z[j];
-        const double fill = sqrt(fmax(w->longest * w->longest - square, 0));
-        for (size_t i = 0; i < n; i++) {
-            double sum = fill * basis(n, w->r, i);
-            for (size_t j = 0; j < w->r; j++) sum += z[j] * basis(n, j, i);
-            table[t * n + i] = (float)(scale * sum);
-        }
+        for (size_t j = 0; j < w->r; j++) square += z[j] * z[j];
+        memset(sum, 0, n * sizeof *sum);
+        for (size_t j = 0; j < w->r; j++) add(sum, b + j * n, z[j], n);
+        add(sum, b + w->r * n, sqrt(fmax(w->longest * w->longest - square, 0)), n);
+        for (size_t i = 0; i < n; i++) table[t * n + i] = (float)(scale * sum[i]);
     }
 }
 
-/* From the basis of n dimensions into that of `width`, variance 1 stays. */
-static void lay_mapping(const words *w, float *map, size_t width, size_t n)
+/* From the basis of n dimensions into that of `width`, variance 1 stays. sum: (n) */
+static void lay_mapping(const words *w, float *map, size_t width, size_t n, const double *to,
+                        const double *from, double *sum)
 {
     const double scale = sqrt((double)width / (double)n);
-    for (size_t o = 0; o < width; o++)
-        for (size_t i = 0; i < n; i++) {
-            double sum = 0;
-            for (size_t j = 0; j <= w->r; j++) sum += basis(width, j, o) * basis(n, j, i);
-            map[o * n + i] = (float)(scale * sum);
-        }
+    for (size_t o = 0; o < width; o++) {
+        memset(sum, 0, n * sizeof *sum);
+        for (size_t j = 0; j <= w->r; j++) add(sum, from + j * n, to[j * width + o], n);
+        for (size_t i = 0; i < n; i++) map[o * n + i] = (float)(scale * sum[i]);
+    }
 }
 
-static void lay_parts(const words *w, kd_model *m)
+/* Layers add nothing to their input, positions nothing to words. */
+static void lay_zeros(kd_model *m)
+{
+    static const char *const adds[] = {"merge.weight", "merge.bias", "down.weight", "down.bias"};
+    kd__node_name b;
+    for (int64_t i = 0; i < m->spec.layers; i++)
+        for (size_t k = 0; k < KD_COUNT(adds); k++)
+            clear(m, kd__name(&b, "layer%lld.%s", (long long)i, adds[k]));
+    clear(m, "embeddings.position_embeddings.weight");
+    clear(m, "embeddings.token_type_embeddings.weight");
+    clear(m, "embeddings_project.bias");
+    clear(m, "project.weight");
+    clear(m, "project.bias");
+}
+
+static kd_status lay_parts(const words *w, kd_model *m, kd_err *err)
 {
     const kd_model_spec *s = &m->spec;
     const size_t width = (size_t)s->width, n = s->embedding ? (size_t)s->embedding : width;
-    kd__node_name b;
-    lay_rows(w, data_of(m, "embeddings.word_embeddings.weight"), n);
-    clear(m, "embeddings.position_embeddings.weight");
-    clear(m, "embeddings.token_type_embeddings.weight");
-    if (s->embedding) lay_mapping(w, data_of(m, "embeddings_project.weight"), width, n);
-    clear(m, "embeddings_project.bias");
-    for (int64_t i = 0; i < s->layers; i++)
-        for (int k = 0; k < 4; k++)
-            clear(m, kd__name(&b, "layer%lld.%s.%s", (long long)i, k < 2 ? "merge" : "down",
-                              k % 2 ? "bias" : "weight"));
+    double *narrow = basis_of(n, w->r + 1), *wide = basis_of(width, w->r + 1),
+           *sum = malloc((n + 1) * sizeof *sum);
     float *out = data_of(m, "project.weight");
-    clear(m, "project.weight");
-    clear(m, "project.bias");
-    for (size_t j = 0; j < w->r && j < (size_t)s->output; j++)
-        for (size_t i = 0; i < width; i++) out[j * width + i] = (float)basis(width, j, i);
+    kd_status st =
+        narrow && wide && sum ? KD_OK : kd_fail(err, KD_ENOMEM, "init.tables: no memory for a basis");
+    if (!st) {
+        lay_zeros(m);
+        lay_rows(w, data_of(m, "embeddings.word_embeddings.weight"), n, narrow, sum);
+        if (s->embedding)
+            lay_mapping(w, data_of(m, "embeddings_project.weight"), width, n, wide, narrow, sum);
+        for (size_t j = 0; j < w->r && j < (size_t)s->output; j++)
+            for (size_t i = 0; i < width; i++) out[j * width + i] = (float)wide[j * width + i];
+    }
+    free(narrow);
+    free(wide);
+    free(sum);
+    return st;
 }
 
 kd_status kd__init_words(kd_model *m, const kd_model *from, const kd_init *init, kd_err *err)
@@ -236,7 +264,7 @@ kd_status kd__init_words(kd_model *m, const kd_model *from, const kd_init *init,
                .count = init->count};
     w.r = kd_min_size((size_t)narrow - 2, w.d);
     kd_status st = read_words(&w, err);
-    if (!st) lay_parts(&w, m);
+    if (!st) st = lay_parts(&w, m, err);
     words_free(&w);
     return st;
 }
