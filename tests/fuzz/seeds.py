@@ -177,6 +177,31 @@ def array_seeds(out):
               (struct.pack("<ff", 1e-4, -7) + q) * (n * chunks))
 
 
+def gguf_seeds(out):
+    def text(s):
+        return struct.pack("<Q", len(s)) + s.encode()
+
+    def key(name, kind, value):
+        return text(name) + struct.pack("<I", kind) + value
+
+    def tensor(name, dims, kind, at):
+        return text(name) + struct.pack(f"<I{len(dims)}QIQ", len(dims), *dims, kind, at)
+
+    def file(keys, tensors, data, align=32):
+        head = b"GGUF" + struct.pack("<IQQ", 3, len(tensors), len(keys)) + b"".join(keys) + b"".join(tensors)
+        return head + bytes(-len(head) % align) + data
+    write(out, "gguf", "none", file([], [], b""))
+    write(out, "gguf", "values", file([
+        key("general.architecture", 8, text("llama")), key("a", 6, struct.pack("<f", .5)), key("b", 7, b"\1"),
+        key("c", 9, struct.pack("<IQ", 8, 2) + text("x") + text("yz")), key("d", 9, struct.pack("<IQ3i", 5, 3, 1, -2, 3)),
+        key("general.alignment", 4, struct.pack("<I", 8))], [tensor("t", [2], 0, 0)], bytes(range(8)), 8))
+    kinds = {0: (2, 8), 1: (3, 6), 2: (32, 18), 3: (32, 20), 8: (32, 34), 12: (256, 144), 14: (256, 210), 30: (5, 10)}
+    for kind, (n, size) in kinds.items():
+        whole = size + -size % 32
+        write(out, "gguf", f"type-{kind}", file([], [tensor("a", [n], kind, 0), tensor("b", [n, 1], kind, whole)],
+                                                (bytes(i % 251 for i in range(size)) + bytes(whole - size)) * 2))
+
+
 def image_seeds(out):
     grey = Image.fromarray((np.arange(11 * 13) % 251).astype("u1").reshape(11, 13))
     colour, alpha = grey.convert("RGB"), grey.convert("RGBA")
@@ -236,6 +261,7 @@ def main(out):
     with tempfile.TemporaryDirectory() as scratch:
         store_seeds(out, scratch)
     array_seeds(out)
+    gguf_seeds(out)
     image_seeds(out)
     for harness, texts in TEXTS.items():
         for name, data in texts.items():
