@@ -112,4 +112,32 @@ kd_status kd_encode_rows(kd_token_rows *out, const kd_tokenizer *t, const kd_tex
                          const kd_encode_params *p, int threads, kd_err *err);
 void kd_token_rows_release(kd_token_rows *r);
 
+/* ---- chats -------------------------------------------------------------------------------- */
+
+/* How a model's chat template (tokenizer_config.json, or the GGUF file's key) writes conversations. PLAIN: it
+ * has none, texts stand with an empty line between them. */
+typedef enum kd_chat_kind { KD_CHAT_PLAIN, KD_CHAT_CHATML, KD_CHAT_LLAMA3 } kd_chat_kind;
+typedef struct kd_chat kd_chat;
+typedef struct kd_message {
+    const char *role; /* system, user, assistant */
+    kd_text text;
+} kd_message;
+typedef struct kd_chat_tokens {
+    uint32_t *id;
+    uint8_t *answer; /* (n) 1: a token of an assistant's text, or the one that ends it */
+    size_t n;
+} kd_chat_tokens;
+
+/* KD_EUNSUPPORTED (a template of another kind, named where it is known), KD_EMISMATCH (a control token that
+ * the vocabulary does not have), KD_ENOMEM. */
+kd_status kd_chat_open(kd_chat **out, const kd_tokenizer *t, kd_err *err);
+void kd_chat_close(kd_chat *c); /* NULL-safe */
+kd_chat_kind kd_chat_kind_of(const kd_chat *c);
+bool kd_chat_end(const kd_chat *c, uint32_t *id); /* the token that ends an answer; false: none */
+/* A conversation; answer: an assistant's turn is opened at its end. Texts never become control tokens. e: of
+ * the tokenizer of c. KD_EUSAGE (a role that is none), and those of kd_encode. */
+kd_status kd_chat_encode(const kd_chat *c, kd_encoder *e, const kd_message *m, size_t n, bool answer,
+                         kd_chat_tokens *out, kd_err *err);
+void kd_chat_tokens_release(kd_chat_tokens *t);
+
 #endif
