@@ -222,6 +222,10 @@ typedef struct kd__panel_product {
     const float *b, *bias;
     size_t k, width;
     bool add, relu;
+    /* What will be read next and is better asked for now, or NULL and 0: the panel behind this one; of the
+     * next rows of A, next_lda apart, those that this panel's tiles ask for, so many a tile. */
+    const float *next_b, *next_a;
+    size_t next_lda, next_rows;
 } kd__panel_product;
 typedef struct kd__panel_kernels { /* panels.simd.c */
     size_t rows, width;            /* of a tile; width: of a panel */

@@ -43,23 +43,41 @@ void kd__panels_pack(float *to, const float *b, size_t k, size_t n, bool transpo
     }
 }
 
+/* What tiles of panel `at` of so many ask for: the panel behind it, and their share of A's next rows, which
+ * the panels of a piece pass through side by side. */
+static void look_ahead(kd__panel_product *t, size_t at, size_t panels, const float *a, size_t lda)
+{
+    const size_t rows = kd__panels_get()->rows, each = (rows + panels - 1) / panels;
+    if (at * each >= rows) return;
+    t->next_a = a + at * each * lda;
+    t->next_lda = lda;
+    t->next_rows = each;
+}
+
 /* Rows from i on by `columns` columns from j on. */
 static void block(const kd__panels_call *call, size_t i, size_t j, size_t columns)
 {
     const kd__panel_kernels *p = kd__panels_get();
-    const size_t rows = kd_min_size(BLOCK, call->m - i), end = kd_min_size(call->n, j + columns);
-    for (size_t k = 0; k < call->k; k += STEP)
-        for (size_t at = j; at < end; at += p->width) {
-            const kd__panel_product t = {.c = call->c + i * call->n + at,
-                                         .ldc = call->n,
-                                         .b = call->b + at * call->k + k * p->width,
-                                         .k = kd_min_size(STEP, call->k - k),
-                                         .width = kd_min_size(p->width, call->n - at),
-                                         .bias = call->bias && !k ? call->bias + at : NULL,
-                                         .add = k || call->add,
-                                         .relu = call->relu && k + STEP >= call->k};
+    const size_t rows = kd_min_size(BLOCK, call->m - i), end = kd_min_size(call->n, j + columns),
+                 panels = up(end - j, p->width) / p->width;
+    for (size_t k = 0; k < call->k; k += STEP) {
+        const bool last = k + STEP >= call->k;
+        const float *next = last ? call->a + (i + BLOCK) * call->k : call->a + i * call->k + k + STEP;
+        for (size_t at = 0; at < panels; at++) {
+            const size_t col = j + at * p->width;
+            kd__panel_product t = {.c = call->c + i * call->n + col,
+                                   .ldc = call->n,
+                                   .b = call->b + col * call->k + k * p->width,
+                                   .k = kd_min_size(STEP, call->k - k),
+                                   .width = kd_min_size(p->width, call->n - col),
+                                   .bias = call->bias && !k ? call->bias + col : NULL,
+                                   .add = k || call->add,
+                                   .relu = call->relu && last};
+            t.next_b = t.b + call->k * p->width;
+            look_ahead(&t, at, panels, next, call->k);
             p->rows_by_panel(&t, call->a + i * call->k + k, call->k, rows);
         }
+    }
 }
 
 void kd__panels_product(const kd__panels_call *call)
@@ -91,17 +109,22 @@ void kd__panels_gather(const kd__panels_gradient *g)
 static void square(const kd__panels_gradient *g, size_t i, size_t j)
 {
     const kd__panel_kernels *p = kd__panels_get();
-    const size_t high = kd_min_size(SQUARE, g->out - i), end = kd_min_size(g->in, j + SQUARE);
+    const size_t high = kd_min_size(SQUARE, g->out - i), wide = kd_min_size(SQUARE, g->in - j),
+                 panels = up(wide, p->width) / p->width;
     for (size_t r = 0; r < g->rows; r += CHUNK) {
-        const size_t k = kd_min_size(CHUNK, g->rows - r);
-        const float *x = g->stage + r * (x_width(g) + dy_width(g)), *dy = x + k * x_width(g);
-        for (size_t at = j; at < end; at += p->width) {
-            const kd__panel_product t = {.c = g->dw + i * g->in + at,
-                                         .ldc = g->in,
-                                         .b = x + at * k,
-                                         .k = k,
-                                         .width = kd_min_size(p->width, g->in - at),
-                                         .add = r > 0};
+        const size_t k = kd_min_size(CHUNK, g->rows - r), then = kd_min_size(CHUNK, g->rows - r - k);
+        const float *x = g->stage + r * (x_width(g) + dy_width(g)), *dy = x + k * x_width(g),
+                    *next = dy + k * dy_width(g) + then * x_width(g);
+        for (size_t at = 0; at < panels; at++) {
+            const size_t col = j + at * p->width;
+            kd__panel_product t = {.c = g->dw + i * g->in + col,
+                                   .ldc = g->in,
+                                   .b = x + col * k,
+                                   .k = k,
+                                   .width = kd_min_size(p->width, g->in - col),
+                                   .add = r > 0};
+            t.next_b = at + 1 < panels ? t.b + k * p->width : dy + k * dy_width(g) + j * then;
+            if (then) look_ahead(&t, at, panels, next + i * then, then);
             p->panels_by_panel(&t, dy + i * k, high);
         }
     }
