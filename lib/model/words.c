@@ -24,8 +24,6 @@
 #include <string.h>
 
 static const double RARE = 1e-3; /* a */
-static const double SIZE = 0.05; /* of the numbers in a row, about that of weights: a step of an optimizer
-                                    moves both alike, and norms make nothing of it */
 enum { ROUNDS = 20 };            /* of the iteration to the principal components */
 
 /* The first k vectors of the basis in n dimensions, (k, n). NULL when out of memory. */
@@ -181,10 +179,11 @@ static void clear(kd_model *m, const char *name)
     if (p) memset(kd_graph_param_data(m->graph, p), 0, p->size * sizeof(float));
 }
 
-/* Rows of the table, n wide: what is kept of a word and what fills it up. b: the basis. */
+/* Rows of the table, n wide: what is kept of a word and what fills it up, numbers of variance 1. Beside other
+ * weights they are large: a step of the optimizer moves what is known of words little. b: the basis. */
 static void lay_rows(const words *w, float *table, size_t n, const double *b, double *sum)
 {
-    const double scale = w->longest > 0 ? SIZE * sqrt((double)n) / w->longest : 0;
+    const double scale = w->longest > 0 ? sqrt((double)n) / w->longest : 0;
     for (size_t t = 0; t < w->vocab; t++) {
         const double *z = w->z + t * w->r;
         double square = 0;
