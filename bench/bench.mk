@@ -144,7 +144,13 @@ tokenizer-parity: deps deps-text $(TEXT_READY) $(BENCH_BIN) ## are kd's token id
 bench-tokenizer: deps deps-text $(TEXT_READY) $(BENCH_BIN) ## MB/s of kd's tokenizer beside PyPI's tokenizers, into bench/results/
 	@$(TEXT_PYTHON) bench/peers/tokenizer_parity.py speed --bench $(BENCH_BIN) --scratch $(BUILD)/bench/tokenizer $(BENCH_ARGS)
 
-.PHONY: deps-text tokenizer-parity bench-tokenizer
+bench-encoder: deps deps-text $(TEXT_READY) $(BENCH_BIN) ## an encoder's passes and training steps beside PyTorch and ONNX Runtime, into bench/results/ (PART=... does one part)
+	@$(TEXT_PYTHON) bench/encoder.py --bench $(BENCH_BIN) --scratch $(BUILD)/bench/encoder $(BENCH_ARGS) $(PART)
+
+encoder-parity: deps deps-text $(TEXT_READY) all ## are kd's embeddings MiniLM's of sentence-transformers? 10,000 texts, into bench/results/
+	@$(TEXT_PYTHON) bench/teacher_parity.py $B $(BUILD)/bench/encoder bench/results $(BENCH_ARGS)
+
+.PHONY: deps-text tokenizer-parity bench-tokenizer bench-encoder encoder-parity
 
 scoreboard: ## bench/results/*.json to docs/scoreboard.md; prints the figures that fall short
 	@bench/scoreboard.sh
