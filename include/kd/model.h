@@ -75,8 +75,15 @@ kd_status kd_model_create_extended(kd_model **out, const char *name, const json_
                                    kd_model_extend *extend, void *arg, kd_err *err);
 /* Weights of another model of this architecture, behind kd_graph_init: of encoders layer layers[i] becomes
  * layer i (none given: each its own), tables and projections only where they have the same shape (positions
- * may be fewer). KD_EUSAGE, KD_EMISMATCH name what does not fit; and those of kd_model_load. */
-kd_status kd_model_init_from(kd_model *m, const char *folder, const kd_ints *layers, kd_err *err);
+ * may be fewer). tables "words": an encoder of any size begins as the weighted mean of the other's words
+ * (lib/model/words.c). KD_EUSAGE, KD_EMISMATCH name what does not fit; and those of kd_model_load. */
+typedef struct kd_init {
+    const char *folder;
+    kd_ints layers;
+    const char *tables;    /* same (NULL: the same), words */
+    const uint64_t *count; /* words: (vocab) how often each token occurs in the texts to come. Borrowed */
+} kd_init;
+kd_status kd_model_init_from(kd_model *m, const kd_init *init, kd_err *err);
 size_t kd_model_param_count(const kd_model *m); /* the model's own trainable numbers */
 void kd_model_free(kd_model *m);
 /* Raw rows of a store's input column to what the graph takes: out (rows, input shape) = (raw - mean) * scale.

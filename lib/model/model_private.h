@@ -32,6 +32,11 @@ kd_node kd__head(kd_graph *g, const kd_model_spec *s, kd_node x);
 /* Element i of an optional list, 1 if the list is empty. */
 int kd__at_or_1(const kd_ints *list, size_t i);
 
+/* ---- models that begin with another's weights (init.c, words.c) ----------------------------- */
+
+const kd_param *kd__find_param(const kd_model *m, const char *name); /* NULL: none */
+kd_status kd__init_words(kd_model *m, const kd_model *from, const kd_init *init, kd_err *err);
+
 /* ---- folders of encoders as Hugging Face and sentence-transformers write them (hf.c) ---------- */
 
 bool kd__hf_is(const char *model_type); /* a model_type that it reads */

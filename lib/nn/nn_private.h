@@ -195,15 +195,17 @@ void kd__gemm_free(kd__gemm *g);
 
 /* ---- products of token models (panels.c) ----------------------------------------------------- */
 
-/* A (k, n) matrix in panels takes so many floats; `transposed`: b is (n, k). By the team, without a barrier.
- */
+/* A (k, n) matrix in panels takes so many floats; `transposed`: b is (n, k); `rounded`: to bf16, as all
+ * operands then. By the team, without a barrier. */
 size_t kd__panels_floats(size_t k, size_t n);
-void kd__panels_pack(float *to, const float *b, size_t k, size_t n, bool transposed);
+void kd__panels_pack(float *to, const float *b, size_t k, size_t n, bool transposed, bool rounded);
 /* c (m, n) = a (m, k) times panels of (k, n), + bias (n) or NULL, or added to c; then max(0, c). By the team,
  * without a barrier. a and c have rows up to the next multiple of KD__ROWS_STEP. */
+enum { KD__PANELS_BLOCK = 128, KD__PANELS_STEP = 384 }; /* of rows and of K: a piece of A */
 typedef struct kd__panels_call {
     const float *a, *b, *bias;
     float *c;
+    float *rounded; /* of the calling thread, a piece: rows of A are rounded to bf16 there; or NULL */
     size_t m, n, k;
     bool add, relu;
 } kd__panels_call;
@@ -214,6 +216,7 @@ typedef struct kd__panels_gradient {
     const float *dy, *x;
     float *dw, *stage;
     size_t rows, out, in;
+    bool rounded;
 } kd__panels_gradient;
 size_t kd__panels_stage(const kd__panels_gradient *g); /* of rows, out and in */
 void kd__panels_gather(const kd__panels_gradient *g);
@@ -226,6 +229,10 @@ typedef struct kd__panel_product {
     const float *b, *bias;
     size_t k, width;
     bool add, relu;
+    /* What will be read next and is better asked for now, or NULL and 0: the panel behind this one; of the
+     * next rows of A, next_lda apart, those that this panel's tiles ask for, so many a tile. */
+    const float *next_b, *next_a;
+    size_t next_lda, next_rows;
 } kd__panel_product;
 typedef struct kd__panel_kernels { /* panels.simd.c */
     size_t rows, width;            /* of a tile; width: of a panel */
