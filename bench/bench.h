@@ -51,8 +51,12 @@ kd_status bench_read(const char *store, const char *columns, uint64_t window, kd
 kd_status bench_teacher(const char *folder, const char *store, int threads, kd_err *err);
 
 /* `encoder`: passes of an encoder over random texts, served as by bench_train. */
-kd_status bench_encoder(const char *folder, int64_t texts, int64_t tokens, kd_precision precision, int threads,
-                        kd_err *err);
+kd_status bench_encoder(const char *folder, int64_t texts, int64_t tokens, kd_precision precision,
+                        int threads, kd_err *err);
+
+/* `logits`: of rows of `length` ids, into a file. */
+kd_status bench_logits(const char *model, const char *ids, const char *out, int64_t length, int threads,
+                       kd_err *err);
 
 /* `many`: seeds of one student in one pass over a store, served as by bench_train. */
 typedef struct bench_many_params {

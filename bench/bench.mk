@@ -141,7 +141,10 @@ tokenizer-parity: deps deps-text $(TEXT_READY) $(BENCH_BIN) ## are kd's token id
 bench-tokenizer: deps deps-text $(TEXT_READY) $(BENCH_BIN) ## MB/s of kd's tokenizer beside PyPI's tokenizers, into bench/results/
 	@$(TEXT_PYTHON) bench/peers/tokenizer_parity.py speed --bench $(BENCH_BIN) --scratch $(BUILD)/bench/tokenizer $(BENCH_ARGS)
 
-.PHONY: deps-text tokenizer-parity bench-tokenizer
+decoder-parity: deps deps-text $(TEXT_READY) $(BENCH_BIN) ## are kd's logits of SmolLM2-135M those of transformers? 8,192 positions, into bench/results/
+	@$(TEXT_PYTHON) bench/peers/decoder_parity.py --bench $(BENCH_BIN) --scratch $(BUILD)/bench/decoder $(BENCH_ARGS)
+
+.PHONY: deps-text tokenizer-parity bench-tokenizer decoder-parity
 
 scoreboard: ## bench/results/*.json to docs/scoreboard.md; prints the figures that fall short
 	@bench/scoreboard.sh

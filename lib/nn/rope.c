@@ -17,9 +17,9 @@ typedef struct table { /* (places, d / 2) each; sine, and the same turned back *
     size_t half;
 } table;
 
-kd_node kd_nn_rope(kd_graph *g, const char *name, kd_node x, int heads, float base)
+kd_node kd_nn_rope(kd_graph *g, const char *name, kd_node x, int heads, float base, int64_t positions)
 {
-    const kd__attrs a = {.k = heads, .base = base};
+    const kd__attrs a = {.k = heads, .base = base, .dims = {positions}};
     return kd__graph_add(g, &kd__op_rope, name, 1, &x, &a);
 }
 
@@ -36,6 +36,7 @@ static kd_status shape(kd_graph *g, kd__node_info *n, kd_err *err)
                        n->name, (double)n->a.base);
     n->ndims = x->ndims;
     memcpy(n->dims, x->dims, sizeof n->dims);
+    if (n->a.dims[0] > 0 && (!g->positions || n->a.dims[0] < g->positions)) g->positions = n->a.dims[0];
     return KD_OK;
 }
 

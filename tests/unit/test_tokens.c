@@ -50,19 +50,19 @@ static kd_node swiglu(kd_graph *g, kd_node x)
     return kd_nn_swiglu(g, "op", kd_nn_linear(g, "gate", x, 19, true), kd_nn_linear(g, "up", x, 19, false));
 }
 static kd_node swiglu_self(kd_graph *g, kd_node x) { return kd_nn_swiglu(g, "op", x, x); }
-static kd_node rope(kd_graph *g, kd_node x) { return kd_nn_rope(g, "op", x, 3, 100); }
+static kd_node rope(kd_graph *g, kd_node x) { return kd_nn_rope(g, "op", x, 3, 100, 0); }
 static kd_node rope_wide(kd_graph *g, kd_node x)
 {
     return kd_nn_add(g, "op", x,
                      kd_nn_linear(g, "back",
-                                  kd_nn_rope(g, "rope", kd_nn_linear(g, "wide", x, 76, true), 2, 1e4f), WIDTH,
-                                  true));
+                                  kd_nn_rope(g, "rope", kd_nn_linear(g, "wide", x, 76, true), 2, 1e4f, 600),
+                                  WIDTH, true));
 }
 static kd_node causal_of(kd_graph *g, kd_node x, int64_t d, int heads, int kv)
 {
     const kd_node q = kd_nn_linear(g, "q", x, d * heads, true), k = kd_nn_linear(g, "k", x, d * kv, true);
-    return kd_nn_causal_attention(g, "op", kd_nn_rope(g, "q_rope", q, heads, 1e3f),
-                                  kd_nn_rope(g, "k_rope", k, kv, 1e3f),
+    return kd_nn_causal_attention(g, "op", kd_nn_rope(g, "q_rope", q, heads, 1e3f, 0),
+                                  kd_nn_rope(g, "k_rope", k, kv, 1e3f, 0),
                                   kd_nn_linear(g, "v", x, d * kv, false), heads, kv);
 }
 static kd_node causal(kd_graph *g, kd_node x) { return causal_of(g, x, 6, 4, 2); }
@@ -428,8 +428,8 @@ static void graphs_that_make_no_sense_are_refused(void **state)
         case 2: x = kd_nn_self_attention(g, "bad", x, x, x, 4), say = "do not divide into 4 heads"; break;
         case 3: x = kd_nn_pool(g, "bad", other, KD_POOL_MEAN), say = "no row per token"; break;
         case 4: x = kd_nn_embedding(g, "bad", other, 9, 0, 0, 6), say = "is not tokens"; break;
-        case 5: x = kd_nn_rope(g, "bad", x, 2, 100), say = "do not divide into pairs of 2 heads"; break;
-        case 6: x = kd_nn_rope(g, "bad", x, 1, 1), say = "expected more than 1"; break;
+        case 5: x = kd_nn_rope(g, "bad", x, 2, 100, 0), say = "do not divide into pairs of 2 heads"; break;
+        case 6: x = kd_nn_rope(g, "bad", x, 1, 1, 0), say = "expected more than 1"; break;
         case 7: x = kd_nn_causal_attention(g, "bad", x, x, x, 3, 2), say = "the first must divide"; break;
         case 8: x = kd_nn_causal_attention(g, "bad", x, x, x, 3, 1), say = "expected 2"; break;
         case 9:
