@@ -13,20 +13,21 @@ CC := gcc
 endif
 
 # The ladder: a module includes only itself and the modules named here (make dep-check).
-MODULES ?= base config codec text store nn data loss model search export teacher exchange train eval audit cli
+MODULES ?= base config gguf codec text store nn data loss model search export teacher exchange train eval audit cli
 USES_base := none
 USES_config := base
 USES_cli := base config
+USES_gguf := base
 USES_codec := base config
-USES_text := base
+USES_text := base gguf
 USES_store := base config codec
 USES_nn := base config
 USES_data := base config codec store text
 USES_loss := base config nn
 USES_search := base config nn loss model text
-USES_model := base config nn loss
-USES_export := base config text nn loss model
-USES_teacher := base config codec nn model store data
+USES_model := base config nn loss gguf
+USES_export := base config text nn loss model gguf
+USES_teacher := base config codec nn model search store data
 USES_exchange := base config codec nn model store data
 USES_train := base config codec nn loss model store data text
 USES_eval := base config codec nn loss model store data train
@@ -37,7 +38,7 @@ OPENMP := -fopenmp
 ifeq ($(MODE),fuzz)
 CC := clang
 OPENMP :=
-MODULES := base config codec text store data model exchange
+MODULES := base config gguf codec text store data model exchange
 UNUSED := lib/data/loader.c
 endif
 
@@ -61,7 +62,7 @@ ISA_scalar :=
 ISA_avx2 := -mavx2 -mfma -mf16c
 ISA_avx512 := -mavx2 -mfma -mf16c -mavx512f -mavx512bw -mavx512dq -mavx512vl -mprefer-vector-width=512
 # Their numbers decide bytes in stores or results: no fused multiply-add, on any instruction set.
-EXACT := lib/codec/% lib/data/view.c lib/eval/%
+EXACT := lib/codec/% lib/data/view.c lib/eval/% lib/gguf/%
 # The messages of ONNX files, from the definition that Debian's libonnx-dev has; part of lib/export.
 ONNX_PROTO ?= /usr/include/onnx/onnx.proto
 ONNX_MESSAGES := $(if $(filter export,$(MODULES)),$B/gen/onnx.pb-c)
@@ -184,7 +185,7 @@ include $(wildcard pipelines/*/*.mk bench/bench.mk tests/*/*.mk)
 JOBS ?= $(shell nproc 2>/dev/null || echo 2)
 DEPS := gcc libc6-dev make liblmdb-dev libzstd-dev libyaml-dev libdnnl-dev libjansson-dev libxxhash-dev libutf8proc-dev zlib1g-dev \
   libpng-dev libjpeg-dev libprotobuf-c-dev protobuf-c-compiler libonnx-dev libcmocka-dev gnuplot-nox jq dataset-fashion-mnist python3 python3-lmdb python3-zstandard python3-numpy python3-xxhash \
-  python3-pip python3-setuptools python3-wheel python3-venv
+  python3-pip python3-setuptools python3-wheel python3-venv wordnet-base bsdextrautils
 DEPS_TEST := clang libclang-rt-dev valgrind python3-pil chromium chromium-driver python3-selenium
 DEPS_FULL := libomp-dev debootstrap shellcheck
 

@@ -5,7 +5,7 @@
 
 Each model at batch 16 to 1024 with 1 and 2 threads, f32, in memory: bench/run.py's programs and checks, but short: PyTorch's
 best of few modes (eager and compiled, convolutions channels_last), three pairs of a second in turns. A setting during which
-others took CPU time is measured again. The file is written behind every model and keeps what it has of the others, so
+others took CPU time is measured again. The file is written behind every model and keeps what it has of other settings, so
 a sweep may be done in pieces. Its value is the smallest ratio of speeds of all settings; details.table has all of them, details.loses
 those where PyTorch is faster.
 Exit status 0 measured, 1 some setting could not be measured, 2 usage.
@@ -38,7 +38,7 @@ def pairs_of(args, model, batch, threads):
             modes(model), "--tune-seconds", args.seconds])
         sides["kd"] = run.Process("kd_bench", [args.bench, "train", model, batch, "--threads", threads, "--models",
                                                run.HERE / "models.json", "--data", data])
-        run.compare_curves(sides["kd"].ready["losses"], sides["peer"].ready["losses"])
+        run.compare_curves(sides["kd"].ready["losses"], sides["peer"].ready["losses"], run.CURVE_TOLERANCE["f32"])
         got = [{who: p.go(args.seconds) for who, p in sides.items()} for _ in range(args.pairs)]
         return got, {who: p.ready for who, p in sides.items()}
     finally:
@@ -69,7 +69,9 @@ def setting(args, model, batch, threads, ready):
 
 
 def save(args, model, rows, ready):
-    kept = [r for r in figure.load(args.results, "sweep").get("details", {}).get("table", []) if r["model"] != model]
+    new = {(model, r["batch"], r["threads"]) for r in rows}
+    kept = [r for r in figure.load(args.results, "sweep").get("details", {}).get("table", [])
+            if (r["model"], r["batch"], r["threads"]) not in new]
     table = sorted(kept + rows, key=lambda r: (MODELS.index(r["model"]), r["threads"], r["batch"]))
     worst = min(table, key=lambda r: r["ratio"])
     figure.save(args.results, "sweep", worst["ratio"], "x PyTorch's speed, the smallest of all settings",

@@ -3,7 +3,9 @@
  * TEXTS holds for each text its length (u32, little-endian) and its bytes. Lines on stdin:
  *
  *     ids FILE LIMIT     writes the ids of all texts, each row a count and its ids (u32); at most LIMIT a
- * text, 0: all go SECONDS         encodes all texts again and again for so long, one JSON line
+ *                        text, 0: all
+ *     literal FILE LIMIT the same with special tokens in the texts as text
+ *     go SECONDS         encodes all texts again and again for so long, one JSON line
  */
 #include "bench.h"
 #include "kd/text.h"
@@ -35,11 +37,11 @@ static kd_status read_texts(texts *t, const char *path, kd_err *err)
     return KD_OK;
 }
 
-static kd_status write_ids(const kd_tokenizer *t, const texts *x, const char *path, size_t limit, int threads,
-                           kd_err *err)
+static kd_status write_ids(const kd_tokenizer *t, const texts *x, const char *path, size_t limit,
+                           bool literal, int threads, kd_err *err)
 {
     kd_token_rows r;
-    const kd_encode_params p = {.max_tokens = limit, .special = true};
+    const kd_encode_params p = {.max_tokens = limit, .special = true, .literal = literal};
     kd_status st = kd_encode_rows(&r, t, x->text, x->n, &p, threads, err);
     if (st) return st;
     FILE *f = fopen(path, "wb");
@@ -90,11 +92,15 @@ kd_status bench_tokenize(const char *tokenizer, const char *path, int threads, k
                               (json_int_t)x.total, "open_s", opened, "build", kd_build_info()));
     while (!st && fgets(line, sizeof line, stdin)) {
         if (sscanf(line, "ids %399s %zu", file, &limit) == 2)
-            st = write_ids(t, &x, file, limit, threads, err);
+            st = write_ids(t, &x, file, limit, false, threads, err);
+        else if (sscanf(line, "literal %399s %zu", file, &limit) == 2)
+            st = write_ids(t, &x, file, limit, true, threads, err);
         else if (sscanf(line, "go %lf", &seconds) == 1)
             st = measure(t, &x, seconds, threads, err);
         else
-            st = kd_fail(err, KD_EUSAGE, "tokenize: expected a line \"ids FILE LIMIT\" or \"go SECONDS\"");
+            st = kd_fail(
+                err, KD_EUSAGE,
+                "tokenize: expected a line \"ids FILE LIMIT\", \"literal FILE LIMIT\" or \"go SECONDS\"");
     }
     free(x.text);
     free(x.bytes);

@@ -46,6 +46,9 @@ static const kd_option rows[] = {
      "cut part I of N (from 1) out of the store, as the store -o, and work on that; kd-store merge puts the "
      "parts "
      "together"},
+    {"Teacher", NULL, "mine", "N", 0, KD_OPTION_INT, offsetof(O, mine), "0", 0, KD_MINE_MOST, NULL,
+     "of a store of pairs that has a teacher's embeddings: N hard negatives for each query, the answers of "
+     "other rows that the teacher takes for the nearest, as one more segment; 0: off"},
     {"Before and after", NULL, "plan", NULL, 0, KD_OPTION_BOOL, offsetof(O, plan), "off", 0, 0, NULL,
      "run the teacher on a sample and show what each encoding (or --encoding) would cost and lose"},
     {"Before and after", NULL, "plan-rows", "N", 0, KD_OPTION_INT, offsetof(O, plan_rows), "1024", 1, 1e7,
@@ -81,6 +84,8 @@ static const kd_example examples[] = {
     {"kd-dump --teacher runs/big --into fashion.kd --name big --no-logits --views 4 --view-shift 2 "
      "--view-flip",
      "later: logits of augmented views"},
+    {"kd-dump --into search.kd --mine 4",
+     "later: four hard negatives a query, where the teacher embedded pairs"},
     {"kd-dump --teacher runs/big --into fashion.kd --name big --shard 2/8 -o part-2.kd",
      "one machine of eight"},
     {"kd-dump --teacher runs/big --into fashion.kd --name big --check",
@@ -134,6 +139,7 @@ static kd_status run(kd_cli *c, const dump_opts *o, const kd_data_spec *spec, kd
     if (o->list_taps) return dump_list_taps(c, o, err);
     if (o->plan) return dump_plan(c, o, err);
     if (o->check) return dump_check(c, o, err);
+    if (o->mine) return dump_mine(c, o, err);
     return o->teacher || o->into ? dump_teacher(c, o, err) : dump_pack(c, o, spec, err);
 }
 

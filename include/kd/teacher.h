@@ -124,6 +124,31 @@ kd_status kd_teacher_dump(kd_teacher *t, kd_store *s, const kd_dump_params *p, c
 kd_status kd_dump_segment(const kd_dump_params *p, const char *name, char out[KD_STORE_NAME_MAX],
                           kd_err *err);
 
+/* ---- hard negatives ------------------------------------------------------------------------- */
+
+#define KD_MINE_MOST 64
+typedef struct kd_mine_params {
+    const char *name; /* the teacher, whose embeddings of both columns of texts the store has */
+    int64_t n;        /* negatives a row, 1 to KD_MINE_MOST */
+    int threads;
+    const char *command;                                        /* kept in the manifest; may be NULL */
+    volatile const int *stop;                                   /* polled between chunks; may be NULL */
+    void (*progress)(void *arg, uint64_t done, uint64_t total); /* may be NULL */
+    void *arg;
+} kd_mine_params;
+typedef struct kd_mine_report {
+    size_t candidates; /* different answers of training rows */
+    char segment[KD_STORE_NAME_MAX];
+} kd_mine_report;
+/* For each row of a store of pairs the n texts among the training rows' answers that are nearest to its query
+ * by the teacher's cached embeddings, and no answers of it: of no row with its query's text, or with its
+ * label. Adds the segment NAME.negatives: a column negative (n texts a row) and NAME/embedding.negative (n,
+ * dimension), encoded as the answers' embeddings. Runs no model. Resumable, and the same for any threads.
+ * KD_EMISMATCH (no pairs), KD_ENOTFOUND (no embeddings: names the command), KD_EUSAGE, KD_ELIMIT,
+ * KD_ESTOPPED, and the store's. */
+kd_status kd_teacher_mine(kd_store *s, const kd_mine_params *p, const kd_writer_params *wp,
+                          kd_mine_report *report, kd_err *err);
+
 /* ---- before paying: what encodings would cost and lose -------------------------------------- */
 
 /* One encoding on a sample of logits. What a codec does not serve is NaN. */

@@ -1,8 +1,9 @@
 /* kd/text.h - texts become token ids, and ids texts, as a model's own tokenizer does it.
  *
- * A tokenizer is read from a Hugging Face folder (tokenizer.json, or vocab.txt of a BERT) and gives the ids
- * that PyPI's `tokenizers` gives, to the last one: BertNormalizer, BertPreTokenizer, WordPiece, added tokens
- * matched in the raw text, templates, truncation. What a file asks for that is not here is refused by name.
+ * A tokenizer is read from a Hugging Face folder (tokenizer.json, or vocab.txt of a BERT) or a GGUF file and
+ * gives the ids that PyPI's `tokenizers` gives, to the last one: BertNormalizer, BertPreTokenizer, WordPiece;
+ * byte-level BPE behind the pre-tokenizers of GPT-2, SmolLM and Llama 3; added tokens matched in the raw text,
+ * templates, truncation. What a file asks for that is not here is refused by name.
  *
  *     kd_tokenizer *t;
  *     kd_encoder *e;
@@ -38,7 +39,7 @@ typedef struct kd_encoder kd_encoder;
 /* ---- tokenizers --------------------------------------------------------------------------- */
 
 /* path: a folder with tokenizer.json or vocab.txt, or one of these files (any name that ends in .json or
- * .txt). vocab.txt goes by the folder's tokenizer_config.json: do_lower_case (true without),
+ * .txt), or a model's .gguf. vocab.txt goes by the folder's tokenizer_config.json: do_lower_case (true without),
  * tokenize_chinese_chars, strip_accents, names of the special tokens. KD_ENOTFOUND, KD_ECORRUPT (names the
  * member), KD_EUNSUPPORTED (a kind of model, normalizer, ... that is not here), KD_ELIMIT, KD_ENOMEM. */
 kd_status kd_tokenizer_open(kd_tokenizer **out, const char *path, kd_err *err);
@@ -66,11 +67,23 @@ const char *kd_tokenizer_token(const kd_tokenizer *t, uint32_t id); /* borrowed;
 kd_status kd_decode(const kd_tokenizer *t, const uint32_t *id, size_t n, bool special, kd_buf *out,
                     kd_err *err);
 
+/* The same token by token, as a model writes: what is appended is UTF-8 each time; of a character that is not
+ * whole yet the bytes wait in the state. A zeroed state begins; the end gives what still waits as U+FFFD. */
+typedef struct kd_decode_state {
+    uint8_t held[4];
+    size_t n;
+    bool begun;
+} kd_decode_state;
+kd_status kd_decode_next(const kd_tokenizer *t, kd_decode_state *s, uint32_t id, bool special, kd_buf *out,
+                         kd_err *err);
+kd_status kd_decode_end(kd_decode_state *s, kd_buf *out, kd_err *err);
+
 /* ---- encoding ----------------------------------------------------------------------------- */
 
 typedef struct kd_encode_params {
     size_t max_tokens; /* special tokens included; 0: no limit */
     bool special;      /* add those of the template */
+    bool literal;      /* special tokens that stand in the text are text, not tokens: what users wrote */
 } kd_encode_params;
 
 typedef struct kd_encoding {
@@ -98,5 +111,33 @@ typedef struct kd_token_rows {
 kd_status kd_encode_rows(kd_token_rows *out, const kd_tokenizer *t, const kd_text *texts, size_t n,
                          const kd_encode_params *p, int threads, kd_err *err);
 void kd_token_rows_release(kd_token_rows *r);
+
+/* ---- chats -------------------------------------------------------------------------------- */
+
+/* How a model's chat template (tokenizer_config.json, or the GGUF file's key) writes conversations. PLAIN: it
+ * has none, texts stand with an empty line between them. */
+typedef enum kd_chat_kind { KD_CHAT_PLAIN, KD_CHAT_CHATML, KD_CHAT_LLAMA3 } kd_chat_kind;
+typedef struct kd_chat kd_chat;
+typedef struct kd_message {
+    const char *role; /* system, user, assistant */
+    kd_text text;
+} kd_message;
+typedef struct kd_chat_tokens {
+    uint32_t *id;
+    uint8_t *answer; /* (n) 1: a token of an assistant's text, or the one that ends it */
+    size_t n;
+} kd_chat_tokens;
+
+/* KD_EUNSUPPORTED (a template of another kind, named where it is known), KD_EMISMATCH (a control token that
+ * the vocabulary does not have), KD_ENOMEM. */
+kd_status kd_chat_open(kd_chat **out, const kd_tokenizer *t, kd_err *err);
+void kd_chat_close(kd_chat *c); /* NULL-safe */
+kd_chat_kind kd_chat_kind_of(const kd_chat *c);
+bool kd_chat_end(const kd_chat *c, uint32_t *id); /* the token that ends an answer; false: none */
+/* A conversation; answer: an assistant's turn is opened at its end. Texts never become control tokens. e: of
+ * the tokenizer of c. KD_EUSAGE (a role that is none), and those of kd_encode. */
+kd_status kd_chat_encode(const kd_chat *c, kd_encoder *e, const kd_message *m, size_t n, bool answer,
+                         kd_chat_tokens *out, kd_err *err);
+void kd_chat_tokens_release(kd_chat_tokens *t);
 
 #endif

@@ -8,8 +8,8 @@
  * It has no words for a projection behind the pooling, nor for narrower tables, nor for classes.
  */
 #include "export_private.h"
-#include "gguf.h"
 
+#include "kd/gguf.h"
 #include "kd/text.h"
 
 #include <stdlib.h>
@@ -34,31 +34,31 @@ static const char *const inner[][2] = {
 };
 
 /* "blk.3.attn_q.weight" of "layer3.query.weight"; false: no name for it. */
-static bool name_of(char out[KD__GGUF_NAME], const char *param)
+static bool name_of(char out[KD_GGUF_MAX_NAME], const char *param)
 {
     const char *dot = strrchr(param, '.');
     char *end = NULL;
     for (size_t i = 0; i < KD_COUNT(outer); i++)
         if (strlen(outer[i][0]) == (size_t)(dot - param) &&
             !strncmp(param, outer[i][0], (size_t)(dot - param))) {
-            snprintf(out, KD__GGUF_NAME, "%s%s", outer[i][1], dot);
+            snprintf(out, KD_GGUF_MAX_NAME, "%s%s", outer[i][1], dot);
             return true;
         }
     const long layer = strncmp(param, "layer", 5) ? -1 : strtol(param + 5, &end, 10);
     for (size_t i = 0; layer >= 0 && i < KD_COUNT(inner); i++)
         if (strlen(inner[i][0]) == (size_t)(dot - end) && !strncmp(end, inner[i][0], (size_t)(dot - end))) {
-            snprintf(out, KD__GGUF_NAME, "blk.%ld.%s%s", layer, inner[i][1], dot);
+            snprintf(out, KD_GGUF_MAX_NAME, "blk.%ld.%s%s", layer, inner[i][1], dot);
             return true;
         }
     return false;
 }
 
-static kd__gguf_type type_of(const kd_param *p, const kd_model_export *o)
+static kd_gguf_type type_of(const kd_param *p, const kd_model_export *o)
 {
     const bool small = p->ndims == 1 || strstr(p->name, "position_") || strstr(p->name, "token_type_");
-    return small || !strcmp(o->weights, "f32") ? KD__GGUF_F32
-           : !strcmp(o->weights, "f16")        ? KD__GGUF_F16
-                                               : KD__GGUF_Q8_0;
+    return small || !strcmp(o->weights, "f32") ? KD_GGUF_F32
+           : !strcmp(o->weights, "f16")        ? KD_GGUF_F16
+                                               : KD_GGUF_Q8_0;
 }
 
 static kd_status check(const kd_model *m, const kd_model_export *o, kd_err *err)
@@ -71,7 +71,7 @@ static kd_status check(const kd_model *m, const kd_model_export *o, kd_err *err)
                                       : NULL;
     if (what) return kd_fail(err, KD_EUNSUPPORTED, "%s: a GGUF file has no words for %s", m->name, what);
     if (!strcmp(o->weights, "int8") &&
-        (s->width % KD__GGUF_BLOCK || (s->ffn ? s->ffn : 4 * s->width) % KD__GGUF_BLOCK))
+        (s->width % KD_GGUF_BLOCK || (s->ffn ? s->ffn : 4 * s->width) % KD_GGUF_BLOCK))
         return kd_fail(
             err, KD_EUNSUPPORTED,
             "%s: int8 weights of a GGUF file (Q8_0) are blocks of 32; width %lld and ffn %lld must be "
@@ -82,29 +82,29 @@ static kd_status check(const kd_model *m, const kd_model_export *o, kd_err *err)
 
 /* ---- sizes -------------------------------------------------------------------------------------- */
 
-static void put_sizes(kd__gguf *g, const kd_model *m, const kd_model_export *o)
+static void put_sizes(kd_gguf_writer *g, const kd_model *m, const kd_model_export *o)
 {
     const kd_model_spec *s = &m->spec;
     const uint32_t file_type = !strcmp(o->weights, "f32") ? 0 : !strcmp(o->weights, "f16") ? 1 : 7;
-    kd__gguf_text(g, "general.architecture", "bert");
-    kd__gguf_text(g, "general.type", "model");
-    kd__gguf_text(g, "general.name", m->name);
-    kd__gguf_u32(g, "general.file_type", file_type);
-    kd__gguf_u32(g, "general.quantization_version", 2);
-    kd__gguf_u32(g, "general.alignment", KD__GGUF_ALIGNMENT);
-    kd__gguf_u32(g, "bert.vocab_size", (uint32_t)s->vocab);
-    kd__gguf_u32(g, "bert.context_length", (uint32_t)s->positions);
-    kd__gguf_u32(g, "bert.embedding_length", (uint32_t)s->width);
-    kd__gguf_u32(g, "bert.feed_forward_length", (uint32_t)(s->ffn ? s->ffn : 4 * s->width));
-    kd__gguf_u32(g, "bert.block_count", (uint32_t)s->layers);
-    kd__gguf_u32(g, "bert.attention.head_count", (uint32_t)s->heads);
-    kd__gguf_u32(g, "bert.attention.head_count_kv", (uint32_t)s->heads);
-    kd__gguf_f32(g, "bert.attention.layer_norm_epsilon", (float)s->eps);
-    kd__gguf_bool(g, "bert.attention.causal", false);
-    kd__gguf_u32(g, "bert.pooling_type",
-                 !strcmp(s->pooling, "mean")  ? 1
-                 : !strcmp(s->pooling, "cls") ? 2
-                                              : 0);
+    kd_gguf_put_str(g, "general.architecture", "bert");
+    kd_gguf_put_str(g, "general.type", "model");
+    kd_gguf_put_str(g, "general.name", m->name);
+    kd_gguf_put_u32(g, "general.file_type", file_type);
+    kd_gguf_put_u32(g, "general.quantization_version", 2);
+    kd_gguf_put_u32(g, "general.alignment", KD_GGUF_ALIGNMENT);
+    kd_gguf_put_u32(g, "bert.vocab_size", (uint32_t)s->vocab);
+    kd_gguf_put_u32(g, "bert.context_length", (uint32_t)s->positions);
+    kd_gguf_put_u32(g, "bert.embedding_length", (uint32_t)s->width);
+    kd_gguf_put_u32(g, "bert.feed_forward_length", (uint32_t)(s->ffn ? s->ffn : 4 * s->width));
+    kd_gguf_put_u32(g, "bert.block_count", (uint32_t)s->layers);
+    kd_gguf_put_u32(g, "bert.attention.head_count", (uint32_t)s->heads);
+    kd_gguf_put_u32(g, "bert.attention.head_count_kv", (uint32_t)s->heads);
+    kd_gguf_put_f32(g, "bert.attention.layer_norm_epsilon", (float)s->eps);
+    kd_gguf_put_bool(g, "bert.attention.causal", false);
+    kd_gguf_put_u32(g, "bert.pooling_type",
+                    !strcmp(s->pooling, "mean")  ? 1
+                    : !strcmp(s->pooling, "cls") ? 2
+                                                 : 0);
 }
 
 /* ---- vocabulary --------------------------------------------------------------------------------- */
@@ -174,16 +174,16 @@ static bool is_special(const vocabulary *v, uint32_t id)
     return false;
 }
 
-static void put_token(kd__gguf *g, const char *token, bool special)
+static void put_token(kd_gguf_writer *g, const char *token, bool special)
 {
     char text[KD_TOKEN_MAX_BYTES + 8];
     const bool inside = !special && token[0] == '#' && token[1] == '#' && token[2];
     const int n =
         snprintf(text, sizeof text, "%s%s", special || inside ? "" : "\xe2\x96\x81", token + 2 * inside);
-    kd__gguf_add_text(g, text, kd_min_size((size_t)n, sizeof text - 1));
+    kd_gguf_put_item(g, text, kd_min_size((size_t)n, sizeof text - 1));
 }
 
-static kd_status put_vocabulary(kd__gguf *g, const kd_model *m, const vocabulary *v, const char *folder,
+static kd_status put_vocabulary(kd_gguf_writer *g, const kd_model *m, const vocabulary *v, const char *folder,
                                 kd_err *err)
 {
     const uint32_t rows = (uint32_t)m->spec.vocab;
@@ -193,10 +193,10 @@ static kd_status put_vocabulary(kd__gguf *g, const kd_model *m, const vocabulary
                        kd_tokenizer_size(v->t), m->name, rows);
     int32_t *kind = calloc(rows, sizeof *kind);
     if (!kind) return kd_fail(err, KD_ENOMEM, "no memory for %u tokens", rows);
-    kd__gguf_text(g, "tokenizer.ggml.model", "bert");
-    kd__gguf_text(g, "tokenizer.ggml.pre", "default");
-    kd__gguf_u32(g, "tokenizer.ggml.token_type_count", (uint32_t)m->spec.types);
-    kd__gguf_texts(g, "tokenizer.ggml.tokens", rows);
+    kd_gguf_put_str(g, "tokenizer.ggml.model", "bert");
+    kd_gguf_put_str(g, "tokenizer.ggml.pre", "default");
+    kd_gguf_put_u32(g, "tokenizer.ggml.token_type_count", (uint32_t)m->spec.types);
+    kd_gguf_put_texts(g, "tokenizer.ggml.tokens", rows);
     for (uint32_t i = 0; i < rows; i++) {
         char unused[32];
         const char *token = kd_tokenizer_token(v->t, i);
@@ -205,30 +205,30 @@ static kd_status put_vocabulary(kd__gguf *g, const kd_model *m, const vocabulary
         snprintf(unused, sizeof unused, "[PAD%u]", i);
         put_token(g, token ? token : unused, special || !token);
     }
-    kd__gguf_i32s(g, "tokenizer.ggml.token_type", kind, rows);
+    kd_gguf_put_i32s(g, "tokenizer.ggml.token_type", kind, rows);
     free(kind);
-    for (size_t i = 0; i < KD_COUNT(specials); i++) kd__gguf_u32(g, specials[i].key, v->special[i]);
-    kd__gguf_u32(g, "tokenizer.ggml.bos_token_id", v->special[2]);
-    kd__gguf_u32(g, "tokenizer.ggml.eos_token_id", v->special[3]);
-    kd__gguf_bool(g, "tokenizer.ggml.add_bos_token", true);
-    kd__gguf_bool(g, "tokenizer.ggml.add_eos_token", true);
-    kd__gguf_bool(g, "tokenizer.ggml.normalizer.lowercase", v->lowercase);
-    kd__gguf_bool(g, "tokenizer.ggml.normalizer.strip_accents", v->strip_accents);
+    for (size_t i = 0; i < KD_COUNT(specials); i++) kd_gguf_put_u32(g, specials[i].key, v->special[i]);
+    kd_gguf_put_u32(g, "tokenizer.ggml.bos_token_id", v->special[2]);
+    kd_gguf_put_u32(g, "tokenizer.ggml.eos_token_id", v->special[3]);
+    kd_gguf_put_bool(g, "tokenizer.ggml.add_bos_token", true);
+    kd_gguf_put_bool(g, "tokenizer.ggml.add_eos_token", true);
+    kd_gguf_put_bool(g, "tokenizer.ggml.normalizer.lowercase", v->lowercase);
+    kd_gguf_put_bool(g, "tokenizer.ggml.normalizer.strip_accents", v->strip_accents);
     return KD_OK;
 }
 
 /* ---- the file ----------------------------------------------------------------------------------- */
 
-static kd_status put_tensors(kd__gguf *g, const kd_model *m, const kd_model_export *o, kd_err *err)
+static kd_status put_tensors(kd_gguf_writer *g, const kd_model *m, const kd_model_export *o, kd_err *err)
 {
     const kd_param *p;
     const size_t n = kd_graph_params(m->graph, &p);
-    char name[KD__GGUF_NAME];
+    char name[KD_GGUF_MAX_NAME];
     for (size_t i = 0; i < n; i++) {
         if (!name_of(name, p[i].name))
             return kd_fail(err, KD_EUNSUPPORTED, "%s: a GGUF file has no name for the tensor %s", m->name,
                            p[i].name);
-        kd__gguf_tensor(g, name, type_of(&p[i], o), p[i].ndims, p[i].dims);
+        kd_gguf_put_tensor(g, name, type_of(&p[i], o), p[i].ndims, p[i].dims);
     }
     return KD_OK;
 }
@@ -236,7 +236,7 @@ static kd_status put_tensors(kd__gguf *g, const kd_model *m, const kd_model_expo
 kd_status kd__write_gguf(FILE *f, const kd__net *net, const kd_model_export *o, const char *command,
                          kd_model_export_facts *facts, kd_err *err)
 {
-    kd__gguf g = {0};
+    kd_gguf_writer g = {0};
     vocabulary v = {0};
     const kd_model *m = net->m;
     const kd_param *p;
@@ -247,15 +247,15 @@ kd_status kd__write_gguf(FILE *f, const kd__net *net, const kd_model_export *o, 
     if (!st) {
         find_normalizer(&v);
         put_sizes(&g, m, o);
-        kd__gguf_text(&g, "kd.command", command ? command : "");
+        kd_gguf_put_str(&g, "kd.command", command ? command : "");
         st = put_vocabulary(&g, m, &v, o->tokenizer, err);
     }
     if (!st) st = put_tensors(&g, m, o, err);
-    if (!st) st = kd__gguf_head(&g, f, err);
+    if (!st) st = kd_gguf_put_head(&g, f, err);
     for (size_t i = 0; i < n && !st; i++)
-        kd__gguf_numbers(f, type_of(&p[i], o), kd_graph_param_data(m->graph, &p[i]), p[i].size);
+        kd_gguf_put_numbers(f, type_of(&p[i], o), kd_graph_param_data(m->graph, &p[i]), p[i].size);
     facts->weight_bytes = g.bytes;
     kd_tokenizer_close(v.t);
-    kd__gguf_release(&g);
+    kd_gguf_writer_release(&g);
     return st;
 }

@@ -98,12 +98,12 @@ static kd_status check_only(const json_t *j, const char *path, kd_err *err)
 
 static const struct {
     const char *key, *ours;
-    int64_t most;
+    int64_t least, most;
 } sizes[] = {
-    {"hidden_size", "width", 1 << 16},         {"num_hidden_layers", "layers", 1000},
-    {"num_attention_heads", "heads", 1 << 12}, {"intermediate_size", "ffn", 1 << 18},
-    {"vocab_size", "vocab", 1 << 24},          {"max_position_embeddings", "positions", 1 << 20},
-    {"type_vocab_size", "types", 1 << 16},
+    {"hidden_size", "width", 1, 1 << 16},         {"num_hidden_layers", "layers", 0, 1000},
+    {"num_attention_heads", "heads", 1, 1 << 12}, {"intermediate_size", "ffn", 1, 1 << 18},
+    {"vocab_size", "vocab", 1, 1 << 24},          {"max_position_embeddings", "positions", 1, 1 << 20},
+    {"type_vocab_size", "types", 1, 1 << 16},
 };
 
 static kd_status read_encoder(json_t *spec, const json_t *j, const char *path, kd_err *err)
@@ -113,7 +113,7 @@ static kd_status read_encoder(json_t *spec, const json_t *j, const char *path, k
     int64_t n, width = json_integer_value(json_object_get(j, "hidden_size"));
     kd_status st = check_only(j, path, err);
     for (size_t i = 0; i < KD_COUNT(sizes) && !st; i++)
-        if (!(st = kd_json_int(j, sizes[i].key, 1, sizes[i].most, &n, path, err)))
+        if (!(st = kd_json_int(j, sizes[i].key, sizes[i].least, sizes[i].most, &n, path, err)))
             json_object_set_new(spec, sizes[i].ours, json_integer(n));
     if (!st && !strcmp(type, "electra")) {
         if (!(st = kd_json_int(j, "embedding_size", 1, 1 << 16, &n, path, err)) && n != width)

@@ -10,7 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const kd_param *find(const kd_model *m, const char *name)
+const kd_param *kd__find_param(const kd_model *m, const char *name)
 {
     const kd_param *p;
     const size_t n = kd_graph_params(m->graph, &p);
@@ -58,9 +58,9 @@ static kd_status take(kd_model *m, const kd_param *p, const kd_model *from, cons
                    q ? "another shape than" : "nothing that could become", p->name, m->name);
 }
 
-static kd_status check_layers(const kd_model *m, const kd_model *from, const kd_ints *layers,
-                              const char *folder, kd_err *err)
+static kd_status check_layers(const kd_model *m, const kd_model *from, const kd_init *init, kd_err *err)
 {
+    const kd_ints *layers = &init->layers;
     if (!layers->n) return KD_OK;
     if (!kd_model_reads_tokens(m) || layers->n != (size_t)m->spec.layers)
         return kd_fail(err, KD_EUSAGE, "init.layers has %zu entries, %s has %lld layers", layers->n, m->name,
@@ -68,27 +68,38 @@ static kd_status check_layers(const kd_model *m, const kd_model *from, const kd_
     for (size_t i = 0; i < layers->n; i++)
         if (layers->v[i] >= from->spec.layers)
             return kd_fail(err, KD_EUSAGE, "init.layers names layer %lld, %s has %lld, the first one is 0",
-                           (long long)layers->v[i], folder, (long long)from->spec.layers);
+                           (long long)layers->v[i], init->folder, (long long)from->spec.layers);
     return KD_OK;
 }
 
-kd_status kd_model_init_from(kd_model *m, const char *folder, const kd_ints *layers, kd_err *err)
+static kd_status take_all(kd_model *m, const kd_model *from, const kd_init *init, kd_err *err)
 {
-    kd_model *from;
     const kd_param *p;
     kd__node_name b;
-    kd_status st = kd_model_load(&from, folder, err);
-    if (st) return st;
-    if (strcmp(m->spec.arch, from->spec.arch))
-        st = kd_fail(err, KD_EMISMATCH, "init.from %s: model.arch is %s, that of %s is %s", folder,
-                     from->spec.arch, m->name, m->spec.arch);
+    kd_status st = check_layers(m, from, init, err);
     if (!st && kd_model_reads_tokens(m) && m->spec.heads != from->spec.heads)
-        st = kd_fail(err, KD_EMISMATCH, "init.from %s: %lld heads, %s has %lld", folder,
+        st = kd_fail(err, KD_EMISMATCH, "init.from %s: %lld heads, %s has %lld", init->folder,
                      (long long)from->spec.heads, m->name, (long long)m->spec.heads);
-    if (!st) st = check_layers(m, from, layers, folder, err);
     kd_graph_params(m->graph, &p);
     for (size_t i = 0; i < m->params && !st; i++)
-        st = take(m, &p[i], from, find(from, name_there(&b, p[i].name, layers)), folder, err);
+        st = take(m, &p[i], from, kd__find_param(from, name_there(&b, p[i].name, &init->layers)),
+                  init->folder, err);
+    return st;
+}
+
+kd_status kd_model_init_from(kd_model *m, const kd_init *init, kd_err *err)
+{
+    const bool words = init->tables && !strcmp(init->tables, "words");
+    kd_model *from;
+    kd_status st = kd_model_load(&from, init->folder, err);
+    if (st) return st;
+    if (strcmp(m->spec.arch, from->spec.arch))
+        st = kd_fail(err, KD_EMISMATCH, "init.from %s: model.arch is %s, that of %s is %s", init->folder,
+                     from->spec.arch, m->name, m->spec.arch);
+    else if (words && (!kd_model_reads_tokens(m) || init->layers.n))
+        st = kd_fail(err, KD_EUSAGE, "init.tables: words is for a bert without init.layers, not %s", m->name);
+    else
+        st = words ? kd__init_words(m, from, init, err) : take_all(m, from, init, err);
     kd_model_free(from);
     return st;
 }

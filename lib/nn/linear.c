@@ -11,11 +11,14 @@
  * reads it afterwards), then runs both products and the column sums of dy with one barrier at
  * the end.
  *
+ * Products of a fixed number of rows are dense.c's where operands are f32 and the shape suits it, else the
+ * library's (gemm.c): few rows, bf16 operands, widths that are no multiple of 16.
+ *
  * Token models, whose rows are another number in each batch, have products of their own (panels.c) wherever
- * operands are f32; the weights are laid out anew in each pass, or once where they are fixed.
+ * operands are f32, rounded or not; the weights are laid out anew in each pass, or once where they are fixed.
  *
  * With bf16 operands (precision.c) x and W are rounded once for both passes, dy once for both of its
- * products.
+ * products; panels.c rounds what it reads by itself.
  */
 #include "nn_private.h"
 
@@ -47,6 +50,25 @@ kd_node kd_nn_linear(kd_graph *g, const char *name, kd_node x, int64_t out, bool
     return kd__graph_add(g, &kd__op_linear, name, 1, &x, &a);
 }
 
+kd_node kd_nn_tied_linear(kd_graph *g, const char *name, kd_node x, kd_node embedding)
+{
+    const bool there = embedding >= 0 && embedding < g->nodes && g->node[embedding].op == &kd__op_embedding;
+    const kd__attrs a = {.out = there ? g->node[embedding].a.dims[0] : 0, .tied = embedding + 1};
+    return kd__graph_add(g, &kd__op_linear, name, 1, &x, &a);
+}
+
+/* The embedding's table becomes the weight. */
+static kd_status tie(kd_graph *g, kd__node_info *n, const kd__node_info *x, kd_err *err)
+{
+    kd__node_info *e = &g->node[n->a.tied - 1];
+    if ((size_t)in_of(x) != e->size)
+        return kd_fail(err, KD_EUSAGE, "layer %s: %lld values a token, the table of %s is %zu wide", n->name,
+                       (long long)in_of(x), e->name, e->size);
+    e->a.tied = 1;
+    n->param[n->nparam++] = e->param[0];
+    return KD_OK;
+}
+
 static kd_status shape(kd_graph *g, kd__node_info *n, kd_err *err)
 {
     const kd__node_info *x = kd__graph_in(g, n, 0);
@@ -59,6 +81,7 @@ static kd_status shape(kd_graph *g, kd__node_info *n, kd_err *err)
     n->ndims = x->ndims;
     memcpy(n->dims, x->dims, sizeof n->dims);
     n->dims[n->ndims - 1] = out;
+    if (n->a.tied) return tie(g, n, x, err);
     const int64_t w[] = {out, in_of(x)};
     kd_status st = kd__graph_param(g, n, "weight", 2, w, false, true, err);
     return st || !n->a.bias ? st : kd__graph_param(g, n, "bias", 1, w, false, false, err);
@@ -91,7 +114,8 @@ static kd_status plan_panels(kd_exec *ex, kd__state *s, size_t out, size_t in, k
     s->shared_floats = floats;
     if (ex->p.training)
         s->shared_floats = kd_max_size(floats, kd__panels_floats(out, in) + kd__panels_stage(&g));
-    if (ex->p.training || !ex->p.fixed) return KD_OK;
+    kd_status st = l->operands ? kd__team_reserve(ex->team, KD__PANELS_BLOCK * KD__PANELS_STEP, err) : KD_OK;
+    if (st || ex->p.training || !ex->p.fixed) return st;
     s->shared_floats = 0;
     ex->extra_bytes += floats * sizeof(float);
     l->fixed = kd_alloc_aligned(floats, sizeof(float));
@@ -111,14 +135,14 @@ static kd_status plan(kd_exec *ex, kd__state *s, kd_err *err)
     linear *l = s->own = calloc(1, sizeof *l);
     if (!l) return kd_fail(err, KD_ENOMEM, "layer %s: out of memory", n->name);
     const kd__operands operands = l->operands = kd__operands_of(ex, n);
+    if ((l->panels = packed && operands != KD__BF16)) return plan_panels(ex, s, (size_t)out, (size_t)in, err);
     if (operands) {
         l->w_at = kd__operand_floats(operands, (size_t)(rows * in));
         l->dy_at = l->w_at + kd__operand_floats(operands, (size_t)(out * in));
         s->keep_floats = l->dy_at + kd__operand_floats(operands, (size_t)(rows * out));
     }
-    if ((l->panels = packed && operands != KD__BF16)) return plan_panels(ex, s, (size_t)out, (size_t)in, err);
     l->d = (kd__dense){.rows = (size_t)rows, .in = (size_t)in, .out = (size_t)out};
-    if ((l->dense = !operands && kd__dense_fit(&l->d))) { return KD_OK; }
+    if ((l->dense = !operands && kd__dense_fit(&l->d))) return KD_OK;
     const kd__gemm_desc forward = {.m = rows,
                                    .n = out,
                                    .k = in,
@@ -166,21 +190,26 @@ static const void *operand(const linear *l, float *to, const float *x, size_t n)
     return to;
 }
 
-/* x and w: as the products read them. */
-static void forward_panels(kd_exec *ex, kd__state *s, const float *x, const float *w)
+static float *room_for_rounding(const kd_exec *ex, const linear *l)
+{
+    return l->operands ? kd__team_stage(ex->team) : NULL;
+}
+
+static void forward_panels(kd_exec *ex, kd__state *s)
 {
     linear *l = s->own;
     const kd__node_info *n = s->n;
     const size_t out = (size_t)n->a.out, in = (size_t)in_of(kd__graph_in(ex->g, n, 0));
     float *panels = l->fixed ? l->fixed : s->shared;
     if (!l->ready) {
-        kd__panels_pack(panels, w, in, out, true);
+        kd__panels_pack(panels, s->w[WEIGHT], in, out, true, l->operands);
 #pragma omp barrier
     }
-    const kd__panels_call call = {.a = x,
+    const kd__panels_call call = {.a = s->x[0],
                                   .b = panels,
                                   .bias = n->a.bias ? s->w[BIAS] : NULL,
                                   .c = s->y,
+                                  .rounded = room_for_rounding(ex, l),
                                   .m = (size_t)rows_of(ex, n),
                                   .n = out,
                                   .k = in,
@@ -195,6 +224,10 @@ static void forward(kd_exec *ex, kd__state *s)
 {
     const linear *l = s->own;
     const kd__node_info *n = s->n;
+    if (l->panels) {
+        forward_panels(ex, s);
+        return;
+    }
     const size_t rows = (size_t)rows_of(ex, n), in = (size_t)in_of(kd__graph_in(ex->g, n, 0));
     const kd__gemm_call call = {.g = l->forward,
                                 .a = operand(l, s->keep, s->x[0], rows * in),
@@ -209,8 +242,6 @@ static void forward(kd_exec *ex, kd__state *s)
         kd__dense_run_forward(
             &l->d,
             &(kd__dense_forward){.x = call.a, .w = call.b, .bias = call.bias, .y = s->y, .relu = n->a.relu});
-    else if (l->panels)
-        forward_panels(ex, s, call.a, call.b);
     else
         kd__gemm_run(&call, 1);
 }
@@ -232,20 +263,28 @@ static void clear_rest(const linear *l, const void *m, size_t rows, size_t width
     memset((char *)m + rows * row, 0, (KD__ROWS_STEP - rows % KD__ROWS_STEP) % KD__ROWS_STEP * row);
 }
 
-static void backward_panels(kd_exec *ex, kd__state *s, const float *dy, const float *x, const float *w)
+static void backward_panels(kd_exec *ex, kd__state *s)
 {
+    const linear *l = s->own;
     const size_t out = (size_t)s->n->a.out, in = (size_t)in_of(kd__graph_in(ex->g, s->n, 0)),
                  rows = (size_t)rows_of(ex, s->n);
-    const kd__panels_gradient weights = {.dy = dy,
-                                         .x = x,
+    const kd__panels_gradient weights = {.dy = s->dy,
+                                         .x = s->x[0],
                                          .dw = s->dw[WEIGHT],
                                          .stage = s->shared + kd__panels_floats(out, in),
                                          .rows = rows,
                                          .out = out,
-                                         .in = in};
-    const kd__panels_call data = {
-        .a = dy, .b = s->shared, .c = s->dx[0], .m = rows, .n = in, .k = out, .add = s->add[0]};
-    if (s->dx[0]) kd__panels_pack(s->shared, w, out, in, false);
+                                         .in = in,
+                                         .rounded = l->operands};
+    const kd__panels_call data = {.a = s->dy,
+                                  .b = s->shared,
+                                  .c = s->dx[0],
+                                  .rounded = room_for_rounding(ex, l),
+                                  .m = rows,
+                                  .n = in,
+                                  .k = out,
+                                  .add = s->add[0]};
+    if (s->dx[0]) kd__panels_pack(s->shared, s->w[WEIGHT], out, in, false, l->operands);
     kd__panels_gather(&weights);
 #pragma omp barrier
     kd__panels_gradients(&weights);
@@ -281,15 +320,12 @@ static void backward(kd_exec *ex, kd__state *s)
             kd__vec_get()->relu_mask(s->dy + i, s->dy + i, s->y + i, kd_min_size(block, total - i));
     }
     if (s->n->a.bias) bias_gradient(s->dw[BIAS], s->dy, (size_t)rows, (size_t)out);
-    const void *dy = operand(l, s->keep + l->dy_at, s->dy, (size_t)(rows * out));
-    const void *x = l->operands ? s->keep : s->x[0], *w = l->operands ? s->keep + l->w_at : s->w[WEIGHT];
     if (l->panels) {
-        if (l->operands) {
-#pragma omp barrier
-        }
-        backward_panels(ex, s, dy, x, w);
+        backward_panels(ex, s);
         return;
     }
+    const void *dy = operand(l, s->keep + l->dy_at, s->dy, (size_t)(rows * out));
+    const void *x = l->operands ? s->keep : s->x[0], *w = l->operands ? s->keep + l->w_at : s->w[WEIGHT];
     if (s->n->per != KD_PER_ROW) {
 #pragma omp single nowait
         {

@@ -6,12 +6,22 @@
  * that it depends neither on the plan nor on where its row is, nor on how the work is shared: a piece is
  * BLOCK rows by COLUMNS columns, fewer columns where there are few rows, and one thread does it.
  *
+ * With `rounded`, operands are rounded to bf16 on their way: weights and the operands of gradients where they
+ * have just been laid out, rows of A in a copy of a piece, which stays in the nearest caches.
+ *
  * A gradient of weights has the rows of the batch as its K. Both operands are laid out in panels, CHUNK rows
  * at a time; then a thread that has a square of the gradient adds up chunk after chunk.
  */
 #include "nn_private.h"
 
-enum { STEP = 384, BLOCK = 128, COLUMNS = 384, PIECES = 32, SQUARE = 192, CHUNK = 192 };
+enum {
+    STEP = KD__PANELS_STEP,
+    BLOCK = KD__PANELS_BLOCK,
+    COLUMNS = 384,
+    PIECES = 32,
+    SQUARE = 192,
+    CHUNK = 192
+};
 
 const kd__panel_kernels *kd__panels_get(void)
 {
@@ -30,7 +40,7 @@ static size_t dy_width(const kd__panels_gradient *g) { return up(g->out, kd__pan
 
 size_t kd__panels_stage(const kd__panels_gradient *g) { return g->rows * (x_width(g) + dy_width(g)); }
 
-void kd__panels_pack(float *to, const float *b, size_t k, size_t n, bool transposed)
+void kd__panels_pack(float *to, const float *b, size_t k, size_t n, bool transposed, bool rounded)
 {
     const kd__panel_kernels *p = kd__panels_get();
 #pragma omp for schedule(static) nowait
@@ -40,26 +50,57 @@ void kd__panels_pack(float *to, const float *b, size_t k, size_t n, bool transpo
             p->pack_transposed(to + j * k, b + j * k, k, k, width);
         else
             p->pack_panel(to + j * k, b + j, n, k, width);
+        if (rounded) kd__make_operand(to + j * k, to + j * k, k * p->width, KD__ROUNDED);
     }
+}
+
+/* What tiles of panel `at` of so many ask for: the panel behind it, and their share of A's next rows, which
+ * the panels of a piece pass through side by side. */
+static void look_ahead(kd__panel_product *t, size_t at, size_t panels, const float *a, size_t lda)
+{
+    const size_t rows = kd__panels_get()->rows, each = (rows + panels - 1) / panels;
+    if (at * each >= rows) return;
+    t->next_a = a + at * each * lda;
+    t->next_lda = lda;
+    t->next_rows = each;
+}
+
+/* Rows of A from i on, columns from k on, as the product reads them. */
+static const float *rows_of(const kd__panels_call *call, size_t i, size_t rows, size_t k, size_t columns)
+{
+    const float *a = call->a + i * call->k + k;
+    if (!call->rounded) return a;
+    for (size_t r = 0; r < rows; r++)
+        kd__make_operand(call->rounded + r * columns, a + r * call->k, columns, KD__ROUNDED);
+    return call->rounded;
 }
 
 /* Rows from i on by `columns` columns from j on. */
 static void block(const kd__panels_call *call, size_t i, size_t j, size_t columns)
 {
     const kd__panel_kernels *p = kd__panels_get();
-    const size_t rows = kd_min_size(BLOCK, call->m - i), end = kd_min_size(call->n, j + columns);
-    for (size_t k = 0; k < call->k; k += STEP)
-        for (size_t at = j; at < end; at += p->width) {
-            const kd__panel_product t = {.c = call->c + i * call->n + at,
-                                         .ldc = call->n,
-                                         .b = call->b + at * call->k + k * p->width,
-                                         .k = kd_min_size(STEP, call->k - k),
-                                         .width = kd_min_size(p->width, call->n - at),
-                                         .bias = call->bias && !k ? call->bias + at : NULL,
-                                         .add = k || call->add,
-                                         .relu = call->relu && k + STEP >= call->k};
-            p->rows_by_panel(&t, call->a + i * call->k + k, call->k, rows);
+    const size_t rows = kd_min_size(BLOCK, call->m - i), end = kd_min_size(call->n, j + columns),
+                 panels = up(end - j, p->width) / p->width;
+    for (size_t k = 0; k < call->k; k += STEP) {
+        const bool last = k + STEP >= call->k;
+        const size_t step = kd_min_size(STEP, call->k - k), lda = call->rounded ? step : call->k;
+        const float *a = rows_of(call, i, rows, k, step),
+                    *next = call->a + (last ? (i + BLOCK) * call->k : i * call->k + k + STEP);
+        for (size_t at = 0; at < panels; at++) {
+            const size_t col = j + at * p->width;
+            kd__panel_product t = {.c = call->c + i * call->n + col,
+                                   .ldc = call->n,
+                                   .b = call->b + col * call->k + k * p->width,
+                                   .k = step,
+                                   .width = kd_min_size(p->width, call->n - col),
+                                   .bias = call->bias && !k ? call->bias + col : NULL,
+                                   .add = k || call->add,
+                                   .relu = call->relu && last};
+            t.next_b = t.b + call->k * p->width;
+            look_ahead(&t, at, panels, next, call->k);
+            p->rows_by_panel(&t, a, lda, rows);
         }
+    }
 }
 
 void kd__panels_product(const kd__panels_call *call)
@@ -72,6 +113,16 @@ void kd__panels_product(const kd__panels_call *call)
     for (size_t t = 0; t < high * wide; t++) block(call, t / wide * BLOCK, t % wide * columns, columns);
 }
 
+/* Columns of m (k, ld) in panels of `width`; pack: of one of them. */
+static void gather(float *to, const float *m, size_t ld, size_t k, size_t width, bool rounded,
+                   void (*pack)(float *, const float *, size_t, size_t, size_t))
+{
+    for (size_t at = 0; at < ld; at += width) {
+        pack(to + at * k, m + at, ld, k, kd_min_size(width, ld - at));
+        if (rounded) kd__make_operand(to + at * k, to + at * k, k * width, KD__ROUNDED);
+    }
+}
+
 /* Panels of CHUNK rows of both operands from row r on: first x's, then dy's. */
 void kd__panels_gather(const kd__panels_gradient *g)
 {
@@ -80,10 +131,8 @@ void kd__panels_gather(const kd__panels_gradient *g)
     for (size_t r = 0; r < g->rows; r += CHUNK) {
         const size_t k = kd_min_size(CHUNK, g->rows - r);
         float *x = g->stage + r * (x_width(g) + dy_width(g)), *dy = x + k * x_width(g);
-        for (size_t at = 0; at < g->in; at += p->width)
-            p->pack_panel(x + at * k, g->x + r * g->in + at, g->in, k, kd_min_size(p->width, g->in - at));
-        for (size_t at = 0; at < g->out; at += p->rows)
-            p->pack_rows(dy + at * k, g->dy + r * g->out + at, g->out, k, kd_min_size(p->rows, g->out - at));
+        gather(x, g->x + r * g->in, g->in, k, p->width, g->rounded, p->pack_panel);
+        gather(dy, g->dy + r * g->out, g->out, k, p->rows, g->rounded, p->pack_rows);
     }
 }
 
@@ -91,17 +140,22 @@ void kd__panels_gather(const kd__panels_gradient *g)
 static void square(const kd__panels_gradient *g, size_t i, size_t j)
 {
     const kd__panel_kernels *p = kd__panels_get();
-    const size_t high = kd_min_size(SQUARE, g->out - i), end = kd_min_size(g->in, j + SQUARE);
+    const size_t high = kd_min_size(SQUARE, g->out - i), wide = kd_min_size(SQUARE, g->in - j),
+                 panels = up(wide, p->width) / p->width;
     for (size_t r = 0; r < g->rows; r += CHUNK) {
-        const size_t k = kd_min_size(CHUNK, g->rows - r);
-        const float *x = g->stage + r * (x_width(g) + dy_width(g)), *dy = x + k * x_width(g);
-        for (size_t at = j; at < end; at += p->width) {
-            const kd__panel_product t = {.c = g->dw + i * g->in + at,
-                                         .ldc = g->in,
-                                         .b = x + at * k,
-                                         .k = k,
-                                         .width = kd_min_size(p->width, g->in - at),
-                                         .add = r > 0};
+        const size_t k = kd_min_size(CHUNK, g->rows - r), then = kd_min_size(CHUNK, g->rows - r - k);
+        const float *x = g->stage + r * (x_width(g) + dy_width(g)), *dy = x + k * x_width(g),
+                    *next = dy + k * dy_width(g) + then * x_width(g);
+        for (size_t at = 0; at < panels; at++) {
+            const size_t col = j + at * p->width;
+            kd__panel_product t = {.c = g->dw + i * g->in + col,
+                                   .ldc = g->in,
+                                   .b = x + col * k,
+                                   .k = k,
+                                   .width = kd_min_size(p->width, g->in - col),
+                                   .add = r > 0};
+            t.next_b = at + 1 < panels ? t.b + k * p->width : dy + k * dy_width(g) + j * then;
+            if (then) look_ahead(&t, at, panels, next + i * then, then);
             p->panels_by_panel(&t, dy + i * k, high);
         }
     }

@@ -19,20 +19,45 @@ typedef struct matrix { /* element (i, p) at i * row + p * col */
     size_t row, col;
 } matrix;
 
-/* C = start, or C +, A (ROWS, k) B (k, WIDTH) */
+/* What a tile asks for while it computes: `lines` of what B's next panel has, and `rows` rows of the A of the
+ * next piece; both move on by a cache line's worth of K at a time. */
+typedef struct ahead {
+    const char *b, *a;
+    size_t lines, rows, lda;
+} ahead;
+enum { LINE = 64, STRIDE = LINE / sizeof(float) };
+
+/* to_write takes constants only. */
+#define FETCH(at, to_write) __builtin_prefetch(at, to_write, to_write ? 3 : 2)
+
+INLINE void fetch(ahead *f)
+{
+    for (size_t i = 0; i < f->lines; i++, f->b += LINE) FETCH(f->b, 0);
+    for (size_t i = 0; i < f->rows; i++) FETCH(f->a + i * f->lda, 0);
+    f->a += LINE;
+}
+
+/* C = start, or C +, A (ROWS, k) B (k, WIDTH). Stores would wait for C's lines if nobody had asked for them.
+ */
 INLINE void tile(float *c, size_t ldc, const float *start, size_t start_row, matrix a, const float *b,
-                 size_t k, bool relu)
+                 size_t k, bool relu, ahead f)
 {
     vec sum[ROWS][VECTORS];
     UNROLL for (int i = 0; i < ROWS; i++) UNROLL for (int j = 0; j < VECTORS; j++) sum[i][j] =
         start ? load(start + (size_t)i * start_row + j * LANES) : all(0);
-    for (size_t p = 0; p < k; p++, b += WIDTH, a.at += a.col) {
-        vec w[VECTORS];
-        UNROLL for (int j = 0; j < VECTORS; j++) w[j] = load(b + j * LANES);
-        UNROLL for (int i = 0; i < ROWS; i++)
-        {
-            const vec x = all(a.at[(size_t)i * a.row]);
-            UNROLL for (int j = 0; j < VECTORS; j++) sum[i][j] += x * w[j];
+    for (size_t p = 0, row = 0; p < k; p += STRIDE, row++) {
+        const size_t n = kd_min_size(STRIDE, k - p);
+        fetch(&f);
+        if (row < ROWS)
+            for (size_t j = 0; j < WIDTH; j += STRIDE) FETCH(c + row * ldc + j, 1);
+        for (size_t i = 0; i < n; i++, b += WIDTH, a.at += a.col) {
+            vec w[VECTORS];
+            UNROLL for (int j = 0; j < VECTORS; j++) w[j] = load(b + j * LANES);
+            UNROLL for (int r = 0; r < ROWS; r++)
+            {
+                const vec x = all(a.at[(size_t)r * a.row]);
+                UNROLL for (int j = 0; j < VECTORS; j++) sum[r][j] += x * w[j];
+            }
         }
     }
     UNROLL for (int i = 0; i < ROWS; i++) UNROLL for (int j = 0; j < VECTORS; j++)
@@ -49,21 +74,26 @@ static void edge(float *c, size_t ldc, const float *start, size_t start_row, mat
     _Alignas(64) float from[ROWS * WIDTH] = {0}, to[ROWS * WIDTH];
     for (size_t i = 0; start && i < rows; i++)
         memcpy(from + i * WIDTH, start + i * start_row, width * sizeof *from);
-    tile(to, WIDTH, from, WIDTH, a, b, k, relu);
+    tile(to, WIDTH, from, WIDTH, a, b, k, relu, (ahead){0});
     for (size_t i = 0; i < rows; i++) memcpy(c + i * ldc, to + i * WIDTH, width * sizeof *c);
 }
 
 /* Rows by a panel; `rows` of A may be read up to the next multiple of ROWS. */
 INLINE void column(const kd__panel_product *t, size_t rows, size_t a_step, matrix a)
 {
-    const size_t start_row = t->bias ? 0 : t->ldc;
+    const size_t start_row = t->bias ? 0 : t->ldc, tiles = (rows + ROWS - 1) / ROWS,
+                 strides = (t->k + STRIDE - 1) / STRIDE;
+    ahead f = {.b = (const char *)t->next_b, .rows = t->next_rows, .lda = t->next_lda * sizeof(float)};
+    if (f.b) f.lines = (t->k * WIDTH * sizeof(float) / LINE + tiles * strides - 1) / (tiles * strides);
     for (size_t i = 0; i < rows; i += ROWS, a.at += a_step) {
         float *c = t->c + i * t->ldc;
         const float *start = t->bias ? t->bias : t->add ? c : NULL;
+        f.a = (const char *)(t->next_a + i * t->next_lda);
         if (rows - i >= ROWS && t->width == WIDTH)
-            tile(c, t->ldc, start, start_row, a, t->b, t->k, t->relu);
+            tile(c, t->ldc, start, start_row, a, t->b, t->k, t->relu, f);
         else
             edge(c, t->ldc, start, start_row, a, t->b, t->k, t->relu, kd_min_size(ROWS, rows - i), t->width);
+        f.b += f.lines * strides * LINE;
     }
 }
 
@@ -103,14 +133,19 @@ static void pack_rows(float *to, const float *a, size_t lda, size_t k, size_t wi
         pack(to, a, lda, k, width, ROWS);
 }
 
-/* The same of b (width, ldb) transposed, a block of it at a time so that lines are used whole. */
+/* The same of b (width, ldb) transposed, square by square. */
 static void pack_transposed(float *to, const float *b, size_t ldb, size_t k, size_t width)
 {
-    enum { BLOCK = 16 };
-    for (size_t p = 0; p < k; p += BLOCK)
-        for (size_t j = 0; j < WIDTH; j++) {
-            const size_t n = kd_min_size(BLOCK, k - p);
-            for (size_t i = 0; i < n; i++) to[(p + i) * WIDTH + j] = j < width ? b[j * ldb + p + i] : 0.0f;
+    for (size_t p = 0; p < k; p += LANES)
+        for (size_t j = 0; j < WIDTH; j += LANES) {
+            const size_t some = kd_min_size(LANES, k - p);
+            vec v[LANES];
+            for (size_t i = 0; i < LANES; i++)
+                v[i] = j + i >= width  ? all(0)
+                       : some == LANES ? load(b + (j + i) * ldb + p)
+                                       : load_some(b + (j + i) * ldb + p, some);
+            transpose_square(v);
+            for (size_t i = 0; i < some; i++) store(to + (p + i) * WIDTH + j, v[i]);
         }
 }
 

@@ -102,6 +102,7 @@ void kd_teacher_close(kd_teacher *t)
     if (!t) return;
     kd_exec_free(t->exec);
     kd_model_free(t->model);
+    kd__known_free(t->known);
     free(t->folder);
     free(t->name);
     free(t);
@@ -116,6 +117,8 @@ kd_status kd_teacher_set_precision(kd_teacher *t, kd_precision p, kd_err *err)
         t->precision = before;
     else
         t->ntaps = 0;
+    kd__known_free(t->known);
+    t->known = NULL;
     return st;
 }
 

@@ -104,8 +104,8 @@ size_t kd__scratch_floats(const kd_teacher *t)
     return ((size_t)(per_token ? t->tokens : t->batch) + 1) * t->classes;
 }
 
-/* Where the feed's values of a target begin, in a ragged column with room for those of the chunk. NULL when out of
- * memory. */
+/* Where the feed's values of a target begin, in a ragged column with room for those of the chunk. NULL when
+ * out of memory. */
 static float *place(kd__values *v, size_t i, const kd__feed *f, const kd__target *g)
 {
     const size_t floats = (size_t)f->tokens * g->size;
@@ -121,7 +121,9 @@ static float *place(kd__values *v, size_t i, const kd__feed *f, const kd__target
 static kd_status take_texts(kd__values *v, kd_teacher *t, const kd__feed *f, const kd__target *target,
                             size_t n, float *scratch, kd_err *err)
 {
-    kd_status st = kd__teacher_read(t, f->raw, f->dtype, f->offset, f->rows, f->at, scratch, err);
+    const bool whole = t->ntaps || kd_graph_node_per(t->model->graph, t->model->logits) == KD_PER_TOKEN;
+    kd_status st = whole ? kd__teacher_read(t, f->raw, f->dtype, f->offset, f->rows, f->at, scratch, err)
+                         : kd__known_read(t, f, scratch, err);
     for (size_t i = 0; i < n && !st; i++) {
         const kd__target *g = &target[i];
         if (g->text != f->text) continue;

@@ -17,6 +17,8 @@ typedef struct kd__tap {
     size_t height, width;    /* of one that becomes attention */
 } kd__tap;
 
+typedef struct kd__known kd__known;
+
 struct kd_teacher {
     char *folder; /* for messages */
     char *name;
@@ -30,6 +32,7 @@ struct kd_teacher {
     char fingerprint[33], tokenizer[33];
     kd__tap tap[KD_TEACHER_TAPS];
     size_t ntaps;
+    kd__known *known; /* NULL until a pass has texts */
 };
 
 /* Which rows of a store a batch holds, for messages: number i is a view of row base + (first + i) / per. */
@@ -94,9 +97,10 @@ typedef struct kd__text {
     const kd_column *c;
     int64_t each;
 } kd__text;
+bool kd__is_tokens(const kd_column *c);
 /* The store's, in its order; *n of them. KD_EMISMATCH: none, or one that is not as the teacher takes it. */
 kd_status kd__teacher_texts(kd__text out[KD__TEXTS], int *n, const kd_teacher *t, const kd_store *s,
-                         kd_err *err);
+                            kd_err *err);
 
 /* One chunk of a column of texts. */
 typedef struct kd__tokens {
@@ -151,6 +155,12 @@ size_t kd__most_rows(const kd_store *s); /* of a chunk */
 /* A sample of about `rows` rows, in chunks that are spread over the store: the i-th, from 0; false: there are
  * no more. Whole chunks, because what an encoding makes of a row may depend on its neighbours. */
 bool kd__sample(const kd_store *s, uint64_t rows, uint32_t i, uint32_t *chunk);
+
+/* ---- texts that were embedded before (known.c) ---------------------------------------------- */
+
+/* kd__teacher_read of a feed of texts, with one output each and without taps. */
+kd_status kd__known_read(kd_teacher *t, const kd__feed *f, float *out, kd_err *err);
+void kd__known_free(kd__known *k); /* NULL-safe */
 
 /* ---- what becomes of the values ----------------------------------------------------------- */
 

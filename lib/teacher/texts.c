@@ -9,7 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-static bool is_tokens(const kd_column *c)
+bool kd__is_tokens(const kd_column *c)
 {
     return c->role == KD_ROLE_INPUT && c->ndims == 1 && c->dims[0] < 0 && !strcmp(c->encoding, "dense") &&
            (c->dtype == KD_U16 || c->dtype == KD_I32);
@@ -33,13 +33,14 @@ static kd_status check_text(const kd_teacher *t, const kd_store *s, const kd_col
     return KD_OK;
 }
 
-kd_status kd__teacher_texts(kd__text out[KD__TEXTS], int *n, const kd_teacher *t, const kd_store *s, kd_err *err)
+kd_status kd__teacher_texts(kd__text out[KD__TEXTS], int *n, const kd_teacher *t, const kd_store *s,
+                            kd_err *err)
 {
     kd_status st = KD_OK;
     *n = 0;
     for (size_t i = 0; i < kd_store_columns(s) && !st; i++) {
         const kd_column *c = kd_store_column(s, i);
-        if (!is_tokens(c)) continue;
+        if (!kd__is_tokens(c)) continue;
         if (*n == KD__TEXTS)
             return kd_fail(err, KD_ELIMIT, "%s: more than %d columns of texts", kd_store_path(s), KD__TEXTS);
         const json_int_t each = json_integer_value(json_object_get(c->params, "texts"));

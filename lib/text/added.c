@@ -81,9 +81,10 @@ static bool stands_alone(const uint8_t *s, size_t n, size_t start, size_t stop)
            !(stop < n && kd__char_is_word(kd__utf8_next(s + stop, &k)));
 }
 
-bool kd__added_next(const kd_tokenizer *t, const kd__matcher *m, const uint8_t *s, size_t n, size_t done,
+bool kd__added_next(const kd_encoder *e, const kd__matcher *m, const uint8_t *s, size_t n, size_t done,
                     size_t *at, kd__match *out)
 {
+    const kd_tokenizer *t = e->t;
     while (m->n && *at < n) {
         uint32_t index = 0;
         const size_t start = candidate(m, s, *at, n),
@@ -92,6 +93,7 @@ bool kd__added_next(const kd_tokenizer *t, const kd__matcher *m, const uint8_t *
         *at = start + (len ? len : 1);
         if (!len) continue;
         const kd__added *a = &t->added[index];
+        if (a->special && e->literal) continue;
         if (a->single_word && !stands_alone(s, n, start, start + len)) continue;
         *out = (kd__match){.start = start, .stop = start + len, .token = a};
         while (a->lstrip && out->start > done && kd__char_is_space(before(s, out->start, &k)))

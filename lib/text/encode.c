@@ -3,14 +3,14 @@
  * Where a text is cut on the right its tail is not looked at: the model stops once there are more tokens than
  * can stay. What is left of a pair does not depend on how much longer than the limit a text is.
  */
-#include "text_private.h"
+#include "word_cache.h"
 
 kd_status kd_encoder_open(kd_encoder **out, const kd_tokenizer *t, kd_err *err)
 {
     kd_encoder *e = *out = calloc(1, sizeof *e);
     if (!e) return kd_fail(err, KD_ENOMEM, "no memory for an encoder");
     e->t = t;
-    kd_status st = kd__wordpiece_cache(e, err);
+    kd_status st = kd__cache_init(e, err);
     if (!st) return KD_OK;
     kd_encoder_close(e);
     *out = NULL;
@@ -24,6 +24,8 @@ void kd_encoder_close(kd_encoder *e)
     kd_buf_release(&e->normal);
     free(e->tokens.id);
     free(e->out.id);
+    kd_buf_release(&e->symbols);
+    kd_buf_release(&e->heap);
     free(e->pending);
     free(e->cache);
     free(e);
@@ -45,7 +47,7 @@ static kd_status piece(kd_encoder *e, const uint8_t *s, size_t n, size_t limit, 
     e->normal.len = 0;
     kd_status st = kd__normalize(e, s, n, err);
     const uint8_t *text = (const uint8_t *)e->normal.text;
-    while (!st && kd__added_next(t, &t->normal, text, e->normal.len, done, &at, &m)) {
+    while (!st && kd__added_next(e, &t->normal, text, e->normal.len, done, &at, &m)) {
         if (done < m.start) st = t->model(e, text + done, m.start - done, limit, err);
         if (!st) st = push(&e->tokens, m.token->id, err);
         done = m.stop;
@@ -70,7 +72,7 @@ static kd_status tokens(kd_encoder *e, kd_text text, size_t limit, kd_err *err)
         s = (const uint8_t *)e->valid.text;
         n = e->valid.len;
     }
-    while (!st && e->tokens.n < limit && kd__added_next(t, &t->raw, s, n, done, &at, &m)) {
+    while (!st && e->tokens.n < limit && kd__added_next(e, &t->raw, s, n, done, &at, &m)) {
         if (done < m.start) st = piece(e, s + done, m.start - done, limit, err);
         if (!st) st = push(&e->tokens, m.token->id, err);
         done = m.stop;
@@ -141,6 +143,7 @@ kd_status kd_encode(kd_encoder *e, kd_text text, const kd_text *pair, const kd_e
     if (st) return st;
     const size_t limit = room == SIZE_MAX || t->cut_left ? SIZE_MAX : room + 1;
     e->tokens.n = 0;
+    e->literal = p->literal;
     if ((st = tokens(e, text, limit, err))) return st;
     const size_t first = keep[0] = e->tokens.n;
     if (pair && (st = tokens(e, *pair, limit == SIZE_MAX ? limit : first + limit, err))) return st;

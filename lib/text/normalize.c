@@ -92,6 +92,10 @@ kd_status kd__normalize(kd_encoder *e, const uint8_t *s, size_t n, kd_err *err)
     const kd__chars *c = &e->t->chars;
     size_t i = 0;
     kd_status st = room(&e->normal, n, err);
+    if (!st && e->t->plain) {
+        memcpy(e->normal.text + e->normal.len, s, n);
+        e->normal.len += i = n;
+    }
     while (i < n && !st) {
         if (s[i] < 0x80 && e->npending && c->ascii[s[i]] == KD__DROPPED) {
             i++; // does not end a run of combining characters

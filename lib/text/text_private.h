@@ -2,8 +2,7 @@
  *
  * A tokenizer is a pipeline: added tokens are cut out of the raw text, the rest is normalised piece by piece,
  * and the model's function turns a normalised piece into ids; a template puts special tokens around them.
- * Another model (byte-level BPE) is another function in kd_tokenizer.model and another reader of its part of
- * tokenizer.json.
+ * The models are WordPiece (wordpiece.c, read_json.c) and byte-level BPE (bpe.c, split.c, read_bpe.c).
  */
 #ifndef KD_TEXT_PRIVATE_H
 #define KD_TEXT_PRIVATE_H
@@ -28,6 +27,8 @@ static inline uint32_t kd__utf8_next(const uint8_t *s, size_t *n)
 }
 /* Writes a code point (at most 4 bytes); returns how many. */
 size_t kd__utf8_put(uint8_t *out, uint32_t cp);
+/* Bytes at the end of s that begin a character which more bytes could complete. */
+size_t kd__utf8_open(const uint8_t *s, size_t n);
 /* Bytes of the longest valid beginning. */
 size_t kd__utf8_valid(const uint8_t *s, size_t n);
 /* Appends s with U+FFFD for what is not UTF-8. */
@@ -127,7 +128,33 @@ typedef struct kd__wordpiece {
     char *prefix;
 } kd__wordpiece;
 
+/* How a text falls into words before BPE: kinds of its characters (split.c). */
+enum { KD__OTHER, KD__LETTER, KD__NUMBER, KD__BLANK, KD__NEWLINE, KD__KIND_MASK = 7, KD__NUMERIC = 8 };
+typedef enum kd__rule { KD__RULE_GPT2, KD__RULE_LLAMA3 } kd__rule;
+typedef struct kd__split {
+    kd__rule rule;
+    int numbers;   /* LLAMA3: digits a word at most */
+    bool digits;   /* every digit is a piece of its own, before the rule */
+} kd__split;
+
+typedef struct kd__merge { /* a place of the table of merges */
+    uint32_t left, right;  /* left KD__NO_ID: empty */
+    uint32_t rank, id;     /* the smaller rank goes first; what they become */
+} kd__merge;
+typedef struct kd__bpe {
+    uint32_t byte[256]; /* the token of a byte, KD__NO_ID: none */
+    kd__merge *merge;   /* (mask + 1) NULL: no BPE */
+    uint64_t mask;
+    size_t merges;
+    uint32_t unk; /* for bytes without a token, KD__NO_ID: they are dropped */
+    bool fuse;    /* several unknown ones become one */
+    bool whole;   /* a word that is a token needs no merges (ignore_merges) */
+    kd__split split;
+} kd__bpe;
+
 typedef kd_status kd__model(kd_encoder *e, const uint8_t *s, size_t n, size_t limit, kd_err *err);
+/* Appends the tokens of one word. */
+typedef kd_status kd__make(kd_encoder *e, const uint8_t *s, size_t n, size_t chars, kd_err *err);
 
 struct kd_tokenizer {
     json_t *files;
@@ -140,9 +167,11 @@ struct kd_tokenizer {
     size_t nadded;
     kd__matcher raw, normal; /* of the raw text, of the normalised one */
     kd__normal normalizer;
+    bool plain; /* no normalizer: texts stay as they are */
     kd__chars chars;
     kd__model *model;
     kd__wordpiece wordpiece;
+    kd__bpe bpe;
     kd__template single, pair;
     size_t max_tokens;
     bool cut_left;
@@ -161,6 +190,8 @@ struct kd_encoder {
     uint32_t *pending; /* code points whose order is not decided yet */
     size_t npending, pending_cap;
     kd__word *cache;
+    bool literal;         /* special tokens in a text are text */
+    kd_buf symbols, heap; /* of bpe.c */
 };
 static inline bool kd__ids_room(kd__ids *l, size_t n)
 {
@@ -179,6 +210,8 @@ kd_status kd__read_json(kd_tokenizer *t, const char *text, size_t len, const cha
 /* config: of tokenizer_config.json, may be NULL. */
 kd_status kd__read_vocab(kd_tokenizer *t, const char *text, size_t len, const json_t *config,
                          const char *where, kd_err *err);
+/* Puts tokenizer.json and tokenizer_config.json, as a GGUF file has it, into files (read_gguf.c). */
+kd_status kd__read_gguf(json_t *files, const char *path, kd_err *err);
 /* Enters a token of the model. KD_ECORRUPT (the id or the token is there already), KD_ELIMIT. */
 kd_status kd__vocabulary_add(kd_tokenizer *t, const char *s, size_t n, uint64_t id, const char *where,
                              kd_err *err);
@@ -198,11 +231,26 @@ typedef struct kd__match {
     size_t start, stop;
     const kd__added *token;
 } kd__match;
-bool kd__added_next(const kd_tokenizer *t, const kd__matcher *m, const uint8_t *s, size_t n, size_t done,
+bool kd__added_next(const kd_encoder *e, const kd__matcher *m, const uint8_t *s, size_t n, size_t done,
                     size_t *at, kd__match *out);
 /* Appends s normalised to e->normal. */
 kd_status kd__normalize(kd_encoder *e, const uint8_t *s, size_t n, kd_err *err);
-kd_status kd__wordpiece_cache(kd_encoder *e, kd_err *err);
-kd__model kd__wordpiece_encode;
+kd__model kd__wordpiece_encode, kd__bpe_encode;
+
+/* ---- split.c, bpe.c, bytes.c: byte-level BPE ---------------------------------------------------- */
+
+void kd__split_init(void); /* before the first word */
+/* Where the word at s ends; *piece: where the piece of it ends, 0 before the first call. */
+size_t kd__split_next(const kd__split *split, const uint8_t *s, size_t n, size_t at, size_t *piece);
+/* The vocabulary is whole: finds the tokens of bytes, makes room for n merges. */
+kd_status kd__bpe_init(kd_tokenizer *t, size_t merges, const char *where, kd_err *err);
+/* The next merge. KD_ECORRUPT: names what is no token, or is there twice. */
+kd_status kd__bpe_merge(kd_tokenizer *t, const char *left, size_t nleft, const char *right, size_t nright,
+                        const char *where, kd_err *err);
+/* All merges are there. KD_ECORRUPT: too few of them for this vocabulary. */
+kd_status kd__bpe_finish(kd_tokenizer *t, const char *where, kd_err *err);
+/* The letter that stands for a byte in vocabularies (at most 2 bytes of UTF-8), and back (-1: for none). */
+size_t kd__byte_letter(uint8_t byte, uint8_t out[2]);
+int kd__letter_byte(uint32_t cp);
 
 #endif

@@ -52,8 +52,10 @@ static bool ends_with(const char *s, const char *end)
 static kd_status keep_file(json_t *files, const char *path, kd_err *err)
 {
     const bool json = ends_with(path, ".json");
+    if (ends_with(path, ".gguf")) return kd__read_gguf(files, path, err);
     if (!json && !ends_with(path, ".txt"))
-        return kd_fail(err, KD_EUNSUPPORTED, "%s: a tokenizer is a folder, a .json or a .txt file", path);
+        return kd_fail(err, KD_EUNSUPPORTED, "%s: a tokenizer is a folder, a .json, a .txt or a .gguf file",
+                       path);
     kd_status st = keep(files, path, names[json ? JSON : VOCAB], err);
     if (st) return st;
     char *folder = kd_strdup(path), *slash = folder ? strrchr(folder, '/') : NULL;
@@ -142,7 +144,7 @@ static kd_status read_all(kd_tokenizer *t, const char *where, kd_err *err)
         if (!st) st = kd__read_vocab(t, text, len, config, where, err);
         json_decref(config);
     }
-    if (!st) st = kd__chars_build(&t->chars, &t->normalizer, err);
+    if (!st && !t->plain) st = kd__chars_build(&t->chars, &t->normalizer, err);
     return st ? st : kd__added_init(t, err);
 }
 
@@ -169,6 +171,7 @@ void kd_tokenizer_close(kd_tokenizer *t)
     free(t->token);
     free(t->added);
     free(t->wordpiece.prefix);
+    free(t->bpe.merge);
     kd__trie_release(&t->vocab);
     kd__trie_release(&t->raw.trie);
     kd__trie_release(&t->normal.trie);

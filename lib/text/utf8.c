@@ -66,6 +66,17 @@ size_t kd__utf8_valid(const uint8_t *s, size_t n)
     return i;
 }
 
+size_t kd__utf8_open(const uint8_t *s, size_t n)
+{
+    size_t part;
+    for (size_t k = 1; k <= 3 && k <= n; k++) {
+        const uint8_t *p = s + n - k;
+        if (*p < 0x80) return 0;
+        if (*p >= 0xC0) return *p >= 0xC2 && *p <= 0xF4 && !sequence(p, k, &part) && part == k ? k : 0;
+    }
+    return 0;
+}
+
 void kd__utf8_repair(kd_buf *out, const uint8_t *s, size_t n)
 {
     for (size_t at = 0, part; at < n;) {

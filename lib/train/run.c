@@ -266,6 +266,21 @@ static double number_of(const json_t *o, const char *key, double missing)
     return json_is_number(v) ? json_number_value(v) : missing;
 }
 
+/* Initial weights of another model. */
+static kd_status begin(kd__run *r, kd_trainer *t, kd_err *err)
+{
+    kd_init init = {.folder = r->spec.init_from,
+                    .layers = r->spec.init_layers,
+                    .tables = r->spec.init_tables};
+    uint64_t *count = NULL;
+    kd_status st = KD_OK;
+    if (t->ntexts && !strcmp(init.tables, "words")) st = kd__texts_count(t, &count, err);
+    init.count = count;
+    if (!st) st = kd_model_init_from(r->model, &init, err);
+    free(count);
+    return st;
+}
+
 kd_status kd__run_build(kd__run *r, kd_trainer *t, kd_err *err)
 {
     const kd_column *x = kd__trainer_column(t, r->input),
@@ -283,8 +298,7 @@ kd_status kd__run_build(kd__run *r, kd_trainer *t, kd_err *err)
     r->weights = kd_graph_slab(m->graph, &r->slab);
     r->stats = kd_graph_buffers(m->graph, &r->buffers);
     kd_graph_init(m->graph, r->seed);
-    if (r->spec.init_from && (st = kd_model_init_from(m, r->spec.init_from, &r->spec.init_layers, err)))
-        return st;
+    if (r->spec.init_from && (st = begin(r, t, err))) return st;
     r->flops = kd_graph_train_flops(m->graph) * (double)r->spec.train.batch;
     if (strcmp(r->spec.train.keep, "last") &&
         !(r->best = kd_alloc_aligned(r->slab + r->buffers + 1, sizeof(float))))

@@ -18,6 +18,9 @@ const kd_option kd_student_options[] = {
                   "begin with the weights of this model, in place of random ones"),
     KD_OPT_INTS("Student", kd_student_spec, init_layers, "init.layers", "N,...", 0, NULL, 0, 999,
                 "bert: which of its layers, from 0, become the student's"),
+    KD_OPT_CHOICE("Student", kd_student_spec, init_tables, "init.tables", 0, "same", "same|words",
+                  "bert: tables of the same width; or words: of any width and size, a weighted mean of its "
+                  "words"),
     KD_OPT_CHOICE("Student", kd_student_spec, views_from, "views.from", 0, "none", "none|store|fresh",
                   "train on views of the rows: those that the teacher has seen, or others (labels only)"),
 };

@@ -150,6 +150,49 @@ kd_status kd__texts_most(const kd_trainer *t, kd_split split, uint32_t rows, int
     return st;
 }
 
+/* ---- which tokens ------------------------------------------------------------------------- */
+
+static int32_t token_at(const kd_column *c, const void *raw, uint64_t at)
+{
+    return c->dtype == KD_U16 ? ((const uint16_t *)raw)[at] : ((const int32_t *)raw)[at];
+}
+
+/* A chunk's lengths of rows, then its ids. */
+static kd_status count_chunk(const kd_trainer *t, int slot, kd_cursor *cursor, uint32_t chunk,
+                             uint64_t *count, int64_t vocab, kd_err *err)
+{
+    const kd_column *c = kd__trainer_column(t, slot);
+    const uint32_t rows = kd_store_chunk(t->store, chunk)->rows;
+    size_t size = 0;
+    kd_status st = kd_cursor_size(cursor, t->columns[slot], chunk, &size, err);
+    char *raw = st ? NULL : malloc(size + 1);
+    if (!st && !raw) st = kd_fail(err, KD_ENOMEM, "out of memory");
+    if (!st) st = kd_cursor_read(cursor, t->columns[slot], chunk, raw, size, err);
+    const uint32_t *length = (const uint32_t *)(const void *)raw;
+    uint64_t tokens = 0;
+    for (uint32_t i = 0; !st && i < rows; i++) tokens += length[i];
+    for (uint64_t k = 0; !st && k < tokens; k++) {
+        const int32_t token = token_at(c, length + rows, k);
+        if (token >= 0 && token < vocab) count[token]++;
+    }
+    free(raw);
+    return st;
+}
+
+kd_status kd__texts_count(const kd_trainer *t, uint64_t **count, kd_err *err)
+{
+    const int64_t vocab = kd__texts_vocab(t);
+    kd_cursor *cursor = NULL;
+    *count = calloc((size_t)vocab + 1, sizeof(**count));
+    kd_status st = *count ? kd_cursor_open(&cursor, t->store, err) : kd_fail(err, KD_ENOMEM, "out of memory");
+    for (int i = 0; i < t->ntexts && !st; i++)
+        for (uint32_t c = 0; c < kd_store_chunks(t->store) && !st; c++)
+            if (kd_store_chunk(t->store, c)->split == KD_TRAIN)
+                st = count_chunk(t, t->text[i], cursor, c, *count, vocab, err);
+    kd_cursor_close(cursor);
+    return st;
+}
+
 /* ---- packing ------------------------------------------------------------------------------ */
 
 static bool grow(kd__texts *x, uint64_t texts, uint64_t tokens)
@@ -188,11 +231,6 @@ static kd_status damaged(const kd_trainer *t, const kd_column *c, const kd__rows
     return kd_fail(err, KD_ECORRUPT, "%s: column %s, row %llu: %s %lld, expected %lld; pack the data again",
                    kd_store_path(t->store), c->name,
                    (unsigned long long)(rows->row ? rows->row[i] : rows->first + i), what, found, expected);
-}
-
-static int32_t token_at(const kd_column *c, const void *raw, uint64_t at)
-{
-    return c->dtype == KD_U16 ? ((const uint16_t *)raw)[at] : ((const int32_t *)raw)[at];
 }
 
 /* Row i of one column: its texts behind those that are there. */

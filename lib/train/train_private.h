@@ -148,6 +148,8 @@ int64_t kd__texts_longest(const kd_trainer *t); /* tokens, 0: unknown */
 kd_status kd__texts_check(const kd__run *r, const kd_trainer *t, kd_err *err);
 /* The most tokens that `rows` rows of a split have. */
 kd_status kd__texts_most(const kd_trainer *t, kd_split split, uint32_t rows, int64_t *tokens, kd_err *err);
+/* How often each token occurs in the training rows: (vocab), free() it. */
+kd_status kd__texts_count(const kd_trainer *t, uint64_t **count, kd_err *err);
 /* By text: the tokens of all texts of some rows, one behind the other. */
 typedef struct kd__texts {
     uint64_t n, tokens, room, token_room;

@@ -2,6 +2,7 @@
 # Texts from files to a search: pairs of a query and its answer are packed, a student learns them by contrast, without a teacher and
 # from one, kd-run embeds and searches, kd-eval says what it finds, and Python comes to the same figures from the vectors alone.
 . "$(dirname "$0")/common"
+root=$(cd "$(dirname "$0")/../.." && pwd)
 cd "$work" || exit 1
 export OMP_WAIT_POLICY=passive # other tests may use the same cores
 D=$KD_BIN/kd-dump T=$KD_BIN/kd-train R=$KD_BIN/kd-run E=$KD_BIN/kd-eval
@@ -41,15 +42,63 @@ loss: [{name: contrastive, weight: 0.3}, {name: contrastive_kl, temperature: 0.1
 train: {epochs: 20, batch: 64, lr: 0.02}
 Y
 check "pairs are packed" "$D" data.yaml -o s.kd
+cp -r s.kd b.kd
 check "a student learns them by contrast" "$T" -s s.kd small.yaml -o teacher --threads 1
 check "its folder has the tokenizer" cmp vocab.txt teacher/vocab.txt
 check "it embeds the store's texts" "$D" --teacher teacher --into s.kd --name big
+cp -r s.kd n.kd
+check "hard negatives are mined from what it said" "$D" --into n.kd --mine 3 -q
+check "the store with them is sound" "$KD_BIN/kd-store" verify n.kd
+cat >nearest.py <<'P'
+import numpy as np, kdstore
+s = kdstore.Store("n.kd")
+split = lambda r: np.split(r.values, np.cumsum(r.lengths)[:-1])
+query, answer, negative = ([t.tolist() for c in range(len(s.chunks)) for t in split(s.read(name, c))]
+                           for name in ("query", "answer", "negative"))
+vectors = lambda name: np.concatenate([s.read_f32(name, c) for c in range(len(s.chunks))])
+q, a, n = (vectors("big/embedding." + name) for name in ("query", "answer", "negative"))
+group = np.concatenate([s.read("label", c) for c in range(len(s.chunks))])
+train = [c.split == "train" for c in s.chunks for _ in range(c.rows)]
+known = {}
+for i in range(s.rows):
+    if train[i]:
+        known.setdefault(tuple(answer[i]), a[i])
+wrong = 0
+for i in range(s.rows):
+    right = {tuple(answer[k]) for k in range(s.rows) if group[k] == group[i] or query[k] == query[i]}
+    score = sorted((-float(v @ q[i]) for t, v in known.items() if t not in right))[:3]
+    texts = [tuple(t) for t in np.split(negative[i], np.flatnonzero(np.array(negative[i]) == negative[i][0])[1:])]
+    wrong += len(texts) != 3 or any(t in right or abs(known[t] - n[i, k]).max() > 0 for k, t in enumerate(texts))
+    wrong += np.abs(np.sort(score) + n[i] @ q[i]).max() > 1e-5
+print("same" if not wrong else wrong)
+P
+same "Python finds the same ones" "$(PYTHONPATH=$root/lib/python PYTHONDONTWRITEBYTECODE=1 /usr/bin/python3 nearest.py)" same
+root_of() { "$KD_BIN/kd-store" stat -q --json "$1" | jq -r .root; }
+for n in 1 3; do
+  cp -r s.kd n$n.kd
+  check "$n threads mine" "$D" --into n$n.kd --mine 3 --threads $n
+  same "the same ones" "$(root_of n$n.kd)" "$(root_of n.kd)"
+done
+refused 2 "already there; --force" "they are not mined twice" "$D" --into n.kd --mine 2
+check "but anew where that is asked for" "$D" --into n.kd --mine 2 --force
+refused 3 "no embeddings|no teacher" "without a teacher's embeddings there is nothing to mine" "$D" --into b.kd --mine 2
+refused 2 "too few to mine" "nor of fewer answers than are asked for" "$D" --into n1.kd --mine 64 --force
+refused 2 "give --into" "mining runs no teacher" "$D" --teacher teacher --into s.kd --mine 2
+check "a student learns from them, too" "$T" -s n3.kd taught.yaml -o mined --set train.epochs=2 --threads 1
+cat >words.yaml <<'Y'
+model: {arch: bert, layers: 0, width: 30, heads: 2, positions: 32, output: 24}
+loss: [{name: contrastive, weight: 0.3}, {name: contrastive_kl, temperature: 0.1}]
+train: {epochs: 1, batch: 64, lr: 1e-9}
+init: {from: teacher, tables: words}
+Y
+check "a student begins with its teacher's words" "$T" -s s.kd words.yaml -o words --threads 1
 check "another learns from it, and without it" "$T" -s s.kd taught.yaml -o students --control --threads 1
 check "the control keeps its own contrast" grep -q '"contrastive"' students/taught/plain/seed-0/metrics.jsonl
 same "and nothing of the teacher" "$(grep -c contrastive_kl students/taught/plain/seed-0/metrics.jsonl)" 0
-check "queries find answers" "$E" --documents corpus.txt --questions test.tsv --teacher teacher students --results r.json
+check "queries find answers" "$E" --documents corpus.txt --questions test.tsv --teacher teacher students words --results r.json
+same "also of the words alone, which are hardly trained" "$(jq '[.models[] | select(.name == "words").mrr10][0] > 0.3' r.json)" true
 same "the teacher most of them" "$(jq '[.models[] | select(.role == "teacher").mrr10][0] > 0.8' r.json)" true
-same "and its student" "$(jq -c '[.models[] | select(.role == "distilled")] | .[0] | if .mrr10 > 0.6 and .overlap10 > 0.3 and .tau > 0.1 then true else . end' r.json)" true
+same "and its student" "$(jq -c '[.models[] | select(.name == "taught" and .role == "distilled")] | .[0] | if .mrr10 > 0.6 and .overlap10 > 0.3 and .tau > 0.1 then true else . end' r.json)" true
 check "the vectors come out as .npy" "$R" embed --unit students/taught/distilled/seed-0 corpus.txt -o docs.npy
 tail -n +2 test.tsv | cut -f 1 >queries.txt
 check "of queries, too" "$R" embed --unit students/taught/distilled/seed-0 queries.txt -o queries.npy
@@ -76,7 +125,7 @@ for i, (_, answers) in enumerate(rows):
     tau.append((x * y).sum() / np.sqrt((x != 0).sum() * (y != 0).sum()))
 want = dict(mrr10=np.mean(rr), recall1=np.mean(recall[1]), recall10=np.mean(recall[10]), recall100=np.mean(recall[100]),
             overlap10=np.mean([len(set(order[i, :10]) & set(torder[i, :10])) / 10 for i in range(len(rows))]), tau=np.mean(tau))
-got = [m for m in json.load(open("r.json"))["models"] if m["role"] == "distilled"][0]
+got = [m for m in json.load(open("r.json"))["models"] if m["role"] == "distilled" and m["name"] == "taught"][0]
 off = {k: abs(got[k] - v) for k, v in want.items()}
 print("same" if max(off.values()) < 2e-3 else (off, want))  # ties of floats may fall otherwise in double
 P
@@ -92,6 +141,9 @@ done
 printf 'query\tanswers\nx\tnowhere\n' >wrong.tsv
 refused 3 "wrong.tsv:2: answer 'nowhere' is none of the 220 documents" "an answer that is no document is named" \
   "$E" --documents corpus.txt --questions wrong.tsv teacher
+mkdir foreign && cp teacher/*.json teacher/*.safetensors teacher/vocab.txt foreign/ && rm foreign/provenance.json
+refused 2 "foreign: a model folder, but no run of kd-train; give it as --teacher" "a model from elsewhere is a teacher" \
+  "$E" --documents corpus.txt --questions test.tsv foreign
 refused 2 "belong together" "documents need questions" "$E" --documents corpus.txt teacher
 refused 3 "no text to search in" "nothing is not searched" "$R" search teacher /dev/null
 refused 2 "kd-run search STUDENT FILE" "search needs a file" "$R" search teacher

@@ -177,6 +177,64 @@ def array_seeds(out):
               (struct.pack("<ff", 1e-4, -7) + q) * (n * chunks))
 
 
+def gguf_seeds(out):
+    def text(s):
+        return struct.pack("<Q", len(s)) + s.encode()
+
+    def key(name, kind, value):
+        return text(name) + struct.pack("<I", kind) + value
+
+    def tensor(name, dims, kind, at):
+        return text(name) + struct.pack(f"<I{len(dims)}QIQ", len(dims), *dims, kind, at)
+
+    def file(keys, tensors, data, align=32):
+        head = b"GGUF" + struct.pack("<IQQ", 3, len(tensors), len(keys)) + b"".join(keys) + b"".join(tensors)
+        return head + bytes(-len(head) % align) + data
+    write(out, "gguf", "none", file([], [], b""))
+    write(out, "gguf", "values", file([
+        key("general.architecture", 8, text("llama")), key("a", 6, struct.pack("<f", .5)), key("b", 7, b"\1"),
+        key("c", 9, struct.pack("<IQ", 8, 2) + text("x") + text("yz")), key("d", 9, struct.pack("<IQ3i", 5, 3, 1, -2, 3)),
+        key("general.alignment", 4, struct.pack("<I", 8))], [tensor("t", [2], 0, 0)], bytes(range(8)), 8))
+    kinds = {0: (2, 8), 1: (3, 6), 2: (32, 18), 3: (32, 20), 8: (32, 34), 12: (256, 144), 14: (256, 210), 30: (5, 10)}
+    for kind, (n, size) in kinds.items():
+        whole = size + -size % 32
+        write(out, "gguf", f"type-{kind}", file([], [tensor("a", [n], kind, 0), tensor("b", [n, 1], kind, whole)],
+                                                (bytes(i % 251 for i in range(size)) + bytes(whole - size)) * 2))
+
+
+def bpe_seeds(out):
+    tokens = ["a", "b", "ab", "<x>"]
+    spec = {"added_tokens": [{"id": 3, "content": "<x>", "special": True}],
+            "pre_tokenizer": {"type": "Sequence", "pretokenizers": [{"type": "Digits", "individual_digits": True},
+                                                                    {"type": "ByteLevel", "add_prefix_space": False, "use_regex": True}]},
+            "post_processor": {"type": "Sequence", "processors": [{"type": "ByteLevel"}, {
+                "type": "TemplateProcessing", "single": [{"SpecialToken": {"id": "<x>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
+                "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}], "special_tokens": {"<x>": {"ids": [3]}}}]},
+            "decoder": {"type": "ByteLevel"},
+            "model": {"type": "BPE", "unk_token": "<x>", "fuse_unk": True, "ignore_merges": True, "vocab": {t: i for i, t in enumerate(tokens)},
+                      "merges": [["a", "b"]]}}
+    write(out, "bpe", "json", b"\1" + json.dumps(spec).encode() + b"\0ab a<x>  ab")
+    spec["model"].update(merges=["a b"], ignore_merges=False, unk_token=None)
+    spec["pre_tokenizer"] = spec["pre_tokenizer"]["pretokenizers"][1]
+    write(out, "bpe", "json-merges", b"\1" + json.dumps(spec).encode() + b"\0ab a<x>  ab")
+
+    def text(s):
+        return struct.pack("<Q", len(s)) + s.encode()
+
+    def key(name, kind, value):
+        return text(name) + struct.pack("<I", kind) + value
+
+    def texts(list_):
+        return struct.pack("<IQ", 8, len(list_)) + b"".join(map(text, list_))
+    keys = [key("tokenizer.ggml.model", 8, text("gpt2")), key("tokenizer.ggml.pre", 8, text("llama-bpe")), key("tokenizer.ggml.tokens", 9, texts(tokens)),
+            key("tokenizer.ggml.token_type", 9, struct.pack("<IQ4i", 5, 4, 1, 1, 1, 3)), key("tokenizer.ggml.merges", 9, texts(["a b"])),
+            key("tokenizer.ggml.bos_token_id", 4, struct.pack("<I", 3)), key("tokenizer.chat_template", 8, text("<|im_start|>"))]
+    write(out, "bpe", "gguf", b"\0GGUF" + struct.pack("<IQQ", 3, 0, len(keys)) + b"".join(keys))
+    write(out, "bpe", "chat", b"\2{{ '<|im_start|>system\\nYou are.<|im_end|>' }}\0hi <|im_end|>")
+    for i, line in enumerate(["It's 123 IT'LL \u017f 1\u0661 a\u00a0b", "<|im_start|>user\r\n\n  abc <|im_end|>", "\u4e2d\U0001f600 a b\t...\n!"]):
+        write(out, "bpe", f"text-{i}", bytes([3 + i]) + line.encode())
+
+
 def image_seeds(out):
     grey = Image.fromarray((np.arange(11 * 13) % 251).astype("u1").reshape(11, 13))
     colour, alpha = grey.convert("RGB"), grey.convert("RGBA")
@@ -236,6 +294,8 @@ def main(out):
     with tempfile.TemporaryDirectory() as scratch:
         store_seeds(out, scratch)
     array_seeds(out)
+    gguf_seeds(out)
+    bpe_seeds(out)
     image_seeds(out)
     for harness, texts in TEXTS.items():
         for name, data in texts.items():

@@ -245,8 +245,8 @@ static kd_status begun_from(kd_model **m, const char *more, int64_t first, int64
     json_decref(j);
     kd_graph_init((*m)->graph, 1);
     int64_t list[] = {first, second};
-    const kd_ints layers = {.v = list, .n = second < 0 ? first >= 0 : 2};
-    return kd_model_init_from(*m, GOLDEN "bert", &layers, e);
+    const kd_init init = {.folder = GOLDEN "bert", .layers = {.v = list, .n = second < 0 ? first >= 0 : 2}};
+    return kd_model_init_from(*m, &init, e);
 }
 
 static const float *weights(const kd_model *m, const char *name)
@@ -295,6 +295,79 @@ static void a_model_begins_with_chosen_layers_of_another(void **state)
             fail_msg("%s: '%s' does not say '%s'", bad[i].more, e.msg, bad[i].say);
         kd_model_free(m);
     }
+}
+
+/* The weighted mean of a text's words, from the definition; n of them. */
+static void mean_of_words(const kd_model *old, const uint64_t *count, const int32_t *id, size_t n,
+                          double mean[32])
+{
+    const float *table = weights(old, "embeddings.word_embeddings.weight");
+    double all = 0, sum = 0, middle[32] = {0};
+    memset(mean, 0, 32 * sizeof *mean);
+    for (int t = 0; t < 61; t++) all += (double)count[t];
+    for (int t = 0; t < 61; t++) {
+        const double w = 1e-3 / (1e-3 + (double)count[t] / all), share = count[t] ? w * w : 0;
+        sum += share;
+        for (int i = 0; i < 32; i++) middle[i] += share * (double)table[t * 32 + i];
+    }
+    for (size_t k = 0; k < n; k++)
+        for (int i = 0; i < 32; i++)
+            mean[i] += 1e-3 / (1e-3 + (double)count[id[k]] / all) *
+                       ((double)table[id[k] * 32 + i] - middle[i] / sum);
+}
+
+static double cosine(const double *a, const double *b, size_t n)
+{
+    double ab = 0, aa = 0, bb = 0;
+    for (size_t i = 0; i < n; i++) ab += a[i] * b[i], aa += a[i] * a[i], bb += b[i] * b[i];
+    return ab / sqrt(aa * bb);
+}
+
+/* One is as wide as the words, one has narrow tables and layers: both begin as the mean, and the second one
+ * keeps the principal part of it. */
+static void a_model_begins_as_the_mean_of_anothers_words(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *more;
+        double tol;
+    } as[] = {{", \"layers\": 0, \"width\": 36", 1e-5},
+              {", \"layers\": 2, \"embedding\": 34, \"width\": 48", 1e-5},
+              {", \"layers\": 1, \"embedding\": 26, \"width\": 40", 0.15}};
+    const int32_t id[] = {2, 7, 9, 3, 2, 40, 9, 51, 3, 2, 8, 3};
+    const uint64_t offset[] = {0, 4, 9, 12};
+    uint64_t count[61] = {0};
+    kd_model *old;
+    OK(kd_model_load(&old, GOLDEN "bert", err));
+    for (int t = 0; t < 61; t++) count[t] = t % 5 ? (uint64_t)(61 - t) * 7 : 0;
+    for (size_t c = 0; c < KD_COUNT(as); c++) {
+        char text[512];
+        kd_model *m;
+        kd_exec *ex;
+        double got[3][40], want[3][32];
+        snprintf(text, sizeof text,
+                 "{\"arch\": \"bert\", \"vocab\": 61, \"positions\": 30, \"heads\": 4, \"output\": 40%s}",
+                 as[c].more);
+        json_t *j = json_loads(text, 0, NULL);
+        OK(kd_model_create(&m, "new", j, "new.yaml", err));
+        kd_graph_init(m->graph, 1);
+        OK(kd_model_init_from(m, &(kd_init){.folder = GOLDEN "bert", .tables = "words", .count = count},
+                              err));
+        OK(kd_exec_create(&ex, m->graph, &(kd_exec_params){.batch = 12, .sequences = 3, .threads = 1}, err));
+        OK(kd_model_feed_tokens(m, ex, id, KD_I32, offset, 3, err));
+        kd_exec_run_forward(ex);
+        for (size_t i = 0; i < 3; i++) {
+            for (size_t k = 0; k < 40; k++) got[i][k] = (double)kd_exec_value(ex, m->logits)[i * 40 + k];
+            mean_of_words(old, count, id + offset[i], (size_t)(offset[i + 1] - offset[i]), want[i]);
+        }
+        for (size_t a = 0; a < 3; a++)
+            for (size_t b = 0; b < a; b++)
+                assert_float_equal(cosine(got[a], got[b], 40), cosine(want[a], want[b], 32), as[c].tol);
+        json_decref(j);
+        kd_exec_free(ex);
+        kd_model_free(m);
+    }
+    kd_model_free(old);
 }
 
 /* Copies the golden folder `name` and puts text in place of `from` in one of its files. */
@@ -417,6 +490,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(a_model_of_classes_keeps_them_and_their_names, make_folder,
                                         remove_folder),
         cmocka_unit_test(specs_that_make_no_sense_are_refused),
+        cmocka_unit_test(a_model_begins_as_the_mean_of_anothers_words),
         cmocka_unit_test_setup_teardown(folders_that_say_something_else_are_refused, make_folder,
                                         remove_folder),
         cmocka_unit_test(a_model_begins_with_chosen_layers_of_another),

@@ -280,7 +280,8 @@ static void what_a_file_asks_for_and_kd_cannot_do_is_named(void **state)
 {
     (void)state;
     refused("model", NULL, KD_ECORRUPT, "model is missing or not an object");
-    refused("model.type", json_string("BPE"), KD_EUNSUPPORTED, "model BPE is not supported; WordPiece is");
+    refused("model.type", json_string("Unigram"), KD_EUNSUPPORTED,
+            "model Unigram is not supported; WordPiece or BPE is");
     refused("model.vocab", json_array(), KD_ECORRUPT, "model.vocab is missing or not an object with tokens");
     refused("model.vocab.a", json_string("7"), KD_ECORRUPT, "the id of 'a' is no whole number");
     refused("model.vocab.a", json_integer(-1), KD_ECORRUPT, "the id of 'a' is no whole number");
@@ -294,7 +295,8 @@ static void what_a_file_asks_for_and_kd_cannot_do_is_named(void **state)
             "normalizer.lowercase is missing or not true or false");
     refused("pre_tokenizer.type", json_string("Whitespace"), KD_EUNSUPPORTED, "pre_tokenizer Whitespace");
     refused("pre_tokenizer", json_null(), KD_EUNSUPPORTED, "pre_tokenizer null");
-    refused("post_processor.type", json_string("ByteLevel"), KD_EUNSUPPORTED, "post_processor ByteLevel");
+    refused("post_processor.type", json_string("RobertaProcessing"), KD_EUNSUPPORTED,
+            "post_processor Roberta");
     refused("post_processor.special_tokens.[CLS].ids.#0", json_integer(1 << 20), KD_ECORRUPT,
             "an id that is no token");
     refused("post_processor.single.#0.SpecialToken.id", json_string("<s>"), KD_ECORRUPT, "<s> is missing");

@@ -1,19 +1,11 @@
-/* gguf.c - the container of llama.cpp's models.
+/* gguf_write.c - a GGUF file: keys, then tensors, then their numbers.
  *
- *     "GGUF", version (u32), number of tensors (u64), of keys (u64)
- *     a key:    name, type (u32), value; a text is its length (u64) and bytes; a list the type of its items
- * (u32), their number (u64) and the items a tensor: name, number of axes (u32), axes from the innermost
- * outwards (u64), type (u32), place (u64) zeros up to a multiple of 32; the tensors' numbers, each padded to
- * a multiple of 32
- *
- * All little-endian. A block of Q8_0 is 32 numbers: a scale (f16), the largest by 127, and 32 whole numbers.
+ * A block of Q8_0 is 32 numbers: a scale (f16), the largest by 127, and 32 whole numbers.
  */
-#include "gguf.h"
+#include "kd/gguf.h"
 
 #include <math.h>
 #include <string.h>
-
-enum { U32 = 4, I32 = 5, F32 = 6, BOOL = 7, TEXT = 8, LIST = 9 };
 
 static void put_u32(kd_buf *b, uint32_t v) { kd_buf_append(b, &v, sizeof v); }
 static void put_u64(kd_buf *b, uint64_t v) { kd_buf_append(b, &v, sizeof v); }
@@ -24,70 +16,64 @@ static void put_text(kd_buf *b, const char *s, size_t len)
     if (len) kd_buf_append(b, s, len);
 }
 
-static void put_key(kd__gguf *g, const char *key, uint32_t type)
+static void put_key(kd_gguf_writer *g, const char *key, uint32_t type)
 {
     put_text(&g->keys, key, strlen(key));
     put_u32(&g->keys, type);
     g->n_keys++;
 }
 
-void kd__gguf_u32(kd__gguf *g, const char *key, uint32_t v)
+void kd_gguf_put_u32(kd_gguf_writer *g, const char *key, uint32_t v)
 {
-    put_key(g, key, U32);
+    put_key(g, key, KD_GGUF_KIND_U32);
     put_u32(&g->keys, v);
 }
 
-void kd__gguf_f32(kd__gguf *g, const char *key, float v)
+void kd_gguf_put_f32(kd_gguf_writer *g, const char *key, float v)
 {
-    put_key(g, key, F32);
+    put_key(g, key, KD_GGUF_KIND_F32);
     kd_buf_append(&g->keys, &v, sizeof v);
 }
 
-void kd__gguf_bool(kd__gguf *g, const char *key, bool v)
+void kd_gguf_put_bool(kd_gguf_writer *g, const char *key, bool v)
 {
     const uint8_t byte = v;
-    put_key(g, key, BOOL);
+    put_key(g, key, KD_GGUF_KIND_BOOL);
     kd_buf_append(&g->keys, &byte, 1);
 }
 
-void kd__gguf_text(kd__gguf *g, const char *key, const char *v)
+void kd_gguf_put_str(kd_gguf_writer *g, const char *key, const char *v)
 {
-    put_key(g, key, TEXT);
+    put_key(g, key, KD_GGUF_KIND_TEXT);
     put_text(&g->keys, v, strlen(v));
 }
 
-void kd__gguf_texts(kd__gguf *g, const char *key, uint64_t n)
+void kd_gguf_put_texts(kd_gguf_writer *g, const char *key, uint64_t n)
 {
-    put_key(g, key, LIST);
-    put_u32(&g->keys, TEXT);
+    put_key(g, key, KD_GGUF_KIND_LIST);
+    put_u32(&g->keys, KD_GGUF_KIND_TEXT);
     put_u64(&g->keys, n);
 }
 
-void kd__gguf_add_text(kd__gguf *g, const char *v, size_t len) { put_text(&g->keys, v, len); }
+void kd_gguf_put_item(kd_gguf_writer *g, const char *v, size_t len) { put_text(&g->keys, v, len); }
 
-void kd__gguf_i32s(kd__gguf *g, const char *key, const int32_t *v, uint64_t n)
+void kd_gguf_put_i32s(kd_gguf_writer *g, const char *key, const int32_t *v, uint64_t n)
 {
-    put_key(g, key, LIST);
-    put_u32(&g->keys, I32);
+    put_key(g, key, KD_GGUF_KIND_LIST);
+    put_u32(&g->keys, KD_GGUF_KIND_I32);
     put_u64(&g->keys, n);
     kd_buf_append(&g->keys, v, n * sizeof *v);
 }
 
 /* ---- tensors ------------------------------------------------------------------------------------ */
 
-static size_t bytes_of(kd__gguf_type type, size_t n)
-{
-    return type == KD__GGUF_F32   ? n * sizeof(float)
-           : type == KD__GGUF_F16 ? n * sizeof(uint16_t)
-                                  : n / KD__GGUF_BLOCK * (sizeof(uint16_t) + KD__GGUF_BLOCK);
-}
-
 static size_t padded(size_t bytes)
 {
-    return (bytes + KD__GGUF_ALIGNMENT - 1) / KD__GGUF_ALIGNMENT * KD__GGUF_ALIGNMENT;
+    return (bytes + KD_GGUF_ALIGNMENT - 1) / KD_GGUF_ALIGNMENT * KD_GGUF_ALIGNMENT;
 }
 
-void kd__gguf_tensor(kd__gguf *g, const char *name, kd__gguf_type type, int ndims, const int64_t *dims)
+void kd_gguf_put_tensor(kd_gguf_writer *g, const char *name, kd_gguf_type type, int ndims,
+                        const int64_t *dims)
 {
     size_t n = 1;
     put_text(&g->tensors, name, strlen(name));
@@ -98,7 +84,7 @@ void kd__gguf_tensor(kd__gguf *g, const char *name, kd__gguf_type type, int ndim
     }
     put_u32(&g->tensors, type);
     put_u64(&g->tensors, g->bytes);
-    g->bytes += padded(bytes_of(type, n));
+    g->bytes += padded(kd_gguf_bytes(type, n));
     g->n_tensors++;
 }
 
@@ -107,9 +93,9 @@ static void put_zeros(FILE *f, size_t from)
     for (size_t i = from; i < padded(from); i++) fputc(0, f);
 }
 
-kd_status kd__gguf_head(const kd__gguf *g, FILE *f, kd_err *err)
+kd_status kd_gguf_put_head(const kd_gguf_writer *g, FILE *f, kd_err *err)
 {
-    const uint32_t version = 3;
+    const uint32_t version = KD_GGUF_VERSION;
     const uint64_t counts[] = {g->n_tensors, g->n_keys};
     if (g->keys.failed || g->tensors.failed) return kd_fail(err, KD_ENOMEM, "no memory for a GGUF header");
     fwrite("GGUF", 1, 4, f); // errors stay with the stream until it is committed
@@ -126,12 +112,12 @@ static void put_block(FILE *f, float *w)
 {
     float top = 0, scale;
     uint16_t half;
-    int8_t q[KD__GGUF_BLOCK];
-    for (int i = 0; i < KD__GGUF_BLOCK; i++) top = fmaxf(top, fabsf(w[i]));
+    int8_t q[KD_GGUF_BLOCK];
+    for (int i = 0; i < KD_GGUF_BLOCK; i++) top = fmaxf(top, fabsf(w[i]));
     scale = top / 127;
     kd_from_f32(&half, KD_F16, &scale, 1);
     kd_to_f32(&scale, &half, KD_F16, 1);
-    for (int i = 0; i < KD__GGUF_BLOCK; i++) {
+    for (int i = 0; i < KD_GGUF_BLOCK; i++) {
         const float whole = scale > 0 ? rintf(w[i] / scale) : 0;
         q[i] = (int8_t)fmaxf(-127, fminf(127, whole));
         w[i] = scale * (float)q[i];
@@ -152,15 +138,15 @@ static void put_halves(FILE *f, float *w, size_t n)
     }
 }
 
-void kd__gguf_numbers(FILE *f, kd__gguf_type type, float *w, size_t n)
+void kd_gguf_put_numbers(FILE *f, kd_gguf_type type, float *w, size_t n)
 {
-    if (type == KD__GGUF_F32) fwrite(w, sizeof *w, n, f);
-    if (type == KD__GGUF_F16) put_halves(f, w, n);
-    for (size_t i = 0; type == KD__GGUF_Q8_0 && i < n; i += KD__GGUF_BLOCK) put_block(f, w + i);
-    put_zeros(f, bytes_of(type, n));
+    if (type == KD_GGUF_F32) fwrite(w, sizeof *w, n, f);
+    if (type == KD_GGUF_F16) put_halves(f, w, n);
+    for (size_t i = 0; type == KD_GGUF_Q8_0 && i < n; i += KD_GGUF_BLOCK) put_block(f, w + i);
+    put_zeros(f, kd_gguf_bytes(type, n));
 }
 
-void kd__gguf_release(kd__gguf *g)
+void kd_gguf_writer_release(kd_gguf_writer *g)
 {
     kd_buf_release(&g->keys);
     kd_buf_release(&g->tensors);
