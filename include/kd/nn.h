@@ -201,6 +201,9 @@ void kd_exec_free(kd_exec *ex);
 size_t kd_exec_bytes(const kd_exec *ex);                      /* planned: arena, scratch, gradients */
 void kd_exec_seed(kd_exec *ex, uint64_t seed, uint64_t step); /* for dropout; before forward */
 float *kd_exec_input(kd_exec *ex, kd_node input);             /* (B, ...), to be filled by the caller */
+/* Or: the caller's own memory, all rows of the batch, which is read in place until the next call and not changed
+ * meanwhile. By one thread, before forward. */
+void kd_exec_borrow(kd_exec *ex, kd_node input, const float *x);
 int32_t *kd_exec_tokens(kd_exec *ex, kd_node tokens); /* (tokens), to be filled: ids in the vocabulary */
 /* Token models: from now on the batch is n sequences, one behind the other; sequence i is made of tokens
  * offset[i] up to offset[i + 1]. offset: (n + 1), copied. KD_EUSAGE names the sequence: none, empty, longer

@@ -85,6 +85,18 @@ void kd_exec_seed(kd_exec *ex, uint64_t seed, uint64_t step)
 static kd__state *state_of(const kd_exec *ex, kd_node n) { return &ex->state[kd__graph_root(ex->g, n)]; }
 
 float *kd_exec_input(kd_exec *ex, kd_node input) { return state_of(ex, input)->y; }
+
+/* Nobody writes where an input is: it outlives the step, so no op works in place on it (exec_plan.c). */
+void kd_exec_borrow(kd_exec *ex, kd_node input, const float *x)
+{
+    state_of(ex, input)->y = (float *)(uintptr_t)x;
+    for (int i = 0; i < ex->steps; i++) {
+        kd__state *s = &ex->state[ex->order[i]];
+        for (int k = 0; k < s->n->nin; k++)
+            if (state_of(ex, s->n->in[k]) == state_of(ex, input)) s->x[k] = x;
+    }
+}
+
 const float *kd_exec_value(const kd_exec *ex, kd_node n) { return state_of(ex, n)->y; }
 float *kd_exec_grad(kd_exec *ex, kd_node output) { return state_of(ex, output)->dy; }
 float *kd_exec_grads(kd_exec *ex) { return ex->grads; }

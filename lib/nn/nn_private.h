@@ -245,6 +245,51 @@ typedef struct kd__panel_kernels { /* panels.simd.c */
 extern const kd__panel_kernels kd__panels_scalar, kd__panels_avx2, kd__panels_avx512;
 const kd__panel_kernels *kd__panels_get(void);
 
+/* ---- products of linear layers on batches of fixed size (dense.c) ---------------------------- */
+
+typedef struct kd__dense { /* the shape */
+    size_t rows, in, out;
+} kd__dense;
+bool kd__dense_fit(const kd__dense *d);
+typedef struct kd__dense_forward { /* y (rows, out) = x (rows, in) w (out, in)^T + bias (or NULL), then ReLU
+                                    */
+    const float *x, *w, *bias;
+    float *y;
+    bool relu;
+} kd__dense_forward;
+/* dy is masked by y (NULL: is not), in place; dbias and dx may be NULL; add: dx += */
+typedef struct kd__dense_backward {
+    const float *x, *w, *y;
+    float *dy, *dx, *dw, *dbias;
+    bool add;
+} kd__dense_backward;
+/* By the team; a barrier at the end. */
+void kd__dense_run_forward(const kd__dense *d, const kd__dense_forward *f);
+void kd__dense_run_backward(const kd__dense *d, const kd__dense_backward *g);
+
+typedef struct kd__dense_product { /* c (rows, n) = or += a (rows, k) b (k, n); b and c are there up to whole
+                                      vectors */
+    float *c;
+    size_t ldc;
+    const float *a;
+    size_t lda;
+    const float *b;
+    size_t ldb, rows, n, k;
+    bool add;
+} kd__dense_product;
+typedef struct kd__dense_kernels { /* dense.simd.c */
+    void (*product)(const kd__dense_product *t);
+    /* to (cols, rows) = from (rows, cols); rows are up to the next whole vector, with zeros */
+    void (*transpose)(float *to, size_t to_row, const float *from, size_t from_row, size_t rows, size_t cols);
+    /* y (rows, cols) = c + bias (cols) or NULL, then ReLU; c has whole vectors */
+    void (*finish)(float *y, size_t y_row, const float *c, size_t c_row, size_t rows, size_t cols,
+                   const float *bias, bool relu);
+    void (*row_sums)(float *sums, const float *x, size_t rows, size_t n,
+                     size_t ld); /* zeros up to whole vectors */
+} kd__dense_kernels;
+extern const kd__dense_kernels kd__dense_scalar, kd__dense_avx2, kd__dense_avx512;
+const kd__dense_kernels *kd__dense_get(void);
+
 typedef enum kd__conv_pass { KD__CONV_FORWARD, KD__CONV_DATA, KD__CONV_WEIGHTS } kd__conv_pass;
 typedef struct kd__conv kd__conv;
 typedef struct kd__conv_desc {
