@@ -35,7 +35,7 @@ static const kd_example examples[] = {
 
 static const kd_tool tool = {
     .name = "kd-run",
-    .summary = "classify files with a student or a native teacher",
+    .summary = "classify files, embed texts and search among them, with a student or a native teacher",
     .synopsis = "[options] STUDENT FILE ... | embed STUDENT FILE | search STUDENT FILE",
     .description =
         "STUDENT is a model folder. FILE is a picture (PNG, JPEG), or rows (IDX, .npy, CSV; plain or "
