@@ -59,6 +59,10 @@ typedef struct bench_encoder_params {
 } bench_encoder_params;
 kd_status bench_encoder(const bench_encoder_params *p, kd_err *err);
 
+/* `logits`: of rows of `length` ids, into a file. */
+kd_status bench_logits(const char *model, const char *ids, const char *out, int64_t length, int threads,
+                       kd_err *err);
+
 /* `many`: seeds of one student in one pass over a store, served as by bench_train. */
 typedef struct bench_many_params {
     const char *store, *student, *folder; /* folder: scratch, removed at the end */

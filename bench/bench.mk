@@ -150,7 +150,10 @@ bench-encoder: deps deps-text $(TEXT_READY) $(BENCH_BIN) ## an encoder's passes 
 encoder-parity: deps deps-text $(TEXT_READY) all ## are kd's embeddings MiniLM's of sentence-transformers? 10,000 texts, into bench/results/
 	@$(TEXT_PYTHON) bench/teacher_parity.py $B $(BUILD)/bench/encoder bench/results $(BENCH_ARGS)
 
-.PHONY: deps-text tokenizer-parity bench-tokenizer bench-encoder encoder-parity
+decoder-parity: deps deps-text $(TEXT_READY) $(BENCH_BIN) ## are kd's logits of SmolLM2-135M those of transformers? 8,192 positions, into bench/results/
+	@$(TEXT_PYTHON) bench/peers/decoder_parity.py --bench $(BENCH_BIN) --scratch $(BUILD)/bench/decoder $(BENCH_ARGS)
+
+.PHONY: deps-text tokenizer-parity bench-tokenizer bench-encoder encoder-parity decoder-parity
 
 scoreboard: ## bench/results/*.json to docs/scoreboard.md; prints the figures that fall short
 	@bench/scoreboard.sh

@@ -26,7 +26,7 @@
 #include "kd/nn.h"
 
 typedef struct kd_model_spec {
-    char *arch;    /* mlp, cnn, dscnn, resnet, bert */
+    char *arch;    /* mlp, cnn, dscnn, resnet, bert, llama */
     kd_ints input; /* shape of a row: 28, 28, 1 (height, width, channels); empty for tokens */
     int64_t classes;
     kd_ints hidden;   /* widths of hidden fully connected layers */
@@ -43,6 +43,9 @@ typedef struct kd_model_spec {
     int64_t embedding;                 /* width of the tables, 0: width */
     int64_t layers, width, heads, ffn; /* ffn 0: 4 width */
     double eps;                        /* of layer norms */
+    int64_t kv_heads;                  /* llama: heads of keys and values, 0: heads */
+    double rope_base;                  /* llama: of the angles of rotary positions */
+    bool tied;                         /* llama: logits of the embedding's table */
     char *pooling;                     /* mean, cls, none: a row per token */
     int64_t output;                    /* dimension of the embedding, by a projection; 0: width */
     bool normalize;                    /* embeddings of length 1; never logits of classes */
@@ -102,7 +105,8 @@ kd_status kd_model_feed_tokens(const kd_model *m, kd_exec *ex, const void *raw, 
 /* Writes config.json and model.safetensors into an existing folder, each atomically; weights first.
  * extra: members added to config.json, may be NULL. */
 kd_status kd_model_save(kd_model *m, const char *folder, const json_t *extra, kd_err *err);
-/* A kd folder, or one of Hugging Face with model_type bert or electra, with or without sentence-transformers'
+/* A kd folder, a GGUF file (its name ends in .gguf) of architecture llama, or a folder of Hugging Face with
+ * model_type llama, bert or electra, of encoders with or without sentence-transformers'
  * modules.json (without: mean pooling, as there). Of such a folder's tensors those of other heads are left
  * out. KD_ENOTFOUND, KD_ECORRUPT, KD_EUNSUPPORTED (names the key), KD_EMISMATCH (tensor missing, of another
  * shape or left over, by name), KD_ENUMERIC (a weight that is not finite). */

@@ -103,6 +103,23 @@ kd_node kd_nn_pool(kd_graph *g, const char *name, kd_node x,
                    kd_pool how);                                   /* a row per token -> per sequence */
 kd_node kd_nn_normalize(kd_graph *g, const char *name, kd_node x); /* y = x / max(|x|, 1e-12), last axis */
 
+/* ---- token models: layers of decoders -- */
+
+/* y = x / sqrt(mean of x^2 + eps) * weight over the last axis (Zhang and Sennrich 2019). */
+kd_node kd_nn_rmsnorm(kd_graph *g, const char *name, kd_node x, float eps);
+/* x: (heads * d), a row per token -> the same: in each head numbers i and i + d / 2 are turned by the angle
+ * place / base^(2 i / d), with the token's place in its sequence (Su et al. 2021, halves as in Llama's
+ * folders). A sequence then has at most `positions` tokens, 0: any number. */
+kd_node kd_nn_rope(kd_graph *g, const char *name, kd_node x, int heads, float base, int64_t positions);
+/* q: (heads * d), k and v: (kv_heads * d), a row per token -> (heads * d): each token attends to those up to
+ * itself, heads / kv_heads heads of queries to one of keys (Ainslie et al. 2023); scores by 1 / sqrt(d). */
+kd_node kd_nn_causal_attention(kd_graph *g, const char *name, kd_node q, kd_node k, kd_node v, int heads,
+                               int kv_heads);
+kd_node kd_nn_swiglu(kd_graph *g, const char *name, kd_node gate,
+                     kd_node up); /* gate sigmoid(gate) up (Shazeer 2020) */
+/* y = x W^T with the table of an embedding as W: logits of its vocabulary. No parameters of its own. */
+kd_node kd_nn_tied_linear(kd_graph *g, const char *name, kd_node x, kd_node embedding);
+
 /* Keeps the value readable. In training every output's gradient is to be filled before each backward. */
 void kd_graph_output(kd_graph *g, kd_node x);
 /* Ends building: checks, fuses (linear + bias + relu, batch norm + relu), lays out the slab.

@@ -1,5 +1,5 @@
-/* folder.c - a model as a folder: config.json and model.safetensors; of encoders in Hugging Face's layout
- * (hf.c).
+/* folder.c - a model as a folder: config.json and model.safetensors; of encoders and decoders in Hugging
+ * Face's layout (hf.c, llama_files.c).
  *
  * The folder is self-contained: the spec, what the input goes through before the first layer, class
  * names, and the weights under PyTorch's names and shapes. Weights are written before config.json,
@@ -32,10 +32,13 @@ static json_t *spec_json(const kd_config *c)
 
 static const char WEIGHTS[] = "model.safetensors";
 
+static bool decodes(const kd_model *m) { return !strcmp(m->spec.arch, "llama"); }
+
 /* A parameter's name in its file; in Hugging Face's layout it has another one. */
 static const char *name_in_file(const kd_model *m, kd__node_name *b, const kd_param *p, const char **file)
 {
     *file = WEIGHTS;
+    if (decodes(m)) return kd__llama_name(b, p->name);
     return kd_model_reads_tokens(m) ? kd__hf_name(b, p->name, file) : p->name;
 }
 
@@ -87,8 +90,10 @@ kd_status kd_model_save(kd_model *m, const char *folder, const json_t *extra, kd
     if (!config || !j || (m->labels && json_object_set(j, "labels", m->labels)) ||
         (extra && json_object_update_missing(j, (json_t *)extra)))
         st = kd_fail(err, KD_ENOMEM, "%s: no memory to save the model", folder);
-    if (!st && tokens && !(st = kd__hf_config(j, &m->spec, err)) &&
-        !(st = kd__hf_save_modules(&m->spec, folder, err)))
+    if (!st && decodes(m))
+        st = kd__llama_config(j, &m->spec, err);
+    else if (!st && tokens && !(st = kd__hf_config(j, &m->spec, err)) &&
+             !(st = kd__hf_save_modules(&m->spec, folder, err)))
         st = save_weights(m, folder, kd__hf_dense, err);
     if (!st) st = save_weights(m, folder, WEIGHTS, err);
     if (!st) st = kd_json_save(config, j, err);
@@ -145,7 +150,7 @@ static bool ignored(const char *name)
 static const char *prefix_of(const kd_model *m, const kd_tensors *t)
 {
     kd__node_name b;
-    for (size_t i = 1; kd_model_reads_tokens(m) && i < KD_COUNT(kd__hf_prefixes); i++)
+    for (size_t i = 1; kd_model_reads_tokens(m) && !decodes(m) && i < KD_COUNT(kd__hf_prefixes); i++)
         if (kd_tensors_find(t, kd__name(&b, "%sembeddings.word_embeddings.weight", kd__hf_prefixes[i])))
             return kd__hf_prefixes[i];
     return "";
@@ -159,7 +164,9 @@ static kd_status check_left(const kd_model *m, const kd_tensor *t, const char *p
     const size_t n = kd_graph_params(m->graph, &p);
     const bool tokens = kd_model_reads_tokens(m), inside = !strncmp(t->name, prefix, strlen(prefix));
     const char *name = inside ? t->name + strlen(prefix) : t->name;
-    bool known = tokens ? !inside || kd__hf_leaves(name) : ignored(name);
+    bool known = decodes(m) ? kd__llama_leaves(&m->spec, name)
+                 : tokens   ? !inside || kd__hf_leaves(name)
+                            : ignored(name);
     for (size_t k = 0; k < n && !known; k++) {
         kd__node_name b;
         const char *file;
@@ -245,7 +252,7 @@ static kd_status load_name(const char **name, const json_t *j, bool hf, const ch
     if (!hf || json_object_get(j, "name")) return kd_json_str(j, "name", name, path, err);
     const char *known = json_string_value(json_object_get(j, "_name_or_path"));
     *name = kd_path_base(known && *known ? known : folder);
-    if (!**name || **name == '.') *name = "bert";
+    if (!**name || **name == '.') *name = json_string_value(json_object_get(j, "model_type"));
     return KD_OK;
 }
 
@@ -253,6 +260,8 @@ static kd_status load_name(const char **name, const json_t *j, bool hf, const ch
 static kd_status load_spec(json_t **spec, const json_t *j, bool hf, const char *folder, const char *path,
                            kd_err *err)
 {
+    if (hf && !strcmp(json_string_value(json_object_get(j, "model_type")), "llama"))
+        return kd__llama_spec(spec, j, path, err);
     if (hf) return kd__hf_spec(spec, j, folder, path, err);
     *spec = json_incref(json_object_get(j, "model"));
     return json_is_object(*spec) ? KD_OK
@@ -266,10 +275,11 @@ static kd_status load_config(kd_model **out, const json_t *j, const char *folder
     json_t *spec = NULL;
     kd_status st = kd_json_str(j, "model_type", &type, path, err);
     if (st) return st;
-    const bool hf = kd__hf_is(type);
+    const bool hf = kd__hf_is(type) || !strcmp(type, "llama");
     if (strcmp(type, "kd") && !hf)
-        return kd_fail(err, KD_EMISMATCH, "%s: model_type is '%.60s', this version runs kd, bert and electra",
-                       path, type);
+        return kd_fail(err, KD_EMISMATCH,
+                       "%s: model_type is '%.60s', this version runs kd, bert, electra and llama", path,
+                       type);
     if ((st = load_name(&name, j, hf, folder, path, err))) return st;
     st = load_spec(&spec, j, hf, folder, path, err);
     if (!st && (st = kd_model_create(out, name, spec, path, err)) == KD_EUSAGE) {
@@ -286,6 +296,9 @@ static kd_status load_config(kd_model **out, const json_t *j, const char *folder
 
 kd_status kd_model_load(kd_model **out, const char *folder, kd_err *err)
 {
+    const size_t n = strlen(folder);
+    if (n > 5 && !strcmp(folder + n - 5, ".gguf") && !kd_is_dir(folder))
+        return kd__llama_open_gguf(out, folder, err);
     char *config = kd_path_join(folder, "config.json");
     json_t *j = NULL;
     kd_model *m = NULL;

@@ -8,7 +8,7 @@
  * (spec.c): list lengths agree, conv architectures have three input axes. Failures of single nodes
  * stay in the graph and come out of kd_graph_finish. */
 typedef kd_node kd__arch(kd_graph *g, const kd_model_spec *s, kd_node x);
-kd__arch kd__arch_mlp, kd__arch_cnn, kd__arch_dscnn, kd__arch_resnet, kd__arch_bert;
+kd__arch kd__arch_mlp, kd__arch_cnn, kd__arch_dscnn, kd__arch_resnet, kd__arch_bert, kd__arch_llama;
 
 /* ---- parts that architectures share (layers.c) --------------------------------------------- */
 
@@ -50,5 +50,15 @@ extern const char *const kd__hf_prefixes[3]; /* that all of a file's names may h
 /* config.json's members beside kd's, and the modules' files. */
 kd_status kd__hf_config(json_t *config, const kd_model_spec *s, kd_err *err);
 kd_status kd__hf_save_modules(const kd_model_spec *s, const char *folder, kd_err *err);
+
+/* ---- decoders in folders of Hugging Face and in GGUF files (llama_files.c) --------------------- */
+
+/* Hugging Face's name of a parameter; tensors of its files that are not read. */
+const char *kd__llama_name(kd__node_name *b, const char *param);
+bool kd__llama_leaves(const kd_model_spec *s, const char *tensor);
+/* As kd__hf_spec and kd__hf_config. */
+kd_status kd__llama_spec(json_t **spec, const json_t *config, const char *path, kd_err *err);
+kd_status kd__llama_config(json_t *config, const kd_model_spec *s, kd_err *err);
+kd_status kd__llama_open_gguf(kd_model **out, const char *path, kd_err *err);
 
 #endif

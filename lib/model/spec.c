@@ -12,7 +12,7 @@
 #include <string.h>
 
 const kd_option kd_model_options[] = {
-    KD_OPT_CHOICE("Model", kd_model_spec, arch, "model.arch", 0, NULL, "mlp|cnn|dscnn|resnet|bert",
+    KD_OPT_CHOICE("Model", kd_model_spec, arch, "model.arch", 0, NULL, "mlp|cnn|dscnn|resnet|bert|llama",
                   "architecture"),
     KD_OPT_INTS("Model", kd_model_spec, input, "model.input", "N,...", 0, NULL, 1, 1 << 20,
                 "shape of a row: height, width, channels of an image; from the store when not given"),
@@ -38,9 +38,9 @@ const kd_option kd_model_options[] = {
     KD_OPT_REAL("Model", kd_model_spec, dropout, "model.dropout", "P", 0, "0", 0, 0.99,
                 "share of the last layer's inputs that is dropped in training; bert: of each layer's"),
     KD_OPT_INT("Model", kd_model_spec, vocab, "model.vocab", "N", 0, "0", 0, 1 << 24,
-               "bert: tokens that there are; 0: from the store"),
+               "bert, llama: tokens that there are; 0: from the store"),
     KD_OPT_INT("Model", kd_model_spec, positions, "model.positions", "N", 0, "512", 1, 1 << 20,
-               "bert: tokens that a sequence may have"),
+               "bert, llama: tokens that a sequence may have"),
     KD_OPT_INT("Model", kd_model_spec, types, "model.types", "N", 0, "2", 1, 1 << 16,
                "bert: rows of the table of token types, of which the first is used"),
     KD_OPT_INT("Model", kd_model_spec, embedding, "model.embedding", "N", 0, "0", 0, 1 << 16,
@@ -48,13 +48,20 @@ const kd_option kd_model_options[] = {
     KD_OPT_INT("Model", kd_model_spec, layers, "model.layers", "N", 0, "6", 0, 1000,
                "bert: layers; 0: tables and projections alone"),
     KD_OPT_INT("Model", kd_model_spec, width, "model.width", "N", 0, "384", 1, 1 << 16,
-               "bert: width of hidden states"),
+               "bert, llama: width of hidden states"),
     KD_OPT_INT("Model", kd_model_spec, heads, "model.heads", "N", 0, "12", 1, 1 << 12,
-               "bert: attention heads, which share model.width"),
+               "bert, llama: attention heads, which share model.width"),
     KD_OPT_INT("Model", kd_model_spec, ffn, "model.ffn", "N", 0, "0", 0, 1 << 18,
-               "bert: width inside a layer's network; 0: four times model.width"),
+               "bert, llama: width inside a layer's network; 0: four times model.width"),
     KD_OPT_REAL("Model", kd_model_spec, eps, "model.eps", "X", 0, "1e-12", 0, 0.1,
-                "bert: added to the variance in layer norms"),
+                "bert, llama: added to the variance in layer norms, to the mean square in those of llama "
+                "(1e-5 there)"),
+    KD_OPT_INT("Model", kd_model_spec, kv_heads, "model.kv_heads", "N", 0, "0", 0, 1 << 12,
+               "llama: heads of keys and values, each shared by as many of queries; 0: model.heads"),
+    KD_OPT_REAL("Model", kd_model_spec, rope_base, "model.rope_base", "X", 0, "10000", 2, 1e9,
+                "llama: base of the angles of rotary positions"),
+    KD_OPT_BOOL("Model", kd_model_spec, tied, "model.tied", 0, "true",
+                "llama: the embedding's table gives the logits, too"),
     KD_OPT_CHOICE("Model", kd_model_spec, pooling, "model.pooling", 0, "mean", "mean|cls|none",
                   "bert: from tokens to one vector: mean, the first token's, or a row per token"),
     KD_OPT_INT("Model", kd_model_spec, output, "model.output", "N", 0, "0", 0, 1 << 16,
@@ -72,7 +79,7 @@ static const struct arch_row {
 } archs[] = {
     {"mlp", kd__arch_mlp, false, false, false},   {"cnn", kd__arch_cnn, true, false, false},
     {"dscnn", kd__arch_dscnn, true, true, false}, {"resnet", kd__arch_resnet, true, true, false},
-    {"bert", kd__arch_bert, false, false, true},
+    {"bert", kd__arch_bert, false, false, true},  {"llama", kd__arch_llama, false, false, true},
 };
 
 static kd_status check_list(const kd_model_spec *s, const kd_ints *list, const char *key, const char *where,
@@ -107,16 +114,35 @@ static kd_status check_image(const struct arch_row *a, const kd_model_spec *s, c
     return kd_fail(err, KD_EUSAGE, "%s: model.%s is empty", where, s->norm ? "head" : "norm");
 }
 
+static kd_status check_decoder(const kd_model_spec *s, const char *where, kd_err *err)
+{
+    const int64_t kv = s->kv_heads ? s->kv_heads : s->heads;
+    if (s->heads % kv)
+        return kd_fail(err, KD_EUSAGE, "%s: model.heads %lld does not divide by model.kv_heads %lld", where,
+                       (long long)s->heads, (long long)kv);
+    if (s->width / s->heads % 2)
+        return kd_fail(
+            err, KD_EUSAGE,
+            "%s: heads of %lld numbers (model.width by model.heads); rotary positions need an even number",
+            where, (long long)(s->width / s->heads));
+    if (!s->classes && !s->output && !s->embedding) return KD_OK;
+    return kd_fail(err, KD_EUSAGE, "%s: model.%s is for bert; llama gives logits of model.vocab", where,
+                   s->classes  ? "classes"
+                   : s->output ? "output"
+                               : "embedding");
+}
+
 static kd_status check_tokens(const kd_model_spec *s, const char *where, kd_err *err)
 {
     if (s->input.n)
-        return kd_fail(err, KD_EUSAGE, "%s: model.input is given, but bert reads tokens (model.vocab)",
-                       where);
+        return kd_fail(err, KD_EUSAGE, "%s: model.input is given, but %s reads tokens (model.vocab)", where,
+                       s->arch);
     if (s->vocab < 1) return kd_fail(err, KD_EUSAGE, "%s: model.vocab is not given", where);
     if (!s->pooling) return kd_fail(err, KD_EUSAGE, "%s: model.pooling is empty", where);
     if (s->width % s->heads)
         return kd_fail(err, KD_EUSAGE, "%s: model.width %lld does not divide into model.heads %lld", where,
                        (long long)s->width, (long long)s->heads);
+    if (!strcmp(s->arch, "llama")) return check_decoder(s, where, err);
     if (!s->classes || !s->output) return KD_OK;
     return kd_fail(err, KD_EUSAGE,
                    "%s: both model.classes and model.output are given; a model has one of them", where);
@@ -150,8 +176,9 @@ static kd_status build(kd_model *m, const char *where, kd_model_extend *extend, 
     for (size_t i = 0; s->arch && i < KD_COUNT(archs); i++)
         if (!strcmp(s->arch, archs[i].name)) a = &archs[i];
     if (!a)
-        return kd_fail(err, KD_EUSAGE, "%s: model.arch is %s, expected mlp, cnn, dscnn, resnet or bert",
-                       where, s->arch ? s->arch : "not given");
+        return kd_fail(err, KD_EUSAGE,
+                       "%s: model.arch is %s, expected mlp, cnn, dscnn, resnet, bert or llama", where,
+                       s->arch ? s->arch : "not given");
     kd_status st = check(a, s, where, err);
     if (st) return st;
     kd_graph *g = kd_graph_create();

@@ -104,7 +104,7 @@ static void prepare(const kd_exec *ex, kd__state *s)
 {
     embedding *e = s->own;
     const size_t c = s->n->size, n = kd__node_rows(ex, s->n);
-    for (size_t i = 0; i < e->tokens; i++)
+    for (size_t i = 0; i < e->tokens && !s->n->a.tied; i++) // a tied layer has written all of it
         if (!i || word(e->sorted[i]) != word(e->sorted[i - 1]))
             memset(s->dw[WORDS] + word(e->sorted[i]) * c, 0, c * sizeof(float));
     for (size_t i = 0; i < n; i++) e->sorted[i] = (uint64_t)ids_of(s)[i] << 32 | i;
@@ -163,7 +163,8 @@ static void naive_forward(kd_exec *ex, kd__state *s)
 static void naive_backward(kd_exec *ex, kd__state *s)
 {
     const size_t c = s->n->size;
-    for (int k = 0; k < s->n->nparam; k++) memset(s->dw[k], 0, (size_t)s->n->a.dims[k] * c * sizeof(float));
+    for (int k = s->n->a.tied ? 1 : 0; k < s->n->nparam; k++)
+        memset(s->dw[k], 0, (size_t)s->n->a.dims[k] * c * sizeof(float));
     for (int64_t i = 0; i < ex->sequences; i++)
         for (uint64_t t = ex->offset[i]; t < ex->offset[i + 1]; t++)
             for (size_t j = 0; j < c; j++) {

@@ -6,30 +6,15 @@
  * error of 3.2e-8 up to a = 14, where the tail is below 1e-43. So Phi is as exact for large negative x, where
  * 1 + erf(x) would cancel, as it is elsewhere; the derivative needs the same exponential.
  *
- * Attention. All products are one form: a tile of rows by two vectors of C in registers, numbers of A spread
- * over a vector, rows of B as they are. A has two strides, so it may be read transposed. Queries go by in
- * blocks; a block's scores with all keys stay in the nearest caches, so nothing of size tokens x tokens is
- * ever in memory, and backward makes the block's probabilities again from the logarithms of their sums (Dao
- * et al., "FlashAttention", 2022, section 3.1 and appendix B.4). A head's numbers are copied to rows of whole
- * vectors first, or transposed ones: its tokens lie a model's width apart, the copies side by side.
+ * Attention. All products are one form (tiles.h). Queries go by in blocks; a block's scores with all keys
+ * stay in the nearest caches, so nothing of size tokens x tokens is ever in memory, and backward makes the
+ * block's probabilities again from the logarithms of their sums (Dao et al., "FlashAttention", 2022,
+ * section 3.1 and appendix B.4). A head's numbers are copied to rows of whole vectors first, or
+ * transposed ones: its tokens lie a model's width apart, the copies side by side.
  *
  * The order of additions depends on the instruction set and on shapes alone.
  */
-#include "lanes.h"
-
-/* Walks n numbers by vectors: the statements see a constant `some` but for the last ones. */
-#define FOR_VECTORS(i, n, some, ...)                                                                         \
-    do {                                                                                                     \
-        size_t i = 0;                                                                                        \
-        for (; i + LANES <= (n); i += LANES) {                                                               \
-            enum { some = LANES };                                                                           \
-            __VA_ARGS__;                                                                                     \
-        }                                                                                                    \
-        if (i < (n)) {                                                                                       \
-            const size_t some = (n)-i;                                                                       \
-            __VA_ARGS__;                                                                                     \
-        }                                                                                                    \
-    } while (0)
+#include "tiles.h"
 
 /* ---- layer norm --------------------------------------------------------------------------- */
 
@@ -129,53 +114,7 @@ static void gelu_back(float *dx, const float *dy, const float *x, size_t n, bool
     });
 }
 
-/* ---- products ----------------------------------------------------------------------------- */
-
-typedef struct matrix { /* element (i, j) at i * row + j * col */
-    const float *at;
-    size_t row, col;
-} matrix;
-
-/* C (rows, v vectors) = or += A (rows, k) B (k, v vectors). */
-INLINE void tile(float *c, size_t ldc, matrix a, const float *b, size_t ldb, size_t k, int rows, int v,
-                 bool add)
-{
-    vec sum[TILE][2];
-    UNROLL for (int i = 0; i < rows; i++) UNROLL for (int j = 0; j < v; j++) sum[i][j] =
-        add ? load(c + (size_t)i * ldc + j * LANES) : all(0);
-    for (size_t p = 0; p < k; p++, b += ldb, a.at += a.col) {
-        vec w[2];
-        UNROLL for (int j = 0; j < v; j++) w[j] = load(b + j * LANES);
-        UNROLL for (int i = 0; i < rows; i++)
-        {
-            const vec x = all(a.at[(size_t)i * a.row]);
-            UNROLL for (int j = 0; j < v; j++) sum[i][j] += x * w[j];
-        }
-    }
-    UNROLL for (int i = 0; i < rows; i++) UNROLL for (int j = 0; j < v; j++)
-        store(c + (size_t)i * ldc + j * LANES, sum[i][j]);
-}
-
-INLINE void tiles(float *c, size_t ldc, matrix a, const float *b, size_t ldb, size_t rows, size_t k, int v,
-                  bool add)
-{
-    for (; rows >= TILE; rows -= TILE, c += TILE * ldc, a.at += TILE * a.row)
-        tile(c, ldc, a, b, ldb, k, TILE, v, add);
-    for (; rows; rows--, c += ldc, a.at += a.row) tile(c, ldc, a, b, ldb, k, 1, v, add);
-}
-
-/* C (rows, n) = or += A (rows, k) B (k, n); n whole vectors. */
-static void product(float *c, size_t ldc, matrix a, const float *b, size_t ldb, size_t rows, size_t n,
-                    size_t k, bool add)
-{
-    size_t j = 0;
-    for (; j + 2 * LANES <= n; j += 2 * LANES) tiles(c + j, ldc, a, b + j, ldb, rows, k, 2, add);
-    if (j < n) tiles(c + j, ldc, a, b + j, ldb, rows, k, 1, add);
-}
-
 /* ---- attention ---------------------------------------------------------------------------- */
-
-INLINE size_t whole(size_t n) { return (n + LANES - 1) / LANES * LANES; }
 
 /* Where a head's copies lie in a thread's scratch, n tokens of d numbers. */
 typedef struct copies {

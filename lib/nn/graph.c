@@ -231,7 +231,7 @@ static void fill(float *w, size_t n, float value)
 
 static void init_node(kd_graph *g, const kd__node_info *n, uint64_t seed)
 {
-    const bool norm = n->op == &kd__op_batchnorm || n->op == &kd__op_layernorm;
+    const bool norm = n->op == &kd__op_batchnorm || n->op == &kd__op_layernorm || n->op == &kd__op_rmsnorm;
     for (int k = 0; k < n->nparam; k++) {
         const kd_param *p = &g->param[n->param[k]];
         float *w = kd_graph_param_data(g, p);

@@ -45,6 +45,25 @@ kd_node kd_nn_linear(kd_graph *g, const char *name, kd_node x, int64_t out, bool
     return kd__graph_add(g, &kd__op_linear, name, 1, &x, &a);
 }
 
+kd_node kd_nn_tied_linear(kd_graph *g, const char *name, kd_node x, kd_node embedding)
+{
+    const bool there = embedding >= 0 && embedding < g->nodes && g->node[embedding].op == &kd__op_embedding;
+    const kd__attrs a = {.out = there ? g->node[embedding].a.dims[0] : 0, .tied = embedding + 1};
+    return kd__graph_add(g, &kd__op_linear, name, 1, &x, &a);
+}
+
+/* The embedding's table becomes the weight. */
+static kd_status tie(kd_graph *g, kd__node_info *n, const kd__node_info *x, kd_err *err)
+{
+    kd__node_info *e = &g->node[n->a.tied - 1];
+    if ((size_t)in_of(x) != e->size)
+        return kd_fail(err, KD_EUSAGE, "layer %s: %lld values a token, the table of %s is %zu wide", n->name,
+                       (long long)in_of(x), e->name, e->size);
+    e->a.tied = 1;
+    n->param[n->nparam++] = e->param[0];
+    return KD_OK;
+}
+
 static kd_status shape(kd_graph *g, kd__node_info *n, kd_err *err)
 {
     const kd__node_info *x = kd__graph_in(g, n, 0);
@@ -57,6 +76,7 @@ static kd_status shape(kd_graph *g, kd__node_info *n, kd_err *err)
     n->ndims = x->ndims;
     memcpy(n->dims, x->dims, sizeof n->dims);
     n->dims[n->ndims - 1] = out;
+    if (n->a.tied) return tie(g, n, x, err);
     const int64_t w[] = {out, in_of(x)};
     kd_status st = kd__graph_param(g, n, "weight", 2, w, false, true, err);
     return st || !n->a.bias ? st : kd__graph_param(g, n, "bias", 1, w, false, false, err);

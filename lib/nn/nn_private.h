@@ -18,6 +18,9 @@ typedef struct kd__attrs {
     int k, stride, pad;  /* windows */
     float momentum, eps; /* batch norm */
     float p;             /* dropout */
+    int kv;              /* causal attention: heads of keys and values */
+    float base;          /* rotary positions */
+    int tied; /* linear: 1 + the embedding whose table is its weight; embedding: not 0, there is such a one */
     bool bias;
     bool relu; /* set by the fusion pass: the op applies ReLU to its output and, in
                   backward, masks dy by (y > 0) */
@@ -118,7 +121,8 @@ struct kd_exec {
 extern const kd__op kd__op_input, kd__op_tokens, kd__op_linear, kd__op_conv2d, kd__op_dwconv2d,
     kd__op_batchnorm, kd__op_relu, kd__op_maxpool, kd__op_avgpool, kd__op_global_avgpool, kd__op_flatten,
     kd__op_add, kd__op_softmax, kd__op_dropout, kd__op_embedding, kd__op_layernorm, kd__op_gelu,
-    kd__op_attention, kd__op_pool, kd__op_normalize;
+    kd__op_attention, kd__op_pool, kd__op_normalize, kd__op_rmsnorm, kd__op_rope, kd__op_causal,
+    kd__op_swiglu;
 
 /* Adds a node; used by the builders, which live in their op's file. */
 kd_node kd__graph_add(kd_graph *g, const kd__op *op, const char *name, int nin, const kd_node *in,
@@ -457,6 +461,39 @@ typedef struct kd__encoder_kernels { /* encoder.simd.c */
 } kd__encoder_kernels;
 extern const kd__encoder_kernels kd__encoder_scalar, kd__encoder_avx2, kd__encoder_avx512;
 const kd__encoder_kernels *kd__encoder_get(void);
+
+/* The heads of queries of one sequence that share a head of keys and values: tokens rows, ldq and ldk from
+ * token to token. */
+typedef struct kd__group {
+    const float *q, *k, *v; /* of the first query head */
+    size_t heads, tokens, d, ldq, ldk;
+    float scale; /* of scores */
+} kd__group;
+typedef struct kd__group_grads {
+    const float *y, *dy, *log_sum;
+    float *dq, *dk, *dv; /* each may be NULL */
+    bool add[3];
+} kd__group_grads;
+typedef struct kd__decoder_kernels { /* decoder.simd.c */
+    /* Rows of n numbers; stats (rows): 1 / root of the mean square. */
+    void (*rmsnorm)(float *y, float *stats, const float *x, const float *w, size_t rows, size_t n, float eps);
+    /* dw += ; dx (+)=, may be NULL or dy */
+    void (*rmsnorm_back)(float *dx, float *dw, const float *dy, const float *x, const float *stats,
+                         const float *w, size_t rows, size_t n, bool add);
+    /* One token's heads of d numbers; cosine and sine (d / 2). y may be x. */
+    void (*rotate)(float *y, const float *x, const float *cosine, const float *sine, size_t heads, size_t d,
+                   bool add);
+    void (*swiglu)(float *y, const float *gate, const float *up, size_t n);
+    /* Each of dgate and dup may be NULL, or dy. */
+    void (*swiglu_back)(float *dgate, float *dup, const float *dy, const float *gate, const float *up,
+                        size_t n, const bool add[2]);
+    size_t (*group_floats)(size_t tokens, size_t d); /* of scratch */
+    /* y; log_sum (heads, tokens), or NULL: logarithms of the sums of exponentials */
+    void (*attend)(const kd__group *g, float *y, float *log_sum, float *scratch);
+    void (*attend_back)(const kd__group *g, const kd__group_grads *b, float *scratch);
+} kd__decoder_kernels;
+extern const kd__decoder_kernels kd__decoder_scalar, kd__decoder_avx2, kd__decoder_avx512;
+const kd__decoder_kernels *kd__decoder_get(void);
 
 extern const kd__vec kd__vec_scalar, kd__vec_avx2, kd__vec_avx512;
 const kd__vec *kd__vec_get(void); /* best for kd_cpu_isa(), chosen once */

@@ -74,7 +74,8 @@ kd_status kd__bpe_init(kd_tokenizer *t, size_t merges, const char *where, kd_err
         b->byte[i] = kd__trie_find(&t->vocab, (const char *)letter, n);
     }
     t->model = kd__bpe_encode;
-    return kd__split_init(&b->split, err);
+    kd__split_init();
+    return KD_OK;
 }
 
 kd_status kd__bpe_merge(kd_tokenizer *t, const char *left, size_t nleft, const char *right, size_t nright,

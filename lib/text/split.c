@@ -11,6 +11,7 @@
  */
 #include "text_private.h"
 
+#include <pthread.h>
 #include <utf8proc.h>
 
 #include "bpe_facts.h"
@@ -32,15 +33,22 @@ static uint8_t published(uint32_t cp)
     }
 }
 
-kd_status kd__split_init(kd__split *s, kd_err *err)
+/* Kind | KD__NUMERIC of every code point: the same for all tokenizers, made once. */
+static uint8_t kinds[CODES];
+
+static void make_kinds(void)
 {
-    if (!(s->kind = malloc(CODES))) return kd_fail(err, KD_ENOMEM, "no memory for a tokenizer");
-    for (uint32_t cp = 0; cp < CODES; cp++) s->kind[cp] = published(cp);
+    for (uint32_t cp = 0; cp < CODES; cp++) kinds[cp] = published(cp);
     for (size_t i = 0; i < sizeof facts / sizeof *facts; i++)
-        memset(s->kind + facts[i].first, facts[i].kind | (facts[i].numeric ? KD__NUMERIC : 0),
+        memset(kinds + facts[i].first, facts[i].kind | (facts[i].numeric ? KD__NUMERIC : 0),
                (size_t)(facts[i].last - facts[i].first) + 1);
-    s->kind['\r'] = s->kind['\n'] = KD__NEWLINE;
-    return KD_OK;
+    kinds['\r'] = kinds['\n'] = KD__NEWLINE;
+}
+
+void kd__split_init(void)
+{
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    pthread_once(&once, make_kinds);
 }
 
 /* A text between two places. */
@@ -54,7 +62,7 @@ static inline int at(const span *x, const uint8_t *p, size_t *k)
 {
     if (p == x->end) return -1;
     *k = 1;
-    return x->split->kind[*p < 0x80 ? *p : kd__utf8_next(p, k)] & KD__KIND_MASK;
+    return kinds[*p < 0x80 ? *p : kd__utf8_next(p, k)] & KD__KIND_MASK;
 }
 
 /* Behind the characters of this kind, at most `most`. */
@@ -117,11 +125,11 @@ static const uint8_t *llama3(const span *x, const uint8_t *p)
 }
 
 /* Where the piece at p ends: before a digit, behind one. */
-static size_t piece_end(const kd__split *split, const uint8_t *s, size_t n, size_t from)
+static size_t piece_end(const uint8_t *s, size_t n, size_t from)
 {
     for (size_t i = from, k; i < n; i += k) {
         k = 1;
-        const uint8_t kind = split->kind[s[i] < 0x80 ? s[i] : kd__utf8_next(s + i, &k)];
+        const uint8_t kind = kinds[s[i] < 0x80 ? s[i] : kd__utf8_next(s + i, &k)];
         if (kind & KD__NUMERIC) return i == from ? i + k : i;
     }
     return n;
@@ -129,7 +137,7 @@ static size_t piece_end(const kd__split *split, const uint8_t *s, size_t n, size
 
 size_t kd__split_next(const kd__split *split, const uint8_t *s, size_t n, size_t from, size_t *piece)
 {
-    if (from >= *piece) *piece = split->digits ? piece_end(split, s, n, from) : n;
+    if (from >= *piece) *piece = split->digits ? piece_end(s, n, from) : n;
     const span x = {.split = split, .s = s, .end = s + *piece};
     return (size_t)((split->rule == KD__RULE_GPT2 ? gpt2 : llama3)(&x, s + from) - s);
 }

@@ -135,7 +135,6 @@ typedef struct kd__split {
     kd__rule rule;
     int numbers;   /* LLAMA3: digits a word at most */
     bool digits;   /* every digit is a piece of its own, before the rule */
-    uint8_t *kind; /* (0x110000) kind | KD__NUMERIC */
 } kd__split;
 
 typedef struct kd__merge { /* a place of the table of merges */
@@ -240,7 +239,7 @@ kd__model kd__wordpiece_encode, kd__bpe_encode;
 
 /* ---- split.c, bpe.c, bytes.c: byte-level BPE ---------------------------------------------------- */
 
-kd_status kd__split_init(kd__split *s, kd_err *err);
+void kd__split_init(void); /* before the first word */
 /* Where the word at s ends; *piece: where the piece of it ends, 0 before the first call. */
 size_t kd__split_next(const kd__split *split, const uint8_t *s, size_t n, size_t at, size_t *piece);
 /* The vocabulary is whole: finds the tokens of bytes, makes room for n merges. */

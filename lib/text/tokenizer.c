@@ -172,7 +172,6 @@ void kd_tokenizer_close(kd_tokenizer *t)
     free(t->added);
     free(t->wordpiece.prefix);
     free(t->bpe.merge);
-    free(t->bpe.split.kind);
     kd__trie_release(&t->vocab);
     kd__trie_release(&t->raw.trie);
     kd__trie_release(&t->normal.trie);

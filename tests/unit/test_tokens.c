@@ -40,6 +40,38 @@ static kd_node head(kd_graph *g, kd_node x)
     x = kd_nn_pool(g, "pool", kd_nn_gelu(g, "gelu", x), KD_POOL_MEAN);
     return kd_nn_normalize(g, "op", kd_nn_linear(g, "project", x, 5, false));
 }
+static kd_node rmsnorm(kd_graph *g, kd_node x) { return kd_nn_rmsnorm(g, "op", x, 1e-5f); }
+static kd_node rmsnorm_wide(kd_graph *g, kd_node x)
+{
+    return kd_nn_rmsnorm(g, "op", kd_nn_linear(g, "wide", x, 77, true), 1e-5f);
+}
+static kd_node swiglu(kd_graph *g, kd_node x)
+{
+    return kd_nn_swiglu(g, "op", kd_nn_linear(g, "gate", x, 19, true), kd_nn_linear(g, "up", x, 19, false));
+}
+static kd_node swiglu_self(kd_graph *g, kd_node x) { return kd_nn_swiglu(g, "op", x, x); }
+static kd_node rope(kd_graph *g, kd_node x) { return kd_nn_rope(g, "op", x, 3, 100, 0); }
+static kd_node rope_wide(kd_graph *g, kd_node x)
+{
+    return kd_nn_add(g, "op", x,
+                     kd_nn_linear(g, "back",
+                                  kd_nn_rope(g, "rope", kd_nn_linear(g, "wide", x, 76, true), 2, 1e4f, 600),
+                                  WIDTH, true));
+}
+static kd_node causal_of(kd_graph *g, kd_node x, int64_t d, int heads, int kv)
+{
+    const kd_node q = kd_nn_linear(g, "q", x, d * heads, true), k = kd_nn_linear(g, "k", x, d * kv, true);
+    return kd_nn_causal_attention(g, "op", kd_nn_rope(g, "q_rope", q, heads, 1e3f, 0),
+                                  kd_nn_rope(g, "k_rope", k, kv, 1e3f, 0),
+                                  kd_nn_linear(g, "v", x, d * kv, false), heads, kv);
+}
+static kd_node causal(kd_graph *g, kd_node x) { return causal_of(g, x, 6, 4, 2); }
+static kd_node causal_wide(kd_graph *g, kd_node x) { return causal_of(g, x, 32, 3, 1); }
+static kd_node causal_self(kd_graph *g, kd_node x) { return kd_nn_causal_attention(g, "op", x, x, x, 3, 3); }
+static kd_node tied(kd_graph *g, kd_node x)
+{
+    return kd_nn_tied_linear(g, "op", kd_nn_gelu(g, "gelu", kd_nn_linear(g, "same", x, WIDTH, true)), x);
+}
 static kd_node residual(kd_graph *g, kd_node x)
 {
     x = kd_nn_add(g, "add", x, kd_nn_dropout(g, "drop", kd_nn_linear(g, "same", x, WIDTH, true), 0.3f));
@@ -69,6 +101,17 @@ static const op_case cases[] = {
     {"normalize", normalize, false},
     {"a head over sequences", head, false},
     {"residual, dropout, softmax", residual, false},
+    {"rms norm", rmsnorm, false},
+    {"rms norm of 77", rmsnorm_wide, true},
+    {"swiglu", swiglu, false},
+    {"swiglu of one value", swiglu_self, true},
+    {"rotary positions", rope, true},
+    {"rotary positions, 2 heads of 38", rope_wide, true},
+    {"causal attention, 4 heads on 2 of keys", causal, true},
+    {"causal attention, 3 heads of 32 on 1", causal_wide, false},
+    {"causal attention of one value", causal_self, true},
+    {"a head tied to the embedding", tied, true},
+    {"a head tied to the embedding with positions", tied, false},
 };
 enum { CASES = sizeof cases / sizeof *cases };
 
@@ -374,7 +417,7 @@ static void graphs_that_make_no_sense_are_refused(void **state)
 {
     (void)state;
     kd_err err = {0};
-    for (int which = 0; which < 6; which++) {
+    for (int which = 0; which < 11; which++) {
         kd_graph *g = kd_graph_create();
         kd_node t = kd_nn_tokens(g, "tokens"), x = kd_nn_embedding(g, "e", t, 9, 0, 0, 6);
         kd_node other = kd_nn_input(g, "features", 1, (int64_t[]){6}); // a row per sequence
@@ -385,6 +428,13 @@ static void graphs_that_make_no_sense_are_refused(void **state)
         case 2: x = kd_nn_self_attention(g, "bad", x, x, x, 4), say = "do not divide into 4 heads"; break;
         case 3: x = kd_nn_pool(g, "bad", other, KD_POOL_MEAN), say = "no row per token"; break;
         case 4: x = kd_nn_embedding(g, "bad", other, 9, 0, 0, 6), say = "is not tokens"; break;
+        case 5: x = kd_nn_rope(g, "bad", x, 2, 100, 0), say = "do not divide into pairs of 2 heads"; break;
+        case 6: x = kd_nn_rope(g, "bad", x, 1, 1, 0), say = "expected more than 1"; break;
+        case 7: x = kd_nn_causal_attention(g, "bad", x, x, x, 3, 2), say = "the first must divide"; break;
+        case 8: x = kd_nn_causal_attention(g, "bad", x, x, x, 3, 1), say = "expected 2"; break;
+        case 9:
+            x = kd_nn_tied_linear(g, "bad", kd_nn_linear(g, "wide", x, 7, true), x), say = "is 6 wide";
+            break;
         default: x = kd_nn_embedding(g, "bad", t, 9, 5, 0, 6), say = "expected at least 1 of each"; break;
         }
         kd_graph_output(g, x);

@@ -1,0 +1,192 @@
+/* causal.c - softmax(q k^T / sqrt(d)) v over the tokens up to each query's own, heads of queries sharing
+ * heads of keys and values (Ainslie et al., "GQA: Training Generalized Multi-Query Transformer Models",
+ * 2023).
+ *
+ * A head of keys of one sequence is done whole by one thread, forward and backward, with all heads of queries
+ * that share it (decoder.simd.c): so the sums of its gradients have one order, and its copies are made once.
+ * Items are handed out as they come, because sequences differ in length. Sequences of a packed batch never
+ * see each other. Forward keeps the logarithm of each softmax's sum and nothing of size tokens x tokens.
+ */
+#include "nn_private.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+kd_node kd_nn_causal_attention(kd_graph *g, const char *name, kd_node q, kd_node k, kd_node v, int heads,
+                               int kv_heads)
+{
+    const kd__attrs a = {.k = heads, .kv = kv_heads};
+    return kd__graph_add(g, &kd__op_causal, name, 3, (kd_node[]){q, k, v}, &a);
+}
+
+static kd_status shape(kd_graph *g, kd__node_info *n, kd_err *err)
+{
+    const kd__node_info *q = kd__graph_in(g, n, 0), *k = kd__graph_in(g, n, 1), *v = kd__graph_in(g, n, 2);
+    const int heads = n->a.k, kv = n->a.kv;
+    if (q->per != KD_PER_TOKEN)
+        return kd_fail(err, KD_EUSAGE, "layer %s: its input %s has no row per token", n->name, q->name);
+    if (heads < 1 || kv < 1 || heads % kv || q->size % (size_t)heads)
+        return kd_fail(
+            err, KD_EUSAGE,
+            "layer %s: %zu values a token, %d heads of queries, %d of keys; the first must divide by "
+            "the second, and that by the third",
+            n->name, q->size, heads, kv);
+    if (q->ndims != 1 || k->size != q->size / (size_t)heads * (size_t)kv || v->size != k->size)
+        return kd_fail(err, KD_EUSAGE, "layer %s: %s and %s have %zu and %zu values a token, expected %zu",
+                       n->name, k->name, v->name, k->size, v->size, q->size / (size_t)heads * (size_t)kv);
+    n->ndims = 1;
+    n->dims[0] = q->dims[0];
+    return KD_OK;
+}
+
+static size_t longest(const kd_exec *ex)
+{
+    const int64_t most = ex->g->positions;
+    return (size_t)(most && most < ex->p.batch ? most : ex->p.batch);
+}
+
+static size_t dimension(const kd__state *s) { return s->n->size / (size_t)s->n->a.k; }
+
+static kd_status plan(kd_exec *ex, kd__state *s, kd_err *err)
+{
+    kd__team *team;
+    if (ex->p.training) s->keep_floats = kd__node_rows_planned(ex, s->n) * (size_t)s->n->a.k;
+    kd_status st = kd__exec_team(&team, ex, err);
+    return st ? st : kd__team_reserve(team, kd__decoder_get()->group_floats(longest(ex), dimension(s)), err);
+}
+
+/* Where the numbers of a group begin: in q, y and their gradients; in k, v and theirs; in what is kept. */
+typedef struct places {
+    size_t q, k, keep;
+} places;
+
+/* Head `kv` of keys of sequence i, and the queries that share it. */
+static kd__group group_of(const kd_exec *ex, const kd__state *s, int64_t i, size_t kv, places *at)
+{
+    const size_t d = dimension(s), heads = (size_t)(s->n->a.k / s->n->a.kv), ldk = d * (size_t)s->n->a.kv,
+                 tokens = (size_t)(ex->offset[i + 1] - ex->offset[i]);
+    *at = (places){.q = ex->offset[i] * s->n->size + kv * heads * d,
+                   .k = ex->offset[i] * ldk + kv * d,
+                   .keep = ex->offset[i] * (size_t)s->n->a.k + kv * heads * tokens};
+    return (kd__group){.q = s->x[0] + at->q,
+                       .k = s->x[1] + at->k,
+                       .v = s->x[2] + at->k,
+                       .heads = heads,
+                       .tokens = tokens,
+                       .d = d,
+                       .ldq = s->n->size,
+                       .ldk = ldk,
+                       .scale = 1 / sqrtf((float)d)};
+}
+
+static void forward(kd_exec *ex, kd__state *s)
+{
+    const int kv = s->n->a.kv;
+#pragma omp for schedule(dynamic)
+    for (int64_t item = 0; item < ex->sequences * kv; item++) {
+        places at;
+        const kd__group g = group_of(ex, s, item / kv, (size_t)(item % kv), &at);
+        kd__decoder_get()->attend(&g, s->y + at.q, s->keep ? s->keep + at.keep : NULL,
+                                  kd__team_stage(ex->team));
+    }
+}
+
+static void backward(kd_exec *ex, kd__state *s)
+{
+    const int kv = s->n->a.kv;
+#pragma omp for schedule(dynamic)
+    for (int64_t item = 0; item < ex->sequences * kv; item++) {
+        places at;
+        const kd__group g = group_of(ex, s, item / kv, (size_t)(item % kv), &at);
+        const kd__group_grads b = {.y = s->y + at.q,
+                                   .dy = s->dy + at.q,
+                                   .log_sum = s->keep + at.keep,
+                                   .dq = s->dx[0] ? s->dx[0] + at.q : NULL,
+                                   .dk = s->dx[1] ? s->dx[1] + at.k : NULL,
+                                   .dv = s->dx[2] ? s->dx[2] + at.k : NULL,
+                                   .add = {s->add[0], s->add[1], s->add[2]}};
+        kd__decoder_get()->attend_back(&g, &b, kd__team_stage(ex->team));
+    }
+}
+
+/* ---- the twins in plain C ----------------------------------------------------------------- */
+
+static double dot(const float *a, const float *b, size_t n)
+{
+    double sum = 0;
+    for (size_t i = 0; i < n; i++) sum += (double)a[i] * (double)b[i];
+    return sum;
+}
+
+/* p (r + 1): what query r of a head gives to each token up to itself. */
+static void naive_shares(const kd__group *g, const float *q, size_t r, double *p)
+{
+    double top = -INFINITY, sum = 0;
+    for (size_t t = 0; t <= r; t++)
+        top = fmax(top, p[t] = dot(q, g->k + t * g->ldk, g->d) / sqrt((double)g->d));
+    for (size_t t = 0; t <= r; t++) sum += p[t] = exp(p[t] - top);
+    for (size_t t = 0; t <= r; t++) p[t] /= sum;
+}
+
+/* Query r at `at` of q, y, dy. */
+static void naive_query(const kd__state *s, const kd__group *g, const places *w, size_t at, size_t r,
+                        bool back, double *p)
+{
+    const float *dy = back ? s->dy + w->q + at : NULL;
+    double mean = 0;
+    naive_shares(g, g->q + at, r, p);
+    for (size_t j = 0; !back && j < g->d; j++) {
+        double sum = 0;
+        for (size_t t = 0; t <= r; t++) sum += p[t] * (double)g->v[t * g->ldk + j];
+        s->y[w->q + at + j] = (float)sum;
+    }
+    for (size_t t = 0; back && t <= r; t++) mean += p[t] * dot(dy, g->v + t * g->ldk, g->d);
+    for (size_t t = 0; back && t <= r; t++) {
+        const double ds = p[t] * (dot(dy, g->v + t * g->ldk, g->d) - mean) / sqrt((double)g->d);
+        for (size_t j = 0; j < g->d; j++) {
+            const size_t k = w->k + t * g->ldk + j;
+            if (s->dx[0]) s->dx[0][w->q + at + j] += (float)(ds * (double)g->k[t * g->ldk + j]);
+            if (s->dx[1]) s->dx[1][k] += (float)(ds * (double)g->q[at + j]);
+            if (s->dx[2]) s->dx[2][k] += (float)(p[t] * (double)dy[j]);
+        }
+    }
+}
+
+static void naive(kd_exec *ex, kd__state *s, bool back)
+{
+    double *p = calloc(longest(ex), sizeof *p);
+    for (int64_t i = 0; p && i < ex->sequences; i++)
+        for (size_t kv = 0; kv < (size_t)s->n->a.kv; kv++) {
+            places w;
+            const kd__group g = group_of(ex, s, i, kv, &w);
+            for (size_t head = 0; head < g.heads; head++)
+                for (size_t r = 0; r < g.tokens; r++)
+                    naive_query(s, &g, &w, r * g.ldq + head * g.d, r, back, p);
+        }
+    free(p);
+}
+
+static void naive_forward(kd_exec *ex, kd__state *s) { naive(ex, s, false); }
+
+static void naive_backward(kd_exec *ex, kd__state *s)
+{
+    const size_t rows = kd__node_rows(ex, s->n), kv = dimension(s) * (size_t)s->n->a.kv;
+    for (int k = 0; k < 3; k++)
+        if (s->dx[k] && !s->add[k]) memset(s->dx[k], 0, rows * (k ? kv : s->n->size) * sizeof(float));
+    naive(ex, s, true);
+}
+
+const kd__op kd__op_causal = {
+    .name = "causal_attention",
+    .nin = 3,
+    .shape = shape,
+    .plan = plan,
+    .forward = forward,
+    .backward = backward,
+    .naive_forward = naive_forward,
+    .naive_backward = naive_backward,
+    .packed = true,
+    .backward_reads_x = true,
+    .backward_reads_y = true,
+};

@@ -1,0 +1,363 @@
+/* test_decoder.c - decoders in folders that transformers wrote and in a GGUF file: what they compute against
+ * PyTorch, forward and every gradient (tests/golden/make_decoders.py); the bits of a step; folders that kd
+ * writes; files that it must refuse.
+ *
+ * Differences are measured relative to the largest element of each tensor. */
+#include "../../lib/model/model_private.h"
+#include "check.h"
+#include "kd/gguf.h"
+
+#include <math.h>
+#include <stdlib.h>
+
+#define GOLDEN "tests/golden/"
+
+static char folder[64];
+
+static int make_folder(void **state)
+{
+    (void)state;
+    snprintf(folder, sizeof folder, "/tmp/kd-decoder-XXXXXX");
+    return mkdtemp(folder) ? 0 : -1;
+}
+
+static int remove_folder(void **state)
+{
+    (void)state;
+    return kd_remove_tree(folder, NULL);
+}
+
+/* ---- numbers ------------------------------------------------------------------------------ */
+
+typedef struct golden {
+    const char *name;
+    kd_tensors *file;
+    kd_model *m;
+} golden;
+
+static const kd_tensor *tensor(const golden *g, const char *name)
+{
+    const kd_tensor *t = kd_tensors_find(g->file, name);
+    if (!t) fail_msg("%s: no tensor %s", g->name, name);
+    return t;
+}
+
+static void near_all(const golden *g, const char *what, const float *got, const kd_tensor *want, double tol)
+{
+    double worst = 0, scale = 1e-30;
+    const float *w = want->data;
+    for (size_t i = 0; i < want->bytes / sizeof *w; i++) {
+        const double d = fabs((double)got[i] - (double)w[i]);
+        if (!(d <= worst)) worst = d; // a NaN stays
+        scale = fmax(scale, fabs((double)w[i]));
+    }
+    if (!(worst <= tol * scale))
+        fail_msg("%s: %s: off by %.3g of %.3g, relative %.2g, allowed %.1g", g->name, what, worst, scale,
+                 worst / scale, tol);
+}
+
+/* model: a folder or a file beside the values of name. */
+static void open_golden(golden *g, const char *name, const char *model)
+{
+    char path[80];
+    g->name = model;
+    snprintf(path, sizeof path, GOLDEN "%s.safetensors", name);
+    OK(kd_tensors_open(&g->file, path, err));
+    snprintf(path, sizeof path, GOLDEN "%s", model);
+    OK(kd_model_load(&g->m, path, err));
+}
+
+static void close_golden(golden *g)
+{
+    kd_model_free(g->m);
+    kd_tensors_close(g->file);
+}
+
+static kd_exec *fed(const golden *g, const kd_exec_params *how)
+{
+    kd_exec *ex;
+    uint64_t offset[8] = {0};
+    const kd_tensor *ids = tensor(g, "ids"), *lengths = tensor(g, "lengths");
+    for (int64_t i = 0; i < lengths->dims[0]; i++)
+        offset[i + 1] = offset[i] + (uint64_t)((const int32_t *)lengths->data)[i];
+    OK(kd_exec_create(&ex, g->m->graph, how, err));
+    OK(kd_model_feed_tokens(g->m, ex, ids->data, KD_I32, offset, lengths->dims[0], err));
+    return ex;
+}
+
+static void step(kd_exec *ex, const golden *g, int threads)
+{
+    const kd_tensor *dy = tensor(g, "dy");
+#pragma omp parallel num_threads(threads)
+    {
+        kd_exec_forward(ex);
+#pragma omp single
+        memcpy(kd_exec_grad(ex, g->m->logits), dy->data, dy->bytes);
+        kd_exec_backward(ex);
+    }
+}
+
+static void step_equals_pytorch(const char *name, bool naive)
+{
+    golden g;
+    open_golden(&g, name, name);
+    const kd_exec_params how = {
+        .batch = 80, .sequences = 9, .threads = naive ? 1 : 2, .training = true, .naive = naive};
+    kd_exec *ex = fed(&g, &how);
+    step(ex, &g, how.threads);
+    near_all(&g, "logits", kd_exec_value(ex, g.m->logits), tensor(&g, "logits"), 1e-5);
+    const kd_param *p;
+    const size_t n = kd_graph_params(g.m->graph, &p);
+    for (size_t i = 0; i < n; i++) {
+        kd__node_name b, full;
+        near_all(&g, p[i].name, kd_exec_grads(ex) + p[i].offset,
+                 tensor(&g, kd__name(&full, "grad.%s", kd__llama_name(&b, p[i].name))), 2e-5);
+    }
+    kd_exec_free(ex);
+    close_golden(&g);
+}
+
+static void a_step_of_each_decoder_equals_pytorch(void **state)
+{
+    (void)state;
+    step_equals_pytorch("llama", false);
+    step_equals_pytorch("llama-untied", false);
+}
+
+static void the_twins_equal_pytorch(void **state)
+{
+    (void)state;
+    step_equals_pytorch("llama", true);
+    step_equals_pytorch("llama-untied", true);
+}
+
+static void hidden_states_can_be_kept(void **state)
+{
+    (void)state;
+    golden g;
+    open_golden(&g, "llama", "llama");
+    const kd_node layer = kd_graph_find(g.m->graph, "layer0");
+    const kd_exec_params how = {.batch = 80, .sequences = 9, .threads = 2, .keep = &layer, .nkeep = 1};
+    kd_exec *ex = fed(&g, &how);
+    kd_exec_run_forward(ex);
+    near_all(&g, "hidden states", kd_exec_value(ex, layer), tensor(&g, "hidden"), 1e-5);
+    near_all(&g, "logits", kd_exec_value(ex, g.m->logits), tensor(&g, "logits"), 1e-5);
+    kd_exec_free(ex);
+    close_golden(&g);
+}
+
+static void a_gguf_file_computes_what_pytorch_computes_with_its_weights(void **state)
+{
+    (void)state;
+    golden g;
+    open_golden(&g, "llama", "llama.gguf");
+    assert_string_equal(g.m->name, "small");
+    assert_int_equal(g.m->spec.kv_heads, 2);
+    assert_true(g.m->spec.tied);
+    kd_exec *ex = fed(&g, &(kd_exec_params){.batch = 80, .sequences = 4, .threads = 2, .fixed = true});
+    kd_exec_run_forward(ex);
+    near_all(&g, "logits", kd_exec_value(ex, g.m->logits), tensor(&g, "GGUF.logits"), 1e-5);
+    kd_exec_free(ex);
+    close_golden(&g);
+}
+
+static void the_bits_of_a_step_do_not_depend_on_threads(void **state)
+{
+    (void)state;
+    golden g;
+    size_t floats;
+    open_golden(&g, "llama", "llama");
+    kd_graph_slab(g.m->graph, &floats);
+    float *want = malloc(floats * sizeof *want);
+    static const int threads[] = {1, 2, 3, 8};
+    for (size_t k = 0; k < KD_COUNT(threads); k++) {
+        kd_exec *ex = fed(&g, &(kd_exec_params){.batch = 80,
+                                                .sequences = 4 + (int64_t)k,
+                                                .threads = threads[k],
+                                                .training = true});
+        step(ex, &g, threads[k]);
+        if (!k) memcpy(want, kd_exec_grads(ex), floats * sizeof *want);
+        if (memcmp(want, kd_exec_grads(ex), floats * sizeof *want))
+            fail_msg("other bits on %d threads", threads[k]);
+        kd_exec_free(ex);
+    }
+    free(want);
+    close_golden(&g);
+}
+
+/* ---- folders ------------------------------------------------------------------------------ */
+
+static void what_was_written_is_the_same_model(void **state)
+{
+    (void)state;
+    static const char *const names[] = {"llama", "llama-untied"};
+    for (size_t i = 0; i < KD_COUNT(names); i++) {
+        golden g;
+        kd_model *again;
+        char before[33], after[33];
+        open_golden(&g, names[i], names[i]);
+        OK(kd_model_save(g.m, folder, NULL, err));
+        OK(kd_model_load(&again, folder, err));
+        kd_model_fingerprint(g.m, before);
+        kd_model_fingerprint(again, after);
+        assert_string_equal(before, after);
+        kd_model_free(again);
+        close_golden(&g);
+        assert_int_equal(kd_remove_tree(folder, NULL), KD_OK);
+        assert_int_equal(kd_mkdirs(folder, NULL), KD_OK);
+    }
+}
+
+static void a_smaller_model_begins_with_layers_of_a_larger_one(void **state)
+{
+    (void)state;
+    kd_model *m;
+    golden g;
+    const kd_param *p;
+    int64_t second[] = {1};
+    const kd_init init = {.folder = (char *)(uintptr_t)GOLDEN "llama", .layers = {.v = second, .n = 1}};
+    json_t *spec = json_pack("{s:s, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:f, s:f}", "arch", "llama", "vocab",
+                             61, "positions", 32, "layers", 1, "width", 32, "heads", 4, "kv_heads", 2, "ffn",
+                             64, "eps", 1e-5, "rope_base", 500.0);
+    open_golden(&g, "llama", "llama");
+    OK(kd_model_create(&m, "one", spec, "student.yaml", err));
+    OK(kd_model_init_from(m, &init, err));
+    const size_t n = kd_graph_params(m->graph, &p);
+    for (size_t i = 0; i < n; i++) {
+        kd__node_name b;
+        const bool inside = !strncmp(p[i].name, "layer0.", 7);
+        const kd_param *q =
+            kd__find_param(g.m, inside ? kd__name(&b, "layer1.%s", p[i].name + 7) : p[i].name);
+        assert_non_null(q);
+        assert_memory_equal(kd_graph_param_data(m->graph, &p[i]), kd_graph_param_data(g.m->graph, q),
+                            p[i].size * sizeof(float));
+    }
+    kd_model_free(m);
+    close_golden(&g);
+    json_decref(spec);
+}
+
+/* ---- what is refused ------------------------------------------------------------------------ */
+
+/* llama/config.json with one member changed, beside its weights. */
+static void folder_is_refused(const char *key, json_t *value, kd_status status, const char *text)
+{
+    char path[96];
+    char *weights;
+    size_t len;
+    json_t *j;
+    kd_model *m;
+    OK(kd_json_load(GOLDEN "llama/config.json", 1 << 20, &j, err));
+    json_object_set_new(j, key, value);
+    snprintf(path, sizeof path, "%s/config.json", folder);
+    OK(kd_json_save(path, j, err));
+    snprintf(path, sizeof path, "%s/model.safetensors", folder);
+    OK(kd_file_read(GOLDEN "llama/model.safetensors", 1 << 20, &weights, &len, err));
+    OK(kd_file_write(path, weights, len, err));
+    FAILS(kd_model_load(&m, folder, err), status, text);
+    free(weights);
+    json_decref(j);
+}
+
+static void folders_of_other_models_are_refused_by_name(void **state)
+{
+    (void)state;
+    folder_is_refused("hidden_act", json_string("gelu"), KD_EUNSUPPORTED, "hidden_act is not silu");
+    folder_is_refused("attention_bias", json_true(), KD_EUNSUPPORTED, "attention_bias is given");
+    folder_is_refused("rope_scaling", json_pack("{s:s}", "rope_type", "llama3"), KD_EUNSUPPORTED,
+                      "rope_scaling is given");
+    folder_is_refused("rope_parameters", json_pack("{s:s}", "rope_type", "yarn"), KD_EUNSUPPORTED,
+                      "rope_type is yarn");
+    folder_is_refused("head_dim", json_integer(16), KD_EUNSUPPORTED, "head_dim is 16");
+    folder_is_refused("num_attention_heads", json_integer(5), KD_EUNSUPPORTED, "head_dim is 8, 5 heads");
+    folder_is_refused("num_key_value_heads", json_integer(3), KD_ECORRUPT,
+                      "does not divide by model.kv_heads 3");
+    folder_is_refused("num_key_value_heads", json_integer(4), KD_EMISMATCH,
+                      "self_attn.k_proj.weight is 16 x 32");
+    folder_is_refused("rms_norm_eps", json_real(2), KD_ECORRUPT, "rms_norm_eps is 2");
+    folder_is_refused("tie_word_embeddings", json_false(), KD_EMISMATCH, "lm_head.weight is missing");
+    folder_is_refused("num_hidden_layers", json_integer(1), KD_EMISMATCH, "is left over");
+    folder_is_refused("hidden_size", json_integer(0), KD_ECORRUPT, "hidden_size");
+    folder_is_refused("model_type", json_string("mistral"), KD_EMISMATCH, "model_type is 'mistral'");
+}
+
+/* A GGUF file of a header alone. */
+static void gguf_is_refused(const char *arch, const char *key, uint32_t v, kd_status status, const char *text)
+{
+    char path[96];
+    kd_gguf_writer w = {0};
+    kd_newfile *f;
+    kd_model *m;
+    float table[64] = {0};
+    snprintf(path, sizeof path, "%s/bad.gguf", folder);
+    kd_gguf_put_str(&w, "general.architecture", arch);
+    static const char *const sizes[] = {"llama.embedding_length", "llama.block_count",
+                                        "llama.attention.head_count", "llama.feed_forward_length",
+                                        "llama.context_length"};
+    static const uint32_t usual[] = {8, 1, 2, 16, 32};
+    for (size_t i = 0; i < KD_COUNT(sizes); i++)
+        if (!key || strcmp(key, sizes[i])) kd_gguf_put_u32(&w, sizes[i], usual[i]);
+    kd_gguf_put_f32(&w, "llama.attention.layer_norm_rms_epsilon", 1e-5f);
+    if (key && v != UINT32_MAX) kd_gguf_put_u32(&w, key, v);
+    kd_gguf_put_tensor(&w, "token_embd.weight", KD_GGUF_F32, 2, (int64_t[]){8, 8});
+    OK(kd_newfile_open(&f, path, err));
+    OK(kd_gguf_put_head(&w, kd_newfile_stream(f), err));
+    kd_gguf_put_numbers(kd_newfile_stream(f), KD_GGUF_F32, table, 64);
+    OK(kd_newfile_commit(f, err));
+    kd_gguf_writer_release(&w);
+    FAILS(kd_model_load(&m, path, err), status, text);
+}
+
+static void gguf_files_of_other_models_are_refused_by_name(void **state)
+{
+    (void)state;
+    kd_model *m;
+    gguf_is_refused("qwen2", NULL, 0, KD_EUNSUPPORTED, "its architecture is 'qwen2'");
+    gguf_is_refused("llama", NULL, 0, KD_EMISMATCH, "tensor blk.0.attn_norm.weight is missing");
+    gguf_is_refused("llama", "llama.block_count", UINT32_MAX, KD_ECORRUPT,
+                    "key llama.block_count is missing");
+    gguf_is_refused("llama", "llama.block_count", 5000, KD_ECORRUPT,
+                    "llama.block_count is 5000, expected 1 to 1000");
+    gguf_is_refused("llama", "llama.attention.head_count", 3, KD_ECORRUPT,
+                    "does not divide into model.heads 3");
+    gguf_is_refused("llama", "llama.expert_count", 8, KD_EUNSUPPORTED, "has 8 experts a layer");
+    gguf_is_refused("llama", "llama.rope.dimension_count", 2, KD_EUNSUPPORTED, "2 of a head's 4 numbers");
+    FAILS(kd_model_load(&m, GOLDEN "bpe.gguf", err), KD_ECORRUPT, "key llama.embedding_length is missing");
+    FAILS(kd_model_load(&m, GOLDEN "none.gguf", err), KD_ENOTFOUND, "none.gguf: cannot open");
+}
+
+static void specs_that_make_no_sense_are_refused(void **state)
+{
+    (void)state;
+    static const char *const bad[][2] = {
+        {"\"heads\": 4, \"kv_heads\": 3", "model.heads 4 does not divide by model.kv_heads 3"},
+        {"\"heads\": 12", "rotary positions need an even number"},
+        {"\"heads\": 2, \"classes\": 3", "model.classes is for bert"},
+        {"\"heads\": 2, \"output\": 3", "model.output is for bert"},
+    };
+    for (size_t i = 0; i < KD_COUNT(bad); i++) {
+        char text[200];
+        kd_model *m;
+        snprintf(text, sizeof text, "{\"arch\": \"llama\", \"vocab\": 9, \"width\": 12, %s}", bad[i][0]);
+        json_t *j = json_loads(text, 0, NULL);
+        FAILS(kd_model_create(&m, "m", j, "a.yaml", err), KD_EUSAGE, bad[i][1]);
+        json_decref(j);
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_step_of_each_decoder_equals_pytorch),
+        cmocka_unit_test(the_twins_equal_pytorch),
+        cmocka_unit_test(hidden_states_can_be_kept),
+        cmocka_unit_test(a_gguf_file_computes_what_pytorch_computes_with_its_weights),
+        cmocka_unit_test(the_bits_of_a_step_do_not_depend_on_threads),
+        cmocka_unit_test(what_was_written_is_the_same_model),
+        cmocka_unit_test(a_smaller_model_begins_with_layers_of_a_larger_one),
+        cmocka_unit_test(folders_of_other_models_are_refused_by_name),
+        cmocka_unit_test(gguf_files_of_other_models_are_refused_by_name),
+        cmocka_unit_test(specs_that_make_no_sense_are_refused),
+    };
+    return cmocka_run_group_tests(tests, make_folder, remove_folder);
+}
