@@ -183,10 +183,8 @@ const char *kd_nn_products(kd_precision p); /* how this CPU does them; part of t
 typedef struct kd_exec_params {
     int64_t batch;     /* rows the arena is planned for; of a token model: tokens */
     int64_t sequences; /* token models: sequences in a batch at most; 0: as many as tokens */
-    int64_t cache; /* inference of decoders: tokens whose keys and values are kept, see kd_exec_resume; then
-                      sequences is 1 */
-    int threads;   /* of the region that will call forward and backward */
-    bool training; /* keeps what backward needs, batch statistics, dropout */
+    int threads;       /* of the region that will call forward and backward */
+    bool training;     /* keeps what backward needs, batch statistics, dropout */
     kd_precision precision;
     bool fixed; /* inference: weights do not change while the exec lives; copies of them are made once */
     bool naive; /* every op by its naive twin in plain C: for tests */
@@ -194,6 +192,8 @@ typedef struct kd_exec_params {
                             not change by it. Borrowed during create */
     int nkeep;
     bool kept_only; /* inference: the graph's outputs are not computed unless they are kept */
+    int64_t cache;  /* inference of decoders: tokens whose keys and values are kept, see kd_exec_resume; then
+                       sequences is 1 */
 } kd_exec_params;
 
 /* KD_ENOMEM, KD_EUNSUPPORTED. The graph must outlive the exec. Each training exec has its own
