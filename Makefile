@@ -185,7 +185,7 @@ include $(wildcard pipelines/*/*.mk bench/bench.mk tests/*/*.mk)
 JOBS ?= $(shell nproc 2>/dev/null || echo 2)
 DEPS := gcc libc6-dev make liblmdb-dev libzstd-dev libyaml-dev libdnnl-dev libjansson-dev libxxhash-dev libutf8proc-dev zlib1g-dev \
   libpng-dev libjpeg-dev libprotobuf-c-dev protobuf-c-compiler libonnx-dev libcmocka-dev gnuplot-nox jq dataset-fashion-mnist python3 python3-lmdb python3-zstandard python3-numpy python3-xxhash \
-  python3-pip python3-setuptools python3-wheel python3-venv
+  python3-pip python3-setuptools python3-wheel python3-venv wordnet-base bsdextrautils
 DEPS_TEST := clang libclang-rt-dev valgrind python3-pil chromium chromium-driver python3-selenium
 DEPS_FULL := libomp-dev debootstrap shellcheck
 

@@ -50,9 +50,14 @@ kd_status bench_read(const char *store, const char *columns, uint64_t window, kd
 /* `teacher`: all rows of a store through a teacher, one JSON line. */
 kd_status bench_teacher(const char *folder, const char *store, int threads, kd_err *err);
 
-/* `encoder`: passes of an encoder over random texts, served as by bench_train. */
-kd_status bench_encoder(const char *folder, int64_t texts, int64_t tokens, kd_precision precision,
-                        int threads, kd_err *err);
+/* `encoder`: passes of an encoder over batches of texts in a file (encoder.c), served as by bench_train. */
+typedef struct bench_encoder_params {
+    const char *folder, *data;
+    bool train;
+    kd_precision precision;
+    int threads;
+} bench_encoder_params;
+kd_status bench_encoder(const bench_encoder_params *p, kd_err *err);
 
 /* `logits`: of rows of `length` ids, into a file. */
 kd_status bench_logits(const char *model, const char *ids, const char *out, int64_t length, int threads,

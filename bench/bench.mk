@@ -73,6 +73,9 @@ bench-precision: deps all ## what bf16 products cost a student in accuracy besid
 bench-eval: deps all ## what kd-eval takes beyond the forward passes of 20 students on 10,000 rows, into bench/results/
 	@bench/eval.py $B $(BUILD)/bench/eval
 
+bench-search: $(SEARCH)/results.json ## what the students of make search keep of their teacher's MRR@10, into bench/results/
+	@bench/search.py $<
+
 kernels: $(BENCH_BIN) ## matrix products and convolutions alone against the peak
 	@$(BENCH_BIN) kernels
 
@@ -141,13 +144,19 @@ tokenizer-parity: deps deps-text $(TEXT_READY) $(BENCH_BIN) ## are kd's token id
 bench-tokenizer: deps deps-text $(TEXT_READY) $(BENCH_BIN) ## MB/s of kd's tokenizer beside PyPI's tokenizers, into bench/results/
 	@$(TEXT_PYTHON) bench/peers/tokenizer_parity.py speed --bench $(BENCH_BIN) --scratch $(BUILD)/bench/tokenizer $(BENCH_ARGS)
 
+bench-encoder: deps deps-text $(TEXT_READY) $(BENCH_BIN) ## an encoder's passes and training steps beside PyTorch and ONNX Runtime, into bench/results/ (PART=... does one part)
+	@$(TEXT_PYTHON) bench/encoder.py --bench $(BENCH_BIN) --scratch $(BUILD)/bench/encoder $(BENCH_ARGS) $(PART)
+
+encoder-parity: deps deps-text $(TEXT_READY) all ## are kd's embeddings MiniLM's of sentence-transformers? 10,000 texts, into bench/results/
+	@$(TEXT_PYTHON) bench/teacher_parity.py $B $(BUILD)/bench/encoder bench/results $(BENCH_ARGS)
+
 decoder-parity: deps deps-text $(TEXT_READY) $(BENCH_BIN) ## are kd's logits of SmolLM2-135M those of transformers? 8,192 positions, into bench/results/
 	@$(TEXT_PYTHON) bench/peers/decoder_parity.py --bench $(BENCH_BIN) --scratch $(BUILD)/bench/decoder $(BENCH_ARGS)
 
-.PHONY: deps-text tokenizer-parity bench-tokenizer decoder-parity
+.PHONY: deps-text tokenizer-parity bench-tokenizer bench-encoder encoder-parity decoder-parity
 
 scoreboard: ## bench/results/*.json to docs/scoreboard.md; prints the figures that fall short
 	@bench/scoreboard.sh
 
 .PHONY: bench-store bench-store-ready bench-store-size bench-store-speed bench-store-verify bench-store-rss bench-dump
-.PHONY: parity bench-many bench-sweep bench-stall bench bench-run bench-image bench-commits bench-promise bench-precision bench-shuffle bench-audit bench-eval bench-export kernels store-levels peak scoreboard deps-bench
+.PHONY: parity bench-many bench-sweep bench-stall bench bench-run bench-image bench-commits bench-promise bench-precision bench-shuffle bench-audit bench-eval bench-export bench-search kernels store-levels peak scoreboard deps-bench

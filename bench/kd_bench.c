@@ -7,7 +7,7 @@
  *     kd_bench pack LOGITS STORE ENCODING      bytes and errors of an encoding (pack.c)
  *     kd_bench read STORE COLUMN,...           rows of a store on demand, and what bounds them (read.c)
  *     kd_bench teacher FOLDER STORE            a teacher's forward passes over a store's rows (teacher.c)
- *     kd_bench encoder FOLDER TEXTS TOKENS     an encoder's passes and training steps on demand (encoder.c)
+ *     kd_bench encoder FOLDER DATA forward|train  an encoder's passes or training steps on demand (encoder.c)
  *     kd_bench logits MODEL IDS OUT LENGTH     a decoder's logits into a file (logits.c)
  *     kd_bench many STORE STUDENT.yaml FOLDER  kd-train's trainer with N students on demand (many.c)
  *     kd_bench parity STORE STUDENT.yaml FOLDER STEPS  a run's first losses and what repeats them (parity.c)
@@ -35,7 +35,7 @@ static const char usage[] =
     "                     [--redraws N] [--threads N]\n"
     "       kd_bench read STORE COLUMN,... [--window N]\n"
     "       kd_bench teacher FOLDER STORE [--threads N]\n"
-    "       kd_bench encoder FOLDER TEXTS TOKENS [--precision f32|bf16] [--threads N]\n"
+    "       kd_bench encoder FOLDER DATA forward|train [--precision f32|bf16] [--threads N]\n"
     "       kd_bench logits MODEL IDS OUT LENGTH [--threads N]\n"
     "       kd_bench many STORE STUDENT.yaml FOLDER [--students N] [--window N] [--threads N]\n"
     "       kd_bench parity STORE STUDENT.yaml FOLDER STEPS\n"
@@ -158,9 +158,13 @@ int main(int argc, char **argv)
     } else if (n == 3 && strcmp(arg[0], "tokenize") == 0) {
         st = bench_tokenize(arg[1], arg[2], p.threads, &err);
     } else if (n == 4 && strcmp(arg[0], "encoder") == 0) {
-        const long texts = count(arg[2], 65536), tokens = count(arg[3], 65536);
-        if (!texts || !tokens) return fail_usage("TEXTS and TOKENS take whole numbers from 1 to 65536");
-        st = bench_encoder(arg[1], texts, tokens, p.precision, p.threads, &err);
+        const bench_encoder_params e = {.folder = arg[1],
+                                        .data = arg[2],
+                                        .train = !strcmp(arg[3], "train"),
+                                        .precision = p.precision,
+                                        .threads = p.threads};
+        if (!e.train && strcmp(arg[3], "forward")) return fail_usage("encoder takes forward or train");
+        st = bench_encoder(&e, &err);
     } else if (n == 5 && strcmp(arg[0], "logits") == 0) {
         const long length = count(arg[4], 1 << 20);
         if (!length) return fail_usage("LENGTH takes a whole number from 1");

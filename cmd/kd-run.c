@@ -51,7 +51,8 @@ static const kd_example examples[] = {
 
 static const kd_tool tool = {
     .name = "kd-run",
-    .summary = "classify files with a student or a native teacher",
+    .summary = "classify files, embed texts and search among them, go on with texts, with a student or a "
+               "native teacher",
     .synopsis =
         "[options] STUDENT FILE ... | embed STUDENT FILE | search STUDENT FILE | complete MODEL [PROMPT] | "
         "chat MODEL | score MODEL FILE",

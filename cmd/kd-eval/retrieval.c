@@ -186,12 +186,25 @@ static kd_status judge_all(retrieval *x, const kd_runs *runs, kd_err *err)
     return st;
 }
 
+/* The runs below a folder; one of a model that nobody trained here is what students are compared with. */
+static kd_status find(kd_runs *runs, const char *folder, bool selected, kd_err *err)
+{
+    char *config = kd_path_join(folder, "config.json"), *provenance = kd_path_join(folder, "provenance.json");
+    kd_status st = config && provenance ? KD_OK : kd_fail(err, KD_ENOMEM, "out of memory");
+    if (!st && kd_exists(config) && !kd_exists(provenance))
+        st = kd_fail(err, KD_EUSAGE, "%s: a model folder, but no run of kd-train; give it as --teacher %s",
+                     folder, folder);
+    free(config);
+    free(provenance);
+    return st ? st : kd_runs_find(runs, folder, selected, err);
+}
+
 kd_status eval_retrieval(kd_cli *c, const eval_opts *o, kd_err *err)
 {
     retrieval x = {.c = c, .o = o, .models = json_array(), .table = kd_table_create()};
     kd_runs runs = {0};
     kd_status st = x.models && x.table ? KD_OK : kd_fail(err, KD_ENOMEM, "out of memory");
-    for (int i = 0; i < c->nargs && !st; i++) st = kd_runs_find(&runs, c->args[i], o->selection, err);
+    for (int i = 0; i < c->nargs && !st; i++) st = find(&runs, c->args[i], o->selection, err);
     if (!st) st = kd_quiz_read(&x.quiz, o->documents, o->questions, err);
     if (!st) put_heading(x.table);
     if (!st) st = judge_all(&x, &runs, err);

@@ -272,6 +272,17 @@ void kd_nn_over_pixels(float *y, const float *x, size_t rows, size_t pixels, siz
 void kd_nn_attention(float *y, const float *x, size_t rows, size_t h, size_t w, size_t c, size_t to_h,
                      size_t to_w, int threads);
 
+/* ---- all beside all ------------------------------------------------------------------------- */
+
+/* Inner products of up to `queries` vectors with up to `base` others, for whoever compares all with all: a
+ * tile, of one thread. KD_ENOMEM. */
+typedef struct kd_beside kd_beside;
+kd_status kd_beside_create(kd_beside **out, size_t queries, size_t base, size_t dims, kd_err *err);
+void kd_beside_free(kd_beside *b);             /* NULL-safe */
+float *kd_beside_base(kd_beside *b, size_t n); /* (n, dims), to be filled in; what is behind them is zeros */
+/* queries: (n, dims). Returns (n, base), borrowed until the next call. */
+const float *kd_beside_run(kd_beside *b, const float *queries, size_t n);
+
 const char *kd_nn_backend(void); /* "oneDNN 2.6.3, avx512" */
 
 #endif

@@ -194,14 +194,16 @@ static double one_query(const kd__term *t, const kd__view *v, const pairs *p, in
                         double *scratch)
 {
     const int64_t n = p->candidates, x = i * p->columns, first = own_only(t) ? answer(p, i) : 0;
+    const int64_t count = own_only(t) ? p->columns - 1 : n;
     double *target = scratch, share = scale(t, p->queries);
     for (int64_t j = 0; j < n; j++) {
         const int64_t c = place(p, j);
+        p->d[i * n + j] = 0;
+        if (!t->k.symmetric && (j < first || j >= first + count)) continue; // nobody reads it
         p->s[i * n + j] = t->vec->dot(v->s + x * t->n, v->s + c * t->n, t->n) * p->is[x] * p->is[c];
         if (v->t) p->t[i * n + j] = t->vec->dot(v->t + x * t->m, v->t + c * t->m, t->m) * p->it[x] * p->it[c];
-        p->d[i * n + j] = 0;
     }
-    list l = {.n = own_only(t) ? p->columns - 1 : n,
+    list l = {.n = count,
               .right = answer(p, i) - first,
               .s = p->s + i * n + first,
               .t = p->t + i * n + first,

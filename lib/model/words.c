@@ -179,8 +179,8 @@ static void clear(kd_model *m, const char *name)
     if (p) memset(kd_graph_param_data(m->graph, p), 0, p->size * sizeof(float));
 }
 
-/* Rows of the table, n wide: what is kept of a word and what fills it up, each number's variance 1. b: the
- * basis. */
+/* Rows of the table, n wide: what is kept of a word and what fills it up, numbers of variance 1. Beside other
+ * weights they are large: a step of the optimizer moves what is known of words little. b: the basis. */
 static void lay_rows(const words *w, float *table, size_t n, const double *b, double *sum)
 {
     const double scale = w->longest > 0 ? sqrt((double)n) / w->longest : 0;
@@ -218,6 +218,7 @@ static void lay_zeros(kd_model *m)
     clear(m, "embeddings.position_embeddings.weight");
     clear(m, "embeddings.token_type_embeddings.weight");
     clear(m, "embeddings_project.bias");
+    if (!m->spec.output) return; // to classes: at random, as it was
     clear(m, "project.weight");
     clear(m, "project.bias");
 }
@@ -250,10 +251,10 @@ kd_status kd__init_words(kd_model *m, const kd_model *from, const kd_init *init,
     const kd_model_spec *s = &m->spec;
     const kd_param *p = kd__find_param(from, "embeddings.word_embeddings.weight");
     const int64_t narrow = s->embedding && s->embedding < s->width ? s->embedding : s->width;
-    if (!s->output || narrow < 3)
+    if ((!s->output && !s->classes) || narrow < 3)
         return kd_fail(err, KD_EUSAGE,
-                       "init.tables: words needs model.output (the last projection drops a dimension) and "
-                       "at least 3 numbers a word; %s has model.output %lld, %lld a word",
+                       "init.tables: words needs model.output or classes (the last projection drops a "
+                       "dimension) and at least 3 numbers a word; %s has model.output %lld, %lld a word",
                        m->name, (long long)s->output, (long long)narrow);
     if (from->spec.vocab != s->vocab)
         return kd_fail(err, KD_EMISMATCH, "init.from %s: a vocabulary of %lld tokens, %s has %lld",

@@ -154,6 +154,23 @@ static void turn(float *to, const float *from, const kd__group *g)
     }
 }
 
+/* A row of n scores, in whole vectors, to exp(score - largest), 0 behind the tokens; returns the sum. */
+static float exponentials(float *s, size_t tokens, float *top)
+{
+    const size_t n = whole(tokens);
+    for (size_t i = tokens; i < n; i++) s[i] = -INFINITY;
+    vec m = load(s), sum = {0};
+    for (size_t i = LANES; i < n; i += LANES) m = larger(load(s + i), m);
+    *top = largest(m);
+    for (size_t i = 0; i < n; i += LANES) {
+        const vec e = exp_of(load(s + i) - *top);
+        store(s + i, e);
+    }
+    for (size_t i = tokens; i < n; i++) s[i] = 0;
+    for (size_t i = 0; i < n; i += LANES) sum += load(s + i);
+    return total(sum);
+}
+
 static void attend_causal(const kd__group *g, float *y, float *log_sum, float *scratch)
 {
     const copies c = lay_out(g, scratch);

@@ -9,8 +9,8 @@
  * Attention. All products are one form (tiles.h). Queries go by in blocks; a block's scores with all keys
  * stay in the nearest caches, so nothing of size tokens x tokens is ever in memory, and backward makes the
  * block's probabilities again from the logarithms of their sums (Dao et al., "FlashAttention", 2022,
- * section 3.1 and appendix B.4). A head's numbers are copied to rows of whole vectors first, keys also
- * transposed: its tokens lie a model's width apart, the copies side by side.
+ * section 3.1 and appendix B.4). A head's numbers are copied to rows of whole vectors first, or
+ * transposed ones: its tokens lie a model's width apart, the copies side by side.
  *
  * The order of additions depends on the instruction set and on shapes alone.
  */
@@ -151,14 +151,21 @@ static void copy_rows(float *to, const float *from, const kd__head *h, float sca
         FOR_VECTORS(i, h->d, some, store(to + r * w + i, load_some(from + i, some) * scale));
 }
 
-/* to (d, n whole) from copied rows; columns behind the tokens are 0. */
+/* to (d, n whole) from (rows, ld); columns behind the tokens are 0. */
 static void transpose(float *to, const float *from, const kd__head *h)
 {
-    const size_t n = whole(h->tokens), w = whole(h->d);
-    for (size_t i = 0; i < h->d; i++) {
-        for (size_t r = 0; r < h->tokens; r++) to[i * n + r] = from[r * w + i];
-        for (size_t r = h->tokens; r < n; r++) to[i * n + r] = 0;
-    }
+    const size_t n = whole(h->tokens);
+    for (size_t r = 0; r < n; r += LANES)
+        for (size_t i = 0; i < h->d; i += LANES) {
+            const size_t some = kd_min_size(LANES, h->d - i);
+            vec v[LANES];
+            for (size_t k = 0; k < LANES; k++)
+                v[k] = r + k >= h->tokens ? all(0)
+                       : some == LANES    ? load(from + (r + k) * h->ld + i)
+                                          : load_some(from + (r + k) * h->ld + i, some);
+            transpose_square(v);
+            for (size_t k = 0; k < some; k++) store(to + (i + k) * n + r, v[k]);
+        }
 }
 
 /* to (rows, ld) = or += scale * from (rows, whole vectors). */
@@ -173,22 +180,42 @@ static void write_rows(float *to, const float *from, const kd__head *h, size_t r
         });
 }
 
+/* Rows of n scores, in whole vectors, to exp(score - largest), 0 behind the tokens; and their sums. What a
+ * row waits for is found for all rows first. */
+static void exponentials(float *score, size_t rows, size_t tokens, float *top, float *sum)
+{
+    const size_t n = whole(tokens);
+    for (size_t r = 0; r < rows; r++) {
+        float *s = score + r * n;
+        for (size_t i = tokens; i < n; i++) s[i] = -INFINITY;
+        vec m = load(s);
+        for (size_t i = LANES; i < n; i += LANES) m = larger(load(s + i), m);
+        top[r] = largest(m);
+    }
+    for (size_t r = 0; r < rows; r++) {
+        float *s = score + r * n;
+        for (size_t i = 0; i < n; i += LANES) store(s + i, exp_of(load(s + i) - top[r]));
+        for (size_t i = tokens; i < n; i++) s[i] = 0;
+    }
+    for (size_t r = 0; r < rows; r++) {
+        vec all_of = {0};
+        for (size_t i = 0; i < n; i += LANES) all_of += load(score + r * n + i);
+        sum[r] = total(all_of);
+    }
+}
+
 static void attend(const kd__head *h, float *y, float *log_sum, float *scratch)
 {
     const copies c = lay_out(h, scratch);
     copy_rows(c.q, h->q, h, h->scale);
-    copy_rows(c.k, h->k, h, 1);
     copy_rows(c.v, h->v, h, 1);
-    transpose(c.kt, c.k, h);
+    transpose(c.kt, h->k, h);
     for (size_t at = 0; at < h->tokens; at += KD__HEAD_BLOCK) {
         const size_t rows = kd_min_size(KD__HEAD_BLOCK, h->tokens - at);
         product(c.score, c.n, (matrix){c.q + at * c.d, c.d, 1}, c.kt, c.n, rows, c.n, h->d, false);
-        float sum[KD__HEAD_BLOCK];
-        for (size_t r = 0; r < rows; r++) {
-            float top;
-            sum[r] = exponentials(c.score + r * c.n, h->tokens, &top);
-            if (log_sum) log_sum[at + r] = top + logf(sum[r]);
-        }
+        float top[KD__HEAD_BLOCK], sum[KD__HEAD_BLOCK];
+        exponentials(c.score, rows, h->tokens, top, sum);
+        for (size_t r = 0; log_sum && r < rows; r++) log_sum[at + r] = top[r] + logf(sum[r]);
         product(c.block, c.d, (matrix){c.score, c.n, 1}, c.v, c.d, rows, c.d, h->tokens, false);
         for (size_t r = 0; r < rows; r++)
             write_rows(y + (at + r) * h->ld, c.block + r * c.d, h, 1, 1 / sum[r], false);
@@ -216,10 +243,9 @@ static void attend_back(const kd__head *h, const kd__head_grads *g, float *scrat
     const copies c = lay_out(h, scratch);
     copy_rows(c.q, h->q, h, h->scale);
     copy_rows(c.k, h->k, h, 1);
-    copy_rows(c.v, h->v, h, 1);
     copy_rows(c.dy, g->dy, h, 1);
-    transpose(c.kt, c.k, h);
-    transpose(c.vt, c.v, h);
+    transpose(c.kt, h->k, h);
+    transpose(c.vt, h->v, h);
     for (size_t at = 0; at < h->tokens; at += KD__HEAD_BLOCK) {
         const size_t rows = kd_min_size(KD__HEAD_BLOCK, h->tokens - at);
         const float *q = c.q + at * c.d, *dy = c.dy + at * c.d;

@@ -74,22 +74,60 @@ INLINE vec either(ivec mask, vec yes, vec no)
 INLINE vec larger(vec a, vec b) { return either(a > b, a, b); }
 INLINE vec size_of(vec v) { return bits_of(ints_of(v) & INT32_MAX); }
 
+typedef float quad __attribute__((vector_size(4 * sizeof(float))));
+enum { QUADS = LANES / 4 };
+
 /* The lanes' sum, halves onto halves. */
 INLINE float total(vec v)
 {
-    float f[LANES];
-    store(f, v);
-    for (int n = LANES / 2; n; n /= 2)
-        for (int i = 0; i < n; i++) f[i] += f[i + n];
-    return f[0];
+    quad q[QUADS];
+    memcpy(q, &v, sizeof v);
+    UNROLL for (int n = QUADS / 2; n; n /= 2) UNROLL for (int i = 0; i < n; i++) q[i] += q[i + n];
+    return (q[0][0] + q[0][2]) + (q[0][1] + q[0][3]);
 }
 
 INLINE float largest(vec v)
 {
-    float f[LANES];
-    store(f, v);
-    for (int i = 1; i < LANES; i++) f[0] = f[i] > f[0] ? f[i] : f[0];
-    return f[0];
+    quad q[QUADS];
+    memcpy(q, &v, sizeof v);
+    UNROLL for (int i = 1; i < QUADS; i++) UNROLL for (int k = 0; k < 4; k++) q[0][k] =
+        q[i][k] > q[0][k] ? q[i][k] : q[0][k];
+    const float a = q[0][2] > q[0][0] ? q[0][2] : q[0][0], b = q[0][3] > q[0][1] ? q[0][3] : q[0][1];
+    return b > a ? b : a;
+}
+
+/* Lanes of two vectors of which the second one's have numbers from LANES on: where `step` is not in a lane's
+ * number a's, and b's of `step` lanes before; or a's of `step` lanes behind, and b's. */
+#define UPPER_(lane, step)     ((lane) & (step) ? LANES + (lane) - (step) : (lane))
+#define LOWER_(lane, step)     ((lane) & (step) ? LANES + (lane) : (lane) + (step))
+#define FOUR_(which, at, step) which(at, step), which(at + 1, step), which(at + 2, step), which(at + 3, step)
+#if defined __AVX512F__
+#define ALL_(which, step)                                                                                    \
+    FOUR_(which, 0, step), FOUR_(which, 4, step), FOUR_(which, 8, step), FOUR_(which, 12, step)
+#elif defined __AVX2__
+#define ALL_(which, step) FOUR_(which, 0, step), FOUR_(which, 4, step)
+#else
+#define ALL_(which, step) FOUR_(which, 0, step)
+#endif
+#define CROSS_(v, step)                                                                                      \
+    UNROLL for (int i = 0; i < LANES; i++) if (!(i & (step)))                                                \
+    {                                                                                                        \
+        const vec a = v[i], b = v[i + (step)];                                                               \
+        v[i] = __builtin_shufflevector(a, b, ALL_(UPPER_, step));                                            \
+        v[i + (step)] = __builtin_shufflevector(a, b, ALL_(LOWER_, step));                                   \
+    }
+
+/* A square of LANES vectors, transposed: blocks off the diagonal change places, smaller and smaller ones. */
+INLINE void transpose_square(vec v[LANES])
+{
+#if defined __AVX512F__
+    CROSS_(v, 8)
+#endif
+#if defined __AVX2__
+    CROSS_(v, 4)
+#endif
+    CROSS_(v, 2)
+    CROSS_(v, 1)
 }
 
 INLINE vec exp_of(vec x)

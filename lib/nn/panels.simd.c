@@ -133,14 +133,19 @@ static void pack_rows(float *to, const float *a, size_t lda, size_t k, size_t wi
         pack(to, a, lda, k, width, ROWS);
 }
 
-/* The same of b (width, ldb) transposed, a block of it at a time so that lines are used whole. */
+/* The same of b (width, ldb) transposed, square by square. */
 static void pack_transposed(float *to, const float *b, size_t ldb, size_t k, size_t width)
 {
-    enum { BLOCK = 16 };
-    for (size_t p = 0; p < k; p += BLOCK)
-        for (size_t j = 0; j < WIDTH; j++) {
-            const size_t n = kd_min_size(BLOCK, k - p);
-            for (size_t i = 0; i < n; i++) to[(p + i) * WIDTH + j] = j < width ? b[j * ldb + p + i] : 0.0f;
+    for (size_t p = 0; p < k; p += LANES)
+        for (size_t j = 0; j < WIDTH; j += LANES) {
+            const size_t some = kd_min_size(LANES, k - p);
+            vec v[LANES];
+            for (size_t i = 0; i < LANES; i++)
+                v[i] = j + i >= width  ? all(0)
+                       : some == LANES ? load(b + (j + i) * ldb + p)
+                                       : load_some(b + (j + i) * ldb + p, some);
+            transpose_square(v);
+            for (size_t i = 0; i < some; i++) store(to + (p + i) * WIDTH + j, v[i]);
         }
 }
 

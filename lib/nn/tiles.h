@@ -1,4 +1,4 @@
-/* tiles.h - what the kernels of encoders and decoders share: walks over vectors, small products, softmax.
+/* tiles.h - what the kernels of encoders and decoders share: walks over vectors, small products.
  *
  * All products are one form: a tile of rows by two vectors of C in registers, numbers of A spread over a
  * vector, rows of B as they are. A has two strides, so it may be read transposed.
@@ -64,23 +64,6 @@ static void product(float *c, size_t ldc, matrix a, const float *b, size_t ldb, 
     size_t j = 0;
     for (; j + 2 * LANES <= n; j += 2 * LANES) tiles(c + j, ldc, a, b + j, ldb, rows, k, 2, add);
     if (j < n) tiles(c + j, ldc, a, b + j, ldb, rows, k, 1, add);
-}
-
-/* A row of n scores, in whole vectors, to exp(score - largest), 0 behind the tokens; returns the sum. */
-static float exponentials(float *s, size_t tokens, float *top)
-{
-    const size_t n = whole(tokens);
-    for (size_t i = tokens; i < n; i++) s[i] = -INFINITY;
-    vec m = load(s), sum = {0};
-    for (size_t i = LANES; i < n; i += LANES) m = larger(load(s + i), m);
-    *top = largest(m);
-    for (size_t i = 0; i < n; i += LANES) {
-        const vec e = exp_of(load(s + i) - *top);
-        store(s + i, e);
-    }
-    for (size_t i = tokens; i < n; i++) s[i] = 0;
-    for (size_t i = 0; i < n; i += LANES) sum += load(s + i);
-    return total(sum);
 }
 
 #endif

@@ -1,5 +1,8 @@
 /* embedder.c - texts become vectors.
  *
+ * How long a text may be: what sentence_bert_config.json says, as sentence-transformers goes by it, whatever
+ * tokenizer.json has; without that file what tokenizer.json says; never more than the model has places for.
+ *
  * Texts are sorted by their number of tokens, so that a call's are alike in length and its parts end
  * together; no padding is computed anyway. A text's vector does not depend on what else is in the call.
  */
@@ -20,6 +23,25 @@ struct kd_embedder {
     int threads;
 };
 
+/* *most: as the folder has it. */
+static kd_status find_longest(const kd_embedder *e, const char *folder, size_t *most, kd_err *err)
+{
+    json_t *file = NULL;
+    char *path = kd_path_join(folder, "sentence_bert_config.json");
+    kd_status st = path ? KD_OK : kd_fail(err, KD_ENOMEM, "out of memory");
+    *most = kd_tokenizer_max_tokens(e->tokenizer);
+    if (!st && kd_exists(path) && !(st = kd_json_load(path, 1 << 20, &file, err))) {
+        const json_t *n = json_object_get(file, "max_seq_length");
+        if (n && !json_is_null(n) && !(json_is_integer(n) && json_integer_value(n) > 0))
+            st = kd_fail(err, KD_ECORRUPT, "%s: max_seq_length is no whole number above 0", path);
+        else if (json_is_integer(n))
+            *most = (size_t)json_integer_value(n);
+    }
+    json_decref(file);
+    free(path);
+    return st;
+}
+
 static kd_status open_exec(kd_embedder *e, const char *folder, kd_err *err)
 {
     const kd_model *m = e->model;
@@ -29,7 +51,10 @@ static kd_status open_exec(kd_embedder *e, const char *folder, kd_err *err)
     if (m->spec.vocab < (int64_t)kd_tokenizer_size(e->tokenizer))
         return kd_fail(err, KD_EMISMATCH, "%s: its tokenizer has %u tokens, its model %lld", folder,
                        kd_tokenizer_size(e->tokenizer), (long long)m->spec.vocab);
-    const size_t asked = kd_tokenizer_max_tokens(e->tokenizer), most = (size_t)m->spec.positions;
+    size_t asked;
+    const size_t most = (size_t)m->spec.positions;
+    kd_status st = find_longest(e, folder, &asked, err);
+    if (st) return st;
     e->longest = asked && asked < most ? asked : most;
     e->dims = kd_graph_node_size(m->graph, m->logits);
     e->tokens = (int64_t)kd_max_size(TOKENS, e->longest);

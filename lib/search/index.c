@@ -1,9 +1,9 @@
 /* index.c - the nearest documents of each query, by comparing all with all.
  *
- * A matrix product in tiles, by a graph of one linear layer whose weights are documents and whose batch is
- * queries; behind each tile a query takes what beats the worst of its best. Threads take tiles of documents,
- * so each vector is read (and, in int8, made a float) once, and keep lists of their own that are joined at
- * the end. Hits are in a total order, so neither tiles nor threads change them.
+ * A matrix product in tiles (kd_beside); behind each tile a query takes what beats the worst of its best.
+ * Threads take tiles of documents, so each vector is read (and, in int8, made a float) once, and keep lists
+ * of their own that are joined at the end. Hits are in a total order, so neither tiles nor threads change
+ * them.
  */
 #include "kd/search.h"
 
@@ -132,51 +132,34 @@ static void clear(kd_hit *hits, size_t n)
 /* ---- products ----------------------------------------------------------------------------- */
 
 typedef struct product {
-    kd_graph *graph;
-    kd_exec *exec;
-    kd_node in, out;
-    float *weight; /* (DOCS, dims) */
-    kd_hit *hits;  /* (queries, k) of this thread's documents */
+    kd_beside *tile; /* up to QUERIES beside DOCS */
+    kd_hit *hits;    /* (queries, k) of this thread's documents */
 } product;
 
 static kd_status product_open(product *m, size_t dims, size_t queries, size_t k, kd_err *err)
 {
-    const kd_param *list;
-    kd_exec_params p = {.batch = (int64_t)kd_min_size(queries, QUERIES), .threads = 1};
     size_t n;
-    *m = (product){.graph = kd_graph_create()};
-    if (!m->graph || !kd_mul_size(queries, k * sizeof(kd_hit), &n) || !(m->hits = malloc(n)))
+    if (!kd_mul_size(queries, k * sizeof(kd_hit), &n) || !(m->hits = malloc(n)))
         return kd_fail(err, KD_ENOMEM, "no memory to search for %zu queries", queries);
     clear(m->hits, queries * k);
-    m->in = kd_nn_input(m->graph, "query", 1, (int64_t[]){(int64_t)dims});
-    m->out = kd_nn_linear(m->graph, "documents", m->in, DOCS, false);
-    kd_graph_output(m->graph, m->out);
-    kd_status st = kd_graph_finish(m->graph, err);
-    if (st || (st = kd_exec_create(&m->exec, m->graph, &p, err))) return st;
-    kd_graph_params(m->graph, &list);
-    m->weight = kd_graph_param_data(m->graph, &list[0]);
-    return KD_OK;
+    return kd_beside_create(&m->tile, kd_min_size(queries, QUERIES), DOCS, dims, err);
 }
 
 static void product_close(product *m)
 {
-    kd_exec_free(m->exec);
-    kd_graph_free(m->graph);
+    kd_beside_free(m->tile);
     free(m->hits);
 }
 
 /* All queries beside DOCS documents from `first` on. */
 static void ask(product *m, const kd_index *x, const float *queries, size_t nq, size_t k, size_t first)
 {
-    const size_t docs = kd_min_size(DOCS, x->n - first), at_once = kd_min_size(nq, QUERIES);
-    for (size_t i = 0; i < docs; i++) decode(x, first + i, m->weight + i * x->dims);
-    memset(m->weight + docs * x->dims, 0, (DOCS - docs) * x->dims * sizeof(float));
-    for (size_t q = 0; q < nq; q += at_once) {
-        const size_t n =
-            kd_min_size(at_once, nq - q); // what is left of the last batch is computed and not read
-        memcpy(kd_exec_input(m->exec, m->in), queries + q * x->dims, n * x->dims * sizeof(float));
-        kd_exec_run_forward(m->exec);
-        const float *value = kd_exec_value(m->exec, m->out); // (at_once, DOCS)
+    const size_t docs = kd_min_size(DOCS, x->n - first);
+    float *base = kd_beside_base(m->tile, docs);
+    for (size_t i = 0; i < docs; i++) decode(x, first + i, base + i * x->dims);
+    for (size_t q = 0; q < nq; q += QUERIES) {
+        const size_t n = kd_min_size(QUERIES, nq - q);
+        const float *value = kd_beside_run(m->tile, queries + q * x->dims, n); // (n, DOCS)
         for (size_t i = 0; i < n; i++) {
             kd_hit *hits = m->hits + (q + i) * k;
             for (size_t d = 0; d < docs; d++)

@@ -12,7 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define KNOWN (256u << 20)
+#define KNOWN (512u << 20)
 #define NONE  UINT32_MAX
 
 struct kd__known {

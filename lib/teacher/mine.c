@@ -36,9 +36,9 @@ typedef struct mine {
     kd_store *s;
     const kd_mine_params *p;
     char name[KD_STORE_NAME_MAX], segment[KD_STORE_NAME_MAX];
-    kd__text text[2];      /* query, answer */
+    kd__text text[2];                 /* query, answer */
     int feature[2], label, id_column; /* of columns */
-    size_t dims, most;     /* rows of a chunk */
+    size_t dims, most;                /* rows of a chunk */
     kd_cursor *cursor;
     kd__tokens tokens[2]; /* of a chunk */
     float *vectors;       /* of a chunk, (most, dims) */
@@ -135,9 +135,12 @@ static kd_status read_labels(mine *m, uint32_t chunk, kd_err *err)
     m->raw = calloc(rows + 1, each);
     if (!m->raw) return kd_fail(err, KD_ENOMEM, "%s: out of memory", kd_store_path(m->s));
     kd_status st = kd_cursor_read(m->cursor, m->label, chunk, m->raw, rows * each, err);
-    for (uint32_t i = 0; i < rows && !st; i++) { // whole numbers, little-endian as all files are
-        m->labels[i] = 0;
-        memcpy(&m->labels[i], m->raw + i * each, each);
+    const int rest = 64 - 8 * (int)each;
+    const bool sign = c->dtype == KD_I8 || c->dtype == KD_I16 || c->dtype == KD_I32 || c->dtype == KD_I64;
+    for (uint32_t i = 0; i < rows && !st; i++) { // whole numbers, little-endian
+        uint64_t v = 0;
+        memcpy(&v, m->raw + i * each, each);
+        m->labels[i] = sign ? (int64_t)(v << rest) >> rest : (int64_t)v;
     }
     return st;
 }
@@ -356,9 +359,7 @@ static kd_status text_column(const mine *m, kd_column *c, json_t **params, kd_er
     snprintf(c->name, sizeof c->name, "negative");
     snprintf(c->encoding, sizeof c->encoding, "dense");
     *params = json_deep_copy(answer->params);
-    const json_int_t longest = json_integer_value(json_object_get(*params, "max_tokens"));
-    if (!*params || json_object_set_new(*params, "texts", json_integer(m->p->n)) ||
-        (longest && json_object_set_new(*params, "max_tokens", json_integer(longest))))
+    if (!*params || json_object_set_new(*params, "texts", json_integer(m->p->n)))
         return kd_fail(err, KD_ENOMEM, "out of memory");
     c->params = *params;
     return KD_OK;
@@ -369,7 +370,6 @@ static kd_status value_column(mine *m, kd_err *err)
 {
     const kd_column *answer = kd_store_column(m->s, (size_t)m->feature[1]);
     kd_column *c = &m->target.column;
-    char encoding[64] = "dense";
     *c = (kd_column){.role = KD_ROLE_FEATURE,
                      .dtype = answer->dtype,
                      .ndims = 2,
@@ -380,10 +380,9 @@ static kd_status value_column(mine *m, kd_err *err)
     if (n < 0 || n >= KD_STORE_NAME_MAX)
         return kd_fail(err, KD_EUSAGE, "the teacher's name %s is too long for a column of its negatives",
                        m->p->name);
-    snprintf(encoding, sizeof encoding, "%s", answer->encoding);
     json_t *params = json_pack("{s:s, s:s}", "form", kd_tap_form_name(KD_TAP_FLAT), "input", "negative");
     if (!params) return kd_fail(err, KD_ENOMEM, "out of memory");
-    kd_status st = kd__target_make(&m->target, KD__LOGITS, encoding, params, err);
+    kd_status st = kd__target_make(&m->target, KD__LOGITS, answer->encoding, params, err);
     return st ? st : kd__target_open(&m->target, m->vector, m->n / (size_t)m->p->n, err);
 }
 

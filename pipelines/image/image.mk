@@ -81,7 +81,7 @@ $(IMAGE_CHAIN)/results.json: $(IMAGE_CHAIN)/points.txt | $B/kd-eval
 # store; two students learn every line of objectives.txt from it, all seeds in one pass.
 IMAGE_OBJ := $(IMAGE)/objectives
 IMAGE_OBJ_SEEDS ?= 0-4
-IMAGE_OBJ_EPOCHS ?= 8
+IMAGE_OBJ_EPOCHS ?= 20
 IMAGE_OBJ_STORE := $(IMAGE_OBJ)/fashion.kd
 IMAGE_OBJ_STUDENTS := $(IMAGE_CONF)/cnn-6k.yaml $(IMAGE_CONF)/dscnn-5k.yaml
 

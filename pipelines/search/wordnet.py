@@ -13,8 +13,8 @@ hash of its offset, so no definition is seen in training and asked in the test. 
     corpus.txt            one word a line           words of all synsets that were taken: all other senses
                                                     are there as distractors
 
---synsets takes that many synsets (the first of a shuffled order that their hash fixes), --queries asks
-at most that many in the test. Same files in, same bytes out. The files of Debian's wordnet-base are
+--synsets takes that many synsets (the first of a shuffled order that their hash fixes), --more that many of
+the next ones to train on only: their words are not searched in. --queries asks at most that many in the test. Same files in, same bytes out. The files of Debian's wordnet-base are
 checked by wordnet.sha256 beside this script.
 """
 import argparse
@@ -93,6 +93,7 @@ def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("folder")
     p.add_argument("--synsets", type=int, default=0, help="0: all")
+    p.add_argument("--more", type=int, default=0)
     p.add_argument("--queries", type=int, default=0, help="0: all")
     p.add_argument("--source", default="/usr/share/wordnet")
     args = p.parse_args()
@@ -102,19 +103,20 @@ def main():
     for part in PARTS:
         every += [(order(key), query, words) for key, query, words in synsets(checked(args.source, part, sums), part)]
     every.sort()
-    if args.synsets:
-        every = every[:args.synsets]
+    cut = args.synsets or len(every)
+    every, more = every[:cut], every[cut:cut + args.more]
     train, test = [], []
     for group, (key, query, words) in enumerate(every):
         (train if int(key[-8:], 16) % 20 else test).append((group, query, words))  # other digits than those that order
     if args.queries:
         test = test[:args.queries]
+    train += [(len(every) + i, query, words) for i, (_, query, words) in enumerate(more)]
     os.makedirs(args.folder, exist_ok=True)
     write(args.folder, "test.tsv", ["query\tanswers"] + [f"{query}\t{'|'.join(words)}" for _, query, words in test])
     corpus = sorted({w for _, _, words in every for w in words})
     write(args.folder, "train.tsv", pairs(train, corpus))
     write(args.folder, "corpus.txt", corpus)
-    print(f"{len(every)} synsets: {len(train)} to train on, {len(test)} to ask for; {len(corpus)} words to choose from")
+    print(f"{len(every)} synsets and {len(more)} more: {len(train)} to train on, {len(test)} to ask for; {len(corpus)} words to choose from")
 
 
 if __name__ == "__main__":

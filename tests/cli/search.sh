@@ -141,6 +141,9 @@ done
 printf 'query\tanswers\nx\tnowhere\n' >wrong.tsv
 refused 3 "wrong.tsv:2: answer 'nowhere' is none of the 220 documents" "an answer that is no document is named" \
   "$E" --documents corpus.txt --questions wrong.tsv teacher
+mkdir foreign && cp teacher/*.json teacher/*.safetensors teacher/vocab.txt foreign/ && rm foreign/provenance.json
+refused 2 "foreign: a model folder, but no run of kd-train; give it as --teacher" "a model from elsewhere is a teacher" \
+  "$E" --documents corpus.txt --questions test.tsv foreign
 refused 2 "belong together" "documents need questions" "$E" --documents corpus.txt teacher
 refused 3 "no text to search in" "nothing is not searched" "$R" search teacher /dev/null
 refused 2 "kd-run search STUDENT FILE" "search needs a file" "$R" search teacher
