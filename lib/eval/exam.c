@@ -192,6 +192,11 @@ static kd_status check_model(kd_exam *e, const kd_run *r, const kd_model *m, kd_
         return kd_fail(err, KD_EMISMATCH, "%s: %s has %lld classes, student %s has %lld; measure it apart",
                        r->folder, e->logits < 0 ? "the first student" : "the cached teacher",
                        (long long)e->rows.classes, r->name, (long long)classes);
+    if (kd_model_reads_tokens(m))
+        return kd_fail(err, KD_EUNSUPPORTED,
+                       "%s: student %s reads texts, of which kd-eval measures what they find (--documents, "
+                       "--questions); the accuracy of classes is in its metrics.jsonl",
+                       r->folder, r->name);
     if (have != want)
         return kd_fail(err, KD_EMISMATCH, "%s: a row of column %s of %s has %zu values, student %s takes %zu",
                        r->folder, ic->name, kd_store_path(e->s), have, r->name, want);

@@ -75,9 +75,8 @@ static void product(const kd__dense_product *t)
     for (; j < t->n; j += LANES) columns(t, j, 1);
 }
 
-/* ---- around the products ------------------------------------------------------------------ */
+/* ---- transposing -------------------------------------------------------------------------- */
 
-/* A square of LANES, or what there is of it. */
 /* A square of LANES, or what there is of it; the rest is 0. */
 INLINE void transpose_at(float *to, size_t to_row, const float *from, size_t from_row, size_t rows,
                          size_t cols)
@@ -102,6 +101,8 @@ static void transpose(float *to, size_t to_row, const float *from, size_t from_r
                 transpose_at(at, to_row, from + i * from_row + j, from_row, r, c);
         }
 }
+
+/* ---- around the products ------------------------------------------------------------------ */
 
 static void finish(float *y, size_t y_row, const float *c, size_t c_row, size_t rows, size_t cols,
                    const float *bias, bool relu)

@@ -113,6 +113,7 @@ struct kd_exec {
     int steps;
     int64_t sequences;     /* token models: active ones */
     uint64_t *offset;      /* (p.sequences + 1); offset[sequences] tokens are active */
+    int64_t past;          /* with p.cache: tokens of the sequence before the active ones */
     size_t extra_bytes;    /* of packed weights, added by plan(); kd_exec_bytes adds kd__team_bytes(team) */
     struct kd__team *team; /* see kd__exec_team; the exec frees it after the ops' release */
 };
@@ -124,6 +125,8 @@ extern const kd__op kd__op_input, kd__op_tokens, kd__op_linear, kd__op_conv2d, k
     kd__op_attention, kd__op_pool, kd__op_normalize, kd__op_rmsnorm, kd__op_rope, kd__op_causal,
     kd__op_swiglu;
 
+/* Tokens that a sequence of this exec may have. */
+size_t kd__exec_longest(const kd_exec *ex);
 /* Adds a node; used by the builders, which live in their op's file. */
 kd_node kd__graph_add(kd_graph *g, const kd__op *op, const char *name, int nin, const kd_node *in,
                       const kd__attrs *a);
@@ -512,6 +515,7 @@ const kd__encoder_kernels *kd__encoder_get(void);
 typedef struct kd__group {
     const float *q, *k, *v; /* of the first query head */
     size_t heads, tokens, d, ldq, ldk;
+    size_t past; /* tokens that have keys but no queries: the first ones; 0 in backward */
     float scale; /* of scores */
 } kd__group;
 typedef struct kd__group_grads {

@@ -4,8 +4,7 @@
     pipelines/search/sections.py FOLDER [--rows N] [--from FILE]
 
 Reads what `apt-cache dumpavail` prints (or FILE, a copy of it), every package once, in its newest listing's words.
-FOLDER receives train.tsv and test.tsv (text, label; one package a line; a tenth is the test, chosen
-by a hash of the description, so that a text and its copies are on one side), classes.txt (a name for each
+FOLDER receives train.tsv (text, label; one package a line, each description once), classes.txt (a name for each
 label, in order) and source.sha256 of what was read. Sections with fewer than 100 packages are left out.
 The list of packages is that of the machine's apt sources: figures of two machines compare if
 source.sha256 is the same.
@@ -81,8 +80,7 @@ def main():
     if args.rows:
         rows = rows[:args.rows]
     os.makedirs(args.folder, exist_ok=True)
-    for name, side in (("train.tsv", lambda h: int(h[-8:], 16) % 10), ("test.tsv", lambda h: not int(h[-8:], 16) % 10)):
-        write(args.folder, name, ["text\tlabel"] + [f"{field(text)}\t{label}" for h, text, label in rows if side(h)])
+    write(args.folder, "train.tsv", ["text\tlabel"] + [f"{field(text)}\t{label}" for _, text, label in rows])
     write(args.folder, "classes.txt", classes)
     write(args.folder, "source.sha256", [hashlib.sha256(raw).hexdigest()])
     print(f"{len(rows)} texts, {len(classes)} sections")
