@@ -34,7 +34,7 @@ INLINE void fetch(ahead *f)
 {
     for (size_t i = 0; i < f->lines; i++, f->b += LINE) FETCH(f->b, 0);
     for (size_t i = 0; i < f->rows; i++) FETCH(f->a + i * f->lda, 0);
-    f->a += LINE;
+    if (f->rows) f->a += LINE;
 }
 
 /* C = start, or C +, A (ROWS, k) B (k, WIDTH). Stores would wait for C's lines if nobody had asked for them.
@@ -88,12 +88,12 @@ INLINE void column(const kd__panel_product *t, size_t rows, size_t a_step, matri
     for (size_t i = 0; i < rows; i += ROWS, a.at += a_step) {
         float *c = t->c + i * t->ldc;
         const float *start = t->bias ? t->bias : t->add ? c : NULL;
-        f.a = (const char *)(t->next_a + i * t->next_lda);
+        if (f.rows) f.a = (const char *)(t->next_a + i * t->next_lda);
         if (rows - i >= ROWS && t->width == WIDTH)
             tile(c, t->ldc, start, start_row, a, t->b, t->k, t->relu, f);
         else
             edge(c, t->ldc, start, start_row, a, t->b, t->k, t->relu, kd_min_size(ROWS, rows - i), t->width);
-        f.b += f.lines * strides * LINE;
+        if (f.b) f.b += f.lines * strides * LINE;
     }
 }
 
