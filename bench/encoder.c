@@ -14,7 +14,7 @@
 #include "bench.h"
 #include "kd/model.h"
 
-enum { FIRST_STEPS = 10, FIRST_NUMBERS = 64, BATCHES_MAX = 4096 };
+enum { FIRST_STEPS = 4, FIRST_NUMBERS = 64, BATCHES_MAX = 4096 };
 
 typedef struct batch {
     const int32_t *ids;

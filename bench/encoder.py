@@ -78,7 +78,11 @@ def one_run(args, part, folder, data):
                                               *(["--bf16"] if precision == "bf16" else [])])
         sides["kd"] = Process("kd", [args.bench, "encoder", *options, "--precision", precision, "--threads", args.threads])
         off = {how: check_same(what, precision, sides["kd"], x) for how, x in sides.items() if how != "kd"}
-        rounds = [{how: x.go(args.seconds) for how, x in sides.items()} for _ in range(args.pairs)]
+        rounds = []
+        for i in range(args.pairs):
+            rounds.append({how: x.go(args.seconds) for how, x in sides.items()})
+            print(f"{part}: {i + 1}/{args.pairs}  " + "  ".join(f"{how} {r['tokens_s']:,.0f}" for how, r in rounds[-1].items()),
+                  file=sys.stderr)
         ready = {how: x.ready for how, x in sides.items()}
     finally:
         for x in sides.values():

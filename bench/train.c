@@ -1,8 +1,8 @@
 /* train.c - img/s of whole training steps through kd's public headers, everything in memory.
  *
  * One step is what the PyTorch peer (peers/torch_train.py) does: forward, 0.1 CE + 0.9 T^2 KL at
- * T = 4, backward, AdamW without weight decay over all parameters, gradients overwritten. The rows are
- * copied into the exec's input buffer inside the timed step. The step is one parallel region, as
+ * T = 4, backward, AdamW without weight decay over all parameters, gradients overwritten. A batch is read
+ * where its rows lie, on both sides. The step is one parallel region, as
  * in training from a store; decoding is not part of it (level "compute only").
  *
  * With --data the initial weights and the batches come from the peer's file, and the losses of the
@@ -160,9 +160,9 @@ static kd_status trainer_init(bench_trainer *t, const bench_train_params *p, kd_
 static void train_step(bench_trainer *t)
 {
     int64_t first = t->step % (t->rows / t->batch) * t->batch;
-    size_t floats, row = t->row_size;
-    float *slab = kd_graph_slab(t->model->graph, &floats), *input = kd_exec_input(t->exec, t->model->input);
-    const float *x = t->x + (size_t)first * row;
+    size_t floats;
+    float *slab = kd_graph_slab(t->model->graph, &floats);
+    kd_exec_borrow(t->exec, t->model->input, t->x + (size_t)first * t->row_size);
     t->step++;
     kd_adamw opt = {
         .lr = 1e-3f, .beta1 = 0.9f, .beta2 = 0.999f, .eps = 1e-8f, .step = t->step, .grad_scale = 1};
@@ -175,9 +175,6 @@ static void train_step(bench_trainer *t)
 #pragma omp parallel num_threads(t->threads)
     {
         kd_cpu_flush_denormals();
-#pragma omp for schedule(static)
-        for (int64_t i = 0; i < t->batch; i++)
-            memcpy(input + (size_t)i * row, x + (size_t)i * row, row * sizeof(float));
         kd_exec_forward(t->exec);
         kd_loss_run(t->loss, &b);
         kd_exec_backward(t->exec);

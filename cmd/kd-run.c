@@ -1,4 +1,5 @@
-/* kd-run - classifies files with a student or a native teacher; embeds and searches texts. */
+/* kd-run - classifies files with a student or a native teacher; embeds and searches texts; goes on with them.
+ */
 #include "kd-run/run_cmd.h"
 
 #include <stdlib.h>
@@ -15,6 +16,18 @@ static const kd_option rows[] = {
      "embed: scale each vector to length 1, as search does"},
     {"Texts", NULL, "int8", NULL, 0, KD_OPTION_BOOL, offsetof(run_opts, int8), "off", 0, 0, NULL,
      "search: keep the vectors as int8, a quarter of the memory"},
+    {"Language", NULL, "tokens", "N", 'n', KD_OPTION_INT, offsetof(run_opts, tokens), "256", 1, 1 << 20, NULL,
+     "complete, chat: tokens of an answer at most"},
+    {"Language", NULL, "temperature", "T", 'T', KD_OPTION_REAL, offsetof(run_opts, temperature), "0.7", 0,
+     100, NULL, "complete, chat: draw from logits divided by T; 0: always the likeliest token"},
+    {"Language", NULL, "top-p", "P", 'P', KD_OPTION_REAL, offsetof(run_opts, top_p), "0.95", 1e-6, 1, NULL,
+     "complete, chat: draw from the likeliest tokens that together have this share"},
+    {"Language", NULL, "seed", "N", 's', KD_OPTION_INT, offsetof(run_opts, seed), "0", 0, 1LL << 53, NULL,
+     "complete, chat: of the draws; the same seed, the same text"},
+    {"Language", NULL, "context", "N", 0, KD_OPTION_INT, offsetof(run_opts, context), "2048", 2, 1 << 20,
+     NULL, "tokens that are remembered at most, those of the answer included"},
+    {"Language", NULL, "system", "TEXT", 0, KD_OPTION_STRING, offsetof(run_opts, system), NULL, 0, 0, NULL,
+     "chat: a system message; without it that of the chat template"},
     {"Input", NULL, "white", "VALUE", 'w', KD_OPTION_REAL, offsetof(run_opts, white), "255", 1e-6, 1e6, NULL,
      "what a white pixel was in the student's training data: 255 of bytes, 1 of numbers from 0 to 1"},
     {"Input", NULL, "batch", "N", 'b', KD_OPTION_INT, offsetof(run_opts, batch), "64", 1, 4096, NULL,
@@ -31,12 +44,18 @@ static const kd_example examples[] = {
     {"kd-run search STUDENT corpus.txt", "type queries, get the nearest lines"},
     {"kd-run search --top 10 --json STUDENT corpus.txt <queries.txt", "an object a query"},
     {"kd-run embed STUDENT texts.txt -o vectors.npy", "a vector a line"},
+    {"kd-run chat SmolLM2.gguf", "type, get answers"},
+    {"kd-run complete --temperature 0 MODEL 'The store keeps'", "the likeliest text behind this one"},
+    {"kd-run score MODEL texts.txt", "a line each: -log p a token, tokens, text; perplexity of all"},
     {NULL, NULL}};
 
 static const kd_tool tool = {
     .name = "kd-run",
-    .summary = "classify files, embed texts and search among them, with a student or a native teacher",
-    .synopsis = "[options] STUDENT FILE ... | embed STUDENT FILE | search STUDENT FILE",
+    .summary = "classify files, embed texts and search among them, go on with texts, with a student or a "
+               "native teacher",
+    .synopsis =
+        "[options] STUDENT FILE ... | embed STUDENT FILE | search STUDENT FILE | complete MODEL [PROMPT] | "
+        "chat MODEL | score MODEL FILE",
     .description =
         "STUDENT is a model folder. FILE is a picture (PNG, JPEG), or rows (IDX, .npy, CSV; plain or "
         "gzipped); FILE#N "
@@ -59,6 +78,16 @@ static const kd_tool tool = {
         "prints the --top nearest: place, cosine, text, and an empty line behind each query. It compares a "
         "query with "
         "all lines, so nothing is missed.\n"
+        "complete, chat and score are for language models: a GGUF file or a folder with its tokenizer. "
+        "complete "
+        "prints what "
+        "comes behind PROMPT, or behind standard input; chat answers line by line, each with all that was "
+        "said "
+        "before, in the "
+        "model's own template, in which no text becomes a control token; score says how likely each line of "
+        "FILE "
+        "is (- is "
+        "standard input).\n"
         "A file that cannot be used gets one line on standard error, the others are still classified, and "
         "the "
         "exit status is 3.",
@@ -152,9 +181,28 @@ static kd_status classify(runner *r, kd_err *err)
     return st;
 }
 
+/* Verbs of language models, their operands and functions. */
+static const struct {
+    const char *name;
+    int least, most;
+    const char *needed;
+    kd_status (*run)(kd_cli *c, const run_opts *o, kd_err *err);
+} verbs[] = {
+    {"complete", 2, 3, "MODEL [PROMPT]", run_complete},
+    {"chat", 2, 2, "MODEL", run_chat},
+    {"score", 3, 3, "MODEL FILE", run_score},
+};
+
 static kd_status run(kd_cli *c, const run_opts *o, kd_err *err)
 {
     runner r = {.cli = c, .o = o};
+    for (size_t i = 0; c->nargs && i < KD_COUNT(verbs); i++) {
+        if (strcmp(c->args[0], verbs[i].name)) continue;
+        if (c->nargs < verbs[i].least || c->nargs > verbs[i].most)
+            return kd_fail(err, KD_EUSAGE, "%s: %d operands; needed is: kd-run %s %s", verbs[i].name,
+                           c->nargs - 1, verbs[i].name, verbs[i].needed);
+        return verbs[i].run(c, o, err);
+    }
     const bool embed = c->nargs && !strcmp(c->args[0], "embed"),
                search = c->nargs && !strcmp(c->args[0], "search");
     if ((embed || search) && c->nargs != 3)

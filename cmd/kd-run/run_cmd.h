@@ -12,6 +12,9 @@ typedef struct run_opts {
     double white;
     bool bench, int8, unit;
     char *out;
+    int64_t tokens, context, seed; /* of language models */
+    double temperature, top_p;
+    char *system;
 } run_opts;
 
 /* A row that waits for its batch. */
@@ -51,6 +54,10 @@ kd_status run_print_refused(const runner *r, const char *name, const char *why, 
 /* kd-run embed MODEL FILE, kd-run search MODEL FILE: c->args[0] is the verb. */
 kd_status run_embed(kd_cli *c, const run_opts *o, kd_err *err);
 kd_status run_search(kd_cli *c, const run_opts *o, kd_err *err);
+/* kd-run complete MODEL [PROMPT], kd-run chat MODEL, kd-run score MODEL FILE. */
+kd_status run_complete(kd_cli *c, const run_opts *o, kd_err *err);
+kd_status run_chat(kd_cli *c, const run_opts *o, kd_err *err);
+kd_status run_score(kd_cli *c, const run_opts *o, kd_err *err);
 /* --bench: latency and throughput, as a table or JSON. */
 kd_status run_bench(const runner *r, const char *folder, kd_err *err);
 

@@ -116,6 +116,28 @@ void kd_model_fingerprint(kd_model *m, char out[33]);
 /* Bytes of model.safetensors in folder, 0 if missing. */
 uint64_t kd_model_file_bytes(const char *folder);
 
+/* ---- language models go on ---------------------------------------------------------------- */
+
+/* A sequence that grows; what was seen is not computed again. One thread calls it, `threads` compute. */
+typedef struct kd_generator kd_generator;
+/* m: a llama, must outlive it. tokens: of a sequence at most, 0: as many as the model has positions. KD_EUSAGE,
+ * KD_ENOMEM. */
+kd_status kd_generator_open(kd_generator **out, kd_model *m, int64_t tokens, int threads, kd_err *err);
+void kd_generator_close(kd_generator *g);                              /* NULL-safe */
+size_t kd_generator_seen(const kd_generator *g, const uint32_t **id); /* the sequence so far, borrowed */
+/* The sequence becomes its first `keep` tokens and then id. logits: (vocab) of what comes behind the last one,
+ * borrowed until the next call; may be NULL. KD_ELIMIT (no room), KD_EMISMATCH (an id), KD_ENUMERIC. */
+kd_status kd_generator_feed(kd_generator *g, size_t keep, const uint32_t *id, size_t n, const float **logits,
+                            kd_err *err);
+/* A new sequence of n tokens; nll: (n - 1) -log p of each token but the first. Errors as above. */
+kd_status kd_generator_score(kd_generator *g, const uint32_t *id, size_t n, double *nll, kd_err *err);
+typedef struct kd_sampling {
+    double temperature; /* 0: the likeliest */
+    double top_p;       /* only the likeliest that together have this share; 1: all */
+    uint64_t seed;
+} kd_sampling;
+uint32_t kd_generator_draw(kd_generator *g, const kd_sampling *s); /* behind the last feed */
+
 /* ---- safetensors -------------------------------------------------------------------------- */
 
 typedef struct kd_tensor {

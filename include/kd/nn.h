@@ -192,6 +192,8 @@ typedef struct kd_exec_params {
                             not change by it. Borrowed during create */
     int nkeep;
     bool kept_only; /* inference: the graph's outputs are not computed unless they are kept */
+    int64_t cache;  /* inference of decoders: tokens whose keys and values are kept, see kd_exec_resume; then
+                       sequences is 1 */
 } kd_exec_params;
 
 /* KD_ENOMEM, KD_EUNSUPPORTED. The graph must outlive the exec. Each training exec has its own
@@ -201,11 +203,19 @@ void kd_exec_free(kd_exec *ex);
 size_t kd_exec_bytes(const kd_exec *ex);                      /* planned: arena, scratch, gradients */
 void kd_exec_seed(kd_exec *ex, uint64_t seed, uint64_t step); /* for dropout; before forward */
 float *kd_exec_input(kd_exec *ex, kd_node input);             /* (B, ...), to be filled by the caller */
+/* Or: the caller's own memory, all rows of the batch, which is read in place until the next call and not changed
+ * meanwhile. By one thread, before forward. */
+void kd_exec_borrow(kd_exec *ex, kd_node input, const float *x);
 int32_t *kd_exec_tokens(kd_exec *ex, kd_node tokens); /* (tokens), to be filled: ids in the vocabulary */
 /* Token models: from now on the batch is n sequences, one behind the other; sequence i is made of tokens
  * offset[i] up to offset[i + 1]. offset: (n + 1), copied. KD_EUSAGE names the sequence: none, empty, longer
  * than the model has positions, more than planned for. */
 kd_status kd_exec_sequences(kd_exec *ex, const uint64_t *offset, int64_t n, kd_err *err);
+/* With p.cache: from now on the batch is n tokens that go on behind the first `past` tokens of the sequence
+ * that earlier passes have seen; a pass gives the numbers, to the last bit, that one over all of it would
+ * give. past 0: another sequence. KD_EUSAGE: more than were seen, than the cache keeps, than the model has
+ * positions. */
+kd_status kd_exec_resume(kd_exec *ex, int64_t past, int64_t n, kd_err *err);
 int64_t kd_exec_rows(const kd_exec *ex,
                      kd_node n); /* of its value now: batch, or active tokens or sequences */
 /* Reads the weights afresh: call after the parameters changed (packed copies are made in forward, but for

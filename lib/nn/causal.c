@@ -40,20 +40,23 @@ static kd_status shape(kd_graph *g, kd__node_info *n, kd_err *err)
     return KD_OK;
 }
 
-static size_t longest(const kd_exec *ex)
-{
-    const int64_t most = ex->g->positions;
-    return (size_t)(most && most < ex->p.batch ? most : ex->p.batch);
-}
-
 static size_t dimension(const kd__state *s) { return s->n->size / (size_t)s->n->a.k; }
 
 static kd_status plan(kd_exec *ex, kd__state *s, kd_err *err)
 {
     kd__team *team;
+    if (ex->p.cache) {
+        const size_t floats = 2 * kd__exec_longest(ex) * dimension(s) * (size_t)s->n->a.kv;
+        ex->extra_bytes += floats * sizeof(float);
+        if (!(s->own = kd_alloc_aligned(floats, sizeof(float))))
+            return kd_fail(err, KD_ENOMEM, "layer %s: no memory for a cache of %lld tokens", s->n->name,
+                           (long long)ex->p.cache);
+    }
     if (ex->p.training) s->keep_floats = kd__node_rows_planned(ex, s->n) * (size_t)s->n->a.k;
     kd_status st = kd__exec_team(&team, ex, err);
-    return st ? st : kd__team_reserve(team, kd__decoder_get()->group_floats(longest(ex), dimension(s)), err);
+    return st ? st
+              : kd__team_reserve(team, kd__decoder_get()->group_floats(kd__exec_longest(ex), dimension(s)),
+                                 err);
 }
 
 /* Where the numbers of a group begin: in q, y and their gradients; in k, v and theirs; in what is kept. */
@@ -80,13 +83,36 @@ static kd__group group_of(const kd_exec *ex, const kd__state *s, int64_t i, size
                        .scale = 1 / sqrtf((float)d)};
 }
 
+/* Keys and values of the cache, (longest, kv heads * d) each; those of this batch are appended by one thread.
+ */
+static void remember(kd_exec *ex, kd__state *s, float **k, float **v)
+{
+    const size_t ldk = dimension(s) * (size_t)s->n->a.kv, at = (size_t)ex->past * ldk,
+                 n = ex->offset[1] * ldk;
+    *k = s->own;
+    *v = *k + kd__exec_longest(ex) * ldk;
+#pragma omp single
+    {
+        memcpy(*k + at, s->x[1], n * sizeof(float));
+        memcpy(*v + at, s->x[2], n * sizeof(float));
+    }
+}
+
 static void forward(kd_exec *ex, kd__state *s)
 {
     const int kv = s->n->a.kv;
+    float *keys = NULL, *values = NULL;
+    if (ex->p.cache) remember(ex, s, &keys, &values);
 #pragma omp for schedule(dynamic)
     for (int64_t item = 0; item < ex->sequences * kv; item++) {
         places at;
-        const kd__group g = group_of(ex, s, item / kv, (size_t)(item % kv), &at);
+        kd__group g = group_of(ex, s, item / kv, (size_t)(item % kv), &at);
+        if (keys) {
+            g.k = keys + at.k;
+            g.v = values + at.k;
+            g.past = (size_t)ex->past;
+            g.tokens += g.past;
+        }
         kd__decoder_get()->attend(&g, s->y + at.q, s->keep ? s->keep + at.keep : NULL,
                                   kd__team_stage(ex->team));
     }
@@ -108,6 +134,12 @@ static void backward(kd_exec *ex, kd__state *s)
                                    .add = {s->add[0], s->add[1], s->add[2]}};
         kd__decoder_get()->attend_back(&g, &b, kd__team_stage(ex->team));
     }
+}
+
+static void release(kd__state *s)
+{
+    free(s->own);
+    s->own = NULL;
 }
 
 /* ---- the twins in plain C ----------------------------------------------------------------- */
@@ -155,7 +187,7 @@ static void naive_query(const kd__state *s, const kd__group *g, const places *w,
 
 static void naive(kd_exec *ex, kd__state *s, bool back)
 {
-    double *p = calloc(longest(ex), sizeof *p);
+    double *p = calloc(kd__exec_longest(ex), sizeof *p);
     for (int64_t i = 0; p && i < ex->sequences; i++)
         for (size_t kv = 0; kv < (size_t)s->n->a.kv; kv++) {
             places w;
@@ -186,6 +218,7 @@ const kd__op kd__op_causal = {
     .backward = backward,
     .naive_forward = naive_forward,
     .naive_backward = naive_backward,
+    .release = release,
     .packed = true,
     .backward_reads_x = true,
     .backward_reads_y = true,

@@ -22,6 +22,9 @@ kd_status kd_exec_create(kd_exec **out, kd_graph *g, const kd_exec_params *p, kd
     if (g->tokens && (p->sequences < 0 || p->sequences > p->batch))
         return kd_fail(err, KD_EUSAGE, "%lld sequences of %lld tokens; each has one at least",
                        (long long)p->sequences, (long long)p->batch);
+    if (p->cache && (p->training || p->naive || p->cache < 0 || p->sequences != 1 || !g->tokens))
+        return kd_fail(err, KD_EUSAGE, "a cache of %lld tokens is for inference of one sequence of tokens",
+                       (long long)p->cache);
     for (int i = 0; i < p->nkeep; i++)
         if (p->training || p->keep[i] < 0 || p->keep[i] >= g->nodes)
             return kd_fail(err, KD_EUSAGE, "node %d cannot be kept: %s", p->keep[i],
@@ -85,6 +88,18 @@ void kd_exec_seed(kd_exec *ex, uint64_t seed, uint64_t step)
 static kd__state *state_of(const kd_exec *ex, kd_node n) { return &ex->state[kd__graph_root(ex->g, n)]; }
 
 float *kd_exec_input(kd_exec *ex, kd_node input) { return state_of(ex, input)->y; }
+
+/* Nobody writes where an input is: it outlives the step, so no op works in place on it (exec_plan.c). */
+void kd_exec_borrow(kd_exec *ex, kd_node input, const float *x)
+{
+    state_of(ex, input)->y = (float *)(uintptr_t)x;
+    for (int i = 0; i < ex->steps; i++) {
+        kd__state *s = &ex->state[ex->order[i]];
+        for (int k = 0; k < s->n->nin; k++)
+            if (state_of(ex, s->n->in[k]) == state_of(ex, input)) s->x[k] = x;
+    }
+}
+
 const float *kd_exec_value(const kd_exec *ex, kd_node n) { return state_of(ex, n)->y; }
 float *kd_exec_grad(kd_exec *ex, kd_node output) { return state_of(ex, output)->dy; }
 float *kd_exec_grads(kd_exec *ex) { return ex->grads; }
@@ -111,6 +126,32 @@ kd_status kd_exec_sequences(kd_exec *ex, const uint64_t *offset, int64_t n, kd_e
     }
     memcpy(ex->offset, offset, ((size_t)n + 1) * sizeof *offset);
     ex->sequences = n;
+    ex->past = 0;
+    return KD_OK;
+}
+
+size_t kd__exec_longest(const kd_exec *ex)
+{
+    const int64_t most = ex->g->positions, have = ex->p.cache > ex->p.batch ? ex->p.cache : ex->p.batch;
+    return (size_t)(most && most < have ? most : have);
+}
+
+kd_status kd_exec_resume(kd_exec *ex, int64_t past, int64_t n, kd_err *err)
+{
+    const int64_t seen = ex->sequences ? ex->past + (int64_t)ex->offset[1] : 0;
+    if (!ex->p.cache || past < 0 || past > seen)
+        return kd_fail(err, KD_EUSAGE, "a sequence goes on behind token %lld, %lld of it were seen",
+                       (long long)past, (long long)(ex->p.cache ? seen : 0));
+    if (n < 1 || n > ex->p.batch || past + n > (int64_t)kd__exec_longest(ex) || past + n > ex->p.cache)
+        return kd_fail(err, KD_EUSAGE,
+                       "a sequence of %lld tokens, %lld of them at once; there is room for %lld and %lld",
+                       (long long)(past + n), (long long)n,
+                       (long long)kd_min_size(kd__exec_longest(ex), (size_t)ex->p.cache),
+                       (long long)ex->p.batch);
+    ex->offset[0] = 0;
+    ex->offset[1] = (uint64_t)n;
+    ex->sequences = 1;
+    ex->past = past;
     return KD_OK;
 }
 

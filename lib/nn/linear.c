@@ -27,7 +27,9 @@ enum { WEIGHT, BIAS };
 typedef struct linear {
     kd__gemm *forward, *data, *weights; /* backward's are NULL in inference, data also without dx */
     kd__operands operands;
-    bool panels;  /* products are those of panels.c */
+    bool panels; /* products are those of panels.c */
+    bool dense;  /* or those of dense.c */
+    kd__dense d;
     float *fixed; /* weights in panels, where they are made once */
     bool ready;
     size_t w_at, dy_at; /* operands made of them, behind that of x in what is kept */
@@ -136,6 +138,8 @@ static kd_status plan(kd_exec *ex, kd__state *s, kd_err *err)
         l->dy_at = l->w_at + kd__operand_floats(operands, (size_t)(out * in));
         s->keep_floats = l->dy_at + kd__operand_floats(operands, (size_t)(rows * out));
     }
+    l->d = (kd__dense){.rows = (size_t)rows, .in = (size_t)in, .out = (size_t)out};
+    if ((l->dense = !operands && kd__dense_fit(&l->d))) return KD_OK;
     const kd__gemm_desc forward = {.m = rows,
                                    .n = out,
                                    .k = in,
@@ -231,7 +235,12 @@ static void forward(kd_exec *ex, kd__state *s)
     if (l->operands) {
 #pragma omp barrier
     }
-    kd__gemm_run(&call, 1);
+    if (l->dense)
+        kd__dense_run_forward(
+            &l->d,
+            &(kd__dense_forward){.x = call.a, .w = call.b, .bias = call.bias, .y = s->y, .relu = n->a.relu});
+    else
+        kd__gemm_run(&call, 1);
 }
 
 /* Column sums of dy (rows, out): a block of columns belongs to one thread, which adds row by row.
@@ -280,10 +289,27 @@ static void backward_panels(kd_exec *ex, kd__state *s)
 #pragma omp barrier
 }
 
+static void backward_dense(const kd__state *s)
+{
+    const linear *l = s->own;
+    kd__dense_run_backward(&l->d, &(kd__dense_backward){.x = s->x[0],
+                                                        .w = s->w[WEIGHT],
+                                                        .y = s->n->a.relu ? s->y : NULL,
+                                                        .dy = s->dy,
+                                                        .dx = s->dx[0],
+                                                        .dw = s->dw[WEIGHT],
+                                                        .dbias = s->n->a.bias ? s->dw[BIAS] : NULL,
+                                                        .add = s->add[0]});
+}
+
 static void backward(kd_exec *ex, kd__state *s)
 {
     const linear *l = s->own;
     const int64_t out = s->n->a.out, rows = rows_of(ex, s->n);
+    if (l->dense) {
+        backward_dense(s);
+        return;
+    }
     if (s->n->a.relu) {
         const size_t total = (size_t)(rows * out), block = 4096;
 #pragma omp for schedule(static)

@@ -113,6 +113,7 @@ struct kd_exec {
     int steps;
     int64_t sequences;     /* token models: active ones */
     uint64_t *offset;      /* (p.sequences + 1); offset[sequences] tokens are active */
+    int64_t past;          /* with p.cache: tokens of the sequence before the active ones */
     size_t extra_bytes;    /* of packed weights, added by plan(); kd_exec_bytes adds kd__team_bytes(team) */
     struct kd__team *team; /* see kd__exec_team; the exec frees it after the ops' release */
 };
@@ -124,6 +125,8 @@ extern const kd__op kd__op_input, kd__op_tokens, kd__op_linear, kd__op_conv2d, k
     kd__op_attention, kd__op_pool, kd__op_normalize, kd__op_rmsnorm, kd__op_rope, kd__op_causal,
     kd__op_swiglu;
 
+/* Tokens that a sequence of this exec may have. */
+size_t kd__exec_longest(const kd_exec *ex);
 /* Adds a node; used by the builders, which live in their op's file. */
 kd_node kd__graph_add(kd_graph *g, const kd__op *op, const char *name, int nin, const kd_node *in,
                       const kd__attrs *a);
@@ -244,6 +247,51 @@ typedef struct kd__panel_kernels { /* panels.simd.c */
 } kd__panel_kernels;
 extern const kd__panel_kernels kd__panels_scalar, kd__panels_avx2, kd__panels_avx512;
 const kd__panel_kernels *kd__panels_get(void);
+
+/* ---- products of linear layers on batches of fixed size (dense.c) ---------------------------- */
+
+typedef struct kd__dense { /* the shape */
+    size_t rows, in, out;
+} kd__dense;
+bool kd__dense_fit(const kd__dense *d);
+typedef struct kd__dense_forward { /* y (rows, out) = x (rows, in) w (out, in)^T + bias (or NULL), then ReLU
+                                    */
+    const float *x, *w, *bias;
+    float *y;
+    bool relu;
+} kd__dense_forward;
+/* dy is masked by y (NULL: is not), in place; dbias and dx may be NULL; add: dx += */
+typedef struct kd__dense_backward {
+    const float *x, *w, *y;
+    float *dy, *dx, *dw, *dbias;
+    bool add;
+} kd__dense_backward;
+/* By the team; a barrier at the end. */
+void kd__dense_run_forward(const kd__dense *d, const kd__dense_forward *f);
+void kd__dense_run_backward(const kd__dense *d, const kd__dense_backward *g);
+
+typedef struct kd__dense_product { /* c (rows, n) = or += a (rows, k) b (k, n); b and c are there up to whole
+                                      vectors */
+    float *c;
+    size_t ldc;
+    const float *a;
+    size_t lda;
+    const float *b;
+    size_t ldb, rows, n, k;
+    bool add;
+} kd__dense_product;
+typedef struct kd__dense_kernels { /* dense.simd.c */
+    void (*product)(const kd__dense_product *t);
+    /* to (cols, rows) = from (rows, cols); rows are up to the next whole vector, with zeros */
+    void (*transpose)(float *to, size_t to_row, const float *from, size_t from_row, size_t rows, size_t cols);
+    /* y (rows, cols) = c + bias (cols) or NULL, then ReLU; c has whole vectors */
+    void (*finish)(float *y, size_t y_row, const float *c, size_t c_row, size_t rows, size_t cols,
+                   const float *bias, bool relu);
+    void (*row_sums)(float *sums, const float *x, size_t rows, size_t n,
+                     size_t ld); /* zeros up to whole vectors */
+} kd__dense_kernels;
+extern const kd__dense_kernels kd__dense_scalar, kd__dense_avx2, kd__dense_avx512;
+const kd__dense_kernels *kd__dense_get(void);
 
 typedef enum kd__conv_pass { KD__CONV_FORWARD, KD__CONV_DATA, KD__CONV_WEIGHTS } kd__conv_pass;
 typedef struct kd__conv kd__conv;
@@ -467,6 +515,7 @@ const kd__encoder_kernels *kd__encoder_get(void);
 typedef struct kd__group {
     const float *q, *k, *v; /* of the first query head */
     size_t heads, tokens, d, ldq, ldk;
+    size_t past; /* tokens that have keys but no queries: the first ones; 0 in backward */
     float scale; /* of scores */
 } kd__group;
 typedef struct kd__group_grads {

@@ -50,8 +50,7 @@ static void release(kd__state *s)
 
 static kd_status plan(kd_exec *ex, kd__state *s, kd_err *err)
 {
-    const int64_t most = ex->g->positions;
-    const size_t places = (size_t)(most && most < ex->p.batch ? most : ex->p.batch);
+    const size_t places = kd__exec_longest(ex);
     table *t = s->own = calloc(1, sizeof *t);
     if (!t) return kd_fail(err, KD_ENOMEM, "layer %s: out of memory", s->n->name);
     t->half = s->n->size / (size_t)s->n->a.k / 2;
@@ -81,7 +80,7 @@ static void turn(const kd_exec *ex, const kd__state *s, float *y, const float *x
 #pragma omp for schedule(dynamic, 4)
     for (int64_t i = 0; i < ex->sequences; i++)
         for (uint64_t at = ex->offset[i]; at < ex->offset[i + 1]; at++) {
-            const size_t place = (size_t)(at - ex->offset[i]) * t->half;
+            const size_t place = (size_t)(at - ex->offset[i] + (uint64_t)ex->past) * t->half;
             kd__decoder_get()->rotate(y + at * c, x + at * c, t->cosine + place,
                                       (back ? t->back : t->sine) + place, heads, 2 * t->half, add);
         }

@@ -104,6 +104,15 @@ tail -n +2 test.tsv | cut -f 1 >queries.txt
 check "of queries, too" "$R" embed --unit students/taught/distilled/seed-0 queries.txt -o queries.npy
 check "of the teacher" "$R" embed --unit teacher corpus.txt -o tdocs.npy
 check "and its queries" "$R" embed --unit teacher queries.txt -o tqueries.npy
+cp -r teacher short
+echo '{"max_seq_length": 4}' >short/sentence_bert_config.json
+head -n 5 corpus.txt | tr '\n' ' ' >long.txt
+head -n 2 corpus.txt | tr '\n' ' ' >two.txt # and the two special tokens
+check "a long text is embedded" "$R" embed short long.txt -o long.npy
+check "so are its first words" "$R" embed short two.txt -o two.npy
+check "of a text counts what sentence_bert_config.json says" cmp long.npy two.npy
+echo '{"max_seq_length": "four"}' >short/sentence_bert_config.json
+refused 3 "max_seq_length is no whole number" "a length that is none" "$R" embed short two.txt
 cat >twin.py <<'P'
 import json, numpy as np
 docs = open("corpus.txt").read().split("\n")[:-1]

@@ -185,6 +185,93 @@ static void the_bits_of_a_step_do_not_depend_on_threads(void **state)
     close_golden(&g);
 }
 
+/* ---- sequences that grow ------------------------------------------------------------------ */
+
+static void a_sequence_that_grows_has_the_bits_of_one_pass(void **state)
+{
+    (void)state;
+    golden g;
+    open_golden(&g, "llama", "llama");
+    const size_t vocab = (size_t)g.m->spec.vocab;
+    kd_exec *ex = fed(&g, &(kd_exec_params){.batch = 80, .sequences = 4, .threads = 2});
+    kd_exec_run_forward(ex);
+    const float *want = kd_exec_value(ex, g.m->logits) + 5 * vocab; // of the second sequence, 40 tokens
+    const int32_t *ids = (const int32_t *)tensor(&g, "ids")->data + 5;
+    static const int64_t steps[] = {7, 1, 1, 20, 1, 10};
+    kd_exec *cached;
+    OK(kd_exec_create(
+        &cached, g.m->graph,
+        &(kd_exec_params){.batch = 32, .sequences = 1, .cache = 50, .threads = 2, .fixed = true}, err));
+    for (int again = 0; again < 2; again++)
+        for (int64_t i = 0, past = 0; i < (int64_t)KD_COUNT(steps); past += steps[i++]) {
+            OK(kd_exec_resume(cached, past, steps[i], err));
+            memcpy(kd_exec_tokens(cached, g.m->input), ids + past, (size_t)steps[i] * sizeof *ids);
+            kd_exec_run_forward(cached);
+            if (memcmp(kd_exec_value(cached, g.m->logits), want + (size_t)past * vocab,
+                       (size_t)steps[i] * vocab * sizeof *want))
+                fail_msg("other bits behind token %lld", (long long)past);
+        }
+    FAILS(kd_exec_resume(cached, 41, 1, err), KD_EUSAGE, "goes on behind token 41, 40 of it were seen");
+    FAILS(kd_exec_resume(cached, 40, 11, err), KD_EUSAGE,
+          "a sequence of 51 tokens, 11 of them at once; there is room for 50");
+    FAILS(kd_exec_resume(cached, 0, 33, err), KD_EUSAGE, "and 32");
+    FAILS(kd_exec_resume(ex, 0, 1, err), KD_EUSAGE, "0 of it were seen");
+    kd_exec_free(cached);
+    kd_exec_free(ex);
+    close_golden(&g);
+}
+
+static void a_generator_scores_and_draws_what_the_logits_say(void **state)
+{
+    (void)state;
+    golden g;
+    kd_generator *gen;
+    const float *logits;
+    uint32_t ids[40], drawn[20];
+    double nll[39];
+    open_golden(&g, "llama", "llama");
+    const size_t vocab = (size_t)g.m->spec.vocab;
+    const float *want = (const float *)tensor(&g, "logits")->data + 5 * vocab;
+    for (int i = 0; i < 40; i++) ids[i] = (uint32_t)((const int32_t *)tensor(&g, "ids")->data)[5 + i];
+    OK(kd_generator_open(&gen, g.m, 0, 2, err));
+    OK(kd_generator_score(gen, ids, 40, nll, err));
+    for (size_t i = 0; i < 39; i++) {
+        double sum = 0;
+        for (size_t k = 0; k < vocab; k++) sum += exp((double)want[i * vocab + k]);
+        const double p = log(sum) - (double)want[i * vocab + ids[i + 1]];
+        if (!(fabs(nll[i] - p) < 1e-4)) fail_msg("token %zu: -log p is %.7g, want %.7g", i + 1, nll[i], p);
+    }
+    OK(kd_generator_feed(gen, 40, (uint32_t[]){3}, 1, &logits, err));
+    const kd_sampling greedy = {.top_p = 1}, narrow = {.temperature = 1, .top_p = 1e-6},
+                      wide = {.temperature = 1, .top_p = 1, .seed = 4};
+    const uint32_t best = kd_generator_draw(gen, &greedy);
+    for (size_t k = 0; k < vocab; k++) assert_true(logits[k] <= logits[best]);
+    assert_int_equal(kd_generator_draw(gen, &narrow), best);
+    for (int round = 0; round < 2; round++) { // the same seed, the same answer; going back forgets
+        uint32_t next = 3;
+        for (size_t i = 0; i < 20; i++) {
+            OK(kd_generator_feed(gen, 10 + i, &next, 1, NULL, err));
+            next = kd_generator_draw(gen, &wide);
+            if (round) assert_int_equal(drawn[i], next);
+            drawn[i] = next;
+        }
+    }
+    double share = 0, sum = 0; // how often the likeliest token is drawn, by many seeds
+    OK(kd_generator_feed(gen, 0, ids, 40, &logits, err));
+    const uint32_t top = kd_generator_draw(gen, &greedy);
+    for (uint64_t seed = 0; seed < 4000; seed++)
+        share += kd_generator_draw(gen, &(kd_sampling){.temperature = 2, .top_p = 1, .seed = seed}) == top;
+    for (size_t k = 0; k < vocab; k++) sum += exp((double)(logits[k] - logits[top]) / 2);
+    if (!(fabs(share / 4000 - 1 / sum) < 4 * sqrt(1 / sum / 4000)))
+        fail_msg("the likeliest token was drawn %.4f of the time, its share is %.4f", share / 4000, 1 / sum);
+    FAILS(kd_generator_feed(gen, 60, ids, 5, NULL, err), KD_EUSAGE, "were seen");
+    FAILS(kd_generator_feed(gen, 40, ids, 30, NULL, err), KD_ELIMIT, "70 tokens, there is room for 64");
+    FAILS(kd_generator_feed(gen, 0, (uint32_t[]){61}, 1, NULL, err), KD_EMISMATCH,
+          "token 0 is 61, the vocabulary has 61");
+    kd_generator_close(gen);
+    close_golden(&g);
+}
+
 /* ---- folders ------------------------------------------------------------------------------ */
 
 static void what_was_written_is_the_same_model(void **state)
@@ -353,6 +440,8 @@ int main(void)
         cmocka_unit_test(hidden_states_can_be_kept),
         cmocka_unit_test(a_gguf_file_computes_what_pytorch_computes_with_its_weights),
         cmocka_unit_test(the_bits_of_a_step_do_not_depend_on_threads),
+        cmocka_unit_test(a_sequence_that_grows_has_the_bits_of_one_pass),
+        cmocka_unit_test(a_generator_scores_and_draws_what_the_logits_say),
         cmocka_unit_test(what_was_written_is_the_same_model),
         cmocka_unit_test(a_smaller_model_begins_with_layers_of_a_larger_one),
         cmocka_unit_test(folders_of_other_models_are_refused_by_name),
