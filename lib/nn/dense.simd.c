@@ -77,38 +77,6 @@ static void product(const kd__dense_product *t)
 
 /* ---- transposing -------------------------------------------------------------------------- */
 
-/* Lane l of two rows that are `s` apart, where the bit s of a lane and of a row change places. */
-#define UPPER(l, s)   ((l) & (s) ? LANES + (l) - (s) : (l))
-#define LOWER(l, s)   ((l) & (s) ? LANES + (l) : (l) + (s))
-#define FOUR(f, l, s) f(l, s), f(l + 1, s), f(l + 2, s), f(l + 3, s)
-#if defined __AVX512F__
-#define EACH(f, s) FOUR(f, 0, s), FOUR(f, 4, s), FOUR(f, 8, s), FOUR(f, 12, s)
-#elif defined __AVX2__
-#define EACH(f, s) FOUR(f, 0, s), FOUR(f, 4, s)
-#else
-#define EACH(f, s) FOUR(f, 0, s)
-#endif
-#define EXCHANGE(m, s)                                                                                       \
-    UNROLL for (int i = 0; i < LANES; i++) if (!(i & (s)))                                                   \
-    {                                                                                                        \
-        const vec a = (m)[i], b = (m)[i + (s)];                                                              \
-        (m)[i] = __builtin_shufflevector(a, b, EACH(UPPER, s));                                              \
-        (m)[i + (s)] = __builtin_shufflevector(a, b, EACH(LOWER, s));                                        \
-    }
-
-INLINE void transpose_square(vec m[LANES])
-{
-    EXCHANGE(m, 1)
-    EXCHANGE(m, 2)
-#if defined __AVX2__ || defined __AVX512F__
-    EXCHANGE(m, 4)
-#endif
-#if defined __AVX512F__
-    EXCHANGE(m, 8)
-#endif
-}
-
-/* A square of LANES, or what there is of it. */
 /* A square of LANES, or what there is of it; the rest is 0. */
 INLINE void transpose_at(float *to, size_t to_row, const float *from, size_t from_row, size_t rows,
                          size_t cols)
