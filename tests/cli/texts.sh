@@ -103,7 +103,8 @@ tokenizer() { # tokenizer PATTERN SENTENCE JQ: the tokenizer changed by a jq pro
   jq "$3" t/tokenizer.json >h/tokenizer.json
   refused "${4:-3}" "$1" "$2" kd-dump --train-input d.txt --tokenizer h -o x.kd
 }
-tokenizer "h: model BPE is not supported" "another model" '.model.type = "BPE"' 2
+tokenizer "h: model Unigram is not supported" "another model" '.model.type = "Unigram"' 2
+tokenizer "h: model.merges is missing" "a model without its merges" '.model.type = "BPE"'
 tokenizer "id 5 is both" "two tokens of one id" '.model.vocab["\""] = 5'
 tokenizer "the id of 'a' is no whole number" "an id that is none" '.model.vocab.a = 1.5'
 tokenizer "has id 4000000000, ids go up to" "an id beyond all tables" '.model.vocab.a = 4000000000'
