@@ -10,13 +10,11 @@
 #include <cmocka.h>
 
 #include "../../lib/model/model_private.h"
-#include "check.h"
+#include "golden_fixture.h"
 
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
-
-#define GOLDEN "tests/golden/"
 
 static char folder[64];
 
@@ -35,49 +33,6 @@ static int remove_folder(void **state)
 
 /* ---- numbers ------------------------------------------------------------------------------ */
 
-typedef struct golden {
-    const char *name;
-    kd_tensors *file;
-    kd_model *m;
-} golden;
-
-static const kd_tensor *tensor(const golden *g, const char *name)
-{
-    const kd_tensor *t = kd_tensors_find(g->file, name);
-    if (!t) fail_msg("%s: no tensor %s", g->name, name);
-    return t;
-}
-
-static void near_all(const golden *g, const char *what, const float *got, const kd_tensor *want, double tol)
-{
-    double worst = 0, scale = 1e-30;
-    const float *w = want->data;
-    for (size_t i = 0; i < want->bytes / sizeof *w; i++) {
-        const double d = fabs((double)got[i] - (double)w[i]);
-        if (!(d <= worst)) worst = d; // a NaN stays
-        scale = fmax(scale, fabs((double)w[i]));
-    }
-    if (!(worst <= tol * scale))
-        fail_msg("%s: %s: off by %.3g of %.3g, relative %.2g, allowed %.1g", g->name, what, worst, scale,
-                 worst / scale, tol);
-}
-
-static void open_golden(golden *g, const char *name)
-{
-    char path[64];
-    g->name = name;
-    snprintf(path, sizeof path, GOLDEN "%s.safetensors", name);
-    OK(kd_tensors_open(&g->file, path, err));
-    snprintf(path, sizeof path, GOLDEN "%s", name);
-    OK(kd_model_load(&g->m, path, err));
-}
-
-static void close_golden(golden *g)
-{
-    kd_model_free(g->m);
-    kd_tensors_close(g->file);
-}
-
 static kd_exec *fed(const golden *g, const kd_exec_params *how)
 {
     kd_exec *ex;
@@ -93,7 +48,7 @@ static kd_exec *fed(const golden *g, const kd_exec_params *how)
 static void step_equals_pytorch(const char *name, bool naive)
 {
     golden g;
-    open_golden(&g, name);
+    open_golden(&g, name, name);
     const kd_exec_params how = {
         .batch = 80, .sequences = 9, .threads = naive ? 1 : 2, .training = true, .naive = naive};
     kd_exec *ex = fed(&g, &how);
@@ -139,7 +94,7 @@ static void hidden_states_can_be_kept(void **state)
 {
     (void)state;
     golden g;
-    open_golden(&g, "bert");
+    open_golden(&g, "bert", "bert");
     const kd_node layer = kd_graph_find(g.m->graph, "layer0");
     const kd_exec_params how = {.batch = 80, .sequences = 9, .threads = 2, .keep = &layer, .nkeep = 1};
     kd_exec *ex = fed(&g, &how);
@@ -160,7 +115,7 @@ static void what_was_written_is_the_same_model(void **state)
         golden g;
         kd_model *again;
         char before[33], after[33];
-        open_golden(&g, names[i]);
+        open_golden(&g, names[i], names[i]);
         OK(kd_model_save(g.m, folder, NULL, err));
         OK(kd_model_load(&again, folder, err));
         kd_model_fingerprint(g.m, before);
