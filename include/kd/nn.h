@@ -191,7 +191,9 @@ typedef struct kd_exec_params {
     const kd_node *keep; /* inference: nodes whose values stay readable like outputs; the others' results do
                             not change by it. Borrowed during create */
     int nkeep;
-    bool kept_only; /* inference: the graph's outputs are not computed unless they are kept */
+    bool kept_only;       /* inference: the graph's outputs are not computed unless they are kept */
+    const kd_node *given; /* inference: a node whose value is the caller's (kd_exec_input, kd_exec_borrow), so
+                             that what is before it is not computed; NULL: none. Borrowed during create */
     kd_node head; /* > 0: that output, a linear layer of tokens, is left out for a kd_head to compute; what it
                      reads is an output in its place */
     int64_t cache; /* inference of decoders: tokens whose keys and values are kept, see kd_exec_resume; then

@@ -175,7 +175,8 @@ int64_t kd_codec_width(const kd_codec *c) { return c->width; }
 
 size_t kd_codec_most(const kd_codec *c)
 {
-    const uint64_t width = (uint64_t)c->width, kept = (uint64_t)c->p.k + (uint64_t)c->p.n; // 0 where it has none
+    const uint64_t width = (uint64_t)c->width,
+                   kept = (uint64_t)c->p.k + (uint64_t)c->p.n; // 0 where it has none
     return (size_t)(c->ops->info.sparse && kept < width ? kept : width);
 }
 
@@ -233,7 +234,7 @@ void kd__codec_place(const kd_codec_block *b, size_t i, uint32_t *row, uint32_t 
         *at = (uint32_t)(i % b->each);
         return;
     }
-    while (i >= b->lengths[*row]) i -= b->lengths[(*row)++];
+    for (i += b->at; i >= kd__codec_row_end(b, *row);) i -= kd__codec_row_end(b, (*row)++);
     *at = (uint32_t)i;
 }
 
@@ -303,7 +304,7 @@ kd_status kd_codec_select(const kd_codec *c, const void *in, size_t bytes, size_
 
 /* ---- sparse arrays ------------------------------------------------------------------------ */
 
-static bool grow(void *array, size_t count, size_t size)
+bool kd__codec_grow(void *array, size_t count, size_t size)
 {
     void **p = array, *more;
     size_t bytes;
@@ -317,14 +318,15 @@ kd_status kd__sparse_reserve(kd_sparse *s, size_t positions, size_t entries, int
     const size_t t = temperatures ? (size_t)temperatures : 1;
     bool ok = true;
     if (positions + 1 > s->cap || temperatures > s->temperatures) {
-        ok = grow(&s->offset, positions + 1, sizeof(*s->offset)) &&
-             grow(&s->tail, positions * t, sizeof(*s->tail)) &&
-             grow(&s->logz, positions * t, sizeof(*s->logz));
+        ok = kd__codec_grow(&s->offset, positions + 1, sizeof(*s->offset)) &&
+             kd__codec_grow(&s->tail, positions * t, sizeof(*s->tail)) &&
+             kd__codec_grow(&s->logz, positions * t, sizeof(*s->logz));
         s->cap = ok ? positions + 1 : 0;
     }
     if (ok && (entries > s->entry_cap || !s->id)) { // never NULL, also without entries
-        ok = grow(&s->id, entries, sizeof(*s->id)) && grow(&s->value, entries, sizeof(*s->value)) &&
-             grow(&s->exact, entries, sizeof(*s->exact));
+        ok = kd__codec_grow(&s->id, entries, sizeof(*s->id)) &&
+             kd__codec_grow(&s->value, entries, sizeof(*s->value)) &&
+             kd__codec_grow(&s->exact, entries, sizeof(*s->exact));
         s->entry_cap = ok ? entries : 0;
     }
     if (!ok) return kd_fail(err, KD_ENOMEM, "out of memory for %zu sparse targets", entries);

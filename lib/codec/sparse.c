@@ -174,7 +174,7 @@ void kd__picks_rank(const kd_codec *c, kd__entry *e, size_t n, kd__entry *scratc
 typedef struct job {
     const kd_codec *c;
     const kd_codec_block *b;
-    kd__picks picks;
+    kd__picks *picks;
 } job;
 
 static kd_status pick_positions(void *arg, size_t first, size_t last, kd_err *err)
@@ -192,16 +192,16 @@ static kd_status pick_positions(void *arg, size_t first, size_t last, kd_err *er
         st = kd_fail(err, KD_ENOMEM, "out of memory for %zu classes", width);
     kd__codec_place(b, first, &row, &at);
     for (size_t i = first; i < last && !st; i++, at++) {
-        for (; at >= (b->lengths ? b->lengths[row] : b->each); row++) at = 0;
+        for (; at >= kd__codec_row_end(b, row); row++) at = 0;
         if (!kd__softmax_take(&s, b->values + i * width)) {
             st = kd__codec_finite(j->c, b, i, err);
             break;
         }
-        kd__entry *e = j->picks.entry + (j->picks.start[i] = i * state->most);
+        kd__entry *e = j->picks->entry + (j->picks->start[i] = i * state->most);
         if (state->kind->draws) r = kd__draws(j->c->p.seed, b->ids[row], at);
         const size_t n =
-            state->kind->pick(j->c, &s, &r, e, j->picks.codes + i * 2 * state->temperatures, room);
-        j->picks.count[i] = (uint32_t)n;
+            state->kind->pick(j->c, &s, &r, e, j->picks->codes + i * 2 * state->temperatures, room);
+        j->picks->count[i] = (uint32_t)n;
         kd__picks_rank(j->c, e, n, room);
     }
     kd__softmax_release(&s);
@@ -209,23 +209,26 @@ static kd_status pick_positions(void *arg, size_t first, size_t last, kd_err *er
     return st;
 }
 
-kd_status kd__sparse_encode(const kd_codec *c, const kd_codec_block *b, int threads, kd_buf *out, kd_err *err)
+kd_status kd__sparse_pick(kd__picks *p, const kd_codec *c, const kd_codec_block *b, int threads, kd_err *err)
 {
     const kd__sparse_state *s = c->state;
     const size_t n = kd_codec_block_positions(b);
-    job j = {.c = c, .b = b};
-    kd_status st = KD_OK;
+    job j = {.c = c, .b = b, .picks = p};
+    *p = (kd__picks){0};
     if (s->kind->draws && !b->ids)
         return kd_fail(err, KD_EUSAGE, "encoding %s draws at random and needs the ids of the rows",
                        c->ops->info.name);
-    if (!n) return KD_OK;
     // No more than twice the bytes of the logits, because most is at most the width.
-    if (!kd__picks_init(&j.picks, c, n, n * s->most))
-        st = kd_fail(err, KD_ENOMEM, "out of memory for a block of %zu positions", n);
-    if (!st)
-        st =
-            kd__codec_parallel(n, kd_max_size(8, 65536 / (size_t)c->width), threads, pick_positions, &j, err);
-    if (!st) st = kd__picks_write(&j.picks, c, out, err);
-    kd__picks_release(&j.picks);
+    if (!kd__picks_init(p, c, n, n * s->most))
+        return kd_fail(err, KD_ENOMEM, "out of memory for a block of %zu positions", n);
+    return kd__codec_parallel(n, kd_max_size(8, 65536 / (size_t)c->width), threads, pick_positions, &j, err);
+}
+
+kd_status kd__sparse_encode(const kd_codec *c, const kd_codec_block *b, int threads, kd_buf *out, kd_err *err)
+{
+    kd__picks p;
+    kd_status st = kd__sparse_pick(&p, c, b, threads, err);
+    if (!st && p.positions) st = kd__picks_write(&p, c, out, err);
+    kd__picks_release(&p);
     return st;
 }
