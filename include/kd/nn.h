@@ -248,8 +248,8 @@ void kd_exec_run_forward(kd_exec *ex);
  *     {
  *         kd_exec_forward(ex);
  *         kd_head_begin(h, ex, n);
- *         for (at = 0; at < n; at += kd_head_rows(h)) {
- *             z = kd_head_forward(h, row + at, min(n - at, kd_head_rows(h)));
+ *         for (at = 0; at < n; at += KD_HEAD_ROWS) {
+ *             z = kd_head_forward(h, row + at, min(n - at, KD_HEAD_ROWS));
  *             loss(z, kd_head_grad(h));
  *             kd_head_backward(h);
  *         }
@@ -260,6 +260,7 @@ void kd_exec_run_forward(kd_exec *ex);
  * exec's slab, that of what it reads in the exec; rows that nobody asked for have none. Threads and bits: as
  * an exec's. */
 typedef struct kd_head kd_head;
+enum { KD_HEAD_ROWS = 128 }; /* of a piece at most */
 typedef struct kd_head_params {
     kd_node head; /* an output, linear without a bias, a row per token */
     int threads;  /* of the region */
@@ -271,7 +272,6 @@ typedef struct kd_head_params {
 kd_status kd_head_create(kd_head **out, kd_graph *g, const kd_head_params *p, kd_err *err);
 void kd_head_free(kd_head *h); /* NULL-safe */
 size_t kd_head_bytes(const kd_head *h);
-int64_t kd_head_rows(const kd_head *h); /* of a piece at most */
 /* These four by the team. rows: that will be asked for, in all. Reads the weights afresh. */
 void kd_head_begin(kd_head *h, kd_exec *ex, int64_t rows);
 /* (n, words) of n rows of the exec, borrowed until the next call; row: which, each once behind kd_head_begin.

@@ -14,7 +14,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { ROWS = 128, BLOCK = 4096 };
+enum { ROWS = KD_HEAD_ROWS, BLOCK = 4096 };
 
 struct kd_head {
     kd_graph *g;
@@ -147,11 +147,6 @@ void kd_head_free(kd_head *h)
 }
 
 size_t kd_head_bytes(const kd_head *h) { return h->floats * sizeof(float) + kd__team_bytes(h->team); }
-int64_t kd_head_rows(const kd_head *h)
-{
-    (void)h;
-    return ROWS;
-}
 
 /* ---- running ------------------------------------------------------------------------------ */
 
