@@ -29,24 +29,13 @@ typedef struct speaker {
     size_t nends;
 } speaker;
 
-static void add_end(speaker *s, const char *token)
-{
-    uint32_t id;
-    if (token && s->nends < KD_COUNT(s->end) && kd_tokenizer_find(s->tokenizer, token, &id))
-        s->end[s->nends++] = id;
-}
-
 /* What tokenizer_config.json calls the end of a sequence, and the usual ones. */
 static void find_ends(speaker *s)
 {
-    const json_t *file = json_object_get(kd_tokenizer_files(s->tokenizer), "tokenizer_config.json");
-    json_t *config = NULL;
-    if (file) kd_json_parse(&config, json_string_value(file), json_string_length(file), NULL);
-    const json_t *eos = json_object_get(config, "eos_token");
-    add_end(s, json_string_value(json_is_object(eos) ? json_object_get(eos, "content") : eos));
-    add_end(s, "<|endoftext|>");
-    add_end(s, "<|end_of_text|>");
-    json_decref(config);
+    static const char *const usual[] = {"<|endoftext|>", "<|end_of_text|>"};
+    s->nends = kd_tokenizer_special(s->tokenizer, "eos_token", s->end);
+    for (size_t i = 0; i < KD_COUNT(usual); i++)
+        s->nends += kd_tokenizer_find(s->tokenizer, usual[i], &s->end[s->nends]);
 }
 
 static kd_status open_speaker(speaker *s, kd_err *err)
