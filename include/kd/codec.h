@@ -77,6 +77,13 @@ size_t kd_codec_most(const kd_codec *c);
  * values: (n, width). *book: free() it; NULL and 0 for codecs without one. KD_ENUMERIC, KD_ENOMEM. */
 kd_status kd_codec_learn(const char *name, int64_t width, const json_t *params, const float *values, size_t n,
                          void **book, size_t *book_bytes, kd_err *err);
+/* The same from positions that are not there at once. end: as kd_codec_learn; frees l in every case. */
+typedef struct kd_codec_learner kd_codec_learner;
+kd_status kd_codec_learner_open(kd_codec_learner **out, const char *name, int64_t width, const json_t *params,
+                                kd_err *err);
+kd_status kd_codec_learner_add(kd_codec_learner *l, const float *values, size_t n, kd_err *err);
+kd_status kd_codec_learner_end(kd_codec_learner *l, void **book, size_t *book_bytes, kd_err *err);
+void kd_codec_learner_free(kd_codec_learner *l); /* NULL-safe */
 
 /* What is encoded: rows of one chunk. */
 typedef struct kd_codec_block {
@@ -84,12 +91,26 @@ typedef struct kd_codec_block {
     uint32_t rows;           /* of the chunk */
     const uint32_t *lengths; /* (rows) positions of each row; NULL: `each` positions in all of them */
     uint32_t each;
+    uint32_t
+        at; /* with lengths: place of the first value within its row, of which an earlier piece had some */
     const kd_id *ids; /* (rows) key of the random draws; may be NULL for codecs that draw none */
 } kd_codec_block;
 size_t kd_codec_block_positions(const kd_codec_block *b);
 /* Appends the encoded block to out. The bytes do not depend on threads (>= 1). KD_ENUMERIC (a value is not
  * finite: names row, position and class), KD_EUSAGE (ids missing), KD_ENOMEM. */
 kd_status kd_codec_encode(const kd_codec *c, const kd_codec_block *b, int threads, kd_buf *out, kd_err *err);
+
+/* A block of so many positions that their values are not there at once: pieces one behind the other, which
+ * may begin and end within rows (kd_codec_block.lengths then count the positions of this piece). The bytes
+ * are those that kd_codec_encode makes of all of them. Memory: the encoded form and one piece. */
+typedef struct kd_codec_pieces kd_codec_pieces;
+/* c must outlive it. KD_EUNSUPPORTED (int8-channel, whose scales are those of the block), KD_ENOMEM. */
+kd_status kd_codec_begin(kd_codec_pieces **out, const kd_codec *c, kd_err *err);
+/* As kd_codec_encode. After an error what was added before is still there. */
+kd_status kd_codec_add(kd_codec_pieces *p, const kd_codec_block *b, int threads, kd_err *err);
+/* Appends the block to out; the next kd_codec_add begins another one. */
+kd_status kd_codec_end(kd_codec_pieces *p, kd_buf *out, kd_err *err);
+void kd_codec_pieces_free(kd_codec_pieces *p); /* NULL-safe */
 
 /* The dense form, out: (positions, width). Logits come back as they were up to quantisation
  * (KD_SERVES_VALUES), or as log-probabilities (KD_SERVES_SOFTMAX alone). Bytes are not trusted: KD_ECORRUPT.

@@ -191,9 +191,11 @@ typedef struct kd_exec_params {
     const kd_node *keep; /* inference: nodes whose values stay readable like outputs; the others' results do
                             not change by it. Borrowed during create */
     int nkeep;
-    bool kept_only; /* inference: the graph's outputs are not computed unless they are kept */
-    int64_t cache;  /* inference of decoders: tokens whose keys and values are kept, see kd_exec_resume; then
-                       sequences is 1 */
+    bool kept_only;       /* inference: the graph's outputs are not computed unless they are kept */
+    const kd_node *given; /* inference: a node whose value is the caller's (kd_exec_input, kd_exec_borrow), so
+                             that what is before it is not computed; NULL: none. Borrowed during create */
+    int64_t cache; /* inference of decoders: tokens whose keys and values are kept, see kd_exec_resume; then
+                      sequences is 1 */
 } kd_exec_params;
 
 /* KD_ENOMEM, KD_EUNSUPPORTED. The graph must outlive the exec. Each training exec has its own
@@ -203,8 +205,8 @@ void kd_exec_free(kd_exec *ex);
 size_t kd_exec_bytes(const kd_exec *ex);                      /* planned: arena, scratch, gradients */
 void kd_exec_seed(kd_exec *ex, uint64_t seed, uint64_t step); /* for dropout; before forward */
 float *kd_exec_input(kd_exec *ex, kd_node input);             /* (B, ...), to be filled by the caller */
-/* Or: the caller's own memory, all rows of the batch, which is read in place until the next call and not changed
- * meanwhile. By one thread, before forward. */
+/* Or: the caller's own memory, all rows of the batch, which is read in place until the next call and not
+ * changed meanwhile. By one thread, before forward. */
 void kd_exec_borrow(kd_exec *ex, kd_node input, const float *x);
 int32_t *kd_exec_tokens(kd_exec *ex, kd_node tokens); /* (tokens), to be filled: ids in the vocabulary */
 /* Token models: from now on the batch is n sequences, one behind the other; sequence i is made of tokens

@@ -49,7 +49,8 @@
     X(INPUT, input)                                                                                          \
     X(LABEL, label)                                                                                          \
     X(ID, id)                                                                                                \
-    X(SPLIT, split) X(SOURCE, source) X(VIEW, view) X(LOGITS, logits) X(SCORE, score) X(FEATURE, feature)
+    X(SPLIT, split)                                                                                          \
+    X(SOURCE, source) X(VIEW, view) X(LOGITS, logits) X(SCORE, score) X(FEATURE, feature) X(MASK, mask)
 typedef enum kd_role {
     KD_ROLE_NONE = 0,
 #define X(NAME, name) KD_ROLE_##NAME,

@@ -175,27 +175,67 @@ int64_t kd_codec_width(const kd_codec *c) { return c->width; }
 
 size_t kd_codec_most(const kd_codec *c)
 {
-    const uint64_t width = (uint64_t)c->width, kept = (uint64_t)c->p.k + (uint64_t)c->p.n; // 0 where it has none
+    const uint64_t width = (uint64_t)c->width,
+                   kept = (uint64_t)c->p.k + (uint64_t)c->p.n; // 0 where it has none
     return (size_t)(c->ops->info.sparse && kept < width ? kept : width);
+}
+
+struct kd_codec_learner {
+    kd_codec *c;
+    double *mean; /* (width) NULL: the codec has no codebook */
+};
+
+kd_status kd_codec_learner_open(kd_codec_learner **out, const char *name, int64_t width, const json_t *params,
+                                kd_err *err)
+{
+    kd_codec_learner *l = *out = calloc(1, sizeof *l);
+    if (!l) return kd_fail(err, KD_ENOMEM, "out of memory");
+    kd_status st = kd_codec_open(&l->c, name, width, params, NULL, 0, err);
+    if (!st && l->c->ops->learn && !(l->mean = calloc((size_t)width, sizeof *l->mean)))
+        st = kd_fail(err, KD_ENOMEM, "out of memory for %lld classes", (long long)width);
+    if (!st) return KD_OK;
+    kd_codec_learner_free(l);
+    *out = NULL;
+    return st;
+}
+
+kd_status kd_codec_learner_add(kd_codec_learner *l, const float *values, size_t n, kd_err *err)
+{
+    return l->mean ? l->c->ops->learn(l->c, values, n, l->mean, err) : KD_OK;
+}
+
+kd_status kd_codec_learner_end(kd_codec_learner *l, void **book, size_t *book_bytes, kd_err *err)
+{
+    kd_buf b = {0};
+    *book = NULL;
+    *book_bytes = 0;
+    kd_status st = l->mean ? l->c->ops->book(l->c, l->mean, &b, err) : KD_OK;
+    if (!st && b.failed) st = kd_fail(err, KD_ENOMEM, "out of memory");
+    if (!st) *book = b.text, *book_bytes = b.len, b.text = NULL;
+    kd_buf_release(&b);
+    kd_codec_learner_free(l);
+    return st;
+}
+
+void kd_codec_learner_free(kd_codec_learner *l)
+{
+    if (!l) return;
+    kd_codec_close(l->c);
+    free(l->mean);
+    free(l);
 }
 
 kd_status kd_codec_learn(const char *name, int64_t width, const json_t *params, const float *values, size_t n,
                          void **book, size_t *book_bytes, kd_err *err)
 {
-    kd_codec *c;
-    kd_buf b = {0};
+    kd_codec_learner *l;
     *book = NULL;
     *book_bytes = 0;
-    kd_status st = kd_codec_open(&c, name, width, params, NULL, 0, err);
+    kd_status st = kd_codec_learner_open(&l, name, width, params, err);
     if (st) return st;
-    if (c->ops->learn && !(st = c->ops->learn(c, values, n, &b, err))) {
-        if (b.failed)
-            st = kd_fail(err, KD_ENOMEM, "out of memory");
-        else
-            *book = b.text, *book_bytes = b.len, b.text = NULL;
-    }
-    kd_buf_release(&b);
-    kd_codec_close(c);
+    if (!(st = kd_codec_learner_add(l, values, n, err)))
+        return kd_codec_learner_end(l, book, book_bytes, err);
+    kd_codec_learner_free(l);
     return st;
 }
 
@@ -233,7 +273,7 @@ void kd__codec_place(const kd_codec_block *b, size_t i, uint32_t *row, uint32_t 
         *at = (uint32_t)(i % b->each);
         return;
     }
-    while (i >= b->lengths[*row]) i -= b->lengths[(*row)++];
+    for (i += b->at; i >= kd__codec_row_end(b, *row);) i -= kd__codec_row_end(b, (*row)++);
     *at = (uint32_t)i;
 }
 
@@ -303,7 +343,7 @@ kd_status kd_codec_select(const kd_codec *c, const void *in, size_t bytes, size_
 
 /* ---- sparse arrays ------------------------------------------------------------------------ */
 
-static bool grow(void *array, size_t count, size_t size)
+bool kd__codec_grow(void *array, size_t count, size_t size)
 {
     void **p = array, *more;
     size_t bytes;
@@ -317,14 +357,15 @@ kd_status kd__sparse_reserve(kd_sparse *s, size_t positions, size_t entries, int
     const size_t t = temperatures ? (size_t)temperatures : 1;
     bool ok = true;
     if (positions + 1 > s->cap || temperatures > s->temperatures) {
-        ok = grow(&s->offset, positions + 1, sizeof(*s->offset)) &&
-             grow(&s->tail, positions * t, sizeof(*s->tail)) &&
-             grow(&s->logz, positions * t, sizeof(*s->logz));
+        ok = kd__codec_grow(&s->offset, positions + 1, sizeof(*s->offset)) &&
+             kd__codec_grow(&s->tail, positions * t, sizeof(*s->tail)) &&
+             kd__codec_grow(&s->logz, positions * t, sizeof(*s->logz));
         s->cap = ok ? positions + 1 : 0;
     }
     if (ok && (entries > s->entry_cap || !s->id)) { // never NULL, also without entries
-        ok = grow(&s->id, entries, sizeof(*s->id)) && grow(&s->value, entries, sizeof(*s->value)) &&
-             grow(&s->exact, entries, sizeof(*s->exact));
+        ok = kd__codec_grow(&s->id, entries, sizeof(*s->id)) &&
+             kd__codec_grow(&s->value, entries, sizeof(*s->value)) &&
+             kd__codec_grow(&s->exact, entries, sizeof(*s->exact));
         s->entry_cap = ok ? entries : 0;
     }
     if (!ok) return kd_fail(err, KD_ENOMEM, "out of memory for %zu sparse targets", entries);

@@ -2,7 +2,8 @@
  *
  * Reading order: codec.c (names, parameters, dispatch), exact.c (exponential and logarithm), then one
  * file per codec, each with its layout on top: int8.c, log_steps.c (dense); weights.c (softmax and draws),
- * rank_gaps.c (how entries are written), topk.c, sample.c, head_tail.c (sparse).
+ * rank_gaps.c (how entries are written), topk.c, sample.c, head_tail.c (sparse); pieces.c (blocks piece by
+ * piece).
  */
 #ifndef KD_CODEC_PRIVATE_H
 #define KD_CODEC_PRIVATE_H
@@ -27,8 +28,13 @@ typedef struct kd__codec {
     /* Checks the parameters and the codebook, makes tables; NULL: nothing to do. c->state: free() frees it.
      */
     kd_status (*open)(kd_codec *c, kd_err *err);
-    kd_status (*learn)(const kd_codec *c, const float *values, size_t n, kd_buf *book, kd_err *err);
+    /* Adds n positions to mean (width), from which the codebook is made; NULL: there is none. */
+    kd_status (*learn)(const kd_codec *c, const float *values, size_t n, double *mean, kd_err *err);
+    kd_status (*book)(const kd_codec *c, const double *mean, kd_buf *book, kd_err *err);
     kd_status (*encode)(const kd_codec *c, const kd_codec_block *b, int threads, kd_buf *out, kd_err *err);
+    /* Byte planes of a number a position that a dense codec's block begins with, before the codes of the
+     * positions one behind the other; 0: it is laid out in another way. */
+    size_t head;
     /* From sparse targets; NULL: the codec cannot. */
     kd_status (*encode_sparse)(const kd_codec *c, const kd_sparse *s, kd_buf *out, kd_err *err);
     /* One of these two. */
@@ -70,10 +76,18 @@ kd_status kd__codec_parallel(size_t n, size_t piece, int threads,
                              kd_err *err);
 /* Row and position within the row of the position at index i of a block. lengths may hold zeros. */
 void kd__codec_place(const kd_codec_block *b, size_t i, uint32_t *row, uint32_t *at);
+/* Where this block's part of a row ends within the row. */
+static inline size_t kd__codec_row_end(const kd_codec_block *b, uint32_t row)
+{
+    return b->lengths ? (row ? 0 : (size_t)b->at) + b->lengths[row] : b->each;
+}
 /* KD_ENUMERIC unless all (width) values of position i are finite. */
 kd_status kd__codec_finite(const kd_codec *c, const kd_codec_block *b, size_t i, kd_err *err);
 /* Makes out longer by so many bytes, not set, and gives their place; NULL: out of memory. (codec.c) */
 uint8_t *kd__codec_room(kd_buf *out, size_t bytes);
+/* Makes *array, an array of (count) things of so many bytes, larger; false: out of memory, it is as it was.
+ */
+bool kd__codec_grow(void *array, size_t count, size_t size);
 /* Floats as integers of the same order: infinities and NaNs lie beyond all finite numbers, -0 before 0. */
 static inline int32_t kd__key_of(float v)
 {
@@ -170,7 +184,8 @@ typedef struct kd__sparse_state {
 kd_status kd__sparse_open(kd_codec *c, const kd__sparse_kind *kind, int64_t most, size_t number_bytes,
                           kd_err *err);
 /* The hooks that they share. */
-kd_status kd__sparse_learn(const kd_codec *c, const float *values, size_t n, kd_buf *book, kd_err *err);
+kd_status kd__sparse_learn(const kd_codec *c, const float *values, size_t n, double *mean, kd_err *err);
+kd_status kd__sparse_book(const kd_codec *c, const double *mean, kd_buf *book, kd_err *err);
 kd_status kd__sparse_encode(const kd_codec *c, const kd_codec_block *b, int threads, kd_buf *out,
                             kd_err *err);
 kd_status kd__sparse_decode(const kd_codec *c, const uint8_t *in, size_t bytes, size_t positions,
@@ -182,8 +197,9 @@ kd_status kd__sparse_twin(const kd_codec *c, const uint8_t *in, size_t bytes, si
                           kd_sparse *out, kd_err *err);
 
 #define KD__SPARSE_HOOKS                                                                                     \
-    .learn = kd__sparse_learn, .encode = kd__sparse_encode, .sparse = kd__sparse_decode,                     \
-    .check = kd__sparse_check, .select = kd__sparse_select, .sparse_twin = kd__sparse_twin
+    .learn = kd__sparse_learn, .book = kd__sparse_book, .encode = kd__sparse_encode,                         \
+    .sparse = kd__sparse_decode, .check = kd__sparse_check, .select = kd__sparse_select,                     \
+    .sparse_twin = kd__sparse_twin
 
 /* The mass that a tail code stands for. (topk.c) */
 float kd__tail_of(uint16_t code);
@@ -199,6 +215,8 @@ typedef struct kd__picks {
 /* Room for so many positions and entries; false: out of memory. Release in any case. */
 bool kd__picks_init(kd__picks *p, const kd_codec *c, size_t positions, size_t entries);
 void kd__picks_release(kd__picks *p);
+/* Entries of all positions of a block. Release in any case. */
+kd_status kd__sparse_pick(kd__picks *p, const kd_codec *c, const kd_codec_block *b, int threads, kd_err *err);
 /* Ids to ranks, sorted. scratch: (n) */
 void kd__picks_rank(const kd_codec *c, kd__entry *e, size_t n, kd__entry *scratch);
 /* Appends the block. */

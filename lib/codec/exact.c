@@ -4,8 +4,9 @@
 
 double kd_codec_exp(double x) { return kd__exp(x); }
 
-/* x = 2^k m with sqrt(1/2) <= m < sqrt(2), f = m - 1, s = f / (2 + f): ln(1 + f) = 2 atanh(s) is s times an even
- * polynomial. Coefficients and the order of the last sum as in fdlibm's e_log.c (Sun Microsystems, 1993). */
+/* x = 2^k m with sqrt(1/2) <= m < sqrt(2), f = m - 1, s = f / (2 + f): ln(1 + f) = 2 atanh(s) is s times an
+ * even polynomial. Coefficients and the order of the last sum as in fdlibm's e_log.c (Sun Microsystems,
+ * 1993). */
 double kd_codec_log(double x)
 {
     static const double c[] = {0x1.5555555555593p-1, 0x1.999999997fa04p-2, 0x1.2492494229359p-2,

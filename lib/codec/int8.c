@@ -315,6 +315,7 @@ const kd__codec kd__codec_int8 = {
              .serves = KD_SERVES_VALUES | KD_SERVES_SOFTMAX,
              .params = "",
              .summary = "one byte a number: 255 steps between the smallest and the largest of each position"},
+    .head = 8,
     .encode = encode,
     .decode = decode,
     .check = check,

@@ -53,14 +53,14 @@ kd_status kd__sparse_open(kd_codec *c, const kd__sparse_kind *kind, int64_t most
     return read_book(c, s->maps, s->maps + width, err);
 }
 
-typedef struct mean {
+typedef struct mean_of {
     double p;
     uint32_t id;
-} mean;
+} mean_of;
 
 static int by_falling_mean(const void *a, const void *b)
 {
-    const mean *x = a, *y = b;
+    const mean_of *x = a, *y = b;
     return x->p != y->p ? (x->p < y->p ? 1 : -1) : (x->id > y->id) - (x->id < y->id);
 }
 
@@ -69,7 +69,7 @@ static int by_falling_mean(const void *a, const void *b)
  * but the codebook takes 32 KiB and 16 KiB instead of 96 KiB (measured). */
 enum { MOST_LISTED = 8192 };
 
-static void put_book(const mean *m, size_t width, kd_buf *book)
+static void put_book(const mean_of *m, size_t width, kd_buf *book)
 {
     const size_t bytes = id_bytes((int64_t)width);
     size_t n = width - 1;
@@ -84,17 +84,14 @@ static void put_book(const mean *m, size_t width, kd_buf *book)
         for (size_t k = 0; k < bytes; k++) to[k * n + r] = (uint8_t)(m[r].id >> 8 * k);
 }
 
-kd_status kd__sparse_learn(const kd_codec *c, const float *values, size_t n, kd_buf *book, kd_err *err)
+kd_status kd__sparse_learn(const kd_codec *c, const float *values, size_t n, double *mean, kd_err *err)
 {
     const size_t width = (size_t)c->width;
     const kd_codec_block b = {.values = values, .rows = (uint32_t)n, .each = 1};
     kd__softmax s;
     kd_status st = KD_OK;
     double w[KD__BLOCK];
-    mean *m = calloc(width, sizeof *m);
-    if (!kd__softmax_init(&s, c->width) || !m)
-        st = kd_fail(err, KD_ENOMEM, "out of memory for %zu classes", width);
-    for (size_t i = 0; i < width && !st; i++) m[i].id = (uint32_t)i;
+    if (!kd__softmax_init(&s, c->width)) st = kd_fail(err, KD_ENOMEM, "out of memory for %zu classes", width);
     for (size_t i = 0; i < n && !st; i++) {
         if (!kd__softmax_take(&s, values + i * width)) {
             st = kd__codec_finite(c, &b, i, err);
@@ -103,16 +100,23 @@ kd_status kd__sparse_learn(const kd_codec *c, const float *values, size_t n, kd_
         kd__softmax_at(&s, 1);
         for (size_t k = 0; k < width; k += KD__BLOCK) {
             kd__softmax_block(&s, k / KD__BLOCK, w);
-            for (size_t j = k; j < kd_min_size(k + KD__BLOCK, width); j++) m[j].p += w[j - k] / s.total;
+            for (size_t j = k; j < kd_min_size(k + KD__BLOCK, width); j++) mean[j] += w[j - k] / s.total;
         }
     }
-    if (!st) {
-        qsort(m, width, sizeof *m, by_falling_mean);
-        put_book(m, width, book);
-    }
     kd__softmax_release(&s);
-    free(m);
     return st;
+}
+
+kd_status kd__sparse_book(const kd_codec *c, const double *mean, kd_buf *book, kd_err *err)
+{
+    const size_t width = (size_t)c->width;
+    mean_of *m = calloc(width, sizeof *m);
+    if (!m) return kd_fail(err, KD_ENOMEM, "out of memory for %zu classes", width);
+    for (size_t i = 0; i < width; i++) m[i] = (mean_of){mean[i], (uint32_t)i};
+    qsort(m, width, sizeof *m, by_falling_mean);
+    put_book(m, width, book);
+    free(m);
+    return KD_OK;
 }
 
 /* ---- sorting ------------------------------------------------------------------------------ */
@@ -174,7 +178,7 @@ void kd__picks_rank(const kd_codec *c, kd__entry *e, size_t n, kd__entry *scratc
 typedef struct job {
     const kd_codec *c;
     const kd_codec_block *b;
-    kd__picks picks;
+    kd__picks *picks;
 } job;
 
 static kd_status pick_positions(void *arg, size_t first, size_t last, kd_err *err)
@@ -192,16 +196,16 @@ static kd_status pick_positions(void *arg, size_t first, size_t last, kd_err *er
         st = kd_fail(err, KD_ENOMEM, "out of memory for %zu classes", width);
     kd__codec_place(b, first, &row, &at);
     for (size_t i = first; i < last && !st; i++, at++) {
-        for (; at >= (b->lengths ? b->lengths[row] : b->each); row++) at = 0;
+        for (; at >= kd__codec_row_end(b, row); row++) at = 0;
         if (!kd__softmax_take(&s, b->values + i * width)) {
             st = kd__codec_finite(j->c, b, i, err);
             break;
         }
-        kd__entry *e = j->picks.entry + (j->picks.start[i] = i * state->most);
+        kd__entry *e = j->picks->entry + (j->picks->start[i] = i * state->most);
         if (state->kind->draws) r = kd__draws(j->c->p.seed, b->ids[row], at);
         const size_t n =
-            state->kind->pick(j->c, &s, &r, e, j->picks.codes + i * 2 * state->temperatures, room);
-        j->picks.count[i] = (uint32_t)n;
+            state->kind->pick(j->c, &s, &r, e, j->picks->codes + i * 2 * state->temperatures, room);
+        j->picks->count[i] = (uint32_t)n;
         kd__picks_rank(j->c, e, n, room);
     }
     kd__softmax_release(&s);
@@ -209,23 +213,26 @@ static kd_status pick_positions(void *arg, size_t first, size_t last, kd_err *er
     return st;
 }
 
-kd_status kd__sparse_encode(const kd_codec *c, const kd_codec_block *b, int threads, kd_buf *out, kd_err *err)
+kd_status kd__sparse_pick(kd__picks *p, const kd_codec *c, const kd_codec_block *b, int threads, kd_err *err)
 {
     const kd__sparse_state *s = c->state;
     const size_t n = kd_codec_block_positions(b);
-    job j = {.c = c, .b = b};
-    kd_status st = KD_OK;
+    job j = {.c = c, .b = b, .picks = p};
+    *p = (kd__picks){0};
     if (s->kind->draws && !b->ids)
         return kd_fail(err, KD_EUSAGE, "encoding %s draws at random and needs the ids of the rows",
                        c->ops->info.name);
-    if (!n) return KD_OK;
     // No more than twice the bytes of the logits, because most is at most the width.
-    if (!kd__picks_init(&j.picks, c, n, n * s->most))
-        st = kd_fail(err, KD_ENOMEM, "out of memory for a block of %zu positions", n);
-    if (!st)
-        st =
-            kd__codec_parallel(n, kd_max_size(8, 65536 / (size_t)c->width), threads, pick_positions, &j, err);
-    if (!st) st = kd__picks_write(&j.picks, c, out, err);
-    kd__picks_release(&j.picks);
+    if (!kd__picks_init(p, c, n, n * s->most))
+        return kd_fail(err, KD_ENOMEM, "out of memory for a block of %zu positions", n);
+    return kd__codec_parallel(n, kd_max_size(8, 65536 / (size_t)c->width), threads, pick_positions, &j, err);
+}
+
+kd_status kd__sparse_encode(const kd_codec *c, const kd_codec_block *b, int threads, kd_buf *out, kd_err *err)
+{
+    kd__picks p;
+    kd_status st = kd__sparse_pick(&p, c, b, threads, err);
+    if (!st && p.positions) st = kd__picks_write(&p, c, out, err);
+    kd__picks_release(&p);
     return st;
 }

@@ -29,6 +29,9 @@ kd_status kd_exec_create(kd_exec **out, kd_graph *g, const kd_exec_params *p, kd
         if (p->training || p->keep[i] < 0 || p->keep[i] >= g->nodes)
             return kd_fail(err, KD_EUSAGE, "node %d cannot be kept: %s", p->keep[i],
                            p->training ? "only in inference" : "there is no such node");
+    if (p->given && (p->training || *p->given < 0 || *p->given >= g->nodes))
+        return kd_fail(err, KD_EUSAGE, "the value of node %d cannot be given: %s", *p->given,
+                       p->training ? "only in inference" : "there is no such node");
     kd_status st = kd_nn_check_precision(p->precision, err);
     if (st) return st;
     kd_exec *ex = calloc(1, sizeof *ex);
@@ -48,8 +51,9 @@ kd_status kd_exec_create(kd_exec **out, kd_graph *g, const kd_exec_params *p, kd
     if (!ex->state || !ex->order)
         st = kd_fail(err, KD_ENOMEM, "out of memory for the plan of %d layers", g->nodes);
     for (int i = 0; !st && i < g->nodes; i++) ex->state[i].n = &g->node[i];
+    if (!st && p->given) ex->state[kd__graph_root(g, *p->given)].given = true;
     if (!st) st = kd__exec_plan(ex, err);
-    ex->p.keep = NULL; // was borrowed
+    ex->p.keep = ex->p.given = NULL; // were borrowed
     if (st)
         kd_exec_free(ex);
     else
@@ -190,7 +194,7 @@ static void run(kd_exec *ex, bool backward)
 {
     for (int i = 0; i < ex->steps; i++) {
         kd__state *s = &ex->state[ex->order[backward ? ex->steps - 1 - i : i]];
-        if (!backward || s->has_backward) run_op(ex, s, backward);
+        if (backward ? s->has_backward : !s->given) run_op(ex, s, backward);
     }
 }
 

@@ -78,7 +78,8 @@ static void find_order(planning *p)
             p->output[kd__graph_root(g, i)] = true;
             p->step[kd__graph_root(g, i)] = 0;
         }
-        for (int k = 0; p->step[i] >= 0 && k < g->node[i].nin; k++) p->step[input_of(g, i, k)] = 0;
+        const int nin = ex->state[i].given ? 0 : g->node[i].nin;
+        for (int k = 0; p->step[i] >= 0 && k < nin; k++) p->step[input_of(g, i, k)] = 0;
     }
     for (int i = 0; i < g->nodes; i++)
         if (p->step[i] >= 0) {
@@ -162,7 +163,7 @@ static void add_node(planning *p, kd_node n)
     const kd__state *s = &ex->state[n];
     const kd__node_info *info = s->n;
     const size_t floats = kd__node_rows_planned(ex, info) * info->size;
-    const bool input = !info->nin, output = p->output[n], back = p->grad[n];
+    const bool input = !info->nin || s->given, output = p->output[n], back = p->grad[n];
     const int now = p->step[n], later = backward_of(p, n), end = the_end(p);
     const bool after = info->op == &kd__op_batchnorm && s->prev; // its loops in backward run in that one's
     const int done = after ? backward_of(p, input_of(ex->g, n, 0)) : later;
@@ -178,7 +179,7 @@ static void add_node(planning *p, kd_node n)
     if (back || (output && ex->p.training)) // its first writer will come to light below
         p->at[n].dy = new_buffer(p, convolves(info) && s->next ? 0 : floats, output ? ex->steps : later,
                                  input ? end : done);
-    for (int k = 0; k < info->nin; k++) {
+    for (int k = 0; k < info->nin && !s->given; k++) {
         const places *x = &p->at[input_of(ex->g, n, k)];
         buffer *y = &p->buf[x->y];
         const int read = back && info->op->backward_reads_x ? later : now;
@@ -204,6 +205,7 @@ static void share_values(planning *p)
     kd_exec *ex = p->ex;
     for (int s = 0; s < ex->steps; s++) {
         const kd_node n = ex->order[s];
+        if (ex->state[n].given) continue;
         for (int k = 0; ex->g->node[n].op->inplace && k < ex->g->node[n].nin; k++) {
             const int x = p->at[input_of(ex->g, n, k)].y;
             if (p->buf[x].to != s || p->buf[x].floats != p->buf[p->at[n].y].floats) continue;
@@ -294,7 +296,7 @@ static void connect(planning *p, size_t shared_at)
         s->dy = address(p, p->at[n].dy);
         s->keep = address(p, p->at[n].keep);
         s->shared = ex->arena + shared_at;
-        for (int k = 0; k < s->n->nin; k++) {
+        for (int k = 0; k < s->n->nin && !s->given; k++) {
             const places *x = &p->at[input_of(g, n, k)];
             s->x[k] = address(p, x->y);
             s->dx[k] = s->want_dx[k] ? address(p, x->dy) : NULL;
@@ -360,7 +362,7 @@ kd_status kd__exec_plan(kd_exec *ex, kd_err *err)
     }
     for (int i = 0; i < ex->steps && !st; i++) {
         kd__state *s = &ex->state[ex->order[i]];
-        if (s->n->op->plan) st = s->n->op->plan(ex, s, err);
+        if (s->n->op->plan && !s->given) st = s->n->op->plan(ex, s, err);
     }
     if (!st) st = plan_memory(&p, err);
     free(p.step);

@@ -69,6 +69,7 @@ typedef struct kd__state {
     bool want_dx[KD_MAX_INPUTS]; /* training, and the input leads to parameters */
     bool add[KD_MAX_INPUTS];
     bool has_backward; /* it or a node before it has parameters */
+    bool given;        /* its value is the caller's: it does not run, and what is before it neither */
     /* Training, a convolution and a batch norm of which the second alone reads the first, in either order:
      * the convolution's slices run the batch norm's loops (kd__bn_*). NULL elsewhere. */
     struct kd__state *prev, *next;

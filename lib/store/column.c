@@ -141,6 +141,8 @@ static const char *column_fault(const kd_column *c)
         return "the role id needs u8 with shape [16]";
     if (c->role == KD_ROLE_SPLIT && (c->dtype != KD_U8 || c->ndims != 0))
         return "the role split needs one u8 a row";
+    if (c->role == KD_ROLE_MASK && (c->dtype != KD_U8 || c->ndims != 1 || c->dims[0] != -1))
+        return "the role mask needs u8 with shape [-1]";
     return NULL;
 }
 

@@ -215,6 +215,7 @@ def what_cannot_be_is_refused_by_name():
             (kdstore.Usage, "step is 2", COLUMNS + [c("y", "logits", shape=(3,), encoding="log8:step=2")]),
             (kdstore.Usage, "needs dtype f32", COLUMNS + [c("y", "logits", "f16", (3,), "int8")]),
             (kdstore.Usage, "filter exponent needs dtype bf16", COLUMNS + [c("y", "input", "f16", filter="exponent")]),
+            (kdstore.Usage, "the role mask needs u8", COLUMNS + [c("y", "mask", "u8")]),
             (kdstore.Usage, "zstd level 22", COLUMNS + [c("y", "input", level=22)])):
         refused(kind, text, kdstore.create, str(scratch / "wrong.kd"), wrong)
     with_half = kdstore.create(str(scratch / "half16.kd"), COLUMNS[:2] + [c("h", "logits", "f16", (2,))])

@@ -118,6 +118,71 @@ static void the_document_shows_these_bytes(void **state)
 
 /* ---- all of them -------------------------------------------------------------------------- */
 
+/* Rows of 0, 1, 2, ... positions, added so many positions at a time. */
+static void pieces_give_the_block(const kd_codec *c, const float *values, const uint32_t *lengths,
+                                  const kd_id *ids, uint32_t rows, size_t step)
+{
+    const kd_codec_block whole = {.values = values, .rows = rows, .lengths = lengths, .ids = ids};
+    const size_t n = kd_codec_block_positions(&whole);
+    kd_codec_pieces *p;
+    kd_buf want = {0}, got = {0};
+    OK(kd_codec_encode(c, &whole, 1, &want, err));
+    OK(kd_codec_begin(&p, c, err));
+    for (int round = 0; round < 2; round++) { // the second block of the same pieces
+        uint32_t row = 0, at = 0;
+        for (size_t i = 0; i < n; i += step) {
+            const size_t end = kd_min_size(n, i + step);
+            uint32_t part[64], many = 0;
+            for (; at == lengths[row]; row++) at = 0;
+            const uint32_t first = row, begun = at;
+            for (size_t k = i; k < end; many++) {
+                part[many] = (uint32_t)kd_min_size(end - k, lengths[row] - at);
+                k += part[many];
+                at += part[many];
+                if (k < end) row++, at = 0;
+            }
+            OK(kd_codec_add(p,
+                            &(kd_codec_block){.values = values + i * (size_t)kd_codec_width(c),
+                                              .rows = many,
+                                              .lengths = part,
+                                              .at = begun,
+                                              .ids = ids + first},
+                            1 + (int)(i % 3), err));
+        }
+        got.len = 0;
+        OK(kd_codec_end(p, &got, err));
+        same_bytes(&want, &got);
+    }
+    kd_codec_pieces_free(p);
+    kd_buf_release(&want);
+    kd_buf_release(&got);
+}
+
+static void a_block_can_be_made_piece_by_piece(void **state)
+{
+    (void)state;
+    static const char *const dense[] = {"int8", "log8", "log6"};
+    enum { ROWS = 30, WIDTH = 300 };
+    uint32_t lengths[ROWS];
+    kd_id ids[ROWS];
+    size_t n = 0;
+    for (uint32_t i = 0; i < ROWS; i++) n += lengths[i] = i % 7, ids[i] = id_of(i);
+    float *v = teacher(n, WIDTH, 8);
+    for (size_t k = 0; k < KD_COUNT(all) + KD_COUNT(dense); k++) {
+        kd_codec *c =
+            k < KD_COUNT(all) ? opened_ranked(all[k], WIDTH) : opened(dense[k - KD_COUNT(all)], WIDTH);
+        const size_t steps[] = {1, 5, 16, n, n + 9};
+        for (size_t i = 0; i < KD_COUNT(steps); i++)
+            pieces_give_the_block(c, v, lengths, ids, ROWS, steps[i]);
+        kd_codec_close(c);
+    }
+    kd_codec_pieces *p;
+    kd_codec *c = opened("int8-channel", WIDTH);
+    FAILS(kd_codec_begin(&p, c, err), KD_EUNSUPPORTED, "a whole block at once");
+    kd_codec_close(c);
+    free(v);
+}
+
 static void bytes_do_not_depend_on_threads(void **state)
 {
     (void)state;
@@ -461,6 +526,7 @@ static void a_learned_codebook_makes_blocks_smaller(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_block_can_be_made_piece_by_piece),
         cmocka_unit_test(blocks_have_the_documented_bytes),
         cmocka_unit_test(the_document_shows_these_bytes),
         cmocka_unit_test(bytes_do_not_depend_on_threads),

@@ -100,6 +100,43 @@ static void hidden_states_can_be_kept(void **state)
     close_golden(&g);
 }
 
+/* The body as one exec, the head as another in pieces of 7 tokens: the bits of both at once. */
+static void a_head_can_be_run_apart_in_pieces(void **state)
+{
+    (void)state;
+    golden g;
+    open_golden(&g, "llama", "llama");
+    const kd_node norm = kd_graph_find(g.m->graph, "norm");
+    const size_t width = kd_graph_node_size(g.m->graph, norm), vocab = (size_t)g.m->spec.vocab;
+    const kd_exec_params all = {.batch = 80, .sequences = 9, .threads = 2, .fixed = true},
+                         first = {.batch = 80,
+                                  .sequences = 9,
+                                  .threads = 2,
+                                  .keep = &norm,
+                                  .nkeep = 1,
+                                  .kept_only = true},
+                         last = {.batch = 7, .threads = 2, .fixed = true, .given = &norm};
+    kd_exec *whole = fed(&g, &all), *body = fed(&g, &first), *head;
+    OK(kd_exec_create(&head, g.m->graph, &last, err));
+    kd_exec_run_forward(whole);
+    kd_exec_run_forward(body);
+    const size_t rows = (size_t)kd_exec_rows(body, norm);
+    const float *want = kd_exec_value(whole, g.m->logits), *hidden = kd_exec_value(body, norm);
+    const uint64_t each[] = {0, 1, 2, 3, 4, 5, 6, 7};
+    for (size_t at = 0, n; at < rows; at += n) {
+        n = kd_min_size(7, rows - at);
+        OK(kd_exec_sequences(head, each, (int64_t)n, err));
+        kd_exec_borrow(head, norm, hidden + at * width);
+        kd_exec_run_forward(head);
+        assert_memory_equal(kd_exec_value(head, g.m->logits), want + at * vocab, n * vocab * sizeof *want);
+    }
+    assert_true(kd_exec_bytes(head) < kd_exec_bytes(body));
+    kd_exec_free(whole);
+    kd_exec_free(body);
+    kd_exec_free(head);
+    close_golden(&g);
+}
+
 static void a_gguf_file_computes_what_pytorch_computes_with_its_weights(void **state)
 {
     (void)state;
@@ -392,6 +429,7 @@ int main(void)
         cmocka_unit_test(a_step_of_each_decoder_equals_pytorch),
         cmocka_unit_test(the_twins_equal_pytorch),
         cmocka_unit_test(hidden_states_can_be_kept),
+        cmocka_unit_test(a_head_can_be_run_apart_in_pieces),
         cmocka_unit_test(a_gguf_file_computes_what_pytorch_computes_with_its_weights),
         cmocka_unit_test(the_bits_of_a_step_do_not_depend_on_threads),
         cmocka_unit_test(a_sequence_that_grows_has_the_bits_of_one_pass),

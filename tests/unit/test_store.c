@@ -424,6 +424,9 @@ static void wrong_columns_are_refused(void **state)
     snprintf(c[2].filter, sizeof(c[2].filter), "exponent");
     FAILS(kd_store_create(&w, path, c, 4, NULL, &p, err), KD_EUSAGE, "needs dtype bf16, not u8");
     fx_columns(c);
+    c[3].role = KD_ROLE_MASK;
+    FAILS(kd_store_create(&w, path, c, 4, NULL, &p, err), KD_EUSAGE, "the role mask needs u8 with shape [-1]");
+    fx_columns(c);
     c[2].dims[0] = c[2].dims[1] = 1 << 20;
     FAILS(kd_store_create(&w, path, c, 4, NULL, &p, err), KD_EUSAGE, "1 GiB");
     fx_columns(c);

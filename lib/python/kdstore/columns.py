@@ -16,7 +16,7 @@ MAX_CHUNK_ROWS = 65536
 MAX_COLUMNS = 256
 MAX_SEGMENTS = 256
 
-ROLES = ("input", "label", "id", "split", "source", "view", "logits", "score", "feature")
+ROLES = ("input", "label", "id", "split", "source", "view", "logits", "score", "feature", "mask")
 SPLITS = ("train", "valid", "test")
 DTYPES = ("u8", "i8", "u16", "i16", "u32", "i32", "u64", "i64", "f16", "bf16", "f32", "f64")  # codes from 1
 _NUMPY = dict(zip(DTYPES, ("u1", "i1", "<u2", "<i2", "<u4", "<i4", "<u8", "<i8", "<f2", "<u2", "<f4", "<f8")))
@@ -145,6 +145,8 @@ def _fault(c):
         return "the role id needs u8 with shape [16]"
     if c.role == "split" and (c.dtype != "u8" or c.shape != ()):
         return "the role split needs one u8 a row"
+    if c.role == "mask" and (c.dtype != "u8" or c.shape != (-1,)):
+        return "the role mask needs u8 with shape [-1]"
     return None
 
 
