@@ -100,9 +100,11 @@ static kd_status speak(speaker *s, kd_buf *said, kd_err *err)
     kd_decode_state state = {0};
     kd_buf out = {0};
     kd_status st = KD_OK;
+    const uint32_t *seen;
+    const size_t begin = kd_generator_seen(s->generator, &seen);
     const double start = kd_now();
     for (int64_t i = 0; i < s->o->tokens && !st && !kd_stop_requested; i++) {
-        const uint32_t *seen, id = kd_generator_draw(s->generator, &how);
+        const uint32_t id = kd_generator_draw(s->generator, &how);
         if (ends(s, id)) break;
         const size_t before = out.len, n = kd_generator_seen(s->generator, &seen);
         if ((st = kd_decode_next(s->tokenizer, &state, id, false, &out, err))) break;
@@ -118,8 +120,10 @@ static kd_status speak(speaker *s, kd_buf *said, kd_err *err)
     if (st == KD_ELIMIT) st = KD_OK; // the room is full: that is where the text ends
     if (!st && said) kd_buf_append(said, out.text ? out.text : "", out.len);
     if (!st && s->c->common.json) {
-        json_t *text = json_stringn(out.text ? out.text : "", out.len);
-        st = print_line(json_pack("{s:o}", "text", text), err);
+        json_t *text = json_stringn(out.text ? out.text : "", out.len), *ids = json_array();
+        const size_t end = kd_generator_seen(s->generator, &seen);
+        for (size_t i = begin; i < end; i++) json_array_append_new(ids, json_integer(seen[i]));
+        st = print_line(json_pack("{s:o, s:o}", "text", text, "tokens", ids), err);
     } else if (!st) {
         putchar('\n');
     }
