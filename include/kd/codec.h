@@ -77,6 +77,13 @@ size_t kd_codec_most(const kd_codec *c);
  * values: (n, width). *book: free() it; NULL and 0 for codecs without one. KD_ENUMERIC, KD_ENOMEM. */
 kd_status kd_codec_learn(const char *name, int64_t width, const json_t *params, const float *values, size_t n,
                          void **book, size_t *book_bytes, kd_err *err);
+/* The same from positions that are not there at once. end: as kd_codec_learn; frees l in every case. */
+typedef struct kd_codec_learner kd_codec_learner;
+kd_status kd_codec_learner_open(kd_codec_learner **out, const char *name, int64_t width, const json_t *params,
+                                kd_err *err);
+kd_status kd_codec_learner_add(kd_codec_learner *l, const float *values, size_t n, kd_err *err);
+kd_status kd_codec_learner_end(kd_codec_learner *l, void **book, size_t *book_bytes, kd_err *err);
+void kd_codec_learner_free(kd_codec_learner *l); /* NULL-safe */
 
 /* What is encoded: rows of one chunk. */
 typedef struct kd_codec_block {

@@ -87,6 +87,7 @@ typedef struct kd_data_spec {
     char *tokenizer;    /* folder or file of one: the rows are texts */
     kd_strings text_columns; /* NAME=COLUMN or COLUMN of CSV, TSV, JSON lines: a token column each */
     int64_t max_tokens;      /* of a text, special tokens included; 0: as the tokenizer's file says */
+    bool windows;            /* longer texts become several rows instead of being cut */
     char *split_column;      /* rows that agree in it land in one split */
     kd_ints shape;           /* of an input row if it differs from the file's (28, 28 -> 28, 28, 1) */
 } kd_data_spec;

@@ -180,23 +180,62 @@ size_t kd_codec_most(const kd_codec *c)
     return (size_t)(c->ops->info.sparse && kept < width ? kept : width);
 }
 
-kd_status kd_codec_learn(const char *name, int64_t width, const json_t *params, const float *values, size_t n,
-                         void **book, size_t *book_bytes, kd_err *err)
-{
+struct kd_codec_learner {
     kd_codec *c;
+    double *mean; /* (width) NULL: the codec has no codebook */
+};
+
+kd_status kd_codec_learner_open(kd_codec_learner **out, const char *name, int64_t width, const json_t *params,
+                                kd_err *err)
+{
+    kd_codec_learner *l = *out = calloc(1, sizeof *l);
+    if (!l) return kd_fail(err, KD_ENOMEM, "out of memory");
+    kd_status st = kd_codec_open(&l->c, name, width, params, NULL, 0, err);
+    if (!st && l->c->ops->learn && !(l->mean = calloc((size_t)width, sizeof *l->mean)))
+        st = kd_fail(err, KD_ENOMEM, "out of memory for %lld classes", (long long)width);
+    if (!st) return KD_OK;
+    kd_codec_learner_free(l);
+    *out = NULL;
+    return st;
+}
+
+kd_status kd_codec_learner_add(kd_codec_learner *l, const float *values, size_t n, kd_err *err)
+{
+    return l->mean ? l->c->ops->learn(l->c, values, n, l->mean, err) : KD_OK;
+}
+
+kd_status kd_codec_learner_end(kd_codec_learner *l, void **book, size_t *book_bytes, kd_err *err)
+{
     kd_buf b = {0};
     *book = NULL;
     *book_bytes = 0;
-    kd_status st = kd_codec_open(&c, name, width, params, NULL, 0, err);
-    if (st) return st;
-    if (c->ops->learn && !(st = c->ops->learn(c, values, n, &b, err))) {
-        if (b.failed)
-            st = kd_fail(err, KD_ENOMEM, "out of memory");
-        else
-            *book = b.text, *book_bytes = b.len, b.text = NULL;
-    }
+    kd_status st = l->mean ? l->c->ops->book(l->c, l->mean, &b, err) : KD_OK;
+    if (!st && b.failed) st = kd_fail(err, KD_ENOMEM, "out of memory");
+    if (!st) *book = b.text, *book_bytes = b.len, b.text = NULL;
     kd_buf_release(&b);
-    kd_codec_close(c);
+    kd_codec_learner_free(l);
+    return st;
+}
+
+void kd_codec_learner_free(kd_codec_learner *l)
+{
+    if (!l) return;
+    kd_codec_close(l->c);
+    free(l->mean);
+    free(l);
+}
+
+kd_status kd_codec_learn(const char *name, int64_t width, const json_t *params, const float *values, size_t n,
+                         void **book, size_t *book_bytes, kd_err *err)
+{
+    kd_codec_learner *l;
+    *book = NULL;
+    *book_bytes = 0;
+    kd_status st = kd_codec_learner_open(&l, name, width, params, err);
+    if (st) return st;
+    if (!(st = kd_codec_learner_add(l, values, n, err)))
+        return kd_codec_learner_end(l, book, book_bytes, err);
+    kd_codec_learner_free(l);
     return st;
 }
 

@@ -28,7 +28,9 @@ typedef struct kd__codec {
     /* Checks the parameters and the codebook, makes tables; NULL: nothing to do. c->state: free() frees it.
      */
     kd_status (*open)(kd_codec *c, kd_err *err);
-    kd_status (*learn)(const kd_codec *c, const float *values, size_t n, kd_buf *book, kd_err *err);
+    /* Adds n positions to mean (width), from which the codebook is made; NULL: there is none. */
+    kd_status (*learn)(const kd_codec *c, const float *values, size_t n, double *mean, kd_err *err);
+    kd_status (*book)(const kd_codec *c, const double *mean, kd_buf *book, kd_err *err);
     kd_status (*encode)(const kd_codec *c, const kd_codec_block *b, int threads, kd_buf *out, kd_err *err);
     /* Byte planes of a number a position that a dense codec's block begins with, before the codes of the
      * positions one behind the other; 0: it is laid out in another way. */
@@ -182,7 +184,8 @@ typedef struct kd__sparse_state {
 kd_status kd__sparse_open(kd_codec *c, const kd__sparse_kind *kind, int64_t most, size_t number_bytes,
                           kd_err *err);
 /* The hooks that they share. */
-kd_status kd__sparse_learn(const kd_codec *c, const float *values, size_t n, kd_buf *book, kd_err *err);
+kd_status kd__sparse_learn(const kd_codec *c, const float *values, size_t n, double *mean, kd_err *err);
+kd_status kd__sparse_book(const kd_codec *c, const double *mean, kd_buf *book, kd_err *err);
 kd_status kd__sparse_encode(const kd_codec *c, const kd_codec_block *b, int threads, kd_buf *out,
                             kd_err *err);
 kd_status kd__sparse_decode(const kd_codec *c, const uint8_t *in, size_t bytes, size_t positions,
@@ -194,8 +197,9 @@ kd_status kd__sparse_twin(const kd_codec *c, const uint8_t *in, size_t bytes, si
                           kd_sparse *out, kd_err *err);
 
 #define KD__SPARSE_HOOKS                                                                                     \
-    .learn = kd__sparse_learn, .encode = kd__sparse_encode, .sparse = kd__sparse_decode,                     \
-    .check = kd__sparse_check, .select = kd__sparse_select, .sparse_twin = kd__sparse_twin
+    .learn = kd__sparse_learn, .book = kd__sparse_book, .encode = kd__sparse_encode,                         \
+    .sparse = kd__sparse_decode, .check = kd__sparse_check, .select = kd__sparse_select,                     \
+    .sparse_twin = kd__sparse_twin
 
 /* The mass that a tail code stands for. (topk.c) */
 float kd__tail_of(uint16_t code);

@@ -1,9 +1,9 @@
 /* exact.h - e^x the same everywhere, in a form that compilers turn into vector code.
  *
  * x = k ln 2 + r with |r| <= ln 2 / 2; e^r is a polynomial, 2^k goes into the exponent. Additions and
- * multiplications only, each rounded once (lib/codec is compiled without contraction), so one class at a time,
- * eight at a time and numpy give the same bits. Subnormal results are 0: threads that flush subnormals see
- * no other numbers.
+ * multiplications only, each rounded once (lib/codec is compiled without contraction), so one class at a
+ * time, eight at a time and numpy give the same bits. Subnormal results are 0: threads that flush subnormals
+ * see no other numbers.
  */
 #ifndef KD_EXACT_H
 #define KD_EXACT_H

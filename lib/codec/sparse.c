@@ -53,14 +53,14 @@ kd_status kd__sparse_open(kd_codec *c, const kd__sparse_kind *kind, int64_t most
     return read_book(c, s->maps, s->maps + width, err);
 }
 
-typedef struct mean {
+typedef struct mean_of {
     double p;
     uint32_t id;
-} mean;
+} mean_of;
 
 static int by_falling_mean(const void *a, const void *b)
 {
-    const mean *x = a, *y = b;
+    const mean_of *x = a, *y = b;
     return x->p != y->p ? (x->p < y->p ? 1 : -1) : (x->id > y->id) - (x->id < y->id);
 }
 
@@ -69,7 +69,7 @@ static int by_falling_mean(const void *a, const void *b)
  * but the codebook takes 32 KiB and 16 KiB instead of 96 KiB (measured). */
 enum { MOST_LISTED = 8192 };
 
-static void put_book(const mean *m, size_t width, kd_buf *book)
+static void put_book(const mean_of *m, size_t width, kd_buf *book)
 {
     const size_t bytes = id_bytes((int64_t)width);
     size_t n = width - 1;
@@ -84,17 +84,14 @@ static void put_book(const mean *m, size_t width, kd_buf *book)
         for (size_t k = 0; k < bytes; k++) to[k * n + r] = (uint8_t)(m[r].id >> 8 * k);
 }
 
-kd_status kd__sparse_learn(const kd_codec *c, const float *values, size_t n, kd_buf *book, kd_err *err)
+kd_status kd__sparse_learn(const kd_codec *c, const float *values, size_t n, double *mean, kd_err *err)
 {
     const size_t width = (size_t)c->width;
     const kd_codec_block b = {.values = values, .rows = (uint32_t)n, .each = 1};
     kd__softmax s;
     kd_status st = KD_OK;
     double w[KD__BLOCK];
-    mean *m = calloc(width, sizeof *m);
-    if (!kd__softmax_init(&s, c->width) || !m)
-        st = kd_fail(err, KD_ENOMEM, "out of memory for %zu classes", width);
-    for (size_t i = 0; i < width && !st; i++) m[i].id = (uint32_t)i;
+    if (!kd__softmax_init(&s, c->width)) st = kd_fail(err, KD_ENOMEM, "out of memory for %zu classes", width);
     for (size_t i = 0; i < n && !st; i++) {
         if (!kd__softmax_take(&s, values + i * width)) {
             st = kd__codec_finite(c, &b, i, err);
@@ -103,16 +100,23 @@ kd_status kd__sparse_learn(const kd_codec *c, const float *values, size_t n, kd_
         kd__softmax_at(&s, 1);
         for (size_t k = 0; k < width; k += KD__BLOCK) {
             kd__softmax_block(&s, k / KD__BLOCK, w);
-            for (size_t j = k; j < kd_min_size(k + KD__BLOCK, width); j++) m[j].p += w[j - k] / s.total;
+            for (size_t j = k; j < kd_min_size(k + KD__BLOCK, width); j++) mean[j] += w[j - k] / s.total;
         }
     }
-    if (!st) {
-        qsort(m, width, sizeof *m, by_falling_mean);
-        put_book(m, width, book);
-    }
     kd__softmax_release(&s);
-    free(m);
     return st;
+}
+
+kd_status kd__sparse_book(const kd_codec *c, const double *mean, kd_buf *book, kd_err *err)
+{
+    const size_t width = (size_t)c->width;
+    mean_of *m = calloc(width, sizeof *m);
+    if (!m) return kd_fail(err, KD_ENOMEM, "out of memory for %zu classes", width);
+    for (size_t i = 0; i < width; i++) m[i] = (mean_of){mean[i], (uint32_t)i};
+    qsort(m, width, sizeof *m, by_falling_mean);
+    put_book(m, width, book);
+    free(m);
+    return KD_OK;
 }
 
 /* ---- sorting ------------------------------------------------------------------------------ */

@@ -150,10 +150,20 @@ typedef struct kd__textset {
     kd_strings names; /* of classes, where the labels are words without data.class_names */
     kd__part *part;
     size_t parts;
+    /* Where a row is not a text but a part of one, else NULL. */
+    uint64_t *text; /* (rows) which */
+    kd_id *text_id; /* (rows) hash of all of it */
 } kd__textset;
 struct kd__pack;
 /* Reads all files and encodes their texts: p->text, rows and train_rows. */
 kd_status kd__textset_read(struct kd__pack *p, int threads, kd_err *err);
+/* Windows in the place of texts (pack_windows.c): rows and train_rows count them. */
+kd_status kd__textset_windows(struct kd__pack *p, kd_err *err);
+/* The text, counted from the first file's first, that a row is of. */
+static inline uint64_t kd__textset_text(const kd__textset *t, uint64_t row)
+{
+    return t->text ? t->text[row] : row;
+}
 /* Labels from the column: p->labels, classes. */
 kd_status kd__textset_labels(struct kd__pack *p, kd_err *err);
 kd_status kd__textset_id(const kd__textset *t, uint64_t row, kd_buf *scratch, kd_id *out, kd_err *err);

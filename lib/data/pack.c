@@ -57,6 +57,7 @@ static int add_text_contract(json_t *contract, const kd__pack *p)
     json_t *more =
         json_pack("{s:s, s:I, s:o, s:s?}", "tokenizer", kd_tokenizer_hash(t->tokenizer), "max_tokens",
                   (json_int_t)t->max_tokens, "text_columns", columns, "split_column", p->spec->split_column);
+    if (p->spec->windows) json_object_set_new(more, "windows", json_true());
     const int bad = !more || json_object_update(contract, more);
     json_decref(more);
     return bad;
@@ -226,7 +227,7 @@ static kd_status gather(const kd__pack *p, slab *s, kd_split split, uint64_t fir
         uint64_t row = p->order[first + i];
         memcpy(s->id + 16 * (size_t)i, p->ids[row].b, 16);
         s->split[i] = (uint8_t)split;
-        s->source[i] = row;
+        s->source[i] = kd__textset_text(&p->text, row);
         if (p->labels) s->label[i] = p->labels[row];
         if (!is_text(p))
             memcpy(s->input[0].data + i * p->row_bytes, (const char *)p->input.a.data + row * p->row_bytes,

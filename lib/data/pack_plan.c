@@ -199,8 +199,9 @@ static kd_split split_of(const kd__pack *p, uint64_t row)
     const kd_data_spec *s = p->spec;
     if (row >= p->train_rows) return KD_TEST;
     kd_id id = p->ids[row];
+    if (p->text.text_id) id = p->text.text_id[row];
     if (s->split_column) {
-        const kd_text group = kd__cell(&p->text.group, row);
+        const kd_text group = kd__cell(&p->text.group, kd__textset_text(&p->text, row));
         id = kd_hash128(group.bytes, group.len);
     }
     double u = (double)(keyed(id, s->seed, 'S') >> 11) * 0x1p-53;
@@ -377,9 +378,10 @@ kd_status kd__pack_plan(kd__pack *p, const kd_data_spec *spec, int threads, kd_e
                        "data.valid_fraction %g and data.test_fraction %g leave nothing for training",
                        spec->valid_fraction, spec->test_fraction);
     if (spec->tokenizer) return plan_texts(p, threads, err);
-    if (spec->text_columns.n || spec->split_column || spec->max_tokens)
-        return kd_fail(err, KD_EUSAGE,
-                       "data.text_columns, max_tokens and split_column are for texts: set data.tokenizer");
+    if (spec->text_columns.n || spec->split_column || spec->max_tokens || spec->windows)
+        return kd_fail(
+            err, KD_EUSAGE,
+            "data.text_columns, max_tokens, windows and split_column are for texts: set data.tokenizer");
     if ((st = read_pair(p, "train", &spec->train_input, &spec->train_label, err))) return st;
     p->train_rows = p->input.a.rows;
     if (spec->test_input.n && (st = read_pair(p, "test", &spec->test_input, &spec->test_label, err)))

@@ -96,13 +96,13 @@ static const char *where(const kd__textset *t, uint64_t *row)
 
 /* ---- tokens --------------------------------------------------------------------------------------- */
 
-static kd_status encode(kd__textset *t, kd__text_column *c, int threads, kd_err *err)
+static kd_status encode(kd__textset *t, kd__text_column *c, bool windows, int threads, kd_err *err)
 {
     const uint64_t rows = c->cells.rows;
     kd_text *texts = malloc((size_t)rows * sizeof *texts);
     if (!texts) return kd_fail(err, KD_ENOMEM, "no memory for %llu texts", (unsigned long long)rows);
     for (uint64_t i = 0; i < rows; i++) texts[i] = kd__cell(&c->cells, i);
-    const kd_encode_params p = {.max_tokens = t->max_tokens, .special = true};
+    const kd_encode_params p = {.max_tokens = windows ? 0 : t->max_tokens, .special = true};
     kd_status st = kd_encode_rows(&c->tokens, t->tokenizer, texts, (size_t)rows, &p, threads, err);
     free(texts);
     kd__cells_release(&c->cells);
@@ -268,6 +268,9 @@ static kd_status check_spec(const kd_data_spec *s, kd_err *err)
     if (s->train_label.n && s->label_column)
         return kd_fail(err, KD_EUSAGE,
                        "labels of texts are files of their own or data.label_column, not both");
+    if (s->windows && (s->train_label.n || s->label_column || s->text_columns.n > 1))
+        return kd_fail(err, KD_EUSAGE,
+                       "data.windows cuts texts into rows: there is one column of them, and no labels");
     return KD_OK;
 }
 
@@ -280,11 +283,15 @@ kd_status kd__textset_read(kd__pack *p, int threads, kd_err *err)
         (st = read_files(p, &s->train_input, err)))
         return st;
     t->max_tokens = s->max_tokens ? (size_t)s->max_tokens : kd_tokenizer_max_tokens(t->tokenizer);
+    if (s->windows && t->max_tokens < 2)
+        return kd_fail(
+            err, KD_EUSAGE,
+            "data.windows: the tokenizer's file does not say how long a row is: set data.max_tokens");
     p->train_rows = t->column[0].cells.rows;
     if ((st = read_files(p, &s->test_input, err))) return st;
     p->rows = t->column[0].cells.rows;
-    for (size_t i = 0; i < t->n && !st; i++) st = encode(t, &t->column[i], threads, err);
-    return st;
+    for (size_t i = 0; i < t->n && !st; i++) st = encode(t, &t->column[i], s->windows, threads, err);
+    return st || !s->windows ? st : kd__textset_windows(p, err);
 }
 
 void kd__textset_release(kd__textset *t)
@@ -298,5 +305,7 @@ void kd__textset_release(kd__textset *t)
     for (size_t i = 0; i < t->names.n; i++) free(t->names.v[i]);
     free(t->names.v);
     free(t->part);
+    free(t->text);
+    free(t->text_id);
     kd_tokenizer_close(t->tokenizer);
 }

@@ -32,6 +32,9 @@ const kd_option kd_data_options[] = {
         "tokens for one column, COLUMN for several. Other files have a text a line"),
     KD_OPT_INT("Texts", S, max_tokens, "data.max_tokens", "N", 0, "0", 0, 1 << 20,
                "tokens of a text, special ones included; 0: as the tokenizer's file says"),
+    KD_OPT_BOOL(
+        "Texts", S, windows, "data.windows", 0, "off",
+        "a text of more than max_tokens becomes several rows instead of being cut, for models of language"),
     KD_OPT_STRING("Splits", S, split_column, "data.split_column", "NAME", 0, NULL,
                   "rows of texts that agree in this column land in one split"),
     KD_OPT_REAL("Splits", S, valid_fraction, "data.valid_fraction", "F", 0, "0.1", 0, 0.9,

@@ -14,6 +14,9 @@
  * segment is begun, because its header names their checksums; a pass from the start then writes what it
  * learned from.
  *
+ * What a language model says of a chunk does not fit into memory: it is encoded while the model is at it
+ * (language.c), and the second stage writes.
+ *
  * The contract of the segment holds what the bits depend on beside the columns themselves: teacher, the
  * data's root, the batch size and the instruction set. The writer refuses to resume under another one.
  */
@@ -106,22 +109,32 @@ static kd_status add_tap(pass *p, size_t i, kd_err *err)
     return add(p, KD__TAPS + (unsigned)i, "/feat.", tap.node, c, p->p->feature_encoding, params, err);
 }
 
+/* Of a large vocabulary few classes are kept unless the caller says otherwise. */
+enum { LARGE = 1024 };
+static const char *spoken_encoding(const pass *p)
+{
+    if (p->p->encoding || p->p->dtype != KD_F32 || p->t->classes < LARGE) return p->p->encoding;
+    return "head-tail:n=20";
+}
+
 /* One node's values for the texts of each column: what: "/embedding", or "/feat." and the node. */
 static kd_status add_texts(pass *p, unsigned source, const char *what, kd_node node, kd_err *err)
 {
     const kd_graph *g = p->t->model->graph;
-    const char *name = kd_graph_node_name(g, node), *encoding = p->p->feature_encoding;
-    const bool tokens = kd_graph_node_per(g, node) == KD_PER_TOKEN;
+    const bool tokens = kd_graph_node_per(g, node) == KD_PER_TOKEN,
+               said = p->t->speaks && source == KD__LOGITS;
+    const char *name = kd_graph_node_name(g, node),
+               *encoding = said ? spoken_encoding(p) : p->p->feature_encoding;
     kd_status st = KD_OK;
-    if (tokens && encoding && strcmp(encoding, "dense"))
+    if (!said && tokens && encoding && strcmp(encoding, "dense"))
         return kd_fail(err, KD_EUNSUPPORTED,
                        "%s: values of each token as %s; they are dense: f32, f16 or bf16", name, encoding);
     for (int k = 0; k < p->reader.texts && !st; k++) {
         const kd__text *x = &p->reader.text[k];
         char full[2 * KD_STORE_NAME_MAX];
         int64_t dims[KD_MAX_DIMS];
-        kd_column c = {.role = source == KD__LOGITS && p->t->model->spec.classes ? KD_ROLE_LOGITS
-                                                                                 : KD_ROLE_FEATURE};
+        const bool logits = source == KD__LOGITS && (said || p->t->model->spec.classes);
+        kd_column c = {.role = logits ? KD_ROLE_LOGITS : KD_ROLE_FEATURE};
         if (tokens) c.dims[c.ndims++] = -1;
         if (!tokens && x->each > 1) c.dims[c.ndims++] = x->each;
         const int n = kd_graph_node_shape(g, node, dims);
@@ -136,6 +149,7 @@ static kd_status add_texts(pass *p, unsigned source, const char *what, kd_node n
             return kd_fail(err, KD_EUSAGE, "more than %d columns at once; take fewer taps", KD__TARGETS);
         }
         p->target[p->n].text = k;
+        p->target[p->n].said = said;
         st = add(p, source, what, full, c, encoding, params, err);
     }
     return st;
@@ -146,7 +160,8 @@ static kd_status make_text_targets(pass *p, kd_err *err)
     const kd_model *m = p->t->model;
     kd_status st = kd_teacher_take(p->t, p->p->taps, p->p->ntaps, err);
     if (!st && p->p->logits)
-        st = add_texts(p, KD__LOGITS, m->spec.classes ? "/logits" : "/embedding", m->logits, err);
+        st = add_texts(p, KD__LOGITS, p->t->speaks || m->spec.classes ? "/logits" : "/embedding", m->logits,
+                       err);
     for (size_t i = 0; i < p->p->ntaps && !st; i++)
         st = add_texts(p, KD__TAPS + (unsigned)i, "/feat.", p->t->tap[i].node, err);
     return st;
@@ -247,9 +262,10 @@ static kd_status write_chunk(pass *p, const kd__values *v, kd_err *err)
     kd_status st = KD_OK;
     if (p->ids) st = kd_cursor_read(p->ids, p->reader.id, v->chunk, p->id, ci->rows * sizeof *p->id, err);
     for (size_t i = 0; i < p->n && !st; i++)
-        st = kd__encode(&p->encoder[i], &p->target[i], v->v[i], p->id,
-                        p->target[i].column.dims[0] < 0 ? v->lengths[p->target[i].text] : NULL, ci->rows,
-                        p->threads, kd_store_path(p->s), ci->first, &block[i], err);
+        st = v->said[i] ? kd__said_end(v->said[i], &p->encoder[i].buf, &block[i], err)
+                        : kd__encode(&p->encoder[i], &p->target[i], v->v[i], p->id,
+                                     p->target[i].column.dims[0] < 0 ? v->lengths[p->target[i].text] : NULL,
+                                     ci->rows, p->threads, kd_store_path(p->s), ci->first, &block[i], err);
     if (!st) st = kd_store_writer_append(p->writer, ci->split, ci->rows, block, err);
     // While the teacher runs the last chunk, everything before it is made durable: nothing runs beside seal.
     const bool last_but_one = v->chunk + 2 == kd_store_chunks(p->s);
@@ -338,7 +354,8 @@ static kd_status make_rooms(pass *p, kd_err *err)
     if (!p->scratch || !p->id)
         return kd_fail(err, KD_ENOMEM, "%s: no memory for batches", kd_store_path(p->s));
     for (size_t i = 0; i < VALUES && !st; i++) st = kd__values_open(&p->value[i], p->target, p->n, most, err);
-    for (size_t i = 0; i < p->n; i++) coded = coded || kd_codec_find(p->target[i].column.encoding);
+    for (size_t i = 0; i < p->n; i++)
+        coded = coded || (!p->target[i].said && kd_codec_find(p->target[i].column.encoding));
     return !st && coded ? kd_cursor_open(&p->ids, p->s, err) : st;
 }
 
@@ -350,20 +367,22 @@ static kd_status learn(pass *p, bool *mine, kd_err *err)
     const kd_view_spec *views = wants_views(p->p) ? p->p->views : NULL;
     kd__values v = {0}, *to = s == p->s ? &p->value[0] : &v;
     kd__reader other = {0}, *from = s == p->s ? &p->reader : &other;
-    bool learns = false;
+    bool learns = false, says = false;
     kd_status st = KD_OK;
-    for (size_t i = 0; i < p->n; i++) learns = learns || kd__target_learns(&p->target[i]);
-    if (learns) {
-        const double start = kd_now();
-        if (from == &other && ((st = kd__reader_open(&other, p->t, s, views, p->reader.plain, 1, err)) ||
-                               (st = kd__values_open(&v, p->target, p->n, kd__most_rows(s), err))))
-            goto out;
-        if ((st = kd__values_fill(to, p->t, from, 0, p->target, p->n, err))) goto out;
-        p->report.teacher += kd_now() - start;
+    const double start = kd_now();
+    for (size_t i = 0; i < p->n; i++) {
+        learns = learns || (kd__target_learns(&p->target[i]) && !p->target[i].said);
+        says = says || (kd__target_learns(&p->target[i]) && p->target[i].said);
     }
-    for (size_t i = 0; i < p->n && !st; i++) st = kd__target_open(&p->target[i], to->v[i], to->rows, err);
+    if (from == &other && (learns || says))
+        st = kd__reader_open(&other, p->t, s, views, p->reader.plain, 1, err);
+    if (!st && from == &other && learns) st = kd__values_open(&v, p->target, p->n, kd__most_rows(s), err);
+    if (!st && learns) st = kd__values_fill(to, p->t, from, 0, p->target, p->n, err);
+    for (size_t i = 0; i < p->n && !st; i++)
+        st = p->target[i].said ? kd__said_learn(&p->target[i], p->t, from, err)
+                               : kd__target_open(&p->target[i], to->v[i], to->rows, err);
+    if (learns || says) p->report.teacher += kd_now() - start;
     *mine = learns && s == p->s;
-out:
     if (from == &other) kd__reader_close(&other);
     kd__values_release(&v);
     return st;

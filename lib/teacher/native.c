@@ -10,23 +10,34 @@
  */
 #include "teacher_private.h"
 
+#include "kd/text.h"
+
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
 #define TOKENIZER_MAX (64u << 20)
 
-/* The tokenizer decides what a token model's input means: with another one it is another teacher. */
+/* The tokenizer decides what a token model's input means: with another one it is another teacher. A folder
+ * may have none that kd reads; then its file is all that is known of it. */
 static kd_status identify(kd_teacher *t, kd_err *err)
 {
     char *path = kd_path_join(t->folder, "tokenizer.json"), *text = NULL, both[66];
     size_t len;
     kd_status st = KD_OK;
+    kd_tokenizer *tokenizer;
     kd_model_fingerprint(t->model, t->fingerprint);
     if (!path || !*t->fingerprint) {
         st = kd_fail(err, KD_ENOMEM, "%s: no memory for its fingerprint", t->folder);
-    } else if (kd_exists(path) && !(st = kd_file_read(path, TOKENIZER_MAX, &text, &len, err))) {
-        kd_id_hex(kd_hash128(text, len), t->tokenizer);
+    } else if (kd_exists(path)) {
+        if (!(st = kd_file_read(path, TOKENIZER_MAX, &text, &len, err)))
+            kd_id_hex(kd_hash128(text, len), t->tokenizer);
+    } else if (t->speaks && !kd_is_dir(t->folder) &&
+               !(st = kd_tokenizer_open(&tokenizer, t->folder, err))) { // in a GGUF file
+        snprintf(t->tokenizer, sizeof t->tokenizer, "%s", kd_tokenizer_hash(tokenizer));
+        kd_tokenizer_close(tokenizer);
+    }
+    if (!st && *t->tokenizer) {
         const int n = snprintf(both, sizeof both, "%s %s", t->fingerprint, t->tokenizer);
         kd_id_hex(kd_hash128(both, (size_t)n), t->fingerprint);
     }
@@ -47,24 +58,61 @@ static char *column_name(const char *model)
     return name;
 }
 
-enum { TOKENS = 4096 }; /* in a batch, or one text of the model's positions */
+enum { TOKENS = 4096, SPOKEN = 1024 }; /* in a batch, or one text of the model's positions */
+
+/* A language model's head in pieces. */
+static kd_status plan_head(kd_teacher *t, kd_err *err)
+{
+    const size_t width = kd_graph_node_size(t->model->graph, t->body);
+    const kd_exec_params p = {.batch = KD__HEAD_ROWS,
+                              .threads = t->threads,
+                              .precision = t->precision,
+                              .fixed = true,
+                              .given = &t->body};
+    if (!t->hidden && !(t->hidden = kd_alloc_aligned(KD__HEAD_ROWS * width, sizeof *t->hidden)))
+        return kd_fail(err, KD_ENOMEM, "%s: no memory for its head", t->folder);
+    kd_status st = t->head ? KD_OK : kd_exec_create(&t->head, t->model->graph, &p, err);
+    return st ? kd_fail_in(err, st, "%s", t->folder) : KD_OK;
+}
 
 kd_status kd__teacher_plan(kd_teacher *t, const kd_node *keep, size_t n, kd_err *err)
 {
     const bool reads = kd_model_reads_tokens(t->model);
+    kd_node kept[KD_TEACHER_TAPS + 1];
     kd_exec *ex;
+    if (n) memcpy(kept, keep, n * sizeof *keep);
+    if (t->speaks) kept[n++] = t->body;
     const kd_exec_params p = {.batch = reads ? t->tokens : t->batch,
                               .sequences = reads ? t->batch : 0,
                               .threads = t->threads,
                               .precision = t->precision,
                               .fixed = true,
-                              .keep = keep,
-                              .nkeep = (int)n};
-    kd_status st = kd_exec_create(&ex, t->model->graph, &p, err);
-    if (st) return kd_fail_in(err, st, "%s", t->folder);
+                              .keep = kept,
+                              .nkeep = (int)n,
+                              .kept_only = t->speaks};
+    kd_status st = t->speaks ? plan_head(t, err) : KD_OK;
+    if (st) return st;
+    if ((st = kd_exec_create(&ex, t->model->graph, &p, err))) return kd_fail_in(err, st, "%s", t->folder);
     kd_exec_free(t->exec);
     t->exec = ex;
     return KD_OK;
+}
+
+/* What follows from the model. */
+static kd_status prepare(kd_teacher *t, int64_t batch, int threads, kd_err *err)
+{
+    const kd_model *m = t->model;
+    t->speaks = !strcmp(m->spec.arch, "llama");
+    if (t->speaks) t->body = kd_graph_node_facts(m->graph, m->logits).in[0];
+    t->tokens = (int64_t)kd_max_size(t->speaks ? SPOKEN : TOKENS, (size_t)m->spec.positions);
+    t->batch = kd_model_reads_tokens(m) && batch > t->tokens ? t->tokens : batch;
+    t->threads = threads;
+    t->input = kd_graph_node_size(m->graph, m->input);
+    t->classes = kd_graph_node_size(m->graph, m->logits);
+    if (!(t->name = column_name(m->name)))
+        return kd_fail(err, KD_ENOMEM, "%s: no memory for a teacher", t->folder);
+    kd_status st = identify(t, err);
+    return st ? st : kd__teacher_plan(t, NULL, 0, err);
 }
 
 kd_status kd_teacher_open(kd_teacher **out, const char *folder, int64_t batch, int threads, kd_err *err)
@@ -78,17 +126,7 @@ kd_status kd_teacher_open(kd_teacher **out, const char *folder, int64_t batch, i
     kd_status st = batch < 1 ? kd_fail(err, KD_EUSAGE, "%s: a batch of %lld rows, expected 1 or more", folder,
                                        (long long)batch)
                              : kd_model_load(&t->model, folder, err);
-    if (!st) {
-        t->tokens = (int64_t)kd_max_size(TOKENS, (size_t)t->model->spec.positions);
-        t->batch = kd_model_reads_tokens(t->model) && batch > t->tokens ? t->tokens : batch;
-        t->threads = threads;
-        t->input = kd_graph_node_size(t->model->graph, t->model->input);
-        t->classes = kd_graph_node_size(t->model->graph, t->model->logits);
-        st = (t->name = column_name(t->model->name))
-                 ? identify(t, err)
-                 : kd_fail(err, KD_ENOMEM, "%s: no memory for a teacher", folder);
-    }
-    if (!st) st = kd__teacher_plan(t, NULL, 0, err);
+    if (!st) st = prepare(t, batch, threads, err);
     if (st) {
         kd_teacher_close(t);
         return st;
@@ -101,8 +139,10 @@ void kd_teacher_close(kd_teacher *t)
 {
     if (!t) return;
     kd_exec_free(t->exec);
+    kd_exec_free(t->head);
     kd_model_free(t->model);
     kd__known_free(t->known);
+    free(t->hidden);
     free(t->folder);
     free(t->name);
     free(t);
@@ -111,12 +151,19 @@ void kd_teacher_close(kd_teacher *t)
 kd_status kd_teacher_set_precision(kd_teacher *t, kd_precision p, kd_err *err)
 {
     const kd_precision before = t->precision;
+    kd_exec *head = t->head, *spare;
     t->precision = p;
+    t->head = NULL;
     kd_status st = kd__teacher_plan(t, NULL, 0, err);
-    if (st)
+    if (st) {
         t->precision = before;
-    else
+        spare = t->head;
+        t->head = head;
+    } else {
         t->ntaps = 0;
+        spare = head;
+    }
+    kd_exec_free(spare);
     kd__known_free(t->known);
     t->known = NULL;
     return st;
@@ -222,11 +269,12 @@ kd_status kd_teacher_check(const kd_teacher *t, const kd_store *s, kd_err *err)
 
 /* ---- running ----------------------------------------------------------------------------------- */
 
-/* The output of the last forward pass; that of a model of tokens may have more rows than texts. */
-static kd_status take_output(const kd_teacher *t, size_t rows, kd__place at, float *out, kd_err *err)
+/* Rows of an output; that of a model of tokens may have more of them than texts. */
+static kd_status take_output(const kd_teacher *t, const float *from, size_t rows, kd__place at, float *out,
+                             kd_err *err)
 {
     const size_t n = rows * t->classes;
-    memcpy(out, kd_exec_value(t->exec, t->model->logits), n * sizeof *out);
+    memcpy(out, from, n * sizeof *out);
     for (size_t i = 0; i < n; i++)
         if (!isfinite(out[i]))
             return kd_fail(err, KD_ENUMERIC,
@@ -247,18 +295,58 @@ kd_status kd__teacher_run(kd_teacher *t, const void *raw, kd_dtype dtype, int64_
     if (st) return st;
     memset(x + (size_t)rows * t->input, 0, (size_t)(t->batch - rows) * t->input * sizeof *x);
     kd_exec_run_forward(t->exec);
-    return take_output(t, (size_t)rows, at, logits, err);
+    return take_output(t, kd_exec_value(t->exec, t->model->logits), (size_t)rows, at, logits, err);
 }
 
-kd_status kd__teacher_read(kd_teacher *t, const void *raw, kd_dtype dtype, const uint64_t *offset, int64_t n,
-                           kd__place at, float *out, kd_err *err)
+kd_status kd__teacher_body(kd_teacher *t, const void *raw, kd_dtype dtype, const uint64_t *offset, int64_t n,
+                           kd__place at, kd_err *err)
 {
     kd_status st = kd_model_feed_tokens(t->model, t->exec, raw, dtype, offset, n, err);
     if (st)
         return kd_fail_in(err, st, "%s: texts from row %llu on", t->folder,
                           (unsigned long long)(at.base + at.first / at.per));
     kd_exec_run_forward(t->exec);
-    return take_output(t, (size_t)kd_exec_rows(t->exec, t->model->logits), at, out, err);
+    return KD_OK;
+}
+
+kd_status kd__teacher_head(kd_teacher *t, const uint32_t *row, size_t n, const float **logits, kd_err *err)
+{
+    uint64_t each[KD__HEAD_ROWS + 1]; // a sequence a token: the head looks at no other
+    const size_t width = kd_graph_node_size(t->model->graph, t->body);
+    const float *x = kd_exec_value(t->exec, t->body);
+    for (size_t i = 0; i <= n; i++) each[i] = i;
+    kd_status st = kd_exec_sequences(t->head, each, (int64_t)n, err);
+    for (size_t i = 0; i < n && !st; i++)
+        memcpy(t->hidden + i * width, x + row[i] * width, width * sizeof *x);
+    if (st) return st;
+    kd_exec_borrow(t->head, t->body, t->hidden);
+    kd_exec_run_forward(t->head);
+    *logits = kd_exec_value(t->head, t->model->logits);
+    return KD_OK;
+}
+
+/* Logits of all tokens. */
+static kd_status read_spoken(kd_teacher *t, size_t rows, kd__place at, float *out, kd_err *err)
+{
+    const float *logits = NULL;
+    uint32_t row[KD__HEAD_ROWS];
+    kd_status st = KD_OK;
+    for (size_t i = 0, n; i < rows && !st; i += n) {
+        n = kd_min_size(KD__HEAD_ROWS, rows - i);
+        for (size_t k = 0; k < n; k++) row[k] = (uint32_t)(i + k);
+        if (!(st = kd__teacher_head(t, row, n, &logits, err)))
+            st = take_output(t, logits, n, at, out + i * t->classes, err);
+    }
+    return st;
+}
+
+kd_status kd__teacher_read(kd_teacher *t, const void *raw, kd_dtype dtype, const uint64_t *offset, int64_t n,
+                           kd__place at, float *out, kd_err *err)
+{
+    kd_status st = kd__teacher_body(t, raw, dtype, offset, n, at, err);
+    if (st || t->speaks) return st ? st : read_spoken(t, (size_t)offset[n], at, out, err);
+    return take_output(t, kd_exec_value(t->exec, t->model->logits),
+                       (size_t)kd_exec_rows(t->exec, t->model->logits), at, out, err);
 }
 
 kd_status kd_teacher_read(kd_teacher *t, const void *raw, kd_dtype dtype, const uint64_t *offset, int64_t n,

@@ -54,8 +54,8 @@ static kd_status open_slots(kd__reader *r, const kd_teacher *t, kd_err *err)
     for (uint32_t i = 0; i < r->slots && ok && !st; i++) {
         kd__slot *slot = &r->slot[i];
         slot->raw = kd_alloc_aligned(bytes + 1, 1);
-        slot->ids = r->views ? kd_alloc_aligned(most + 1, sizeof *slot->ids) : NULL;
-        ok = slot->raw && (slot->ids || !r->views);
+        slot->ids = r->wants_ids ? kd_alloc_aligned(most + 1, sizeof *slot->ids) : NULL;
+        ok = slot->raw && (slot->ids || !r->wants_ids);
         if (ok) st = kd_cursor_open(&slot->cursor, r->s, err);
     }
     if (ok) return st;
@@ -70,6 +70,7 @@ kd_status kd__reader_open(kd__reader *r, const kd_teacher *t, kd_store *s, const
     *r = (kd__reader){.s = s,
                       .views = views,
                       .plain = plain,
+                      .wants_ids = views || t->speaks,
                       .batch = t->batch,
                       .threads = t->threads,
                       .slots = (uint32_t)chunks};
@@ -115,9 +116,11 @@ static void read_slot(const kd__reader *r, uint32_t i)
     slot->err = (kd_err){0};
     for (int k = 0; k < r->texts; k++)
         if (kd__tokens_read(&slot->tokens[k], &r->text[k], slot->cursor, r->s, chunk, &slot->err)) return;
-    if (r->texts) return;
-    if (kd_cursor_read(slot->cursor, r->input, chunk, slot->raw, rows * r->row_bytes, &slot->err)) return;
-    if (r->views) kd_cursor_read(slot->cursor, r->id, chunk, slot->ids, rows * sizeof *slot->ids, &slot->err);
+    if (!r->texts &&
+        kd_cursor_read(slot->cursor, r->input, chunk, slot->raw, rows * r->row_bytes, &slot->err))
+        return;
+    if (r->wants_ids)
+        kd_cursor_read(slot->cursor, r->id, chunk, slot->ids, rows * sizeof *slot->ids, &slot->err);
 }
 
 kd_status kd__reader_seek(kd__reader *r, uint32_t chunk, kd_err *err)
@@ -169,7 +172,9 @@ static void next_texts(kd__reader *r, kd__feed *f)
                     .text = r->now,
                     .token = base,
                     .tokens = k->offset[k->texts],
-                    .lengths = (const uint32_t *)(const void *)k->raw};
+                    .lengths = (const uint32_t *)(const void *)k->raw,
+                    .mask = x->mask < 0 ? NULL : (const uint8_t *)k->mask + 4 * (size_t)r->rows,
+                    .ids = r->slot[r->chunk - r->first].ids};
     f->done = ((double)r->now + (double)r->at / (double)k->texts) / r->texts;
     if (r->at < k->texts) return;
     r->at = 0;

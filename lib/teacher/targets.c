@@ -38,18 +38,22 @@ bool kd__target_learns(const kd__target *g)
 
 kd_status kd__target_open(kd__target *g, const float *values, size_t rows, kd_err *err)
 {
-    kd_column *c = &g->column;
+    const kd_column *c = &g->column;
     const size_t width = kd_column_width(c);
     void *book = NULL;
-    kd_status st;
-    if (!strcmp(c->encoding, "dense")) return KD_OK;
-    if (kd__target_learns(g)) {
+    size_t bytes = 0;
+    kd_status st = KD_OK;
+    if (kd__target_learns(g))
         st = kd_codec_learn(c->encoding, (int64_t)width, json_object_get(c->params, "codec"), values,
-                            rows * g->size / width, &book, &c->book_bytes, err);
-        if (st) return kd_fail_in(err, st, "column %s", c->name);
-        c->book = book;
-    }
-    return kd_column_codec(&g->codec, c, err);
+                            rows * g->size / width, &book, &bytes, err);
+    return st ? kd_fail_in(err, st, "column %s", c->name) : kd__target_use(g, book, bytes, err);
+}
+
+kd_status kd__target_use(kd__target *g, void *book, size_t book_bytes, kd_err *err)
+{
+    g->column.book = book;
+    g->column.book_bytes = book_bytes;
+    return strcmp(g->column.encoding, "dense") ? kd_column_codec(&g->codec, &g->column, err) : KD_OK;
 }
 
 void kd__target_release(kd__target *g)
@@ -67,6 +71,11 @@ kd_status kd__values_open(kd__values *v, const kd__target *target, size_t n, siz
     *v = (kd__values){0};
     for (size_t i = 0; i < n; i++) {
         size_t count;
+        if (target[i].said) {
+            kd_status st = kd__said_open(&v->said[i], rows, err);
+            if (st) return kd_fail_in(err, st, "column %s", target[i].column.name);
+            continue;
+        }
         if (target[i].column.dims[0] < 0) {
             uint32_t **lengths = &v->lengths[target[i].text];
             if (!*lengths) *lengths = kd_alloc_aligned(rows + 1, sizeof **lengths);
@@ -83,7 +92,7 @@ kd_status kd__values_open(kd__values *v, const kd__target *target, size_t n, siz
 
 void kd__values_release(kd__values *v)
 {
-    for (size_t i = 0; i < KD__TARGETS; i++) free(v->v[i]);
+    for (size_t i = 0; i < KD__TARGETS; i++) free(v->v[i]), kd__said_free(v->said[i]);
     for (size_t i = 0; i < KD__TEXTS; i++) free(v->lengths[i]);
     *v = (kd__values){0};
 }
@@ -100,6 +109,7 @@ static void put_views(float *to, const kd__feed *f, const float *logits, size_t 
 
 size_t kd__scratch_floats(const kd_teacher *t)
 {
+    if (t->speaks) return 1;
     const bool per_token = kd_graph_node_per(t->model->graph, t->model->logits) == KD_PER_TOKEN;
     return ((size_t)(per_token ? t->tokens : t->batch) + 1) * t->classes;
 }
@@ -122,11 +132,16 @@ static kd_status take_texts(kd__values *v, kd_teacher *t, const kd__feed *f, con
                             size_t n, float *scratch, kd_err *err)
 {
     const bool whole = t->ntaps || kd_graph_node_per(t->model->graph, t->model->logits) == KD_PER_TOKEN;
-    kd_status st = whole ? kd__teacher_read(t, f->raw, f->dtype, f->offset, f->rows, f->at, scratch, err)
-                         : kd__known_read(t, f, scratch, err);
+    kd_status st = t->speaks ? kd__teacher_body(t, f->raw, f->dtype, f->offset, f->rows, f->at, err)
+                   : whole   ? kd__teacher_read(t, f->raw, f->dtype, f->offset, f->rows, f->at, scratch, err)
+                             : kd__known_read(t, f, scratch, err);
     for (size_t i = 0; i < n && !st; i++) {
         const kd__target *g = &target[i];
         if (g->text != f->text) continue;
+        if (g->said) {
+            st = kd__said_take(v->said[i], t, f, g, err);
+            continue;
+        }
         float *to = place(v, i, f, g);
         if (!to) return kd_fail(err, KD_ENOMEM, "column %s: no memory for a chunk", g->column.name);
         const size_t rows = g->column.dims[0] < 0 ? (size_t)f->offset[f->rows] : (size_t)f->rows;
@@ -177,11 +192,10 @@ kd_status kd__values_fill(kd__values *v, kd_teacher *t, kd__reader *r, uint32_t 
 
 /* ---- blocks --------------------------------------------------------------------------------- */
 
-/* A half that overflows would be an infinite value. */
-static kd_status check_halves(const kd_column *c, const uint16_t *h, const float *values, size_t n,
-                              size_t size, const char *where, uint64_t first, kd_err *err)
+kd_status kd__check_halves(const kd_column *c, const void *halves, const float *values, size_t n, size_t size,
+                           const char *where, uint64_t first, kd_err *err)
 {
-    const uint16_t infinite = c->dtype == KD_F16 ? 0x7C00u : 0x7F80u;
+    const uint16_t *h = halves, infinite = c->dtype == KD_F16 ? 0x7C00u : 0x7F80u;
     for (size_t i = 0; i < n; i++)
         if ((h[i] & infinite) == infinite)
             return kd_fail(
@@ -208,7 +222,7 @@ static kd_status encode_dense(kd__encoder *e, const kd__target *g, const float *
     }
     kd_from_f32(e->packed, c->dtype, values, n);
     block->data = e->packed;
-    return check_halves(c, e->packed, values, n, g->size, where, first, err);
+    return kd__check_halves(c, e->packed, values, n, g->size, where, first, err);
 }
 
 kd_status kd__encode(kd__encoder *e, const kd__target *g, const float *values, const kd_id *ids,

@@ -33,7 +33,14 @@ struct kd_teacher {
     kd__tap tap[KD_TEACHER_TAPS];
     size_t ntaps;
     kd__known *known; /* NULL until a pass has texts */
+    /* Language models, whose logits are those of a vocabulary at each token: exec ends at `body`, what the
+     * head reads, and the head is run apart for a few tokens at a time. */
+    bool speaks;
+    kd_node body;
+    kd_exec *head;
+    float *hidden; /* (KD__HEAD_ROWS, width of the body) */
 };
+enum { KD__HEAD_ROWS = 64 };
 
 /* Which rows of a store a batch holds, for messages: number i is a view of row base + (first + i) / per. */
 typedef struct kd__place {
@@ -48,6 +55,12 @@ kd_status kd__teacher_read(kd_teacher *t, const void *raw, kd_dtype dtype, const
                            kd__place at, float *out, kd_err *err);
 kd_status kd__teacher_plan(kd_teacher *t, const kd_node *keep, size_t n, kd_err *err); /* a new exec */
 kd_status kd__teacher_tap(kd_teacher *t, size_t i, int64_t rows, kd__place at, float *out, kd_err *err);
+
+/* Language models: the body over n texts; then logits of its rows row[0], ..., n <= KD__HEAD_ROWS of them,
+ * borrowed until the next call. */
+kd_status kd__teacher_body(kd_teacher *t, const void *raw, kd_dtype dtype, const uint64_t *offset, int64_t n,
+                           kd__place at, kd_err *err);
+kd_status kd__teacher_head(kd_teacher *t, const uint32_t *row, size_t n, const float **logits, kd_err *err);
 
 /* ---- places handed from one thread to the next -------------------------------------------- */
 
@@ -88,6 +101,8 @@ typedef struct kd__feed {
     int text;                /* which of the columns of texts */
     uint64_t token, tokens;  /* of the chunk: the first one, and how many there are */
     const uint32_t *lengths; /* of the chunk's rows, in tokens */
+    const uint8_t *mask;     /* of the chunk's tokens: which are to be predicted; NULL: all that can be */
+    const kd_id *ids;        /* of the chunk's rows, for a language model */
 } kd__feed;
 
 /* A column of texts: ragged rows of token ids, each of one text or of `each` one behind the other. */
@@ -96,6 +111,7 @@ typedef struct kd__text {
     int column;
     const kd_column *c;
     int64_t each;
+    int mask; /* column, -1: none */
 } kd__text;
 bool kd__is_tokens(const kd_column *c);
 /* The store's, in its order; *n of them. KD_EMISMATCH: none, or one that is not as the teacher takes it. */
@@ -108,6 +124,8 @@ typedef struct kd__tokens {
     size_t bytes;
     uint64_t *offset; /* (rows * each + 1) tokens before each text */
     size_t texts;
+    char *mask; /* the block of the mask: lengths, then a byte a token */
+    size_t mask_bytes;
 } kd__tokens;
 kd_status kd__tokens_read(kd__tokens *k, const kd__text *x, kd_cursor *c, const kd_store *s, uint32_t chunk,
                           kd_err *err);
@@ -118,7 +136,7 @@ typedef struct kd__slot {
     kd_cursor *cursor;
     char *raw;                    /* (most rows of a chunk, row bytes) */
     kd__tokens tokens[KD__TEXTS]; /* of a token model, in its place */
-    kd_id *ids;                   /* where there are views */
+    kd_id *ids;                   /* where there are views, or a language model */
     kd_err err;                   /* why it could not be read */
 } kd__slot;
 
@@ -129,6 +147,7 @@ typedef struct kd__reader {
     int input, id;             /* columns */
     const kd_view_spec *views; /* NULL: none */
     bool plain;                /* the rows themselves are wanted */
+    bool wants_ids;
     int64_t batch;
     int threads;
     size_t row_bytes;
@@ -178,13 +197,33 @@ typedef struct kd__target {
     int text;        /* which column of texts */
     size_t size;     /* numbers a row, of a ragged column a token */
     kd_codec *codec; /* NULL: dense */
+    bool said;       /* logits of a language model: encoded as they are made (language.c) */
 } kd__target;
 /* encoding: NULL or "dense", or as kd_codec_parse reads it. params are taken. */
 kd_status kd__target_make(kd__target *g, unsigned source, const char *encoding, json_t *params, kd_err *err);
 /* Learns a codebook from rows of values if the codec has one, and opens the codec. */
 kd_status kd__target_open(kd__target *g, const float *values, size_t rows, kd_err *err);
+/* Takes a codebook, which becomes the target's, and opens the codec. */
+kd_status kd__target_use(kd__target *g, void *book, size_t book_bytes, kd_err *err);
 bool kd__target_learns(const kd__target *g);
 void kd__target_release(kd__target *g);
+
+/* ---- what a language model says (language.c) ------------------------------------------------- */
+
+/* Logits of one chunk, encoded piece by piece. */
+typedef struct kd__said {
+    uint32_t *lengths; /* (rows) tokens that are predicted */
+    kd_codec_pieces *pieces;
+    kd_buf dense; /* where there is no codec */
+} kd__said;
+kd_status kd__said_open(kd__said **out, size_t rows, kd_err *err);
+void kd__said_free(kd__said *s); /* NULL-safe */
+/* Of one feed, whose body has been run: logits that predict its tokens. */
+kd_status kd__said_take(kd__said *s, kd_teacher *t, const kd__feed *f, const kd__target *g, kd_err *err);
+/* The block of the chunk; out: what it lies in. The next feed begins another chunk. */
+kd_status kd__said_end(kd__said *s, kd_buf *out, kd_block *block, kd_err *err);
+/* Learns the codebook of a target from what the model says of the first texts of the reader's store. */
+kd_status kd__said_learn(kd__target *g, kd_teacher *t, kd__reader *r, kd_err *err);
 
 /* The values of one chunk, by target: (rows, size). */
 typedef struct kd__values {
@@ -192,6 +231,7 @@ typedef struct kd__values {
     float *v[KD__TARGETS];
     size_t room[KD__TARGETS];     /* floats of those that grow: ragged ones */
     uint32_t *lengths[KD__TEXTS]; /* (rows), of columns of texts */
+    kd__said *said[KD__TARGETS];  /* in the place of v, of what a language model says */
 } kd__values;
 kd_status kd__values_open(kd__values *v, const kd__target *target, size_t n, size_t rows, kd_err *err);
 void kd__values_release(kd__values *v);
@@ -215,5 +255,8 @@ kd_status kd__encode(kd__encoder *e, const kd__target *g, const float *values, c
                      const uint32_t *lengths, uint32_t rows, int threads, const char *where, uint64_t first,
                      kd_block *block, kd_err *err);
 void kd__encoder_release(kd__encoder *e);
+/* A half that overflows would be an infinite value: KD_ENUMERIC. halves: (n) of values, `size` a row. */
+kd_status kd__check_halves(const kd_column *c, const void *halves, const float *values, size_t n, size_t size,
+                           const char *where, uint64_t first, kd_err *err);
 
 #endif

@@ -33,6 +33,17 @@ static kd_status check_text(const kd_teacher *t, const kd_store *s, const kd_col
     return KD_OK;
 }
 
+/* The mask of a column of texts: the one that names it, or that names none. */
+static int mask_of(const kd_store *s, const kd_column *c)
+{
+    for (size_t i = 0; i < kd_store_columns(s); i++) {
+        const kd_column *m = kd_store_column(s, i);
+        const char *of = json_string_value(json_object_get(m->params, "input"));
+        if (m->role == KD_ROLE_MASK && (!of || !strcmp(of, c->name))) return (int)i;
+    }
+    return -1;
+}
+
 kd_status kd__teacher_texts(kd__text out[KD__TEXTS], int *n, const kd_teacher *t, const kd_store *s,
                             kd_err *err)
 {
@@ -44,8 +55,13 @@ kd_status kd__teacher_texts(kd__text out[KD__TEXTS], int *n, const kd_teacher *t
         if (*n == KD__TEXTS)
             return kd_fail(err, KD_ELIMIT, "%s: more than %d columns of texts", kd_store_path(s), KD__TEXTS);
         const json_int_t each = json_integer_value(json_object_get(c->params, "texts"));
-        out[(*n)++] = (kd__text){.column = (int)i, .c = c, .each = each > 1 ? (int64_t)each : 1};
+        out[(*n)++] =
+            (kd__text){.column = (int)i, .c = c, .each = each > 1 ? (int64_t)each : 1, .mask = mask_of(s, c)};
         st = check_text(t, s, c, err);
+        if (!st && t->speaks && each > 1)
+            st = kd_fail(err, KD_EUNSUPPORTED,
+                         "%s: column %s has %lld texts a row, a language model takes one", kd_store_path(s),
+                         c->name, (long long)each);
     }
     if (!st && !*n)
         st = kd_fail(err, KD_EMISMATCH,
@@ -84,6 +100,27 @@ static kd_status cut(kd__tokens *k, const kd__text *x, const uint32_t *lengths, 
     return KD_OK;
 }
 
+/* The mask of a chunk, which has the tokens' lengths. */
+static kd_status read_mask(kd__tokens *k, const kd__text *x, kd_cursor *c, const kd_store *s, uint32_t chunk,
+                           kd_err *err)
+{
+    const size_t rows = kd_store_chunk(s, chunk)->rows;
+    size_t size;
+    kd_status st = kd_cursor_size(c, x->mask, chunk, &size, err);
+    if (st) return st;
+    if (size > k->mask_bytes || !k->mask) {
+        free(k->mask);
+        k->mask = kd_alloc_aligned(size + 1, 1);
+        k->mask_bytes = k->mask ? size : 0;
+        if (!k->mask) return kd_fail(err, KD_ENOMEM, "%s: no memory for a chunk of texts", kd_store_path(s));
+    }
+    if ((st = kd_cursor_read(c, x->mask, chunk, k->mask, size, err))) return st;
+    if (memcmp(k->mask, k->raw, rows * sizeof(uint32_t)))
+        return kd_fail(err, KD_ECORRUPT, "%s: chunk %u: columns %s and %s are not of the same lengths",
+                       kd_store_path(s), chunk, x->c->name, kd_store_column(s, (size_t)x->mask)->name);
+    return KD_OK;
+}
+
 kd_status kd__tokens_read(kd__tokens *k, const kd__text *x, kd_cursor *c, const kd_store *s, uint32_t chunk,
                           kd_err *err)
 {
@@ -92,14 +129,17 @@ kd_status kd__tokens_read(kd__tokens *k, const kd__text *x, kd_cursor *c, const 
     kd_status st = kd_cursor_size(c, x->column, chunk, &size, err);
     if (st) return st;
     if (size > k->bytes || !k->offset) {
-        kd__tokens_release(k);
+        free(k->raw);
+        free(k->offset);
         k->raw = kd_alloc_aligned(size + 1, 1);
         k->offset = kd_alloc_aligned(kd__most_rows(s) * (size_t)x->each + 1, sizeof *k->offset);
         k->bytes = size;
         if (!k->raw || !k->offset)
             return kd_fail(err, KD_ENOMEM, "%s: no memory for a chunk of texts", kd_store_path(s));
     }
-    if ((st = kd_cursor_read(c, x->column, chunk, k->raw, size, err))) return st;
+    if ((st = kd_cursor_read(c, x->column, chunk, k->raw, size, err)) ||
+        (x->mask >= 0 && (st = read_mask(k, x, c, s, chunk, err))))
+        return st;
     return cut(k, x, (const uint32_t *)(const void *)k->raw, k->raw + 4 * (size_t)rows, s, chunk, err);
 }
 
@@ -107,5 +147,6 @@ void kd__tokens_release(kd__tokens *k)
 {
     free(k->raw);
     free(k->offset);
+    free(k->mask);
     *k = (kd__tokens){0};
 }

@@ -1,0 +1,207 @@
+/* language.c - what a language model says of a store's texts: logits of each token that is to be predicted.
+ *
+ * A row of texts is a sequence; token i of it, from the second on, is predicted by the logits at token i - 1.
+ * Where the store has a mask, those of its tokens that it marks are, and no others go through the head, which
+ * costs as much as several layers.
+ *
+ * Logits of all tokens would be the largest array of the pass by far (49,152 numbers a token), and are never
+ * there: the body runs over a batch of texts, the head over a few of their tokens at a time, and what will be
+ * stored is picked from those logits at once, by the same threads, while they lie in a cache.
+ */
+#include "teacher_private.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { SAMPLE = 2048 }; /* positions that a codebook is learned from */
+
+kd_status kd__said_open(kd__said **out, size_t rows, kd_err *err)
+{
+    kd__said *s = *out = calloc(1, sizeof *s);
+    if (s) s->lengths = calloc(rows + 1, sizeof *s->lengths);
+    return s && s->lengths ? KD_OK : kd_fail(err, KD_ENOMEM, "no memory for %zu rows", rows);
+}
+
+void kd__said_free(kd__said *s)
+{
+    if (!s) return;
+    kd_codec_pieces_free(s->pieces);
+    kd_buf_release(&s->dense);
+    free(s->lengths);
+    free(s);
+}
+
+/* Whether token i of the feed, which is not the first of its text, is to be predicted. */
+static bool wanted(const kd__feed *f, uint64_t i) { return !f->mask || f->mask[f->token + i]; }
+
+/* Positions on their way through the head: of the texts from `first` on, `texts` of them. */
+typedef struct piece {
+    uint32_t row[KD__HEAD_ROWS]; /* of the body's output */
+    uint32_t length[KD__HEAD_ROWS];
+    size_t n, texts;
+    uint64_t first;
+    uint32_t at; /* positions of the first text that went before */
+} piece;
+
+typedef struct taking {
+    kd_teacher *t;
+    const kd__feed *f;
+    kd_status (*use)(void *arg, const struct taking *k, const piece *p, const float *logits, kd_err *err);
+    void *arg;
+} taking;
+
+static kd_status flush(const taking *k, piece *p, kd_err *err)
+{
+    const float *logits;
+    kd_status st = p->n ? kd__teacher_head(k->t, p->row, p->n, &logits, err) : KD_OK;
+    if (!st && p->n) st = k->use(k->arg, k, p, logits, err);
+    p->n = p->texts = 0;
+    return st;
+}
+
+/* Takes all positions of a feed through the head; lengths: (rows of the feed) receives how many each text
+ * has. */
+static kd_status take(const taking *k, uint32_t *lengths, kd_err *err)
+{
+    const kd__feed *f = k->f;
+    piece p = {0};
+    kd_status st = KD_OK;
+    for (uint64_t i = 0; i < (uint64_t)f->rows && !st; i++) {
+        lengths[i] = 0;
+        for (uint64_t j = f->offset[i] + 1; j < f->offset[i + 1] && !st; j++) {
+            if (!wanted(f, j)) continue;
+            if (!p.n) p.first = i, p.at = lengths[i];
+            while (p.first + p.texts <= i) p.length[p.texts++] = 0;
+            p.length[p.texts - 1]++;
+            p.row[p.n++] = (uint32_t)(j - 1);
+            lengths[i]++;
+            if (p.n == KD__HEAD_ROWS) st = flush(k, &p, err);
+        }
+        // A text that is not predicted has a place among the lengths, too.
+        if (!st && p.n && i + 2 - p.first > KD__HEAD_ROWS) st = flush(k, &p, err);
+    }
+    return st ? st : flush(k, &p, err);
+}
+
+/* ---- storing -------------------------------------------------------------------------------- */
+
+typedef struct storing {
+    kd__said *s;
+    const kd__target *g;
+} storing;
+
+static kd_status store_dense(const storing *x, const taking *k, const kd_codec_block *b, size_t n,
+                             kd_err *err)
+{
+    const kd_dtype type = x->g->column.dtype;
+    const size_t numbers = n * x->g->size, bytes = numbers * kd_dtype_size(type), at = x->s->dense.len;
+    if (bytes > KD_STORE_MAX_RAW - at)
+        return kd_fail(
+            err, KD_ELIMIT,
+            "column %s: a chunk takes more than 1 GiB; pack the rows in smaller chunks, or give an "
+            "--encoding that keeps fewer classes",
+            x->g->column.name);
+    for (size_t i = 0; i < numbers; i++)
+        if (!isfinite(b->values[i]))
+            return kd_fail(err, KD_ENUMERIC, "the logit of class %zu is %g; the teacher's weights are broken",
+                           i % x->g->size, b->values[i]);
+    kd_buf_append(&x->s->dense, b->values,
+                  bytes); // room for what follows: a number is no longer than a float
+    if (x->s->dense.failed) return kd_fail(err, KD_ENOMEM, "no memory for a chunk");
+    if (type == KD_F32) return KD_OK;
+    kd_from_f32(x->s->dense.text + at, type, b->values, numbers);
+    return kd__check_halves(&x->g->column, x->s->dense.text + at, b->values, numbers, x->g->size,
+                            k->t->folder, k->f->at.base + k->f->at.first, err);
+}
+
+static kd_status store_piece(void *arg, const taking *k, const piece *p, const float *logits, kd_err *err)
+{
+    const storing *x = arg;
+    const uint64_t row = k->f->at.first + p->first;
+    const kd_codec_block b = {.values = logits,
+                              .rows = (uint32_t)p->texts,
+                              .lengths = p->length,
+                              .at = p->at,
+                              .ids = k->f->ids + row};
+    kd_status st =
+        x->g->codec ? kd_codec_add(x->s->pieces, &b, k->t->threads, err) : store_dense(x, k, &b, p->n, err);
+    return st ? kd_fail_in(err, st, "%s: texts from row %llu on, %s", k->t->folder,
+                           (unsigned long long)(k->f->at.base + row), x->g->column.name)
+              : KD_OK;
+}
+
+kd_status kd__said_take(kd__said *s, kd_teacher *t, const kd__feed *f, const kd__target *g, kd_err *err)
+{
+    storing x = {s, g};
+    kd_status st = g->codec && !s->pieces ? kd_codec_begin(&s->pieces, g->codec, err) : KD_OK;
+    return st ? st : take(&(taking){t, f, store_piece, &x}, s->lengths + f->at.first, err);
+}
+
+kd_status kd__said_end(kd__said *s, kd_buf *out, kd_block *block, kd_err *err)
+{
+    kd_status st = KD_OK;
+    out->len = 0;
+    if (s->pieces) {
+        st = kd_codec_end(s->pieces, out, err);
+    } else {
+        const kd_buf given = *out;
+        *out = s->dense;
+        s->dense = given;
+    }
+    *block = (kd_block){.data = out->text, .bytes = out->len, .lengths = s->lengths};
+    return st;
+}
+
+/* ---- learning ------------------------------------------------------------------------------- */
+
+typedef struct learning {
+    kd_codec_learner *l;
+    size_t positions;
+} learning;
+
+static kd_status learn_piece(void *arg, const taking *k, const piece *p, const float *logits, kd_err *err)
+{
+    learning *x = arg;
+    (void)k;
+    if (x->positions >= SAMPLE) return KD_OK;
+    x->positions += p->n;
+    return kd_codec_learner_add(x->l, logits, p->n, err);
+}
+
+/* Runs feeds of the text's column from the store's beginning until there are enough positions. */
+static kd_status learn_from(learning *x, const kd__target *g, kd_teacher *t, kd__reader *r, kd_err *err)
+{
+    uint32_t *lengths = calloc((size_t)t->batch + 1, sizeof *lengths);
+    kd_status st = lengths ? KD_OK : kd_fail(err, KD_ENOMEM, "no memory for a batch");
+    for (uint32_t chunk = 0; chunk < kd_store_chunks(r->s) && x->positions < SAMPLE && !st; chunk++) {
+        kd__feed f = {0};
+        st = kd__reader_seek(r, chunk, err);
+        while (!st && !f.closes && x->positions < SAMPLE) {
+            kd__reader_next(r, &f);
+            if (f.text != g->text) continue;
+            st = kd__teacher_body(t, f.raw, f.dtype, f.offset, f.rows, f.at, err);
+            if (!st) st = take(&(taking){t, &f, learn_piece, x}, lengths, err);
+        }
+    }
+    free(lengths);
+    return st;
+}
+
+kd_status kd__said_learn(kd__target *g, kd_teacher *t, kd__reader *r, kd_err *err)
+{
+    const kd_column *c = &g->column;
+    learning x = {0};
+    void *book = NULL;
+    size_t bytes = 0;
+    kd_status st = KD_OK;
+    if (kd__target_learns(g)) {
+        st = kd_codec_learner_open(&x.l, c->encoding, (int64_t)kd_column_width(c),
+                                   json_object_get(c->params, "codec"), err);
+        if (!st && (st = learn_from(&x, g, t, r, err)))
+            kd_codec_learner_free(x.l);
+        else if (!st)
+            st = kd_codec_learner_end(x.l, &book, &bytes, err);
+    }
+    return st ? kd_fail_in(err, st, "column %s", c->name) : kd__target_use(g, book, bytes, err);
+}

@@ -1,0 +1,269 @@
+/* test_dump_language.c - a pass of a language model over a store of sequences: the logits of each token that
+ * is predicted are those of its row alone, in any encoding, whatever the batch, the threads and the pieces.
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include "check.h"
+#include "kd/teacher.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#define TEACHER "tests/golden/llama"
+enum { VOCAB = 61, POSITIONS = 64, CHUNK = 16, ROWS = 37 };
+
+static char folder[64], store_path[96];
+
+/* ---- a store of sequences ------------------------------------------------------------------- */
+
+/* Row 0 is as long as can be, row 5 is a single token. */
+static uint32_t sequence(uint64_t row, int32_t *ids)
+{
+    const uint64_t h = kd_hash64(&row, sizeof row);
+    const uint32_t n = !row ? POSITIONS : row == 5 ? 1 : 2 + (uint32_t)(h % 40);
+    for (uint32_t k = 0; k < n; k++) ids[k] = (int32_t)(((h >> k % 40) + k * 7) % VOCAB);
+    return n;
+}
+
+/* Of rows 3 and 20 nothing is predicted; of others about half. */
+static uint8_t masked(uint64_t row, uint32_t i)
+{
+    const uint64_t key[] = {row, i};
+    return row != 3 && row != 20 && kd_hash64(key, sizeof key) % 2;
+}
+
+static void make_store(bool mask, const char *tokenizer)
+{
+    kd_column c[] = {
+        {.name = "id", .role = KD_ROLE_ID, .dtype = KD_U8, .ndims = 1, .dims = {16}},
+        {.name = "split", .role = KD_ROLE_SPLIT, .dtype = KD_U8},
+        {.name = "tokens", .role = KD_ROLE_INPUT, .dtype = KD_I32, .ndims = 1, .dims = {-1}},
+        {.name = "mask", .role = KD_ROLE_MASK, .dtype = KD_U8, .ndims = 1, .dims = {-1}},
+    };
+    kd_writer_params wp = kd_writer_default_params();
+    kd_store_writer *w;
+    c[2].params =
+        json_pack("{s:i, s:i, s:s*}", "vocab", VOCAB, "max_tokens", POSITIONS, "tokenizer", tokenizer);
+    wp.chunk_rows = CHUNK;
+    kd_remove_tree(store_path, NULL);
+    json_t *contract = json_pack("{s:s}", "kind", "test");
+    OK(kd_store_create(&w, store_path, c, mask ? 4 : 3, contract, &wp, err));
+    json_decref(contract);
+    for (uint64_t row = 0; row < ROWS;) {
+        static uint8_t id[CHUNK][16], split[CHUNK], marks[CHUNK * POSITIONS];
+        static int32_t ids[CHUNK * POSITIONS];
+        uint32_t lengths[CHUNK], n = 0;
+        size_t at = 0;
+        for (; n < CHUNK && row < ROWS; n++, row++) {
+            memcpy(id[n], &row, sizeof row);
+            lengths[n] = sequence(row, ids + at);
+            for (uint32_t k = 0; k < lengths[n]; k++) marks[at + k] = masked(row, k);
+            at += lengths[n];
+        }
+        const kd_block b[] = {{.data = id, .bytes = 16u * n},
+                              {.data = split, .bytes = n},
+                              {.data = ids, .bytes = 4 * at, .lengths = lengths},
+                              {.data = marks, .bytes = at, .lengths = lengths}};
+        OK(kd_store_writer_append(w, (kd_split)0, n, b, err));
+    }
+    OK(kd_store_writer_seal(w, NULL, err));
+    json_decref(c[2].params);
+}
+
+static int make_folder(void **state)
+{
+    (void)state;
+    snprintf(folder, sizeof folder, "/tmp/kd-language-XXXXXX");
+    if (!mkdtemp(folder)) return -1;
+    snprintf(store_path, sizeof store_path, "%s/s.kd", folder);
+    return 0;
+}
+
+static int remove_folder(void **state)
+{
+    (void)state;
+    return kd_remove_tree(folder, NULL);
+}
+
+/* ---- the pass ------------------------------------------------------------------------------- */
+
+typedef struct way {
+    const char *name, *encoding;
+    kd_dtype dtype;
+    int64_t batch;
+    int threads;
+} way;
+
+static kd_status dump(way y, volatile const int *stop, bool resume, kd_err *why)
+{
+    kd_teacher *t;
+    kd_store *s;
+    kd_dump_params p = kd_dump_default_params();
+    kd_writer_params wp = kd_writer_default_params();
+    p.name = y.name;
+    p.encoding = y.encoding;
+    p.dtype = y.dtype ? y.dtype : KD_F32;
+    p.stop = stop;
+    wp.resume = resume;
+    wp.threads = y.threads;
+    OK(kd_teacher_open(&t, TEACHER, y.batch, y.threads, err));
+    OK(kd_store_open(&s, store_path, err));
+    kd_status st = kd_teacher_dump(t, s, &p, &wp, NULL, why);
+    kd_store_close(s);
+    kd_teacher_close(t);
+    return st;
+}
+
+/* What the teacher says of each row alone, one chunk: values of the positions that are predicted. */
+static float *alone(const kd_chunk_info *ci, bool mask, uint32_t *lengths, kd_id *ids)
+{
+    kd_teacher *t;
+    static float all[POSITIONS * VOCAB];
+    float *out = malloc((size_t)CHUNK * POSITIONS * VOCAB * sizeof *out);
+    size_t n = 0;
+    assert_non_null(out);
+    OK(kd_teacher_open(&t, TEACHER, 1, 1, err));
+    for (uint32_t r = 0; r < ci->rows; r++) {
+        const uint64_t row = ci->first + r;
+        int32_t tokens[POSITIONS];
+        const uint64_t offset[] = {0, sequence(row, tokens)};
+        memset(&ids[r], 0, sizeof *ids);
+        memcpy(&ids[r], &row, sizeof row);
+        lengths[r] = 0;
+        OK(kd_teacher_read(t, tokens, KD_I32, offset, 1, all, err));
+        for (uint32_t i = 1; i < offset[1]; i++) {
+            if (mask && !masked(row, i)) continue;
+            memcpy(out + n++ * VOCAB, all + (i - 1) * VOCAB, VOCAB * sizeof *out);
+            lengths[r]++;
+        }
+    }
+    kd_teacher_close(t);
+    return out;
+}
+
+static void same_sparse(kd_cursor *c, int at, uint32_t chunk, const kd_codec *codec, const kd_codec_block *b)
+{
+    kd_buf block = {0};
+    kd_sparse want = {0}, got = {0};
+    const size_t n = kd_codec_block_positions(b);
+    OK(kd_codec_encode(codec, b, 1, &block, err));
+    OK(kd_codec_sparse(codec, block.text, block.len, n, &want, err));
+    OK(kd_cursor_read_sparse(c, at, chunk, &got, err));
+    assert_int_equal(got.positions, want.positions);
+    assert_int_equal(got.entries, want.entries);
+    assert_memory_equal(got.offset, want.offset, (n + 1) * sizeof *want.offset);
+    assert_memory_equal(got.id, want.id, want.entries * sizeof *want.id);
+    assert_memory_equal(got.value, want.value, want.entries * sizeof *want.value);
+    kd_buf_release(&block);
+    kd_sparse_release(&want);
+    kd_sparse_release(&got);
+}
+
+static void same_dense(kd_cursor *c, int at, uint32_t chunk, const kd_column *k, const float *values,
+                       size_t n)
+{
+    float *got = malloc((n * VOCAB + 1) * sizeof *got);
+    assert_non_null(got);
+    OK(kd_cursor_read_f32(c, at, chunk, got, n, err));
+    for (size_t i = 0; i < n * VOCAB; i++) {
+        uint16_t half;
+        float want = values[i];
+        if (k->dtype != KD_F32) kd_from_f32(&half, k->dtype, &want, 1), kd_to_f32(&want, &half, k->dtype, 1);
+        if (got[i] != want) fail_msg("chunk %u: value %zu is %g, want %g", chunk, i, got[i], want);
+    }
+    free(got);
+}
+
+static void holds(const char *name, bool mask)
+{
+    kd_store *s;
+    kd_cursor *c;
+    kd_codec *codec = NULL;
+    OK(kd_store_open(&s, store_path, err));
+    OK(kd_cursor_open(&c, s, err));
+    const int at = kd_store_find(s, name);
+    if (at < 0) fail_msg("no column %s", name);
+    const kd_column *k = kd_store_column(s, (size_t)at);
+    assert_int_equal(k->role, KD_ROLE_LOGITS);
+    assert_int_equal(k->ndims, 2);
+    assert_int_equal(k->dims[0], -1);
+    assert_int_equal(k->dims[1], VOCAB);
+    assert_string_equal(json_string_value(json_object_get(k->params, "input")), "tokens");
+    const bool sparse = kd_codec_find(k->encoding) && kd_codec_find(k->encoding)->sparse;
+    if (sparse) OK(kd_column_codec(&codec, k, err));
+    for (uint32_t i = 0; i < kd_store_chunks(s); i++) {
+        uint32_t want[CHUNK], got[CHUNK];
+        kd_id ids[CHUNK];
+        size_t n;
+        const kd_chunk_info *ci = kd_store_chunk(s, i);
+        float *values = alone(ci, mask, want, ids);
+        OK(kd_cursor_lengths(c, at, i, got, &n, err));
+        assert_memory_equal(got, want, ci->rows * sizeof *want);
+        if (sparse)
+            same_sparse(c, at, i, codec,
+                        &(kd_codec_block){.values = values, .rows = ci->rows, .lengths = want, .ids = ids});
+        else
+            same_dense(c, at, i, k, values, n);
+        free(values);
+    }
+    kd_codec_close(codec);
+    kd_cursor_close(c);
+    kd_store_close(s);
+}
+
+static void logits_are_those_of_each_row_alone(void **state)
+{
+    (void)state;
+    static const way ways[] = {{"a", NULL, KD_F32, 256, 2},
+                               {"b", NULL, KD_F16, 3, 1},
+                               {"c", "head-tail:n=20", 0, 7, 3},
+                               {"d", "topk:k=5,temperatures=1+2", 0, 256, 1},
+                               {"e", "sample:n=30", 0, 1, 2},
+                               {"f", "int8", 0, 256, 2}};
+    for (int mask = 0; mask < 2; mask++) {
+        make_store(mask, NULL);
+        for (size_t i = 0; i < KD_COUNT(ways); i++) {
+            char name[32];
+            OK(dump(ways[i], NULL, false, err));
+            snprintf(name, sizeof name, "%s/logits", ways[i].name);
+            if (strcmp(ways[i].name, "f")) holds(name, mask);
+        }
+    }
+    kd_err why = {0};
+    assert_int_equal(dump((way){"g", "int8-channel", 0, 256, 2}, NULL, false, &why), KD_EUNSUPPORTED);
+    assert_non_null(strstr(why.msg, "a whole block at once"));
+}
+
+static void one_that_was_stopped_ends_as_if_it_had_not_been(void **state)
+{
+    (void)state;
+    static const way y = {"a", "head-tail:n=20", 0, 4, 2};
+    char whole[33];
+    kd_store *s;
+    make_store(true, NULL);
+    OK(dump(y, NULL, false, err));
+    OK(kd_store_open(&s, store_path, err));
+    snprintf(whole, sizeof whole, "%s", kd_store_root(s));
+    kd_store_close(s);
+    make_store(true, NULL);
+    volatile int stop = 1;
+    kd_err why = {0};
+    assert_int_equal(dump(y, &stop, false, &why), KD_ESTOPPED);
+    OK(dump((way){"a", "head-tail:n=20", 0, 4, 1}, NULL, true, err));
+    OK(kd_store_open(&s, store_path, err));
+    assert_string_equal(kd_store_root(s), whole);
+    kd_store_close(s);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(logits_are_those_of_each_row_alone),
+        cmocka_unit_test(one_that_was_stopped_ends_as_if_it_had_not_been),
+    };
+    return cmocka_run_group_tests(tests, make_folder, remove_folder);
+}
