@@ -322,7 +322,8 @@ static kd_status write_all(run *r, kd_err *err)
     size_t n = r->chunk_rows, bytes = 0;
     slab s = {.id = malloc(n * 16), .split = malloc(n), .source = malloc(n * 8), .label = malloc(n * 4)};
     bool ok = s.id && s.split && s.source && s.label && kd_mul_size(n, p->row_bytes, &bytes);
-    for (size_t i = 0; i <= p->text.n; i++) ok = ok && (s.input[i].length = malloc(n * sizeof(uint32_t)));
+    for (size_t i = 0; i < p->text.n + (p->text.mask ? 1 : 0); i++)
+        ok = ok && (s.input[i].length = malloc(n * sizeof(uint32_t)));
     kd_status st = ok ? KD_OK : kd_fail(err, KD_ENOMEM, "%s: no memory for a chunk of %zu rows", r->store, n);
     if (!st && !is_text(p)) st = slab_room(&s, 0, bytes, err);
     if (!st) st = write_chunks(r, &s, err);
