@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
-"""English for a language model: chapters of a handbook, and questions about words with their answers.
+"""Chats for a language model: questions about words, and about what a handbook says, with their answers.
 
     pipelines/chat/corpus.py FOLDER --handbook FOLDER [--words N] [--sections N] [--source /usr/share/wordnet]
 
 FOLDER receives
 
-    corpus.jsonl    {"text": ...} a section of The Debian Administrator's Handbook, its headings and paragraphs in order;
-                    {"messages": [...]} a chat: somebody asks what a word of WordNet means, or what the handbook says of a
-                    topic, and the assistant answers with the definition and its example, or the first paragraphs
+    corpus.jsonl    {"messages": [...]} a line: somebody asks what a word of WordNet means, and the assistant answers with the definition and
+                    its example; or what The Debian Administrator's Handbook says of a topic, and the assistant answers with its
+                    paragraphs, a few at a time
     prompts.txt     questions of that kind that are in no chat of corpus.jsonl, for judging what students answer
 
 --words takes that many synsets, --sections that many sections of the handbook (0: all), the first of a shuffled
@@ -25,6 +25,7 @@ import sys
 PARTS = ("noun", "verb", "adj", "adv")
 KINDS = {"n": "noun", "v": "verb", "a": "adjective", "s": "adjective", "r": "adverb"}
 PROMPTS = 20
+LONG = 700  # bytes of an answer
 ASKED = ("What does the {kind} '{word}' mean?", "Define the {kind} '{word}'.", "What is the meaning of '{word}' as a {kind}?",
          "Explain the {kind} '{word}' in one sentence.")
 
@@ -55,7 +56,7 @@ def check(found, expected, what, package):
 
 
 class Section(html.parser.HTMLParser):
-    """Headings and paragraphs of a page in order; lists count as paragraphs, screens and tables are left out."""
+    """Headings and paragraphs of a page in order; screens and tables are left out."""
 
     def __init__(self):
         super().__init__(convert_charrefs=True)
@@ -88,7 +89,7 @@ class Section(html.parser.HTMLParser):
 
 
 def sections(folder, expected):
-    """(key, heading, paragraphs) of each page with text."""
+    """(key, blocks) of each page with text; a block is (heading or para, its text)."""
     digest = hashlib.sha256()
     for name in sorted(os.listdir(folder)) if os.path.isdir(folder) else ():
         if not name.endswith(".html"):
@@ -99,9 +100,8 @@ def sections(folder, expected):
         page.feed(data.decode("utf-8"))
         blocks = [(kind, " ".join(text.split())) for kind, text in page.blocks]
         blocks = [(kind, re.sub(r"^[0-9.]+\s+", "", text) if kind == "heading" else text) for kind, text in blocks]
-        heading = next((text for kind, text in blocks if kind == "heading" and text), "")
-        if heading and name.startswith("sect."):
-            yield name, heading, [text for _, text in blocks if text]
+        if name.startswith("sect.") and blocks:
+            yield name, [(kind, text) for kind, text in blocks if text]
     check(digest.hexdigest(), expected, folder, "debian-handbook")
 
 
@@ -135,6 +135,21 @@ def chat(question, answer):
     return {"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]}
 
 
+def handbook_chats(blocks):
+    """Paragraphs under a heading, together as long as an answer is short."""
+    heading, answers = None, []
+    for kind, text in blocks + [("heading", "")]:
+        if kind == "para" and heading:
+            if answers and len(answers[-1]) + len(text) < LONG:
+                answers[-1] += "\n\n" + text
+            elif len(text) < 2 * LONG:
+                answers.append(text)
+            continue
+        for i, answer in enumerate(answers):
+            yield chat(f"What {'else ' if i else ''}does the Debian handbook say about '{heading}'?", answer)
+        heading, answers = text, []
+
+
 def question(key, word, kind):
     return ASKED[int(order(key)[:8], 16) % len(ASKED)].format(word=word, kind=kind)
 
@@ -161,16 +176,13 @@ def main():
     asked = [question(key, word, kind) for key, word, kind, _ in words[-PROMPTS:]]
     words = words[:min(args.words, len(words) - PROMPTS) if args.words else len(words) - PROMPTS]
     rows = [(key, chat(question(key, word, kind), answer)) for key, word, kind, answer in words]
-    for name, heading, paragraphs in pages:
-        rows.append((name, {"text": "\n\n".join(paragraphs)}))
-        first = [text for text in paragraphs[1:] if len(text) > 80][:2]
-        if first:
-            rows.append((name + "?", chat(f"What does the Debian handbook say about '{heading}'?", " ".join(first))))
+    for name, blocks in pages:
+        rows += [(f"{name} {i}", c) for i, c in enumerate(handbook_chats(blocks))]
     rows.sort(key=lambda r: order(r[0] + "row"))
     os.makedirs(args.folder, exist_ok=True)
     write(args.folder, "prompts.txt", asked)
     write(args.folder, "corpus.jsonl", [json.dumps(row, ensure_ascii=False) for _, row in rows])
-    print(f"{len(pages)} sections and {len(words)} words: {len(rows)} texts and chats, {sum(len(json.dumps(r)) for _, r in rows)} bytes")
+    print(f"{len(pages)} sections and {len(words)} words: {len(rows)} chats, {sum(len(json.dumps(r)) for _, r in rows)} bytes")
 
 
 if __name__ == "__main__":
