@@ -58,6 +58,8 @@ typedef struct bench_encoder_params {
     int threads;
 } bench_encoder_params;
 kd_status bench_encoder(const bench_encoder_params *p, kd_err *err);
+/* `language`: training steps of a language model (language.c); without data: writes the model. */
+kd_status bench_language(const bench_encoder_params *p, kd_err *err);
 
 /* `logits`: of rows of `length` ids, into a file. */
 kd_status bench_logits(const char *model, const char *ids, const char *out, int64_t length, int threads,

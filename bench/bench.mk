@@ -153,13 +153,16 @@ bench-tokenizer: deps deps-text $(TEXT_READY) $(BENCH_BIN) ## MB/s of kd's token
 bench-encoder: deps deps-text $(TEXT_READY) $(BENCH_BIN) ## an encoder's passes and training steps beside PyTorch and ONNX Runtime, into bench/results/ (PART=... does one part)
 	@$(TEXT_PYTHON) bench/encoder.py --bench $(BENCH_BIN) --scratch $(BUILD)/bench/encoder $(BENCH_ARGS) $(PART)
 
+bench-language: deps deps-text $(TEXT_READY) $(BENCH_BIN) ## a language model's training steps beside PyTorch, into bench/results/ (PART=train does one part)
+	@$(TEXT_PYTHON) bench/language.py --bench $(BENCH_BIN) --scratch $(BUILD)/bench/language $(BENCH_ARGS) $(PART)
+
 encoder-parity: deps deps-text $(TEXT_READY) all ## are kd's embeddings MiniLM's of sentence-transformers? 10,000 texts, into bench/results/
 	@$(TEXT_PYTHON) bench/teacher_parity.py $B $(BUILD)/bench/encoder bench/results $(BENCH_ARGS)
 
 decoder-parity: deps deps-text $(TEXT_READY) $(BENCH_BIN) ## are kd's logits of SmolLM2-135M those of transformers? 8,192 positions, into bench/results/
 	@$(TEXT_PYTHON) bench/peers/decoder_parity.py --bench $(BENCH_BIN) --scratch $(BUILD)/bench/decoder $(BENCH_ARGS)
 
-.PHONY: deps-text tokenizer-parity bench-tokenizer bench-encoder encoder-parity decoder-parity
+.PHONY: deps-text tokenizer-parity bench-tokenizer bench-encoder bench-language encoder-parity decoder-parity
 
 scoreboard: ## bench/results/*.json to docs/scoreboard.md; prints the figures that fall short
 	@bench/scoreboard.sh

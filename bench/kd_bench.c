@@ -8,6 +8,7 @@
  *     kd_bench read STORE COLUMN,...           rows of a store on demand, and what bounds them (read.c)
  *     kd_bench teacher FOLDER STORE            a teacher's forward passes over a store's rows (teacher.c)
  *     kd_bench encoder FOLDER DATA forward|train  an encoder's passes or training steps on demand (encoder.c)
+ *     kd_bench language new FOLDER | train FOLDER DATA  a language model's training steps (language.c)
  *     kd_bench logits MODEL IDS OUT LENGTH     a decoder's logits into a file (logits.c)
  *     kd_bench many STORE STUDENT.yaml FOLDER  kd-train's trainer with N students on demand (many.c)
  *     kd_bench parity STORE STUDENT.yaml FOLDER STEPS  a run's first losses and what repeats them (parity.c)
@@ -36,6 +37,7 @@ static const char usage[] =
     "       kd_bench read STORE COLUMN,... [--window N]\n"
     "       kd_bench teacher FOLDER STORE [--threads N]\n"
     "       kd_bench encoder FOLDER DATA forward|train [--precision f32|bf16] [--threads N]\n"
+    "       kd_bench language new FOLDER | train FOLDER DATA [--precision f32|bf16] [--threads N]\n"
     "       kd_bench logits MODEL IDS OUT LENGTH [--threads N]\n"
     "       kd_bench many STORE STUDENT.yaml FOLDER [--students N] [--window N] [--threads N]\n"
     "       kd_bench parity STORE STUDENT.yaml FOLDER STEPS\n"
@@ -165,6 +167,13 @@ int main(int argc, char **argv)
                                         .threads = p.threads};
         if (!e.train && strcmp(arg[3], "forward")) return fail_usage("encoder takes forward or train");
         st = bench_encoder(&e, &err);
+    } else if (n == (n > 1 && !strcmp(arg[1], "train") ? 4 : 3) && strcmp(arg[0], "language") == 0) {
+        const bench_encoder_params e = {.folder = arg[2],
+                                        .data = n == 4 ? arg[3] : NULL,
+                                        .precision = p.precision,
+                                        .threads = p.threads};
+        if (n == 3 && strcmp(arg[1], "new")) return fail_usage("language takes new or train");
+        st = bench_language(&e, &err);
     } else if (n == 5 && strcmp(arg[0], "logits") == 0) {
         const long length = count(arg[4], 1 << 20);
         if (!length) return fail_usage("LENGTH takes a whole number from 1");

@@ -6,15 +6,17 @@
  *
  * Nothing is as long as rows x words: a piece has ROWS rows. A larger one would read and write dW less often,
  * a smaller one keeps its logits in the cache between the three products. Weights are laid out in panels once
- * a batch; products are those of panels.c. With bf16 operands of the CPU's own (precision.c) they are the
- * library's, planned for whole pieces: rows of the last one that nobody asked for are zeros.
+ * a batch for the logits; products are those of panels.c. In f32 dx reads them where they are, in shares of
+ * words whose results are added in order: each number of dz and W is then read once a piece. With bf16
+ * operands of the CPU's own (precision.c) they are the library's, planned for whole pieces: rows of the last
+ * one that nobody asked for are zeros.
  */
 #include "nn_private.h"
 
 #include <stdlib.h>
 #include <string.h>
 
-enum { ROWS = KD_HEAD_ROWS, BLOCK = 4096 };
+enum { ROWS = KD_HEAD_ROWS, BLOCK = 4096, SHARE = 4 * KD__PANELS_STEP /* of words */ };
 
 struct kd_head {
     kd_graph *g;
@@ -30,6 +32,8 @@ struct kd_head {
     float *z, *dz;         /* (ROWS, words) */
     float *in16, *dz16;    /* operands of the library's products, or NULL */
     float *stage;          /* of the weights' gradient */
+    float *shares;         /* (shares, ROWS, width) of dx */
+    const float *weight;   /* (words, width) */
     kd__team *team;
     kd__gemm *logits, *data, *first, *next; /* the library's: dW = and dW += */
     /* Of this batch. */
@@ -51,6 +55,10 @@ kd_status kd__head_check(const kd_graph *g, kd_node n, kd_err *err)
         "node %s is no head of a language model: an output, linear without a bias, a row per token",
         info ? info->name : "that is not there");
 }
+
+/* Whether W is read where it is for dx: f32, whole registers. */
+static bool in_place(const kd_head *h) { return h->operands == KD__F32 && h->width % 16 == 0; }
+static size_t shares_of(const kd_head *h) { return (h->words + SHARE - 1) / SHARE; }
 
 /* ---- planning ----------------------------------------------------------------------------- */
 
@@ -86,12 +94,13 @@ static kd_status plan_memory(kd_head *h, kd_err *err)
     const bool library = h->operands == KD__BF16, back = h->p.training;
     const kd__panels_gradient g = {.rows = ROWS, .out = V, .in = d};
     const size_t forward = place(h, library ? kd__operand_floats(KD__BF16, w) : kd__panels_floats(d, V)),
-                 backward = place(h, library || !back ? 0 : kd__panels_floats(V, d)), in = place(h, ROWS * d),
-                 din = place(h, back ? ROWS * d : 0), z = place(h, ROWS * V),
+                 backward = place(h, library || !back || in_place(h) ? 0 : kd__panels_floats(V, d)),
+                 in = place(h, ROWS * d), din = place(h, back ? ROWS * d : 0), z = place(h, ROWS * V),
                  dz = h->p.apart && back ? place(h, ROWS * V) : z,
                  in16 = place(h, library ? kd__operand_floats(KD__BF16, ROWS * d) : 0),
                  dz16 = place(h, library && back ? kd__operand_floats(KD__BF16, ROWS * V) : 0),
-                 stage = place(h, library || !back ? 0 : kd__panels_stage(&g));
+                 stage = place(h, library || !back ? 0 : kd__panels_stage(&g)),
+                 shares = place(h, back && in_place(h) ? shares_of(h) * ROWS * d : 0);
     if (!(h->arena = kd_alloc_aligned(h->floats, sizeof(float))))
         return kd_fail(err, KD_ENOMEM, "layer %s: no memory for %zu words a row, %d rows at a time",
                        h->g->node[h->p.head].name, V, ROWS);
@@ -104,6 +113,7 @@ static kd_status plan_memory(kd_head *h, kd_err *err)
     h->in16 = h->arena + in16;
     h->dz16 = h->arena + dz16;
     h->stage = h->arena + stage;
+    h->shares = h->arena + shares;
     return KD_OK;
 }
 
@@ -164,6 +174,35 @@ static void clear(float *x, size_t n)
     for (size_t i = 0; i < n; i += BLOCK) memset(x + i, 0, kd_min_size(BLOCK, n - i) * sizeof *x);
 }
 
+/* dx in shares of words, each W where it lies times a share of dz; then their sum, share by share. */
+static void share_product(const kd_head *h, size_t share)
+{
+    const size_t d = h->width, first = share * SHARE, words = kd_min_size(SHARE, h->words - first);
+    float *c = h->shares + share * ROWS * d;
+    for (size_t k = 0; k < words; k += KD__PANELS_STEP) {
+        const kd__dense_product t = {.c = c,
+                                     .ldc = d,
+                                     .a = h->dz + first + k,
+                                     .lda = h->words,
+                                     .b = h->weight + (first + k) * d,
+                                     .ldb = d,
+                                     .rows = h->n,
+                                     .n = d,
+                                     .k = kd_min_size(KD__PANELS_STEP, words - k),
+                                     .add = k > 0};
+        kd__dense_get()->product(&t);
+    }
+}
+
+static void sum_shares(const kd_head *h, size_t row)
+{
+    const size_t d = h->width;
+    float *sum = h->shares + row * d;
+    for (size_t share = 1; share < shares_of(h); share++)
+        kd__vec_get()->add_to(sum, h->shares + (share * ROWS + row) * d, d);
+    memcpy(h->grad + h->row[row] * d, sum, d * sizeof *sum);
+}
+
 /* What a call says of the batch; every thread has the same. */
 typedef struct asked {
     kd_exec *ex;
@@ -190,6 +229,7 @@ static void begin(kd_head *h, const asked *c)
         h->value = kd_exec_value(c->ex, h->x);
         h->grad = grads ? kd_exec_grad(c->ex, h->x) : NULL;
         h->dw = grads ? grads + h->param->offset : NULL;
+        h->weight = w;
         h->begun = false;
     }
     if (h->operands == KD__BF16)
@@ -197,7 +237,8 @@ static void begin(kd_head *h, const asked *c)
     else
         kd__panels_pack(h->forward, w, h->width, h->words, true, h->operands);
     if (h->dw) {
-        if (h->operands != KD__BF16) kd__panels_pack(h->back, w, h->words, h->width, false, h->operands);
+        if (h->operands != KD__BF16 && !in_place(h))
+            kd__panels_pack(h->back, w, h->words, h->width, false, h->operands);
         clear(h->grad, (size_t)kd_exec_rows(c->ex, h->x) * h->width);
         if (!c->rows) clear(h->dw, h->words * h->width);
     }
@@ -295,8 +336,13 @@ static void backward_panels(kd_head *h)
     kd__panels_gather(&weights);
 #pragma omp barrier
     kd__panels_gradients(&weights);
-    kd__panels_product(&data);
+    if (in_place(h)) {
+#pragma omp for schedule(dynamic)
+        for (size_t i = 0; i < shares_of(h); i++) share_product(h, i);
+    } else {
+        kd__panels_product(&data);
 #pragma omp barrier
+    }
 }
 
 static void backward(kd_head *h, const asked *c)
@@ -306,7 +352,12 @@ static void backward(kd_head *h, const asked *c)
         backward_library(h);
     else
         backward_panels(h);
-    scatter(h);
+    if (in_place(h)) {
+#pragma omp for schedule(static)
+        for (size_t i = 0; i < h->n; i++) sum_shares(h, i);
+    } else {
+        scatter(h);
+    }
 #pragma omp single
     h->begun = true;
 }

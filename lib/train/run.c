@@ -284,6 +284,26 @@ static double number_of(const json_t *o, const char *key, double missing)
     return json_is_number(v) ? json_number_value(v) : missing;
 }
 
+/* Whether ids mean to the other model what they mean in the store; a folder without a tokenizer is believed.
+ */
+static kd_status check_tokenizer(const kd__run *r, const kd_trainer *t, kd_err *err)
+{
+    const kd_column *c = kd__trainer_column(t, t->text[0]);
+    const char *from = r->spec.init_from, *want = json_string_value(json_object_get(c->params, "tokenizer"));
+    char *file = kd_is_dir(from) ? kd_path_join(from, "tokenizer.json") : kd_strdup(from);
+    kd_tokenizer *z;
+    kd_status st = file ? KD_OK : kd_fail(err, KD_ENOMEM, "out of memory");
+    if (!st && want && kd_exists(file) && !(st = kd_tokenizer_open(&z, from, err))) {
+        if (strcmp(kd_tokenizer_hash(z), want))
+            st = kd_fail(err, KD_EMISMATCH,
+                         "init.from %s: its tokenizer is %s, column %s of %s was made with %s (tokenizer)",
+                         from, kd_tokenizer_hash(z), c->name, kd_store_path(t->store), want);
+        kd_tokenizer_close(z);
+    }
+    free(file);
+    return st;
+}
+
 /* Initial weights of another model. */
 static kd_status begin(kd__run *r, kd_trainer *t, kd_err *err)
 {
@@ -294,6 +314,7 @@ static kd_status begin(kd__run *r, kd_trainer *t, kd_err *err)
     kd_status st = KD_OK;
     if (t->ntexts && !strcmp(init.tables, "words")) st = kd__texts_count(t, &count, err);
     init.count = count;
+    if (r->language && !st) st = check_tokenizer(r, t, err);
     if (!st) st = kd_model_init_from(r->model, &init, err);
     free(count);
     return st;

@@ -208,7 +208,7 @@ static int end(void **state)
 /* ---- students ----------------------------------------------------------------------------- */
 
 #define NET "model: {arch: llama, layers: 1, width: 16, heads: 2, ffn: 24, positions: 16, tied: true}\n"
-#define RUN "epochs: 10, batch: 16, lr: 0.01"
+#define RUN "epochs: 8, batch: 16, lr: 0.015"
 
 static int stop_flag;
 static uint64_t stop_after, seen;
@@ -435,6 +435,18 @@ static void what_does_not_fit_is_refused(void **state)
     }
 }
 
+/* A model whose tokenizer is not the store's, whatever its sizes. */
+static void weights_of_a_model_with_other_words_are_refused(void **state)
+{
+    (void)state;
+    const outcome o = train((how){.store = "few",
+                                  .loss = "{kd: 0, ce: 1}",
+                                  .net = NET "init: {from: tests/golden/bpe.gguf}\n",
+                                  .out = "bad"});
+    assert_int_equal(o.st, KD_EMISMATCH);
+    if (!strstr(o.err.msg, "was made with t (tokenizer)")) fail_msg("%s", o.err.msg);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -445,6 +457,7 @@ int main(void)
         cmocka_unit_test(bf16_trains_too),
         cmocka_unit_test(masks_that_mark_nothing_teach_nothing),
         cmocka_unit_test(what_does_not_fit_is_refused),
+        cmocka_unit_test(weights_of_a_model_with_other_words_are_refused),
     };
     return cmocka_run_group_tests(tests, begin, end);
 }

@@ -1,0 +1,130 @@
+#!/usr/bin/env python3
+"""Training steps of a language model beside PyTorch, in turns, into bench/results/: what `make bench-language` runs.
+
+    language.py --bench KD_BENCH [--python PYTHON] [PART ...]
+
+A decoder of 8 layers, 576 wide, 49,152 words, with drawn weights; 4 sequences of 256 random tokens, 64 kept classes a position; two
+threads. PARTs: train, train-bf16; all without any. As bench/encoder.py does it: peak, programs that must agree in their first losses,
+rounds in turns, the peak again, parts that were disturbed are repeated.
+"""
+import argparse
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+
+import figure
+from encoder import NAMES, check_same, side
+from run import Failure, Process, bootstrap, disturbed, machine, measure_peak, moved, own_defaults
+
+HERE = Path(__file__).resolve().parent
+SEQUENCES, TOKENS, KEPT, WORDS = 4, 256, 64, 49152
+PARTS = {"train": 1.7, "train-bf16": 1.8}
+MEMORY = 0.4
+
+
+def write_data(path):
+    rng = np.random.default_rng(1)
+    positions = SEQUENCES * (TOKENS - 1)
+    classes = np.sort(np.stack([rng.choice(WORDS, KEPT, replace=False) for _ in range(positions)]), 1)
+    share = rng.dirichlet(np.full(KEPT, 0.3), positions).clip(1e-6)
+    share /= share.sum(1, keepdims=True)
+    np.concatenate([np.array([SEQUENCES, TOKENS, KEPT], "<i4"), rng.integers(0, WORDS, SEQUENCES * TOKENS).astype("<i4"),
+                    classes.astype("<i4").reshape(-1), share.astype("<f4").reshape(-1).view("<i4")]).tofile(path)
+
+
+def one_run(args, part, folder, data):
+    precision = "bf16" if part.endswith("bf16") else "f32"
+    before, sides = measure_peak(args), {}
+    try:
+        for how in ("eager", "compile"):
+            print(f"{part}: starts {NAMES[how]}", file=sys.stderr)
+            sides[how] = Process(NAMES[how], [args.python, HERE / "peers" / "language.py", how, folder, data, "--threads", args.threads,
+                                              *(["--bf16"] if precision == "bf16" else [])])
+        sides["kd"] = Process("kd", [args.bench, "language", "train", folder, data, "--precision", precision, "--threads", args.threads])
+        off = {how: check_same("train", precision, sides["kd"], x) for how, x in sides.items() if how != "kd"}
+        rounds = []
+        for i in range(args.pairs):
+            rounds.append({how: x.go(args.seconds) for how, x in sides.items()})
+            print(f"{part}: {i + 1}/{args.pairs}  " + "  ".join(f"{how} {r['tokens_s']:,.0f}" for how, r in rounds[-1].items()),
+                  file=sys.stderr)
+        ready = {how: x.ready for how, x in sides.items()}
+    finally:
+        for x in sides.values():
+            x.close()
+    after = measure_peak(args)
+    return {"precision": precision, "off": off, "rounds": rounds, "ready": ready, "peak_before": before, "peak_after": after,
+            "moved": moved(before, after), "foreign": max(x["foreign"] for r in rounds for x in r.values())}
+
+
+def save(args, part, run):
+    bar, ready = PARTS[part], run["ready"]
+    sides = {how: side(run, how) for how in ("kd", "eager", "compile")}
+    kd, best = sides["kd"], max(("eager", "compile"), key=lambda how: sides[how]["tokens_s"])
+    ratios = [r["kd"]["tokens_s"] / r[best]["tokens_s"] for r in run["rounds"]]
+    low, high = bootstrap(ratios)
+    median = sorted(ratios)[len(ratios) // 2]
+    other, least = sides[best], min(sides[how]["peak_rss_mb"] for how in ("eager", "compile"))
+    name = f"{NAMES[best]} {ready[best]['versions']['torch']} {run['precision']}"
+    common = {"peer": name, "machine": machine(args, run["peak_before"]), "versions": ready[best]["versions"] | {"build": ready["kd"]["build"]}}
+    details = {"flops_a_token": ready["kd"]["flops"] / ready["kd"]["tokens"], "products": ready["kd"]["products"], "sides": sides,
+               "first_part_by": run["off"], "ratio": {"median": round(median, 3), "low95": round(low, 3), "high95": round(high, 3),
+                                                      "all": [round(r, 3) for r in ratios]},
+               "bar_rule": f"{bar} x peer_value", "peak_before": run["peak_before"], "peak_after": run["peak_after"],
+               "peak_moved": round(run["moved"], 4), "others_share": round(run["foreign"], 4), "rounds": args.pairs,
+               "seconds_each": args.seconds}
+    command = f"make bench-language PART={part}"
+    figure.save(args.results, f"language-{part}", kd["tokens_s"], "tokens/s", command, bar=round(bar * other["tokens_s"], 1),
+                peer_value=other["tokens_s"], details=details, **common)
+    figure.save(args.results, f"language-{part}-memory", kd["peak_rss_mb"], "MB at most", command, direction="lower",
+                bar=round(MEMORY * least), peer_value=least,
+                details={"bar_rule": f"{MEMORY} x peer_value, the peer that takes less", "planned_bytes": ready["kd"]["planned_bytes"]}, **common)
+    print(f"language-{part}: kd {kd['tokens_s']:,.0f} tokens/s, {kd['percent_of_f32_peak']} % of f32 peak, {kd['peak_rss_mb']} MB; {name} "
+          f"{other['tokens_s']:,.0f}, {other['peak_rss_mb']} MB; ratio {median:.2f} [{low:.2f}, {high:.2f}], bar {bar}")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("part", nargs="*", help=f"[{' '.join(PARTS)}]")
+    parser.add_argument("--bench", required=True, help="the program kd_bench")
+    parser.add_argument("--python", default=sys.executable, help="with torch and transformers [this one]")
+    parser.add_argument("--results", type=Path, default=HERE / "results")
+    parser.add_argument("--scratch", type=Path, default=Path("build/bench/language"))
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--pairs", type=int, default=7, help="rounds [7]")
+    parser.add_argument("--seconds", type=float, default=2, help="of each measurement [2]")
+    parser.add_argument("--tries", type=int, default=4, help="parts that were disturbed are repeated [4]")
+    args = parser.parse_args()
+    cpus = sorted(os.sched_getaffinity(0))
+    if len(cpus) < args.threads:
+        sys.exit(f"bench/language.py: {args.threads} threads need as many CPUs, here are {len(cpus)}; try --threads")
+    os.sched_setaffinity(0, cpus[:args.threads])   # all programs inherit it
+    own_defaults()
+    folder, data, status = args.scratch / "model", args.scratch / "batch", 0
+    args.scratch.mkdir(parents=True, exist_ok=True)
+    subprocess.run([args.bench, "language", "new", folder], check=True)
+    write_data(data)
+    for part in args.part or list(PARTS):
+        if part not in PARTS:
+            parser.error(f"no part {part}; there are {', '.join(PARTS)}")
+        for attempt in range(args.tries):
+            try:
+                run = one_run(args, part, folder, data)
+            except Failure as e:
+                print(f"bench/language.py: {part}: {e}", file=sys.stderr)
+                return 1
+            why = disturbed(run)
+            if not why:
+                save(args, part, run)
+                break
+            print(f"{part}: {why}; thrown away ({attempt + 1}/{args.tries})", file=sys.stderr)
+        else:
+            print(f"bench/language.py: {part}: no quiet run in {args.tries}; stop other work on this machine", file=sys.stderr)
+            status = 1
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())
