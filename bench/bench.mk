@@ -123,6 +123,12 @@ bench-dump: bench-store-ready ## what a dump takes beyond the teacher's own time
 
 bench-store: bench-store-size bench-store-speed bench-store-verify bench-store-rss bench-dump ## all figures of the store
 
+encoding-study: deps bench-store-ready ## which encodings of a language model's logits teach as well as all of them? 75 students, into bench/results/ (an hour)
+	@$(MAKE) --no-print-directory $(STORE_SMOLLM)/logits.npy
+	@$(STORE_PYTHON) bench/encoding_study.py $B $(BUILD)/bench/encodings bench/results --smollm $(STORE_SMOLLM) $(BENCH_ARGS)
+
+.PHONY: encoding-study
+
 # ---- texts -------------------------------------------------------------------------------------
 #
 # Another Python with tokenizers and the package of MiniLM may stand in: TEXT_PYTHON=...

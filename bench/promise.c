@@ -7,10 +7,12 @@
  *     free    the whole product or convolution given to oneDNN with all threads, which cuts it by their
  * number as it likes and may add across them; sums cut into one part a thread
  *
- * Both compute the same numbers with the same kernels of the same library (where training has kernels of its
- * own for a convolution, the library's stand in: they are not what is measured), and both open one parallel
- * region a call (in training kd opens one a step, which only kd's own cutting makes possible; that gain is
- * not counted). On the fixed side a convolution also packs its weights, which the free side is given packed.
+ * Both compute the same numbers and open one parallel region a call (in training kd opens one a step, which
+ * only kd's own cutting makes possible; that gain is not counted). Convolutions and most products have the
+ * library's kernels on both sides (where training has kernels of its own for a convolution, the library's
+ * stand in: they are not what is measured); linear layers on batches of fixed size are those that train,
+ * dense.c, beside the library's products. On the fixed side a convolution also packs its weights, which the
+ * free side is given packed.
  * What is elementwise has no order and is left out, so the cost is that of the pieces concerned, and a whole
  * step's is smaller.
  */
@@ -36,6 +38,9 @@ typedef struct piece {
     int threads;
     kd__gemm *gemm;
     kd__gemm_call product;
+    kd__dense dense;
+    kd__dense_forward forward;
+    kd__dense_backward backward;
     kd__conv *conv;
     kd__conv_grads grads;
     kd__prim *prim[2]; /* of the free side: the product; forward; to weights and data */
@@ -93,11 +98,57 @@ static kd_status add_product(bench *b, const char *what, const char *node, const
     p->call = call_product;
     kd_status st = kd__gemm_create(&p->gemm, d, b->team, err);
     if (!st) st = kd__prim_matmul(&p->prim[0], d, b->free_team, err);
-    p->product =
-        (kd__gemm_call){p->gemm, numbers(b, (size_t)(d->m * d->k)), numbers(b, (size_t)(d->k * d->n)),
-                        d->bias ? numbers(b, (size_t)d->n) : NULL, numbers(b, (size_t)(d->m * d->n)), 0};
+    p->product = (kd__gemm_call){p->gemm,
+                                 numbers(b, (size_t)(d->m * d->k)),
+                                 numbers(b, (size_t)(d->k * d->n)),
+                                 d->bias ? numbers(b, (size_t)d->n) : NULL,
+                                 numbers(b, (size_t)(d->m * d->n)),
+                                 0};
     const kd__gemm_call *c = &p->product;
     return st || (c->a && c->b && c->c && (c->bias || !d->bias)) ? st : no_memory(err);
+}
+
+static void call_dense_forward(const piece *p, int which)
+{
+    const kd__dense_forward *f = &p->forward;
+    if (which == FREE) {
+        kd__prim_run(p->prim[0], f->x, f->w, f->bias, f->y);
+        return;
+    }
+#pragma omp parallel num_threads(p->threads)
+    kd__dense_run_forward(&p->dense, f);
+}
+
+static void call_dense_backward(const piece *p, int which)
+{
+    const kd__dense_backward *g = &p->backward;
+    if (which == FREE) {
+        kd__prim_run(p->prim[0], g->dy, g->x, NULL, g->dw);
+        if (p->prim[1]) kd__prim_run(p->prim[1], g->dy, g->w, NULL, g->dx);
+        return;
+    }
+#pragma omp parallel num_threads(p->threads)
+    kd__dense_run_backward(&p->dense, g);
+}
+
+/* The products of linear.c where they are those of dense.c; the library's by the same shapes beside them. */
+static kd_status add_dense(bench *b, const char *node, const kd__dense *d, const kd__gemm_desc *forward,
+                           const kd__gemm_desc *weights, const kd__gemm_desc *data, kd_err *err)
+{
+    piece *f = add_piece(b, "forward", node), *g = add_piece(b, "backward", node);
+    if (!f || !g) return kd_fail(err, KD_ELIMIT, "a model of more than %d pieces", MAX_PIECES);
+    f->call = call_dense_forward, g->call = call_dense_backward;
+    f->dense = g->dense = *d;
+    kd_status st = kd__prim_matmul(&f->prim[0], forward, b->free_team, err);
+    if (!st) st = kd__prim_matmul(&g->prim[0], weights, b->free_team, err);
+    if (!st && data) st = kd__prim_matmul(&g->prim[1], data, b->free_team, err);
+    float *x = numbers(b, d->rows * d->in), *w = numbers(b, d->out * d->in),
+          *y = numbers(b, d->rows * d->out), *bias = numbers(b, d->out), *dw = numbers(b, d->out * d->in),
+          *dx = data ? numbers(b, d->rows * d->in) : NULL;
+    f->forward = (kd__dense_forward){
+        .x = x, .w = w, .bias = forward->bias ? bias : NULL, .y = y, .relu = forward->relu};
+    g->backward = (kd__dense_backward){.x = x, .w = w, .dy = y, .dw = dw, .dx = dx};
+    return st || (x && w && y && bias && dw && (dx || !data)) ? st : no_memory(err);
 }
 
 /* The three products of linear.c. */
@@ -116,6 +167,8 @@ static kd_status add_linear(bench *b, const kd__node_info *n, const kd__node_inf
     const kd__gemm_desc data = {.m = rows, .n = in, .k = out, .lda = out, .ldb = in, .ldc = in};
     const kd__gemm_desc weights = {
         .m = out, .n = in, .k = rows, .lda = out, .ldb = in, .ldc = in, .ta = true};
+    const kd__dense d = {.rows = (size_t)rows, .in = (size_t)in, .out = (size_t)out};
+    if (kd__dense_fit(&d)) return add_dense(b, n->name, &d, &forward, &weights, first ? NULL : &data, err);
     kd_status st = add_product(b, "forward", n->name, &forward, err);
     if (!st) st = add_product(b, "to weights", n->name, &weights, err);
     return st || first ? st : add_product(b, "to data", n->name, &data, err);

@@ -29,24 +29,13 @@ typedef struct speaker {
     size_t nends;
 } speaker;
 
-static void add_end(speaker *s, const char *token)
-{
-    uint32_t id;
-    if (token && s->nends < KD_COUNT(s->end) && kd_tokenizer_find(s->tokenizer, token, &id))
-        s->end[s->nends++] = id;
-}
-
 /* What tokenizer_config.json calls the end of a sequence, and the usual ones. */
 static void find_ends(speaker *s)
 {
-    const json_t *file = json_object_get(kd_tokenizer_files(s->tokenizer), "tokenizer_config.json");
-    json_t *config = NULL;
-    if (file) kd_json_parse(&config, json_string_value(file), json_string_length(file), NULL);
-    const json_t *eos = json_object_get(config, "eos_token");
-    add_end(s, json_string_value(json_is_object(eos) ? json_object_get(eos, "content") : eos));
-    add_end(s, "<|endoftext|>");
-    add_end(s, "<|end_of_text|>");
-    json_decref(config);
+    static const char *const usual[] = {"<|endoftext|>", "<|end_of_text|>"};
+    s->nends = kd_tokenizer_special(s->tokenizer, "eos_token", s->end);
+    for (size_t i = 0; i < KD_COUNT(usual); i++)
+        s->nends += kd_tokenizer_find(s->tokenizer, usual[i], &s->end[s->nends]);
 }
 
 static kd_status open_speaker(speaker *s, kd_err *err)
@@ -111,9 +100,11 @@ static kd_status speak(speaker *s, kd_buf *said, kd_err *err)
     kd_decode_state state = {0};
     kd_buf out = {0};
     kd_status st = KD_OK;
+    const uint32_t *seen;
+    const size_t begin = kd_generator_seen(s->generator, &seen);
     const double start = kd_now();
     for (int64_t i = 0; i < s->o->tokens && !st && !kd_stop_requested; i++) {
-        const uint32_t *seen, id = kd_generator_draw(s->generator, &how);
+        const uint32_t id = kd_generator_draw(s->generator, &how);
         if (ends(s, id)) break;
         const size_t before = out.len, n = kd_generator_seen(s->generator, &seen);
         if ((st = kd_decode_next(s->tokenizer, &state, id, false, &out, err))) break;
@@ -129,8 +120,10 @@ static kd_status speak(speaker *s, kd_buf *said, kd_err *err)
     if (st == KD_ELIMIT) st = KD_OK; // the room is full: that is where the text ends
     if (!st && said) kd_buf_append(said, out.text ? out.text : "", out.len);
     if (!st && s->c->common.json) {
-        json_t *text = json_stringn(out.text ? out.text : "", out.len);
-        st = print_line(json_pack("{s:o}", "text", text), err);
+        json_t *text = json_stringn(out.text ? out.text : "", out.len), *ids = json_array();
+        const size_t end = kd_generator_seen(s->generator, &seen);
+        for (size_t i = begin; i < end; i++) json_array_append_new(ids, json_integer(seen[i]));
+        st = print_line(json_pack("{s:o, s:o}", "text", text, "tokens", ids), err);
     } else if (!st) {
         putchar('\n');
     }

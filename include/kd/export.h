@@ -2,13 +2,14 @@
  *
  *     onnx    a graph of opset 17 for ONNX Runtime and its kin; any batch
  *     c       one C99 source without dependencies: weights as arrays, predict(); for small devices
- *     gguf    encoders of texts, with their vocabulary, for llama.cpp
- *     sentence-transformers    a folder of that layout, with its tokenizer
+ *     gguf    encoders of texts and language models, with their vocabulary, for llama.cpp
+ *     sentence-transformers    an encoder as a folder of that layout, with its tokenizer
+ *     transformers             a language model as such a folder
  *
  * What is written is the student as it infers: batch norms are folded into the convolutions before them,
  * dropout is gone, and with `weights: int8` each output channel's weights are whole numbers from -127 to 127
- * times a scale of its own (gguf: each 32 weights of a row, Q8_0); activations stay f32. By default the input
- * is raw, as the store has it, and centring and scaling are part of what is written.
+ * times a scale of its own (gguf: each 32 weights of a row, Q8_0 and Q4_0); activations stay f32. By default
+ * the input is raw, as the store has it, and centring and scaling are part of what is written.
  *
  *     kd_model_export o = {.to = "onnx", .weights = "f32", .input = "f32", .layout = "nchw", ...};
  *     if (kd_model_load(&m, folder, &err) || kd_export_model(m, "student.onnx", &o, NULL, &facts, &err)) ...
@@ -20,8 +21,8 @@
 #include "kd/model.h"
 
 typedef struct kd_model_export {
-    char *to;        /* onnx, c, gguf, sentence-transformers */
-    char *weights;   /* f32, f16 (gguf), int8 */
+    char *to;        /* onnx, c, gguf, sentence-transformers, transformers */
+    char *weights;   /* f32, f16, bf16, int8, int4 */
     char *input;     /* f32, u8: type of the numbers of a row; onnx, c */
     char *layout;    /* onnx, input of three axes: nchw, nhwc */
     char *prefix;    /* c: what predict's name begins with; NULL: nothing */

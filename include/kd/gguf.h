@@ -118,7 +118,7 @@ kd_status kd_gguf_read(const kd_gguf *g, const kd_gguf_tensor *t, float *out, kd
 /* ---- writing ------------------------------------------------------------------------------ */
 
 /* What stands before the numbers; a zeroed struct is an empty file. Running out of memory shows in
- * kd_gguf_put_head. Tensors are F32, F16 or Q8_0. */
+ * kd_gguf_put_head. Tensors are F32, F16, Q8_0 or Q4_0. */
 typedef struct kd_gguf_writer {
     kd_buf keys, tensors;
     uint64_t n_keys, n_tensors, bytes; /* bytes: of the numbers so far, each tensor padded */
@@ -132,8 +132,8 @@ void kd_gguf_put_str(kd_gguf_writer *g, const char *key, const char *v);
 void kd_gguf_put_texts(kd_gguf_writer *g, const char *key, uint64_t n);
 void kd_gguf_put_item(kd_gguf_writer *g, const char *v, size_t len);
 void kd_gguf_put_i32s(kd_gguf_writer *g, const char *key, const int32_t *v, uint64_t n);
-/* Announces a tensor; its numbers are written in this order. dims: as PyTorch has them. Of Q8_0 the last one
- * is a multiple of KD_GGUF_BLOCK. */
+/* Announces a tensor; its numbers are written in this order. dims: as PyTorch has them. Of Q8_0 and Q4_0 the
+ * last one is a multiple of KD_GGUF_BLOCK. */
 void kd_gguf_put_tensor(kd_gguf_writer *g, const char *name, kd_gguf_type type, int ndims,
                         const int64_t *dims);
 /* Everything up to the first number. KD_ENOMEM. */

@@ -105,6 +105,8 @@ kd_status kd_model_feed_tokens(const kd_model *m, kd_exec *ex, const void *raw, 
 /* Writes config.json and model.safetensors into an existing folder, each atomically; weights first.
  * extra: members added to config.json, may be NULL. */
 kd_status kd_model_save(kd_model *m, const char *folder, const json_t *extra, kd_err *err);
+/* The same with weights as KD_F32, KD_F16 or KD_BF16. */
+kd_status kd_model_save_as(kd_model *m, const char *folder, kd_dtype dtype, const json_t *extra, kd_err *err);
 /* A kd folder, a GGUF file (its name ends in .gguf) of architecture llama, or a folder of Hugging Face with
  * model_type llama, bert or electra, of encoders with or without sentence-transformers'
  * modules.json (without: mean pooling, as there). Of such a folder's tensors those of other heads are left
@@ -116,17 +118,27 @@ void kd_model_fingerprint(kd_model *m, char out[33]);
 /* Bytes of model.safetensors in folder, 0 if missing. */
 uint64_t kd_model_file_bytes(const char *folder);
 
+/* ---- parameters of a llama in GGUF files ------------------------------------------------------ */
+
+#define KD_LLAMA_NAME 64
+/* llama.cpp's name of a parameter; false: it has none. */
+bool kd_llama_gguf_name(char out[KD_LLAMA_NAME], const char *param);
+/* Queries and keys: the file has the two numbers of a rotary pair side by side. */
+bool kd_llama_gguf_pairs(const char *param);
+/* The rows of such a parameter in the file's order, or from it; to and from: its shape, not the same. */
+void kd_llama_gguf_turn(const kd_model *m, const kd_param *p, float *to, const float *from, bool into_file);
+
 /* ---- language models go on ---------------------------------------------------------------- */
 
 /* A sequence that grows; what was seen is not computed again. One thread calls it, `threads` compute. */
 typedef struct kd_generator kd_generator;
-/* m: a llama, must outlive it. tokens: of a sequence at most, 0: as many as the model has positions. KD_EUSAGE,
- * KD_ENOMEM. */
+/* m: a llama, must outlive it. tokens: of a sequence at most, 0: as many as the model has positions.
+ * KD_EUSAGE, KD_ENOMEM. */
 kd_status kd_generator_open(kd_generator **out, kd_model *m, int64_t tokens, int threads, kd_err *err);
-void kd_generator_close(kd_generator *g);                              /* NULL-safe */
+void kd_generator_close(kd_generator *g);                             /* NULL-safe */
 size_t kd_generator_seen(const kd_generator *g, const uint32_t **id); /* the sequence so far, borrowed */
-/* The sequence becomes its first `keep` tokens and then id. logits: (vocab) of what comes behind the last one,
- * borrowed until the next call; may be NULL. KD_ELIMIT (no room), KD_EMISMATCH (an id), KD_ENUMERIC. */
+/* The sequence becomes its first `keep` tokens and then id. logits: (vocab) of what comes behind the last
+ * one, borrowed until the next call; may be NULL. KD_ELIMIT (no room), KD_EMISMATCH (an id), KD_ENUMERIC. */
 kd_status kd_generator_feed(kd_generator *g, size_t keep, const uint32_t *id, size_t n, const float **logits,
                             kd_err *err);
 /* A new sequence of n tokens; nll: (n - 1) -log p of each token but the first. Errors as above. */

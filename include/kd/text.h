@@ -2,8 +2,8 @@
  *
  * A tokenizer is read from a Hugging Face folder (tokenizer.json, or vocab.txt of a BERT) or a GGUF file and
  * gives the ids that PyPI's `tokenizers` gives, to the last one: BertNormalizer, BertPreTokenizer, WordPiece;
- * byte-level BPE behind the pre-tokenizers of GPT-2, SmolLM and Llama 3; added tokens matched in the raw text,
- * templates, truncation. What a file asks for that is not here is refused by name.
+ * byte-level BPE behind the pre-tokenizers of GPT-2, SmolLM and Llama 3; added tokens matched in the raw
+ * text, templates, truncation. What a file asks for that is not here is refused by name.
  *
  *     kd_tokenizer *t;
  *     kd_encoder *e;
@@ -39,9 +39,10 @@ typedef struct kd_encoder kd_encoder;
 /* ---- tokenizers --------------------------------------------------------------------------- */
 
 /* path: a folder with tokenizer.json or vocab.txt, or one of these files (any name that ends in .json or
- * .txt), or a model's .gguf. vocab.txt goes by the folder's tokenizer_config.json: do_lower_case (true without),
- * tokenize_chinese_chars, strip_accents, names of the special tokens. KD_ENOTFOUND, KD_ECORRUPT (names the
- * member), KD_EUNSUPPORTED (a kind of model, normalizer, ... that is not here), KD_ELIMIT, KD_ENOMEM. */
+ * .txt), or a model's .gguf. vocab.txt goes by the folder's tokenizer_config.json: do_lower_case (true
+ * without), tokenize_chinese_chars, strip_accents, names of the special tokens. KD_ENOTFOUND, KD_ECORRUPT
+ * (names the member), KD_EUNSUPPORTED (a kind of model, normalizer, ... that is not here), KD_ELIMIT,
+ * KD_ENOMEM. */
 kd_status kd_tokenizer_open(kd_tokenizer **out, const char *path, kd_err *err);
 /* The same from memory: files is an object {"tokenizer.json": "text of the file", ...} as kd_tokenizer_files
  * gives it. where: for messages. */
@@ -62,6 +63,14 @@ size_t kd_tokenizer_max_tokens(const kd_tokenizer *t);
 size_t kd_tokenizer_added(const kd_tokenizer *t, bool pair);
 bool kd_tokenizer_find(const kd_tokenizer *t, const char *token, uint32_t *id); /* false: no such token */
 const char *kd_tokenizer_token(const kd_tokenizer *t, uint32_t id); /* borrowed; NULL: no such id */
+/* The token that tokenizer_config.json has under bos_token, eos_token, ...; false: none. */
+bool kd_tokenizer_special(const kd_tokenizer *t, const char *role, uint32_t *id);
+/* Byte-level BPE as keys of a GGUF file for a model of `rows` tokens; ids without a token are unused ones
+ * there. where: for messages. KD_EUNSUPPORTED (llama.cpp has no name for it), KD_EMISMATCH (too many tokens).
+ */
+struct kd_gguf_writer;
+kd_status kd_tokenizer_put_gguf(const kd_tokenizer *t, struct kd_gguf_writer *g, uint32_t rows,
+                                const char *where, kd_err *err);
 /* Appends the text of ids as `tokenizers` decodes them; special: special tokens are kept. KD_EMISMATCH (an id
  * that the vocabulary does not have), KD_ENOMEM. */
 kd_status kd_decode(const kd_tokenizer *t, const uint32_t *id, size_t n, bool special, kd_buf *out,

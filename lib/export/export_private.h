@@ -35,6 +35,7 @@ struct kd__layer {
     int wndims;
     int64_t wdims[4];
     size_t weights;
+    bool shared;  /* w is also that of a layer before it: the embedding's table as the head */
     int8_t *q;    /* int8: w[i] is q[i] * scale[i / (weights / wdims[0])]; NULL: f32 */
     float *scale; /* (wdims[0]) */
     kd_node_facts f;
@@ -56,19 +57,21 @@ struct kd__net {
  */
 kd_status kd__net_build(kd__net *net, kd_model *m, bool int8, kd_err *err);
 void kd__net_release(kd__net *net);
+bool kd__decodes(const kd__net *net); /* a language model */
 
 /* A format: writes the net to f. */
 typedef kd_status kd__format(FILE *f, const kd__net *net, const kd_model_export *o, const char *command,
                              kd_model_export_facts *facts, kd_err *err);
 kd__format kd__write_onnx, kd__write_c, kd__write_gguf;
-/* A folder for sentence-transformers. */
+/* A folder for sentence-transformers or transformers. */
 kd_status kd__write_bundle(const char *path, kd_model *m, const kd_model_export *o, const char *command,
                            kd_model_export_facts *facts, kd_err *err);
 
 kd__onnx_op kd__onnx_input, kd__onnx_linear, kd__onnx_conv, kd__onnx_relu, kd__onnx_maxpool, kd__onnx_gap,
     kd__onnx_flatten, kd__onnx_add; /* onnx.c */
 kd__onnx_op kd__onnx_tokens, kd__onnx_embedding, kd__onnx_layernorm, kd__onnx_attention, kd__onnx_gelu,
-    kd__onnx_pool, kd__onnx_normalize; /* onnx_tokens.c */
+    kd__onnx_pool, kd__onnx_normalize;                                         /* onnx_tokens.c */
+kd__onnx_op kd__onnx_rmsnorm, kd__onnx_rope, kd__onnx_causal, kd__onnx_swiglu; /* onnx_decoder.c */
 kd__c_op kd__c_input, kd__c_linear, kd__c_conv, kd__c_relu, kd__c_maxpool, kd__c_gap, kd__c_flatten,
     kd__c_add;
 extern const char kd__c_shape_text[], kd__c_finish_text[], kd__c_scale_text[], kd__c_linear_text[],

@@ -7,9 +7,8 @@
  *
  * It has no words for a projection behind the pooling, nor for narrower tables, nor for classes.
  */
-#include "export_private.h"
+#include "gguf_private.h"
 
-#include "kd/gguf.h"
 #include "kd/text.h"
 
 #include <stdlib.h>
@@ -53,45 +52,29 @@ static bool name_of(char out[KD_GGUF_MAX_NAME], const char *param)
     return false;
 }
 
-static kd_gguf_type type_of(const kd_param *p, const kd_model_export *o)
+static bool keeps(const kd_param *p)
 {
-    const bool small = p->ndims == 1 || strstr(p->name, "position_") || strstr(p->name, "token_type_");
-    return small || !strcmp(o->weights, "f32") ? KD_GGUF_F32
-           : !strcmp(o->weights, "f16")        ? KD_GGUF_F16
-                                               : KD_GGUF_Q8_0;
+    return p->ndims == 1 || strstr(p->name, "position_") || strstr(p->name, "token_type_");
 }
+
+static bool is_table(const kd_param *p) { return strstr(p->name, "word_embeddings"); }
 
 static kd_status check(const kd_model *m, const kd_model_export *o, kd_err *err)
 {
     const kd_model_spec *s = &m->spec;
-    const char *what = strcmp(s->arch, "bert") ? "architectures but bert"
-                       : s->classes || s->output
+    const char *what = s->classes || s->output
                            ? "a projection behind the pooling (model.output, model.classes)"
                        : s->embedding ? "tables that are narrower than the layers (model.embedding)"
                                       : NULL;
-    if (what) return kd_fail(err, KD_EUNSUPPORTED, "%s: a GGUF file has no words for %s", m->name, what);
-    if (!strcmp(o->weights, "int8") &&
-        (s->width % KD_GGUF_BLOCK || (s->ffn ? s->ffn : 4 * s->width) % KD_GGUF_BLOCK))
-        return kd_fail(
-            err, KD_EUNSUPPORTED,
-            "%s: int8 weights of a GGUF file (Q8_0) are blocks of 32; width %lld and ffn %lld must be "
-            "multiples of it",
-            m->name, (long long)s->width, (long long)s->ffn);
-    return KD_OK;
+    (void)o;
+    return what ? kd_fail(err, KD_EUNSUPPORTED, "%s: a GGUF file has no words for %s", m->name, what) : KD_OK;
 }
 
 /* ---- sizes -------------------------------------------------------------------------------------- */
 
-static void put_sizes(kd_gguf_writer *g, const kd_model *m, const kd_model_export *o)
+static void put_sizes(kd_gguf_writer *g, const kd_model *m)
 {
     const kd_model_spec *s = &m->spec;
-    const uint32_t file_type = !strcmp(o->weights, "f32") ? 0 : !strcmp(o->weights, "f16") ? 1 : 7;
-    kd_gguf_put_str(g, "general.architecture", "bert");
-    kd_gguf_put_str(g, "general.type", "model");
-    kd_gguf_put_str(g, "general.name", m->name);
-    kd_gguf_put_u32(g, "general.file_type", file_type);
-    kd_gguf_put_u32(g, "general.quantization_version", 2);
-    kd_gguf_put_u32(g, "general.alignment", KD_GGUF_ALIGNMENT);
     kd_gguf_put_u32(g, "bert.vocab_size", (uint32_t)s->vocab);
     kd_gguf_put_u32(g, "bert.context_length", (uint32_t)s->positions);
     kd_gguf_put_u32(g, "bert.embedding_length", (uint32_t)s->width);
@@ -217,45 +200,20 @@ static kd_status put_vocabulary(kd_gguf_writer *g, const kd_model *m, const voca
     return KD_OK;
 }
 
-/* ---- the file ----------------------------------------------------------------------------------- */
+/* ---- the keys ----------------------------------------------------------------------------------- */
 
-static kd_status put_tensors(kd_gguf_writer *g, const kd_model *m, const kd_model_export *o, kd_err *err)
+static kd_status put_keys(kd_gguf_writer *g, const kd_model *m, const kd_model_export *o, kd_err *err)
 {
-    const kd_param *p;
-    const size_t n = kd_graph_params(m->graph, &p);
-    char name[KD_GGUF_MAX_NAME];
-    for (size_t i = 0; i < n; i++) {
-        if (!name_of(name, p[i].name))
-            return kd_fail(err, KD_EUNSUPPORTED, "%s: a GGUF file has no name for the tensor %s", m->name,
-                           p[i].name);
-        kd_gguf_put_tensor(g, name, type_of(&p[i], o), p[i].ndims, p[i].dims);
-    }
-    return KD_OK;
-}
-
-kd_status kd__write_gguf(FILE *f, const kd__net *net, const kd_model_export *o, const char *command,
-                         kd_model_export_facts *facts, kd_err *err)
-{
-    kd_gguf_writer g = {0};
     vocabulary v = {0};
-    const kd_model *m = net->m;
-    const kd_param *p;
-    const size_t n = kd_graph_params(m->graph, &p);
-    kd_status st = check(m, o, err);
-    if (!st) st = kd_tokenizer_open(&v.t, o->tokenizer, err);
+    kd_status st = kd_tokenizer_open(&v.t, o->tokenizer, err);
     if (!st) st = find_specials(&v, o->tokenizer, err);
     if (!st) {
         find_normalizer(&v);
-        put_sizes(&g, m, o);
-        kd_gguf_put_str(&g, "kd.command", command ? command : "");
-        st = put_vocabulary(&g, m, &v, o->tokenizer, err);
+        put_sizes(g, m);
+        st = put_vocabulary(g, m, &v, o->tokenizer, err);
     }
-    if (!st) st = put_tensors(&g, m, o, err);
-    if (!st) st = kd_gguf_put_head(&g, f, err);
-    for (size_t i = 0; i < n && !st; i++)
-        kd_gguf_put_numbers(f, type_of(&p[i], o), kd_graph_param_data(m->graph, &p[i]), p[i].size);
-    facts->weight_bytes = g.bytes;
     kd_tokenizer_close(v.t);
-    kd_gguf_writer_release(&g);
     return st;
 }
+
+const kd__gguf_arch kd__gguf_bert = {"bert", check, put_keys, name_of, keeps, is_table, NULL};

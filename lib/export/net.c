@@ -34,6 +34,10 @@ static const kd__writer writers[] = {
     {"gelu", .onnx = kd__onnx_gelu},
     {"pool", .onnx = kd__onnx_pool},
     {"normalize", .onnx = kd__onnx_normalize},
+    {"rmsnorm", .onnx = kd__onnx_rmsnorm},
+    {"rope", .onnx = kd__onnx_rope},
+    {"causal_attention", .onnx = kd__onnx_causal},
+    {"swiglu", .onnx = kd__onnx_swiglu},
 };
 
 static kd_status no_memory(kd_err *err)
@@ -73,6 +77,12 @@ static kd_status fold(const kd__net *net, kd__layer *l, const kd_node_facts *nor
 /* Rounds each output channel to whole numbers of a scale, -127 to 127, in the model, too. */
 static kd_status quantise(kd__net *net, kd__layer *l, kd_err *err)
 {
+    for (const kd__layer *before = net->layer; l->shared && before < l; before++)
+        if (before->w == l->w) {
+            l->q = before->q;
+            l->scale = before->scale;
+            return KD_OK;
+        }
     const size_t channels = (size_t)l->wdims[0], each = l->weights / channels;
     l->q = kd_arena_alloc(&net->memory, l->weights, sizeof *l->q);
     l->scale = kd_arena_alloc(&net->memory, channels, sizeof *l->scale);
@@ -115,6 +125,7 @@ static kd_status add_layer(kd__net *net, kd_node n, const kd_node_facts *f, kd__
         l->weights = w->size;
         l->wndims = w->ndims;
         for (int i = 0; i < w->ndims && i < 4; i++) l->wdims[i] = w->dims[i];
+        for (int i = 0; i < l->index && !l->shared; i++) l->shared = net->layer[i].w == l->w;
     }
     return KD_OK;
 }
@@ -169,3 +180,5 @@ kd_status kd__net_build(kd__net *net, kd_model *m, bool int8, kd_err *err)
 }
 
 void kd__net_release(kd__net *net) { kd_arena_release(&net->memory); }
+
+bool kd__decodes(const kd__net *net) { return !strcmp(net->m->spec.arch, "llama"); }

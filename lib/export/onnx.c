@@ -29,19 +29,22 @@ static const char *and_relu(kd__onnx *x, const kd__layer *l)
     return name;
 }
 
+const char *kd__onnx_whole(kd__onnx *x, const kd__layer *l, const char **scale)
+{
+    const char *name = l->f.param[0]->name;
+    *scale = kd__onnx_tensor(x, kd__onnx_text(x, "%s.scale", name), KD__FLOAT, 1, l->wdims, l->scale,
+                             (size_t)l->wdims[0] * sizeof *l->scale);
+    return kd__onnx_tensor(x, kd__onnx_text(x, "%s.int8", name), KD__INT8, l->wndims, l->wdims, l->q,
+                           l->weights);
+}
+
 const char *kd__onnx_weight(kd__onnx *x, const kd__layer *l)
 {
-    const char *name = kd__onnx_text(x, "%s.weight", l->name);
+    const char *name = l->f.param[0]->name, *whole, *scale;
     if (!l->q)
         return kd__onnx_tensor(x, name, KD__FLOAT, l->wndims, l->wdims, l->w, l->weights * sizeof *l->w);
-    Onnx__NodeProto *n =
-        kd__onnx_node(x, "DequantizeLinear", name,
-                      kd__onnx_tensor(x, kd__onnx_text(x, "%s.int8", name), KD__INT8, l->wndims, l->wdims,
-                                      l->q, l->weights),
-                      kd__onnx_tensor(x, kd__onnx_text(x, "%s.scale", name), KD__FLOAT, 1, l->wdims, l->scale,
-                                      (size_t)l->wdims[0] * sizeof *l->scale),
-                      NULL);
-    kd__onnx_int(x, n, "axis", 0);
+    whole = kd__onnx_whole(x, l, &scale);
+    kd__onnx_int(x, kd__onnx_node(x, "DequantizeLinear", name, whole, scale, NULL), "axis", 0);
     return name;
 }
 
@@ -184,9 +187,9 @@ static void find_outputs(kd__onnx *x)
     const bool tokens = kd_model_reads_tokens(net->m);
     for (int i = 0; i < net->layers; i++)
         if (!strcmp(net->layer[i].how->op, "pool")) x->hidden = net->layer[i].in[0];
-    x->result = !tokens || net->m->spec.classes ? "logits"
-                : x->hidden                     ? "sentence_embedding"
-                                                : "last_hidden_state";
+    x->result = !tokens || net->m->spec.classes || kd__decodes(net) ? "logits"
+                : x->hidden                                         ? "sentence_embedding"
+                                                                    : "last_hidden_state";
 }
 
 static void place_outputs(kd__onnx *x)

@@ -109,9 +109,17 @@ void kd__onnx_ints(kd__onnx *x, Onnx__NodeProto *n, const char *name, size_t cou
 
 /* ---- tensors, inputs and outputs ------------------------------------------------------------------ */
 
+static const char *known(const kd__onnx *x, const char *name)
+{
+    for (size_t i = 0; name && i < x->graph.n_initializer; i++)
+        if (!strcmp(x->graph.initializer[i]->name, name)) return x->graph.initializer[i]->name;
+    return NULL;
+}
+
 const char *kd__onnx_tensor(kd__onnx *x, const char *name, int type, int ndims, const int64_t *dims,
                             const void *data, size_t bytes)
 {
+    if (known(x, name)) return name;
     Onnx__TensorProto *t = get(x, 1, sizeof *t);
     Onnx__GraphProto *g = &x->graph;
     void **list = grow(x, (void **)g->initializer, g->n_initializer, &x->tensor_room);
@@ -127,13 +135,6 @@ const char *kd__onnx_tensor(kd__onnx *x, const char *name, int type, int ndims, 
     g->initializer = (Onnx__TensorProto **)list;
     g->initializer[g->n_initializer++] = t;
     return name;
-}
-
-static const char *known(const kd__onnx *x, const char *name)
-{
-    for (size_t i = 0; i < x->graph.n_initializer; i++)
-        if (!strcmp(x->graph.initializer[i]->name, name)) return x->graph.initializer[i]->name;
-    return NULL;
 }
 
 const char *kd__onnx_scalar(kd__onnx *x, const char *name, float v)

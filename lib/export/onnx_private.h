@@ -36,11 +36,11 @@ Onnx__NodeProto *kd__onnx_node(kd__onnx *x, const char *op, const char *output, 
 void kd__onnx_int(kd__onnx *x, Onnx__NodeProto *n, const char *name, int64_t v);
 void kd__onnx_ints(kd__onnx *x, Onnx__NodeProto *n, const char *name, size_t count, const int64_t *v);
 /* A tensor of weights (type: Onnx__TensorProto__DataType), borrowed until the file is written; returns name.
- */
+ * No second time where there is one of that name. */
 const char *kd__onnx_tensor(kd__onnx *x, const char *name, int type, int ndims, const int64_t *dims,
                             const void *data, size_t bytes);
 void kd__onnx_float(kd__onnx *x, Onnx__NodeProto *n, const char *name, float v);
-/* The same of a few numbers, copied; no second time where there is one of that name. */
+/* The same of a few numbers, copied. */
 const char *kd__onnx_scalar(kd__onnx *x, const char *name, float v);
 const char *kd__onnx_axes(kd__onnx *x, const char *name, int count, const int64_t *v);
 /* What layers need of layers (onnx.c): the value that l reads, the name of the one it makes, its weights and
@@ -48,6 +48,12 @@ const char *kd__onnx_axes(kd__onnx *x, const char *name, int count, const int64_
 const char *kd__onnx_in(const kd__onnx *x, const kd__layer *l, int i);
 const char *kd__onnx_out(const kd__onnx *x, const kd__layer *l);
 const char *kd__onnx_weight(kd__onnx *x, const kd__layer *l);
+/* Of whole-number weights those, and the scales of their rows. */
+const char *kd__onnx_whole(kd__onnx *x, const kd__layer *l, const char **scale);
+/* One more step of l (onnx_tokens.c): its output's name, l's and what, from values a and b. */
+const char *kd__onnx_step(kd__onnx *x, const kd__layer *l, const char *op, const char *what, const char *a,
+                          const char *b);
+void kd__onnx_masks(kd__onnx *x); /* of a decoder: places, angles, who sees whom (onnx_decoder.c) */
 const char *kd__onnx_bias(kd__onnx *x, const kd__layer *l);
 /* An input or output of the graph. Axes whose size is free are KD__BATCH and KD__SEQUENCE. */
 void kd__onnx_place(kd__onnx *x, bool output, const char *name, int type, int ndims, const int64_t *dims);

@@ -16,9 +16,8 @@
 
 static const int64_t first[] = {0}, second[] = {1}, third[] = {2}, inner[] = {1, 2};
 
-/* One more step of l: its output's name, from values a and b. */
-static const char *step(kd__onnx *x, const kd__layer *l, const char *op, const char *what, const char *a,
-                        const char *b)
+const char *kd__onnx_step(kd__onnx *x, const kd__layer *l, const char *op, const char *what, const char *a,
+                          const char *b)
 {
     const char *name = kd__onnx_text(x, "%s.%s", l->name, what);
     kd__onnx_node(x, op, name, a, b, NULL);
@@ -31,13 +30,19 @@ const char *kd__onnx_tokens(kd__onnx *x, const kd__layer *l)
 {
     static const char *const names[] = {"input_ids", "attention_mask", "token_type_ids"};
     static const int64_t dims[] = {KD__BATCH, KD__SEQUENCE};
+    const bool decodes = kd__decodes(x->net);
     (void)l;
-    for (size_t i = 0; i < KD_COUNT(names); i++) kd__onnx_place(x, false, names[i], KD__INT64, 2, dims);
+    for (size_t i = 0; i < KD_COUNT(names) - decodes; i++)
+        kd__onnx_place(x, false, names[i], KD__INT64, 2, dims);
     Onnx__NodeProto *cast = kd__onnx_node(x, "Cast", "mask", "attention_mask", NULL, NULL);
     kd__onnx_int(x, cast, "to", KD__FLOAT);
     kd__onnx_node(x, "Sub", "mask.left_out", kd__onnx_scalar(x, "one", 1), "mask", NULL);
     kd__onnx_node(x, "Mul", "mask.lowest", "mask.left_out", kd__onnx_scalar(x, "lowest", -FLT_MAX), NULL);
-    kd__onnx_node(x, "Unsqueeze", "mask.scores", "mask.lowest", kd__onnx_axes(x, "axes.1_2", 2, inner), NULL);
+    if (decodes)
+        kd__onnx_masks(x);
+    else
+        kd__onnx_node(x, "Unsqueeze", "mask.scores", "mask.lowest", kd__onnx_axes(x, "axes.1_2", 2, inner),
+                      NULL);
     return names[0];
 }
 
@@ -45,17 +50,15 @@ const char *kd__onnx_tokens(kd__onnx *x, const kd__layer *l)
 static const char *words(kd__onnx *x, const kd__layer *l)
 {
     const char *ids = kd__onnx_in(x, l, 0);
-    if (!l->q) return step(x, l, "Gather", "words", kd__onnx_weight(x, l), ids);
-    const char *table = kd__onnx_tensor(x, kd__onnx_text(x, "%s.int8", l->name), KD__INT8, 2, l->wdims, l->q,
-                                        l->weights),
-               *scales = kd__onnx_tensor(x, kd__onnx_text(x, "%s.scale", l->name), KD__FLOAT, 1, l->wdims,
-                                         l->scale, (size_t)l->wdims[0] * sizeof *l->scale),
-               *rows = step(x, l, "Gather", "rows", table, ids),
-               *numbers = kd__onnx_text(x, "%s.numbers", l->name),
-               *scale = step(x, l, "Gather", "scales", scales, ids);
+    if (!l->q) return kd__onnx_step(x, l, "Gather", "words", kd__onnx_weight(x, l), ids);
+    const char *scales, *table = kd__onnx_whole(x, l, &scales),
+                        *rows = kd__onnx_step(x, l, "Gather", "rows", table, ids),
+                        *numbers = kd__onnx_text(x, "%s.numbers", l->name),
+                        *scale = kd__onnx_step(x, l, "Gather", "scales", scales, ids);
     kd__onnx_int(x, kd__onnx_node(x, "Cast", numbers, rows, NULL, NULL), "to", KD__FLOAT);
-    return step(x, l, "Mul", "words", numbers,
-                step(x, l, "Unsqueeze", "column", scale, kd__onnx_axes(x, "axes.2", 1, third)));
+    return kd__onnx_step(x, l, "Mul", "words", numbers,
+                         kd__onnx_step(x, l, "Unsqueeze", "column", scale,
+                                       kd__onnx_axes(x, "axes.2", 1, third)));
 }
 
 static const char *table(kd__onnx *x, const kd__layer *l, int i)
@@ -78,8 +81,8 @@ const char *kd__onnx_embedding(kd__onnx *x, const kd__layer *l)
     kd__onnx_int(x, shape, "start", 1);
     kd__onnx_int(x, shape, "end", 2);
     kd__onnx_node(x, "Slice", places, table(x, l, 1), kd__onnx_axes(x, "axes.0", 1, first), length);
-    const char *types = step(x, l, "Gather", "types", table(x, l, 2), "token_type_ids");
-    kd__onnx_node(x, "Add", out, step(x, l, "Add", "typed", w, types), places, NULL);
+    const char *types = kd__onnx_step(x, l, "Gather", "types", table(x, l, 2), "token_type_ids");
+    kd__onnx_node(x, "Add", out, kd__onnx_step(x, l, "Add", "typed", w, types), places, NULL);
     return out;
 }
 
@@ -97,10 +100,10 @@ const char *kd__onnx_layernorm(kd__onnx *x, const kd__layer *l)
 const char *kd__onnx_gelu(kd__onnx *x, const kd__layer *l)
 {
     const char *in = kd__onnx_in(x, l, 0);
-    const char *ratio = step(x, l, "Div", "ratio", in, kd__onnx_scalar(x, "sqrt_2", sqrtf(2))),
-               *erf = step(x, l, "Erf", "erf", ratio, NULL),
-               *sum = step(x, l, "Add", "sum", erf, kd__onnx_scalar(x, "one", 1)),
-               *twice = step(x, l, "Mul", "twice", in, sum);
+    const char *ratio = kd__onnx_step(x, l, "Div", "ratio", in, kd__onnx_scalar(x, "sqrt_2", sqrtf(2))),
+               *erf = kd__onnx_step(x, l, "Erf", "erf", ratio, NULL),
+               *sum = kd__onnx_step(x, l, "Add", "sum", erf, kd__onnx_scalar(x, "one", 1)),
+               *twice = kd__onnx_step(x, l, "Mul", "twice", in, sum);
     kd__onnx_node(x, "Mul", kd__onnx_out(x, l), twice, kd__onnx_scalar(x, "half", 0.5f), NULL);
     return kd__onnx_out(x, l);
 }
@@ -110,7 +113,8 @@ static const char *heads_of(kd__onnx *x, const kd__layer *l, int i, const char *
 {
     const int64_t cut[] = {0, 0, l->f.k, (int64_t)l->size / l->f.k};
     const char *shape = kd__onnx_axes(x, kd__onnx_text(x, "%s.shape", l->name), 4, cut),
-               *parts = step(x, l, "Reshape", kd__onnx_text(x, "%s.cut", what), kd__onnx_in(x, l, i), shape),
+               *parts = kd__onnx_step(x, l, "Reshape", kd__onnx_text(x, "%s.cut", what), kd__onnx_in(x, l, i),
+                                      shape),
                *out = kd__onnx_text(x, "%s.%s", l->name, what);
     kd__onnx_ints(x, kd__onnx_node(x, "Transpose", out, parts, NULL, NULL), "perm", 4, perm);
     return out;
@@ -123,14 +127,14 @@ const char *kd__onnx_attention(kd__onnx *x, const kd__layer *l)
     const char *q = heads_of(x, l, 0, "q", by_head), *k = heads_of(x, l, 1, "k", turned),
                *v = heads_of(x, l, 2, "v", by_head);
     const float scale = 1 / sqrtf((float)(l->size / (size_t)l->f.k));
-    const char *product = step(x, l, "MatMul", "product", q, k),
-               *scaled = step(x, l, "Mul", "scaled", product,
-                              kd__onnx_scalar(x, kd__onnx_text(x, "%s.scale", l->name), scale)),
-               *scores = step(x, l, "Add", "scores", scaled, "mask.scores"),
+    const char *product = kd__onnx_step(x, l, "MatMul", "product", q, k),
+               *scaled = kd__onnx_step(x, l, "Mul", "scaled", product,
+                                       kd__onnx_scalar(x, kd__onnx_text(x, "%s.scale", l->name), scale)),
+               *scores = kd__onnx_step(x, l, "Add", "scores", scaled, "mask.scores"),
                *weights = kd__onnx_text(x, "%s.weights", l->name),
                *back = kd__onnx_text(x, "%s.back", l->name);
     kd__onnx_int(x, kd__onnx_node(x, "Softmax", weights, scores, NULL, NULL), "axis", -1);
-    const char *mixed = step(x, l, "MatMul", "mixed", weights, v);
+    const char *mixed = kd__onnx_step(x, l, "MatMul", "mixed", weights, v);
     kd__onnx_ints(x, kd__onnx_node(x, "Transpose", back, mixed, NULL, NULL), "perm", 4, by_head);
     kd__onnx_node(x, "Reshape", kd__onnx_out(x, l), back,
                   kd__onnx_axes(x, kd__onnx_text(x, "%s.joined", l->name), 3, joined), NULL);
@@ -157,11 +161,12 @@ const char *kd__onnx_pool(kd__onnx *x, const kd__layer *l)
         kd__onnx_node(x, "Squeeze", out, one, kd__onnx_axes(x, "axes.1", 1, second), NULL);
         return out;
     }
-    const char *column = step(x, l, "Unsqueeze", "mask", "mask", kd__onnx_axes(x, "axes.2", 1, third)),
-               *kept = step(x, l, "Mul", "kept", in, column), *sum = sum_over_places(x, l, "sum", kept),
-               *places = sum_over_places(x, l, "places", column);
+    const char *column =
+                   kd__onnx_step(x, l, "Unsqueeze", "mask", "mask", kd__onnx_axes(x, "axes.2", 1, third)),
+               *kept = kd__onnx_step(x, l, "Mul", "kept", in, column),
+               *sum = sum_over_places(x, l, "sum", kept), *places = sum_over_places(x, l, "places", column);
     kd__onnx_node(x, "Div", out, sum,
-                  step(x, l, "Max", "divisor", places, kd__onnx_scalar(x, "fewest", 1e-9f)), NULL);
+                  kd__onnx_step(x, l, "Max", "divisor", places, kd__onnx_scalar(x, "fewest", 1e-9f)), NULL);
     return out;
 }
 
@@ -172,6 +177,7 @@ const char *kd__onnx_normalize(kd__onnx *x, const kd__layer *l)
     const char *in = kd__onnx_in(x, l, 0), *length = kd__onnx_text(x, "%s.length", l->name);
     kd__onnx_ints(x, kd__onnx_node(x, "ReduceL2", length, in, NULL, NULL), "axes", 1, last);
     kd__onnx_node(x, "Div", kd__onnx_out(x, l), in,
-                  step(x, l, "Max", "divisor", length, kd__onnx_scalar(x, "shortest", 1e-12f)), NULL);
+                  kd__onnx_step(x, l, "Max", "divisor", length, kd__onnx_scalar(x, "shortest", 1e-12f)),
+                  NULL);
     return kd__onnx_out(x, l);
 }

@@ -1,6 +1,7 @@
 /* gguf_write.c - a GGUF file: keys, then tensors, then their numbers.
  *
- * A block of Q8_0 is 32 numbers: a scale (f16), the largest by 127, and 32 whole numbers.
+ * A block of Q8_0 is 32 numbers: a scale (f16), the largest by 127, and 32 whole numbers. A block of Q4_0 has
+ * 16 steps: its largest number, with its sign, is step -8; low halves of bytes hold the first 16 numbers.
  */
 #include "kd/gguf.h"
 
@@ -107,22 +108,44 @@ kd_status kd_gguf_put_head(const kd_gguf_writer *g, FILE *f, kd_err *err)
     return KD_OK;
 }
 
-/* One block; w becomes scale * whole number. */
-static void put_block(FILE *f, float *w)
+/* Writes the scale of a block and returns what it became. */
+static float put_scale(FILE *f, float scale)
 {
-    float top = 0, scale;
     uint16_t half;
-    int8_t q[KD_GGUF_BLOCK];
-    for (int i = 0; i < KD_GGUF_BLOCK; i++) top = fmaxf(top, fabsf(w[i]));
-    scale = top / 127;
     kd_from_f32(&half, KD_F16, &scale, 1);
     kd_to_f32(&scale, &half, KD_F16, 1);
+    fwrite(&half, sizeof half, 1, f);
+    return scale;
+}
+
+/* One block; w becomes scale * whole number. */
+static void put_q8(FILE *f, float *w)
+{
+    float top = 0;
+    int8_t q[KD_GGUF_BLOCK];
+    for (int i = 0; i < KD_GGUF_BLOCK; i++) top = fmaxf(top, fabsf(w[i]));
+    const float scale = put_scale(f, top / 127);
     for (int i = 0; i < KD_GGUF_BLOCK; i++) {
         const float whole = scale > 0 ? rintf(w[i] / scale) : 0;
         q[i] = (int8_t)fmaxf(-127, fminf(127, whole));
         w[i] = scale * (float)q[i];
     }
-    fwrite(&half, sizeof half, 1, f);
+    fwrite(q, 1, sizeof q, f);
+}
+
+static void put_q4(FILE *f, float *w)
+{
+    enum { HALF = KD_GGUF_BLOCK / 2 };
+    float top = 0;
+    uint8_t q[HALF] = {0};
+    for (int i = 0; i < KD_GGUF_BLOCK; i++)
+        if (fabsf(w[i]) > fabsf(top)) top = w[i];
+    const float scale = put_scale(f, top / -8);
+    for (int i = 0; i < KD_GGUF_BLOCK; i++) {
+        const float whole = scale != 0 ? fmaxf(-8, fminf(7, rintf(w[i] / scale))) : 0;
+        q[i % HALF] |= (uint8_t)(((int)whole + 8) << (i < HALF ? 0 : 4));
+        w[i] = scale * whole;
+    }
     fwrite(q, 1, sizeof q, f);
 }
 
@@ -142,7 +165,8 @@ void kd_gguf_put_numbers(FILE *f, kd_gguf_type type, float *w, size_t n)
 {
     if (type == KD_GGUF_F32) fwrite(w, sizeof *w, n, f);
     if (type == KD_GGUF_F16) put_halves(f, w, n);
-    for (size_t i = 0; type == KD_GGUF_Q8_0 && i < n; i += KD_GGUF_BLOCK) put_block(f, w + i);
+    for (size_t i = 0; type == KD_GGUF_Q8_0 && i < n; i += KD_GGUF_BLOCK) put_q8(f, w + i);
+    for (size_t i = 0; type == KD_GGUF_Q4_0 && i < n; i += KD_GGUF_BLOCK) put_q4(f, w + i);
     put_zeros(f, kd_gguf_bytes(type, n));
 }
 

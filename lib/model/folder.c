@@ -42,31 +42,48 @@ static const char *name_in_file(const kd_model *m, kd__node_name *b, const kd_pa
     return kd_model_reads_tokens(m) ? kd__hf_name(b, p->name, file) : p->name;
 }
 
+/* All numbers of the model in halves, one behind the other; free() it. */
+static unsigned char *halves_of(const kd_model *m, kd_dtype dtype)
+{
+    const kd_param *p;
+    size_t floats = 0, at = 0;
+    kd_graph_params(m->graph, &p);
+    for (size_t i = 0; i < m->params; i++) floats += p[i].size;
+    unsigned char *halves = malloc(2 * floats);
+    for (size_t i = 0; halves && i < m->params; at += 2 * p[i++].size)
+        kd_from_f32(halves + at, dtype, kd_graph_param_data(m->graph, &p[i]), p[i].size);
+    return halves;
+}
+
 /* The parameters that belong into one file of the folder; none: no file. */
-static kd_status save_weights(kd_model *m, const char *folder, const char *file, kd_err *err)
+static kd_status save_weights(kd_model *m, const char *folder, const char *file, kd_dtype dtype, kd_err *err)
 {
     const kd_param *p;
     kd_graph_params(m->graph, &p);
     const size_t n = m->params;
-    size_t count = 0;
+    size_t count = 0, at = 0;
     char *path = kd_path_join(folder, file);
     kd_tensor *t = calloc(n + 1, sizeof *t);
     kd__node_name *names = calloc(n + 1, sizeof *names);
+    unsigned char *halves = dtype == KD_F32 ? NULL : halves_of(m, dtype);
     json_t *meta = json_pack("{s:s, s:s}", "format", "pt", "kd_version", KD_VERSION);
-    kd_status st = path && t && names && meta ? KD_OK : kd_fail(err, KD_ENOMEM, "%s: out of memory", folder);
-    for (size_t i = 0; i < n && !st; i++) {
+    kd_status st = path && t && names && meta && (halves || dtype == KD_F32)
+                       ? KD_OK
+                       : kd_fail(err, KD_ENOMEM, "%s: out of memory", folder);
+    for (size_t i = 0; i < n && !st; at += 2 * p[i++].size) {
         const char *where, *name = name_in_file(m, &names[i], &p[i], &where);
         if (strcmp(where, file)) continue;
         kd_tensor *to = &t[count++];
         *to = (kd_tensor){.name = name,
-                          .dtype = KD_F32,
+                          .dtype = dtype,
                           .ndims = p[i].ndims,
-                          .bytes = p[i].size * sizeof(float)};
+                          .bytes = p[i].size * kd_dtype_size(dtype)};
         for (int d = 0; d < p[i].ndims; d++) to->dims[d] = p[i].dims[d];
-        to->data = kd_graph_param_data(m->graph, &p[i]);
+        to->data = halves ? (const void *)(halves + at) : kd_graph_param_data(m->graph, &p[i]);
     }
     if (!st && count) st = kd_tensors_save(path, t, count, meta, err);
     json_decref(meta);
+    free(halves);
     free(names);
     free(t);
     free(path);
@@ -81,6 +98,11 @@ static json_t *preprocess(const kd_model *m)
 
 kd_status kd_model_save(kd_model *m, const char *folder, const json_t *extra, kd_err *err)
 {
+    return kd_model_save_as(m, folder, KD_F32, extra, err);
+}
+
+kd_status kd_model_save_as(kd_model *m, const char *folder, kd_dtype dtype, const json_t *extra, kd_err *err)
+{
     const bool tokens = kd_model_reads_tokens(m);
     char *config = kd_path_join(folder, "config.json");
     json_t *j = json_pack("{s:[s], s:s, s:s, s:s, s:o, s:o*}", "architectures", m->spec.arch, "model_type",
@@ -91,11 +113,11 @@ kd_status kd_model_save(kd_model *m, const char *folder, const json_t *extra, kd
         (extra && json_object_update_missing(j, (json_t *)extra)))
         st = kd_fail(err, KD_ENOMEM, "%s: no memory to save the model", folder);
     if (!st && decodes(m))
-        st = kd__llama_config(j, &m->spec, err);
+        st = kd__llama_config(j, &m->spec, dtype, err);
     else if (!st && tokens && !(st = kd__hf_config(j, &m->spec, err)) &&
              !(st = kd__hf_save_modules(&m->spec, folder, err)))
-        st = save_weights(m, folder, kd__hf_dense, err);
-    if (!st) st = save_weights(m, folder, WEIGHTS, err);
+        st = save_weights(m, folder, kd__hf_dense, dtype, err);
+    if (!st) st = save_weights(m, folder, WEIGHTS, dtype, err);
     if (!st) st = kd_json_save(config, j, err);
     json_decref(j);
     free(config);

@@ -142,7 +142,7 @@ kd_status kd__llama_spec(json_t **spec, const json_t *config, const char *path, 
     return st;
 }
 
-kd_status kd__llama_config(json_t *config, const kd_model_spec *s, kd_err *err)
+kd_status kd__llama_config(json_t *config, const kd_model_spec *s, kd_dtype dtype, kd_err *err)
 {
     const int64_t kv = s->kv_heads ? s->kv_heads : s->heads;
     json_t *j = json_pack(
@@ -153,7 +153,10 @@ kd_status kd__llama_config(json_t *config, const kd_model_spec *s, kd_err *err)
         "intermediate_size", (json_int_t)(s->ffn ? s->ffn : 4 * s->width), "vocab_size", (json_int_t)s->vocab,
         "max_position_embeddings", (json_int_t)s->positions, "rms_norm_eps", s->eps, "rope_theta",
         s->rope_base, "tie_word_embeddings", s->tied, "hidden_act", "silu", "attention_bias", false,
-        "mlp_bias", false, "rope_scaling", "torch_dtype", "float32");
+        "mlp_bias", false, "rope_scaling", "torch_dtype",
+        dtype == KD_F16    ? "float16"
+        : dtype == KD_BF16 ? "bfloat16"
+                           : "float32");
     const bool fine = j && !json_object_update(config, j);
     json_decref(j);
     return fine ? KD_OK : kd_fail(err, KD_ENOMEM, "no memory for a model's config.json");
@@ -235,13 +238,26 @@ static kd_status gguf_spec(json_t *spec, const kd_gguf *g, kd_err *err)
     return KD_OK;
 }
 
-/* Rows of pairs side by side (0, d / 2, 1, ...) to halves; w: (heads, d, in), from: the same, as in the file.
- */
-static void put_in_order(float *w, const float *from, size_t heads, size_t d, size_t in)
+bool kd_llama_gguf_name(char out[KD_LLAMA_NAME], const char *param)
 {
-    for (size_t h = 0; h < heads; h++)
-        for (size_t i = 0; i < d; i++)
-            memcpy(w + (h * d + i % 2 * (d / 2) + i / 2) * in, from + (h * d + i) * in, in * sizeof *w);
+    kd__node_name b;
+    const char *name = name_of(&b, param, GGUF);
+    const size_t n = strlen(name);
+    if (!strcmp(name, param) || n >= KD_LLAMA_NAME) return false;
+    memcpy(out, name, n + 1);
+    return true;
+}
+
+bool kd_llama_gguf_pairs(const char *param) { return strstr(param, ".query.") || strstr(param, ".key."); }
+
+/* Row h d + i of the file, of pairs side by side (0, d / 2, 1, ...), is this row of ours. */
+void kd_llama_gguf_turn(const kd_model *m, const kd_param *p, float *to, const float *from, bool into_file)
+{
+    const size_t d = (size_t)(m->spec.width / m->spec.heads), in = (size_t)p->dims[1];
+    for (size_t row = 0; row < (size_t)p->dims[0]; row++) {
+        const size_t i = row % d, ours = row - i + i % 2 * (d / 2) + i / 2;
+        memcpy(to + (into_file ? row : ours) * in, from + (into_file ? ours : row) * in, in * sizeof *to);
+    }
 }
 
 static bool same_shape(const kd_gguf_tensor *t, const kd_param *p)
@@ -256,17 +272,14 @@ static kd_status take_tensor(kd_model *m, const kd_gguf *g, const kd_param *p, k
     kd__node_name b;
     const char *name = name_of(&b, p->name, GGUF);
     const kd_gguf_tensor *t = kd_gguf_find_tensor(g, name);
-    const kd_model_spec *s = &m->spec;
     float *w = kd_graph_param_data(m->graph, p), *pairs = NULL;
-    const size_t d = (size_t)(s->width / s->heads);
-    const bool turned = strstr(p->name, ".query.") || strstr(p->name, ".key.");
     if (!t || !same_shape(t, p))
         return kd_fail(err, KD_EMISMATCH, "%s: tensor %s %s", kd_gguf_path(g), name,
                        t ? "has another shape than the file's sizes say" : "is missing");
-    if (turned && !(pairs = malloc(p->size * sizeof *pairs)))
+    if (kd_llama_gguf_pairs(p->name) && !(pairs = malloc(p->size * sizeof *pairs)))
         return kd_fail(err, KD_ENOMEM, "%s: no memory for %s", kd_gguf_path(g), name);
     kd_status st = kd_gguf_read(g, t, pairs ? pairs : w, err);
-    if (!st && pairs) put_in_order(w, pairs, (size_t)p->dims[0] / d, d, (size_t)p->dims[1]);
+    if (!st && pairs) kd_llama_gguf_turn(m, p, w, pairs, false);
     free(pairs);
     for (size_t i = 0; i < p->size && !st; i++)
         if (!isfinite(w[i]))

@@ -58,7 +58,7 @@ const char *kd__llama_name(kd__node_name *b, const char *param);
 bool kd__llama_leaves(const kd_model_spec *s, const char *tensor);
 /* As kd__hf_spec and kd__hf_config. */
 kd_status kd__llama_spec(json_t **spec, const json_t *config, const char *path, kd_err *err);
-kd_status kd__llama_config(json_t *config, const kd_model_spec *s, kd_err *err);
+kd_status kd__llama_config(json_t *config, const kd_model_spec *s, kd_dtype dtype, kd_err *err);
 kd_status kd__llama_open_gguf(kd_model **out, const char *path, kd_err *err);
 
 #endif

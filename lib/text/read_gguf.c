@@ -12,16 +12,19 @@
 #define KEY(name) "tokenizer.ggml." name
 enum { CONTROL = 3, USER_DEFINED = 4 }; /* llama.cpp's kinds of tokens */
 
-#define LLAMA3                                                                                               \
-    "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,3}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|" \
-    "\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"
+#define LLAMA3(digits)                                                                                       \
+    "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}" digits                               \
+    "| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"
 static const struct {
     const char *name, *regex;
     bool digits, whole, begins; /* Digits in front; ignore_merges; a text begins with the bos token */
 } kinds[] = {
-    {"gpt-2", NULL, false, false, false},     {"smollm", NULL, true, false, false},
-    {"llama-bpe", LLAMA3, false, true, true}, {"llama3", LLAMA3, false, true, true},
-    {"llama-v3", LLAMA3, false, true, true},
+    {"gpt-2", NULL, false, false, false},
+    {"smollm", NULL, true, false, false},
+    {"llama-bpe", LLAMA3("{1,3}"), false, true, true},
+    {"llama3", LLAMA3("{1,3}"), false, true, true},
+    {"llama-v3", LLAMA3("{1,3}"), false, true, true},
+    {"qwen2", LLAMA3(""), false, false, false},
 };
 
 static kd_status pre_of(const kd_gguf *g, size_t *out, kd_err *err)
@@ -36,7 +39,8 @@ static kd_status pre_of(const kd_gguf *g, size_t *out, kd_err *err)
     for (*out = 0; *out < sizeof kinds / sizeof *kinds; ++*out)
         if (pre && !strcmp(pre, kinds[*out].name)) return KD_OK;
     return kd_fail(err, KD_EUNSUPPORTED,
-                   "%s: its pre-tokenizer (" KEY("pre") ") is '%.40s'; gpt-2, smollm and llama-bpe are known",
+                   "%s: its pre-tokenizer (" KEY(
+                       "pre") ") is '%.40s'; gpt-2, smollm, llama-bpe and qwen2 are known",
                    kd_gguf_path(g), pre ? pre : "none");
 }
 

@@ -212,6 +212,8 @@ kd_status kd__read_vocab(kd_tokenizer *t, const char *text, size_t len, const js
                          const char *where, kd_err *err);
 /* Puts tokenizer.json and tokenizer_config.json, as a GGUF file has it, into files (read_gguf.c). */
 kd_status kd__read_gguf(json_t *files, const char *path, kd_err *err);
+/* tokenizer_config.json among files, to be given back; NULL: none. */
+kd_status kd__tokenizer_config(json_t **config, const json_t *files, const char *where, kd_err *err);
 /* Enters a token of the model. KD_ECORRUPT (the id or the token is there already), KD_ELIMIT. */
 kd_status kd__vocabulary_add(kd_tokenizer *t, const char *s, size_t n, uint64_t id, const char *where,
                              kd_err *err);

@@ -111,8 +111,7 @@ static kd_status check_files(const json_t *files, const char *where, kd_err *err
     return KD_OK;
 }
 
-/* tokenizer_config.json is read for a vocab.txt only. */
-static kd_status read_config(json_t **config, const json_t *files, const char *where, kd_err *err)
+kd_status kd__tokenizer_config(json_t **config, const json_t *files, const char *where, kd_err *err)
 {
     const json_t *text = json_object_get(files, names[CONFIG]);
     json_error_t at;
@@ -124,6 +123,17 @@ static kd_status read_config(json_t **config, const json_t *files, const char *w
         return kd_fail(err, KD_ECORRUPT, "%s: tokenizer_config.json:%d is no JSON object%s%s", where,
                        st ? at.line : 1, st ? ": " : "", st ? at.text : "");
     return KD_OK;
+}
+
+bool kd_tokenizer_special(const kd_tokenizer *t, const char *role, uint32_t *id)
+{
+    json_t *config;
+    if (kd__tokenizer_config(&config, t->files, "", NULL)) return false;
+    const json_t *own = json_object_get(config, role);
+    const char *name = json_string_value(json_is_object(own) ? json_object_get(own, "content") : own);
+    const bool known = name && kd_tokenizer_find(t, name, id);
+    json_decref(config);
+    return known;
 }
 
 static kd_status read_all(kd_tokenizer *t, const char *where, kd_err *err)
@@ -140,7 +150,7 @@ static kd_status read_all(kd_tokenizer *t, const char *where, kd_err *err)
     if (json) {
         st = kd__read_json(t, text, len, where, err);
     } else {
-        st = read_config(&config, t->files, where, err);
+        st = kd__tokenizer_config(&config, t->files, where, err);
         if (!st) st = kd__read_vocab(t, text, len, config, where, err);
         json_decref(config);
     }

@@ -50,8 +50,8 @@ while read -r line; do check "$line" sh -c "$line"; done <commands
 
 refused 2 "dense: a GGUF file has no words for a projection" "what llama.cpp lacks is told" "$E" dense --to gguf -o x
 refused 2 "layer .*: a C source has no words for its kind" "an encoder is too much for one C source" "$E" plain --to c -o x
-refused 2 "f16 is for gguf" "f16 in other formats" "$E" plain --to onnx --weights f16 -o x
-refused 2 "has f32 weights" "a folder of int8" "$E" plain --to sentence-transformers --weights int8 -o x
+refused 2 "f16 is for gguf, transformers" "f16 in other formats" "$E" plain --to onnx --weights f16 -o x
+refused 2 "int8 is for onnx, c, gguf; sentence-transformers has others" "a folder of int8" "$E" plain --to sentence-transformers --weights int8 -o x
 mkdir mine && touch mine/letter
 refused 2 "mine: already there, without config_sentence_transformers.json" "somebody's folder is not removed, whatever the option" \
   "$E" plain --to sentence-transformers --force -o mine

@@ -1,8 +1,8 @@
 # Fuzzing: `make fuzz`. Included by the Makefile; CONTRIBUTING.md says how to add a harness.
 #
-# FUZZ_SECONDS=60 of each harness, FUZZ_JOBS at a time; RUNS=N inputs each instead (with FUZZ_SECONDS: whichever comes
+# FUZZ_SECONDS of each harness (60; 20 in the tests), FUZZ_JOBS at a time; RUNS=N inputs each instead (with FUZZ_SECONDS: whichever comes
 # first), counted in bench/results/; FUZZ="yaml npy" some of them.
-FUZZ_SECONDS ?= $(if $(RUNS),0,60)
+FUZZ_SECONDS ?= $(if $(RUNS),0,$(if $(filter fuzz,$(MAKECMDGOALS)),60,20))
 FUZZ_JOBS ?= $(JOBS)
 FUZZERS := $(patsubst tests/fuzz/fuzz_%.c,%,$(wildcard tests/fuzz/fuzz_*.c))
 FUZZ_BIN := $(BUILD)/fuzz/tests/fuzz
