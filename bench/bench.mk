@@ -162,7 +162,10 @@ encoder-parity: deps deps-text $(TEXT_READY) all ## are kd's embeddings MiniLM's
 decoder-parity: deps deps-text $(TEXT_READY) $(BENCH_BIN) ## are kd's logits of SmolLM2-135M those of transformers? 8,192 positions, into bench/results/
 	@$(TEXT_PYTHON) bench/peers/decoder_parity.py --bench $(BENCH_BIN) --scratch $(BUILD)/bench/decoder $(BENCH_ARGS)
 
-.PHONY: deps-text tokenizer-parity bench-tokenizer bench-encoder bench-language encoder-parity decoder-parity
+bench-decoder: deps deps-text $(TEXT_READY) $(BENCH_BIN) all ## a language model's pass with logits beside llama.cpp and PyTorch, into bench/results/ (PART="llama f32 bf16" picks)
+	@$(TEXT_PYTHON) bench/decoder.py --bin $B --scratch $(BUILD)/bench/decoder $(BENCH_ARGS) $(PART)
+
+.PHONY: deps-text tokenizer-parity bench-tokenizer bench-encoder bench-language encoder-parity decoder-parity bench-decoder
 
 scoreboard: ## bench/results/*.json to docs/scoreboard.md; prints the figures that fall short
 	@bench/scoreboard.sh

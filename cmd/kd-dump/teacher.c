@@ -87,6 +87,10 @@ static kd_status report(kd_cli *c, const dump_opts *o, const kd_dump_params *p, 
         json_t *teacher = json_deep_copy(kd_store_teacher(s, p->name)); // of this pass, not of the first one
         json_object_set_new(teacher, "seconds", json_real(r->teacher));
         json_object_set_new(teacher, "seconds_rows", json_integer((json_int_t)r->rows));
+        if (r->tokens) {
+            json_object_set_new(teacher, "seconds_tokens", json_integer((json_int_t)r->tokens));
+            json_object_set_new(teacher, "seconds_predicted", json_integer((json_int_t)r->predicted));
+        }
         st =
             kd_cli_print_json(json_pack("{s:i, s:s, s:s, s:s, s:I, s:I, s:s, s:O, s:o?, s:O*, s:f, s:f, s:o}",
                                         "schema", 1, "tool", c->tool->name, "store", kd_store_path(s), "root",

@@ -25,7 +25,8 @@
 
 typedef struct kd_teacher kd_teacher;
 /* Loads the folder. batch: rows (or texts) a call at most; threads: of the computation. A model of tokens
- * takes 4096 of them a call, or one text of as many as it has positions. */
+ * takes 4096 of them a call, or one text of as many as it has positions; a language model (llama, also a
+ * .gguf file) 1024. */
 kd_status kd_teacher_open(kd_teacher **out, const char *folder, int64_t batch, int threads, kd_err *err);
 void kd_teacher_close(kd_teacher *t);
 /* The model's, in a store's letters: others than a-z, 0-9, '_', '.' become '-'. */
@@ -46,8 +47,8 @@ kd_status kd_teacher_run(kd_teacher *t, const void *raw, kd_dtype dtype, int64_t
                          kd_err *err);
 
 /* Models of tokens (kd_model_reads_tokens): n texts, text i being tokens offset[i] to offset[i + 1] of raw,
- * (u16 or i32); out: (n, classes), the embeddings of an embedding model; without pooling (tokens, classes).
- */
+ * (u16 or i32); out: (n, classes), the embeddings of an embedding model; without pooling, and of a language
+ * model, (tokens, classes): for a few texts, a pass never has all of that. */
 kd_status kd_teacher_read(kd_teacher *t, const void *raw, kd_dtype dtype, const uint64_t *offset, int64_t n,
                           float *out, kd_err *err);
 /* How products are computed from now on; taps are to be taken again. KD_EUNSUPPORTED: this CPU. */

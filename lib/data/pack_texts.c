@@ -128,7 +128,10 @@ size_t kd__textset_put(const kd__textset *t, size_t column, uint64_t row, void *
     const uint32_t *id = r->id + r->offset[row];
     const size_t n = (size_t)(r->offset[row + 1] - r->offset[row]);
     if (kd__textset_dtype(t) == KD_U16)
-        for (size_t i = 0; i < n; i++) ((uint16_t *)out)[i] = (uint16_t)id[i];
+        for (size_t i = 0; i < n; i++) { // out may lie anywhere
+            const uint16_t v = (uint16_t)id[i];
+            memcpy((char *)out + 2 * i, &v, 2);
+        }
     else
         memcpy(out, id, n * sizeof *id);
     return n;

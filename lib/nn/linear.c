@@ -33,7 +33,7 @@ typedef struct linear {
     bool panels; /* products are those of panels.c */
     bool dense;  /* or those of dense.c */
     kd__dense d;
-    float *fixed; /* weights in panels, where they are made once */
+    float *fixed; /* weights in panels, or as bf16, where they are made once */
     bool ready;
     size_t w_at, dy_at; /* operands made of them, behind that of x in what is kept */
 } linear;
@@ -122,6 +122,17 @@ static kd_status plan_panels(kd_exec *ex, kd__state *s, size_t out, size_t in, k
     return l->fixed ? KD_OK : kd_fail(err, KD_ENOMEM, "layer %s: no memory for its weights", s->n->name);
 }
 
+/* Room for weights as bf16, made once. */
+static kd_status plan_fixed(kd_exec *ex, kd__state *s, size_t n, kd_err *err)
+{
+    linear *l = s->own;
+    const size_t floats = kd__operand_floats(l->operands, n);
+    if (ex->p.training || !ex->p.fixed) return KD_OK;
+    ex->extra_bytes += floats * sizeof(float);
+    l->fixed = kd_alloc_aligned(floats, sizeof(float));
+    return l->fixed ? KD_OK : kd_fail(err, KD_ENOMEM, "layer %s: no memory for its weights", s->n->name);
+}
+
 static kd_status plan(kd_exec *ex, kd__state *s, kd_err *err)
 {
     if (ex->p.naive) return KD_OK;
@@ -137,8 +148,9 @@ static kd_status plan(kd_exec *ex, kd__state *s, kd_err *err)
     const kd__operands operands = l->operands = kd__operands_of(ex, n);
     if ((l->panels = packed && operands != KD__BF16)) return plan_panels(ex, s, (size_t)out, (size_t)in, err);
     if (operands) {
+        if ((st = plan_fixed(ex, s, (size_t)(out * in), err))) return st;
         l->w_at = kd__operand_floats(operands, (size_t)(rows * in));
-        l->dy_at = l->w_at + kd__operand_floats(operands, (size_t)(out * in));
+        l->dy_at = l->w_at + (l->fixed ? 0 : kd__operand_floats(operands, (size_t)(out * in)));
         s->keep_floats = l->dy_at + kd__operand_floats(operands, (size_t)(rows * out));
     }
     l->d = (kd__dense){.rows = (size_t)rows, .in = (size_t)in, .out = (size_t)out};
@@ -220,9 +232,15 @@ static void forward_panels(kd_exec *ex, kd__state *s)
     l->ready = l->fixed;
 }
 
+static const void *weights_of(const linear *l, const kd__state *s, size_t n)
+{
+    if (!l->fixed) return operand(l, s->keep + l->w_at, s->w[WEIGHT], n);
+    return l->ready ? l->fixed : operand(l, l->fixed, s->w[WEIGHT], n);
+}
+
 static void forward(kd_exec *ex, kd__state *s)
 {
-    const linear *l = s->own;
+    linear *l = s->own;
     const kd__node_info *n = s->n;
     if (l->panels) {
         forward_panels(ex, s);
@@ -231,7 +249,7 @@ static void forward(kd_exec *ex, kd__state *s)
     const size_t rows = (size_t)rows_of(ex, n), in = (size_t)in_of(kd__graph_in(ex->g, n, 0));
     const kd__gemm_call call = {.g = l->forward,
                                 .a = operand(l, s->keep, s->x[0], rows * in),
-                                .b = operand(l, s->keep + l->w_at, s->w[WEIGHT], (size_t)n->a.out * in),
+                                .b = weights_of(l, s, (size_t)n->a.out * in),
                                 .bias = n->a.bias ? s->w[BIAS] : NULL,
                                 .c = s->y,
                                 .rows = rows};
@@ -244,6 +262,9 @@ static void forward(kd_exec *ex, kd__state *s)
             &(kd__dense_forward){.x = call.a, .w = call.b, .bias = call.bias, .y = s->y, .relu = n->a.relu});
     else
         kd__gemm_run(&call, 1);
+    if (!l->fixed) return;
+#pragma omp single nowait
+    l->ready = true;
 }
 
 /* Column sums of dy (rows, out): a block of columns belongs to one thread, which adds row by row.

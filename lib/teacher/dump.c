@@ -384,7 +384,8 @@ static kd_status learn(pass *p, bool *mine, kd_err *err)
     for (size_t i = 0; i < p->n && !st; i++)
         st = p->target[i].said ? kd__said_learn(&p->target[i], p->t, from, err)
                                : kd__target_open(&p->target[i], to->v[i], to->rows, err);
-    if (learns || says) p->report.teacher += kd_now() - start;
+    if (learns)
+        p->report.teacher += kd_now() - start; // what it says alone is not kept: no part of the rows' time
     *mine = learns && s == p->s;
     if (from == &other) kd__reader_close(&other);
     kd__values_release(&v);

@@ -5,7 +5,7 @@ here=$(cd "$(dirname "$0")" && pwd)
 . "$here/common"
 cd "$work" || exit 1
 
-/usr/bin/python3 "$here/../python/small_llama.py" "$here/../golden/bpe.json" model || exit 1
+/usr/bin/python3 "$here/../python/tiny_llama.py" model || exit 1
 
 "$KD_BIN/kd-run" complete -q -n 40 --seed 3 --threads 1 model 'A teacher' >one 2>err
 "$KD_BIN/kd-run" complete -q -n 40 --seed 3 --threads 2 model 'A teacher' >two 2>>err

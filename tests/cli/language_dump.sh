@@ -3,7 +3,7 @@
 here=$(cd "$(dirname "$0")" && pwd)
 . "$here/common"
 cd "$work" || exit 1
-/usr/bin/python3 "$here/../python/small_llama.py" "$here/../golden/bpe.json" model || exit 1
+/usr/bin/python3 "$here/../python/tiny_llama.py" model || exit 1
 
 # ---- texts ----
 i=0
@@ -55,6 +55,28 @@ root() { "$KD_BIN/kd-store" stat --json "$1" | jq -r .root; }
 if [ ! -s err ] && [ "$(root s.kd)" = "$(root t.kd)" ]; then ok "any number of threads says the same"; else not_ok "any number of threads says the same"; cat err; fi
 if "$KD_BIN/kd-store" verify -q s.kd && "$KD_BIN/kd-dump" -q --teacher model --into s.kd --name big --check >out 2>err; then ok "the store is what the teacher says"
 else not_ok "the store is what the teacher says"; cat out err; fi
+
+cat >logits.py <<'END'
+# Every position of every row beside the model in numpy.
+import sys
+import numpy as np
+import kdstore
+sys.path.append(sys.argv[1])
+import tiny_llama
+s = kdstore.Store("t.kd")
+seen = 0
+for k in range(len(s.chunks)):
+    (tokens, lengths), (logits, positions), at, to = s.read("tokens", k), s.read("all/logits", k), 0, 0
+    for n, m in zip(lengths, positions):
+        assert m == n - 1
+        want = tiny_llama.logits(tokens[at:at + n].astype(int), True)[:-1]
+        assert np.abs(logits[to:to + m] - want).max() < 1e-4
+        at, to, seen = at + n, to + m, seen + m
+assert seen > 4000
+END
+"$KD_BIN/kd-dump" -q --teacher model --into t.kd --name all --encoding dense >out 2>err
+if PYTHONPATH=$here/../../lib/python /usr/bin/python3 logits.py "$here/../python" 2>>err; then ok "logits are those of the model in numpy"
+else not_ok "logits are those of the model in numpy"; cat err; fi
 
 # ---- parts ----
 "$KD_BIN/kd-dump" data.yaml -q -o p.kd >out 2>err

@@ -127,6 +127,37 @@ static void operands_are_in_the_plan(void **state)
     }
 }
 
+/* Weights that do not change are rounded once: two passes, the bits of those that round them each time. */
+static void fixed_weights_give_the_same_bits(void **state)
+{
+    (void)state;
+    if (!able()) skip();
+    for (size_t i = 0; i < KD_COUNT(form); i++) {
+        fx_net n = network(form[i]);
+        kd_exec *ex[2];
+        for (int fixed = 0; fixed < 2; fixed++) {
+            const kd_exec_params how = {.batch = 19,
+                                        .threads = 2,
+                                        .precision = KD_PRECISION_BF16,
+                                        .fixed = fixed};
+            OK(kd_exec_create(&ex[fixed], n.g, &how, err));
+        }
+        for (uint32_t pass = 1; pass < 3; pass++) {
+            float *x = fx_normal(19 * 8 * 8 * 3, pass);
+            for (int k = 0; k < 2; k++) {
+                memcpy(kd_exec_input(ex[k], n.in), x, 19 * 8 * 8 * 3 * sizeof *x);
+                kd_exec_run_forward(ex[k]);
+            }
+            assert_memory_equal(kd_exec_value(ex[0], n.out[0]), kd_exec_value(ex[1], n.out[0]),
+                                19 * 10 * sizeof *x);
+            free(x);
+        }
+        kd_exec_free(ex[0]);
+        kd_exec_free(ex[1]);
+        kd_graph_free(n.g);
+    }
+}
+
 static void a_precision_has_a_name(void **state)
 {
     (void)state;
@@ -145,6 +176,7 @@ int main(void)
         cmocka_unit_test(a_graph_in_bf16_equals_its_twin),
         cmocka_unit_test(the_bits_do_not_depend_on_the_threads),
         cmocka_unit_test(operands_are_in_the_plan),
+        cmocka_unit_test(fixed_weights_give_the_same_bits),
         cmocka_unit_test(a_precision_has_a_name),
     };
     return cmocka_run_group_tests_name("precision", tests, NULL, NULL);
