@@ -35,6 +35,13 @@ printf 'A teacher\nstudents learn\n\nand\n' >prompts.txt
 check "models write" kd-eval -q -s none.kd --prompts prompts.txt --tokens 40 students --results texts.json
 if jq -e '.students[0] | .distinct1 > 0 and .distinct3 <= 1 and .repetition >= 0 and .tokens_s > 0' texts.json >out; then ok "and what they write is measured"
 else not_ok "and what they write is measured"; fi
+check "a page of them" kd-report -q dense.json -o page.html
+if grep -q 'How far from the teacher' page.html && grep -q 'nats of KL to the teacher' page.html && ! grep -q 'Confusion' page.html
+then ok "shows how far students are from the teacher"; else not_ok "shows how far students are from the teacher"; fi
+check "a page without a teacher" kd-report -q texts.json -o texts.html
+kd-report -q dense.json --markdown >page.md 2>err
+if grep -q 'nats of KL less by the teacher: helped' page.md && grep -q 'KL, 99.9 %' page.md; then ok "and Markdown, too"
+else not_ok "and Markdown, too"; fi
 printf 'gates: [kl <= 9, kl_p95 <= 20, perplexity > 1]\n' >good.yaml
 printf 'gates: [kl <= 1e-9]\n' >bad.yaml
 check "gates hold language models" kd-eval -q -s dense.kd students --gates good.yaml
