@@ -9,6 +9,9 @@ static void warn_duplicates(const kd_cli *c, const kd_pack_report *r)
         kd_cli_warn(
             c, "%llu training rows are also in the test files: test figures will be better than they should",
             (unsigned long long)r->leaks);
+    if (r->left_out)
+        kd_cli_say(c, "%llu texts are left out: nothing in them is to be predicted",
+                   (unsigned long long)r->left_out);
     if (r->duplicates > r->leaks)
         kd_cli_say(c, "%llu rows are copies of another row", (unsigned long long)r->duplicates);
 }

@@ -8,13 +8,14 @@
 
 /* ---- the report ------------------------------------------------------------------------------- */
 
-/* Whether the store has logits of the teacher, in a form that gives every class back. */
+/* Whether the store has logits of the teacher for its rows, in a form that gives every class back. */
 static bool has_all_classes(const kd_store *s, const char *name)
 {
     const int at = kd_store_find_role(s, KD_ROLE_LOGITS, name);
     if (at < 0) return false;
-    const kd_codec_info *info = kd_codec_find(kd_store_column(s, (size_t)at)->encoding);
-    return !info || !info->sparse;
+    const kd_column *c = kd_store_column(s, (size_t)at);
+    const kd_codec_info *info = kd_codec_find(c->encoding);
+    return c->dims[0] > 0 && (!info || !info->sparse);
 }
 
 /* {"valid": {"rows", "accuracy"}, ...} of the logits as they are stored; says each. Training rows are left
@@ -76,6 +77,10 @@ static kd_status report(kd_cli *c, const dump_opts *o, const kd_dump_params *p, 
         goto out;
     kd_cli_note(c, "%llu rows, %s rows/s in the teacher", (unsigned long long)kd_store_rows(s),
                 kd_fmt_count(rate, r->teacher > 0 ? (double)r->rows / r->teacher : 0));
+    if (r->tokens)
+        kd_cli_note(c, "%llu tokens, %s of them a second, %llu are predicted", (unsigned long long)r->tokens,
+                    kd_fmt_count(rate, r->teacher > 0 ? (double)r->tokens / r->teacher : 0),
+                    (unsigned long long)r->predicted);
     kd_cli_note(c, "teacher %.0f %% of %.1f s", 100 * r->teacher / r->seconds, r->seconds);
     kd_cli_note(c, "%s, now %s", kd_store_path(s), kd_fmt_bytes(bytes, (double)kd_store_bytes(s)));
     if (c->common.json) {

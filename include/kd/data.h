@@ -88,6 +88,7 @@ typedef struct kd_data_spec {
     kd_strings text_columns; /* NAME=COLUMN or COLUMN of CSV, TSV, JSON lines: a token column each */
     int64_t max_tokens;      /* of a text, special tokens included; 0: as the tokenizer's file says */
     bool windows;            /* longer texts become several rows instead of being cut */
+    char *conversations;     /* member of JSON lines that is a list of messages: rows of tokens and a mask */
     char *split_column;      /* rows that agree in it land in one split */
     kd_ints shape;           /* of an input row if it differs from the file's (28, 28 -> 28, 28, 1) */
 } kd_data_spec;
@@ -98,6 +99,7 @@ typedef struct kd_pack_report {
     uint64_t rows, split_rows[KD_SPLITS];
     uint64_t duplicates;   /* rows whose id an earlier row has, leaks among them */
     uint64_t leaks;        /* rows of the training files whose id occurs in the test files */
+    uint64_t left_out;     /* texts and conversations of which nothing could be predicted */
     uint64_t source_bytes; /* of the files, as they are on disk */
     uint64_t raw_bytes;    /* of all columns, decoded */
     uint64_t written_rows; /* in this run: fewer than rows after a resume */

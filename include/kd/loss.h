@@ -87,8 +87,8 @@ extern const kd_option kd_loss_options[]; /* keys loss.ce, loss.kd, loss.tempera
 extern const size_t kd_loss_options_n;
 /* Whether any term with a weight reads a teacher's column. Terms that kd_loss_create would refuse count. */
 bool kd_loss_spec_distils(const kd_loss_spec *spec);
-/* What remains of it without teachers: text of loss.terms with the terms that read none, or NULL where no term
- * compares the student's own nodes (then labels are what remains: ce). free() it. */
+/* What remains of it without teachers: text of loss.terms with the terms that read none, or NULL where no
+ * term compares the student's own nodes (then labels are what remains: ce). free() it. */
 char *kd_loss_terms_alone(const kd_loss_spec *spec);
 /* Text of loss.terms, "name=kd,weight=1;name=ce", with one key of one term set: path "kd.temperature", or
  * "kd.2.weight" of the second kd in the list. free() it. KD_EUSAGE: no such term or key; says the nearest. */
@@ -159,7 +159,8 @@ typedef struct kd_loss_shape {
 } kd_loss_shape;
 /* Plans all memory. May be called again with another shape. KD_EUSAGE: shapes that do not fit; KD_ENOMEM. */
 kd_status kd_loss_plan(kd_loss *l, const kd_loss_shape *s, kd_err *err);
-size_t kd_loss_bytes(const kd_loss *l); /* planned */
+size_t kd_loss_bytes(const kd_loss *l);  /* planned */
+bool kd_loss_in_place(const kd_loss *l); /* planned: dlogits may be the logits' own memory */
 /* What a term keeps from step to step (the banks of crd), for checkpoints; NULL and 0: nothing. */
 void *kd_loss_state(kd_loss *l, size_t *bytes);
 /* Where in training the next runs are: epochs as a real number, 0 at the start. For weights and
@@ -205,6 +206,10 @@ typedef struct kd_loss_batch {
     const int32_t *groups;
     const uint64_t *texts;
     uint64_t step; /* key of random draws */
+    /* Where this is one piece of a batch: rows of all pieces whose labels are classes, by which sums are
+     * divided, so that the pieces' values and gradients add up to the batch's. 0: it is all of it. Only for
+     * objectives of single rows. */
+    int64_t of;
 } kd_loss_batch;
 
 /* Terms with features whose input is missing (crd on validation rows) are left out when only the value is
@@ -216,8 +221,10 @@ int kd_loss_terms(const kd_loss *l, const char *names[KD_LOSS_TERMS], double val
 /* "0.1 CE + 0.9 T^2 KL(p||q)/B (T=4)"; free() it. */
 char *kd_loss_formula(const kd_loss *l);
 
-/* Row statistics that evaluation needs, with the same vector exp: log softmax at temperature T into
- * out (rows, classes); orphaned omp for. */
+/* Row statistics that evaluation needs, with the same vector exp: -log softmax(z) of the label of a row of
+ * many classes, *first: whether no class has a larger logit; log softmax at temperature T into out (rows,
+ * classes), orphaned omp for. */
+double kd_loss_nll(const float *z, int64_t classes, int32_t label, bool *first);
 void kd_log_softmax(float *out, const float *logits, int64_t rows, int64_t classes, float temperature);
 
 #endif

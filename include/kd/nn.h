@@ -194,6 +194,8 @@ typedef struct kd_exec_params {
     bool kept_only;       /* inference: the graph's outputs are not computed unless they are kept */
     const kd_node *given; /* inference: a node whose value is the caller's (kd_exec_input, kd_exec_borrow), so
                              that what is before it is not computed; NULL: none. Borrowed during create */
+    kd_node head; /* > 0: that output, a linear layer of tokens, is left out for a kd_head to compute; what it
+                     reads is an output in its place */
     int64_t cache; /* inference of decoders: tokens whose keys and values are kept, see kd_exec_resume; then
                       sequences is 1 */
 } kd_exec_params;
@@ -233,6 +235,50 @@ void kd_exec_backward(kd_exec *ex);  /* overwrites the gradient slab, which nobo
 float *kd_exec_grads(kd_exec *ex);   /* same layout as kd_graph_slab */
 /* Opens the region itself: for inference. */
 void kd_exec_run_forward(kd_exec *ex);
+
+/* ---- heads of language models --------------------------------------------------------------- */
+
+/* The last layer of a language model gives a number a word of the vocabulary for each token: 200 MB for 1,024
+ * tokens. So it is no part of the exec (kd_exec_params.head), but computed for a piece of the rows at a time,
+ * those that somebody asks for, and in training backward at once:
+ *
+ *     kd_head_params p = {.head = logits, .threads = 2, .training = true};
+ *     if (kd_head_create(&h, g, &p, &err)) ...
+ *     #pragma omp parallel num_threads(2)
+ *     {
+ *         kd_exec_forward(ex);
+ *         kd_head_begin(h, ex, n);
+ *         for (at = 0; at < n; at += KD_HEAD_ROWS) {
+ *             z = kd_head_forward(h, row + at, min(n - at, KD_HEAD_ROWS));
+ *             loss(z, kd_head_grad(h));
+ *             kd_head_backward(h);
+ *         }
+ *         kd_exec_backward(ex);
+ *     }
+ *
+ * The gradient of its weights, or of the embedding's table that it shares, is added up piece by piece in the
+ * exec's slab, that of what it reads in the exec; rows that nobody asked for have none. Threads and bits: as
+ * an exec's. */
+typedef struct kd_head kd_head;
+enum { KD_HEAD_ROWS = 128 }; /* of a piece at most */
+typedef struct kd_head_params {
+    kd_node head; /* an output, linear without a bias, a row per token */
+    int threads;  /* of the region */
+    bool training;
+    bool apart; /* gradients of logits have memory of their own, else they take the logits' place */
+    kd_precision precision;
+} kd_head_params;
+/* KD_EUSAGE (no such layer), KD_ENOMEM. The graph must outlive it. */
+kd_status kd_head_create(kd_head **out, kd_graph *g, const kd_head_params *p, kd_err *err);
+void kd_head_free(kd_head *h); /* NULL-safe */
+size_t kd_head_bytes(const kd_head *h);
+/* These four by the team. rows: that will be asked for, in all. Reads the weights afresh. */
+void kd_head_begin(kd_head *h, kd_exec *ex, int64_t rows);
+/* (n, words) of n rows of the exec, borrowed until the next call; row: which, each once behind kd_head_begin.
+ */
+const float *kd_head_forward(kd_head *h, const uint32_t *row, int64_t n);
+float *kd_head_grad(kd_head *h);   /* (n, words), to be filled by the loss before backward */
+void kd_head_backward(kd_head *h); /* of the rows of the last forward; in training, once for each forward */
 
 /* ---- vector kernels that other layers share ----------------------------------------------- */
 

@@ -105,9 +105,10 @@ typedef struct kd_dump_params {
 } kd_dump_params;
 kd_dump_params kd_dump_default_params(void); /* logits, f32 */
 typedef struct kd_dump_report {
-    double seconds; /* of the call */
-    double teacher; /* of them computing in the teacher */
-    uint64_t rows;  /* of this call */
+    double seconds;             /* of the call */
+    double teacher;             /* of them computing in the teacher */
+    uint64_t rows;              /* of this call */
+    uint64_t tokens, predicted; /* of them, of a language model; 0: it is none */
 } kd_dump_report;
 /* The whole pass: reads the input column of a sealed store chunk by chunk and adds a segment with the columns
  * that p asks for, for all rows of all splits. The teacher's threads also read and make views; encoding and
@@ -201,7 +202,7 @@ typedef struct kd_recheck {
 } kd_recheck;
 /* Runs the teacher over about `rows` rows (whole chunks, spread over the store), puts what it says through
  * each column's encoding and compares it with what the columns of `name` hold; on the machine of the dump
- * nothing differs. Ragged columns (hidden states of tokens) are left out. out: room for KD_STORE_MAX_COLUMNS;
+ * nothing differs. Hidden states of tokens are left out. out: room for KD_STORE_MAX_COLUMNS;
  * *n: columns. KD_ENOTFOUND (no column of that teacher), KD_EMISMATCH (the store states another fingerprint:
  * names both). */
 kd_status kd_teacher_recheck(kd_teacher *t, kd_store *s, const char *name, uint64_t rows, kd_recheck *out,

@@ -126,6 +126,7 @@ typedef struct kd__cells { /* a column of texts */
     size_t len, cap;
     size_t *end; /* (rows) where in bytes each ends */
     uint64_t rows, rows_cap;
+    bool lists; /* of JSON lines: members that are lists, kept as JSON */
 } kd__cells;
 kd_text kd__cell(const kd__cells *c, uint64_t row); /* borrowed */
 void kd__cells_release(kd__cells *c);
@@ -153,12 +154,18 @@ typedef struct kd__textset {
     /* Where a row is not a text but a part of one, else NULL. */
     uint64_t *text; /* (rows) which */
     kd_id *text_id; /* (rows) hash of all of it */
+    uint8_t *mask;  /* of conversations: beside the tokens' ids, 1: to be predicted; else NULL */
 } kd__textset;
 struct kd__pack;
 /* Reads all files and encodes their texts: p->text, rows and train_rows. */
 kd_status kd__textset_read(struct kd__pack *p, int threads, kd_err *err);
 /* Windows in the place of texts (pack_windows.c): rows and train_rows count them. */
 kd_status kd__textset_windows(struct kd__pack *p, kd_err *err);
+/* Conversations (pack_chats.c): cells become tokens and mask; rows and train_rows count those that are rows.
+ */
+kd_status kd__textset_chats(struct kd__pack *p, kd_err *err);
+/* The file of a text; *row becomes the row within that file. */
+const char *kd__textset_where(const kd__textset *t, uint64_t *row);
 /* The text, counted from the first file's first, that a row is of. */
 static inline uint64_t kd__textset_text(const kd__textset *t, uint64_t row)
 {
@@ -184,7 +191,7 @@ typedef struct kd__pack {
     int32_t *labels; /* (rows) in source order; NULL: texts without labels */
     kd_id *ids;      /* (rows) in source order */
     uint64_t *order; /* (rows) source rows in store order: train, valid, test */
-    uint64_t split_rows[KD_SPLITS], duplicates, leaks;
+    uint64_t split_rows[KD_SPLITS], duplicates, leaks, left_out;
     int64_t classes;
     double mean, scale;
 } kd__pack;

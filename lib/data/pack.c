@@ -13,11 +13,14 @@
 #include <string.h>
 
 /* LABEL may be missing; then the inputs begin there. */
-enum { ID, SPLIT, SOURCE, LABEL, COLUMNS = LABEL + 1 + KD__TEXTS_MAX };
+enum { ID, SPLIT, SOURCE, LABEL, COLUMNS = LABEL + 2 + KD__TEXTS_MAX };
 
 static bool is_text(const kd__pack *p) { return p->text.tokenizer != NULL; }
 static size_t first_input(const kd__pack *p) { return p->labels ? LABEL + 1 : LABEL; }
-static size_t columns_of(const kd__pack *p) { return first_input(p) + (is_text(p) ? p->text.n : 1); }
+static size_t columns_of(const kd__pack *p)
+{
+    return first_input(p) + (is_text(p) ? p->text.n : 1) + (p->text.mask ? 1 : 0); // the mask is the last
+}
 
 /* ---- what is written down ----------------------------------------------------------------- */
 
@@ -57,6 +60,8 @@ static int add_text_contract(json_t *contract, const kd__pack *p)
     json_t *more =
         json_pack("{s:s, s:I, s:o, s:s?}", "tokenizer", kd_tokenizer_hash(t->tokenizer), "max_tokens",
                   (json_int_t)t->max_tokens, "text_columns", columns, "split_column", p->spec->split_column);
+    if (p->spec->conversations)
+        json_object_set_new(more, "conversations", json_string(p->spec->conversations));
     if (p->spec->windows) json_object_set_new(more, "windows", json_true());
     const int bad = !more || json_object_update(contract, more);
     json_decref(more);
@@ -101,7 +106,10 @@ static kd_status text_columns(const kd__pack *p, kd_column *c, const char *book,
                       (json_int_t)kd_tokenizer_size(t->tokenizer), "max_tokens", (json_int_t)t->max_tokens);
         if (!c[i].params && !st) st = kd_fail(err, KD_ENOMEM, "out of memory");
     }
-    return st;
+    if (!t->mask || st) return st;
+    c[t->n] = (kd_column){.name = "mask", .role = KD_ROLE_MASK, .dtype = KD_U8, .ndims = 1, .dims = {-1}};
+    c[t->n].params = json_pack("{s:s}", "input", t->column[0].name);
+    return c[t->n].params ? KD_OK : kd_fail(err, KD_ENOMEM, "out of memory");
 }
 
 static kd_status make_columns(const kd__pack *p, kd_column c[COLUMNS], const char *book, kd_err *err)
@@ -149,6 +157,7 @@ static void fill_report(kd_pack_report *r, const kd__pack *p)
     *r = (kd_pack_report){.rows = p->rows,
                           .duplicates = p->duplicates,
                           .leaks = p->leaks,
+                          .left_out = p->left_out,
                           .classes = p->classes,
                           .mean = p->mean,
                           .scale = p->scale};
@@ -173,8 +182,8 @@ typedef struct slab {
     struct {
         uint8_t *data;
         size_t bytes, room;
-        uint32_t *length; /* of texts */
-    } input[KD__TEXTS_MAX];
+        uint32_t *length;       /* of texts */
+    } input[KD__TEXTS_MAX + 1]; /* behind those of texts the mask */
 } slab;
 
 static void slab_release(slab *s)
@@ -183,7 +192,7 @@ static void slab_release(slab *s)
     free(s->split);
     free(s->source);
     free(s->label);
-    for (int i = 0; i < KD__TEXTS_MAX; i++) {
+    for (int i = 0; i <= KD__TEXTS_MAX; i++) {
         free(s->input[i].data);
         free(s->input[i].length);
     }
@@ -219,6 +228,24 @@ static kd_status gather_texts(const kd__pack *p, slab *s, size_t column, uint64_
     return KD_OK;
 }
 
+/* The mask, which has the lengths of the first column's tokens. */
+static kd_status gather_mask(const kd__pack *p, slab *s, uint64_t first, uint32_t rows, kd_err *err)
+{
+    const kd__textset *t = &p->text;
+    const size_t at = t->n, tokens = s->input[0].bytes / kd_dtype_size(kd__textset_dtype(t));
+    size_t done = 0;
+    kd_status st = slab_room(s, at, tokens, err);
+    for (uint32_t i = 0; i < rows && !st; i++) {
+        const uint64_t row = p->order[first + i];
+        const size_t n = kd__textset_tokens(t, 0, row);
+        memcpy(s->input[at].data + done, t->mask + t->column[0].tokens.offset[row], n);
+        s->input[at].length[i] = (uint32_t)n;
+        done += n;
+    }
+    s->input[at].bytes = done;
+    return st;
+}
+
 static kd_status gather(const kd__pack *p, slab *s, kd_split split, uint64_t first, uint32_t rows,
                         kd_err *err)
 {
@@ -235,7 +262,7 @@ static kd_status gather(const kd__pack *p, slab *s, kd_split split, uint64_t fir
     }
     s->input[0].bytes = rows * p->row_bytes;
     for (size_t i = 0; i < p->text.n && !st; i++) st = gather_texts(p, s, i, first, rows, err);
-    return st;
+    return st || !p->text.mask ? st : gather_mask(p, s, first, rows, err);
 }
 
 static kd_status append(kd_store_writer *w, const kd__pack *p, const slab *s, kd_split split, uint32_t rows,
@@ -295,7 +322,8 @@ static kd_status write_all(run *r, kd_err *err)
     size_t n = r->chunk_rows, bytes = 0;
     slab s = {.id = malloc(n * 16), .split = malloc(n), .source = malloc(n * 8), .label = malloc(n * 4)};
     bool ok = s.id && s.split && s.source && s.label && kd_mul_size(n, p->row_bytes, &bytes);
-    for (size_t i = 0; i < p->text.n; i++) ok = ok && (s.input[i].length = malloc(n * sizeof(uint32_t)));
+    for (size_t i = 0; i < p->text.n + (p->text.mask ? 1 : 0); i++)
+        ok = ok && (s.input[i].length = malloc(n * sizeof(uint32_t)));
     kd_status st = ok ? KD_OK : kd_fail(err, KD_ENOMEM, "%s: no memory for a chunk of %zu rows", r->store, n);
     if (!st && !is_text(p)) st = slab_room(&s, 0, bytes, err);
     if (!st) st = write_chunks(r, &s, err);

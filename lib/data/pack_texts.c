@@ -44,6 +44,9 @@ static kd_status take_columns(kd__textset *t, const kd_data_spec *s, kd_err *err
         kd_status st = name_column(&t->column[i], names[i], t->n, err);
         if (st) return st;
     }
+    if (!s->conversations) return KD_OK;
+    t->column[0].column = s->conversations;
+    t->column[0].cells.lists = true;
     return KD_OK;
 }
 
@@ -52,6 +55,11 @@ static kd_status take_columns(kd__textset *t, const kd_data_spec *s, kd_err *err
 /* Whether the spec asks a file for columns that it does not have. */
 static kd_status check_file(const kd_data_spec *s, const char *path, kd_err *err)
 {
+    if (s->conversations) {
+        if (kd__texts_have_columns(path) && !kd__source_is_text(path)) return KD_OK;
+        return kd_fail(err, KD_EUSAGE,
+                       "%s: conversations are lists in JSON lines; the file's name ends in .jsonl", path);
+    }
     if (kd__texts_have_columns(path)) {
         if (s->text_columns.n) return KD_OK;
         return kd_fail(err, KD_EUSAGE, "%s: data.text_columns must say which columns hold texts", path);
@@ -86,7 +94,7 @@ static kd_status read_file(kd__textset *t, const kd_data_spec *s, const char *pa
     return st;
 }
 
-static const char *where(const kd__textset *t, uint64_t *row)
+const char *kd__textset_where(const kd__textset *t, uint64_t *row)
 {
     size_t i = 0;
     while (i + 1 < t->parts && *row >= t->part[i + 1].first) i++;
@@ -217,7 +225,7 @@ static kd_status label_rows(kd__pack *p, const kd_strings *names, bool numbers, 
         if (class < 0 && numbers) whole_number(word, &class);
         if (class < 0 || class >= (p->classes ? p->classes : INT32_MAX)) {
             uint64_t row = i;
-            const char *path = where(t, &row);
+            const char *path = kd__textset_where(t, &row);
             char copy[41] = "", shown[48];
             memcpy(copy, word.bytes, kd_min_size(word.len, 40));
             return kd_fail(err, KD_ECORRUPT,
@@ -268,6 +276,9 @@ static kd_status check_spec(const kd_data_spec *s, kd_err *err)
     if (s->train_label.n && s->label_column)
         return kd_fail(err, KD_EUSAGE,
                        "labels of texts are files of their own or data.label_column, not both");
+    if (s->conversations && (s->windows || s->text_columns.n || s->train_label.n || s->label_column))
+        return kd_fail(err, KD_EUSAGE,
+                       "data.conversations are rows of their own: no windows, text_columns and labels");
     if (s->windows && (s->train_label.n || s->label_column || s->text_columns.n > 1))
         return kd_fail(err, KD_EUSAGE,
                        "data.windows cuts texts into rows: there is one column of them, and no labels");
@@ -290,6 +301,7 @@ kd_status kd__textset_read(kd__pack *p, int threads, kd_err *err)
     p->train_rows = t->column[0].cells.rows;
     if ((st = read_files(p, &s->test_input, err))) return st;
     p->rows = t->column[0].cells.rows;
+    if (s->conversations) return kd__textset_chats(p, err);
     for (size_t i = 0; i < t->n && !st; i++) st = encode(t, &t->column[i], s->windows, threads, err);
     return st || !s->windows ? st : kd__textset_windows(p, err);
 }
@@ -307,5 +319,6 @@ void kd__textset_release(kd__textset *t)
     free(t->part);
     free(t->text);
     free(t->text_id);
+    free(t->mask);
     kd_tokenizer_close(t->tokenizer);
 }

@@ -75,6 +75,7 @@ kd_status kd__textset_windows(kd__pack *p, kd_err *err)
                      windows = windows_of(n, t->max_tokens);
         const kd_id whole = kd_hash128(id, n * sizeof *id);
         to.cut += windows > 1;
+        p->left_out += !windows;
         for (size_t w = 0, at = 1; w < windows; w++) { // at: the window's first new token
             const size_t end = 1 + (n - 1) * (w + 1) / windows, row = to.rows++;
             uint32_t *out = to.id + to.offset[row];

@@ -35,6 +35,10 @@ const kd_option kd_data_options[] = {
     KD_OPT_BOOL(
         "Texts", S, windows, "data.windows", 0, "off",
         "a text of more than max_tokens becomes several rows instead of being cut, for models of language"),
+    KD_OPT_STRING("Texts", S, conversations, "data.conversations", "NAME", 0, NULL,
+                  "member of .jsonl lines that is a list of messages, {role, content}: rows of tokens as the "
+                  "chat template "
+                  "writes them, with a mask of what an assistant says"),
     KD_OPT_STRING("Splits", S, split_column, "data.split_column", "NAME", 0, NULL,
                   "rows of texts that agree in this column land in one split"),
     KD_OPT_REAL("Splits", S, valid_fraction, "data.valid_fraction", "F", 0, "0.1", 0, 0.9,

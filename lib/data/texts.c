@@ -135,12 +135,26 @@ static kd_status next_line(lines *l, bool *more, kd_err *err)
     return KD_OK;
 }
 
+static kd_status add_list(kd__cells *out, const json_t *v, const char *key, const char *path, uint64_t line,
+                          kd_err *err)
+{
+    if (!json_is_array(v))
+        return kd_fail(err, KD_ECORRUPT, "%s:%llu: member '%s' is %s, expected a list of messages", path,
+                       (unsigned long long)line, key, v ? "no list" : "missing");
+    char *text = json_dumps(v, JSON_COMPACT);
+    if (!text) return kd_fail(err, KD_ENOMEM, "%s:%llu: out of memory", path, (unsigned long long)line);
+    kd_status st = add_cell(out, text, strlen(text), path, err);
+    free(text);
+    return st;
+}
+
 /* One member of a JSON line as text. */
 static kd_status add_member(kd__cells *out, const json_t *o, const char *key, const char *path, uint64_t line,
                             kd_err *err)
 {
     const json_t *v = json_object_get(o, key);
     char number[32];
+    if (out->lists) return add_list(out, v, key, path, line, err);
     if (json_is_string(v)) return add_cell(out, json_string_value(v), json_string_length(v), path, err);
     if (!json_is_integer(v))
         return kd_fail(err, KD_ECORRUPT, "%s:%llu: member '%s' is %s, expected a string", path,

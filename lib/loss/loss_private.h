@@ -171,11 +171,18 @@ struct kd_loss {
     kd__term term[KD_LOSS_TERMS];
     int terms;
     kd__term *ce, *kd; /* done by the fused kernel, may be NULL */
+    bool vocab;        /* ce and sparse, each or both, are all, and done by vocab.c */
+    kd__term *sparse;
     int32_t *sample_labels;
     kd_arena memory; /* planned */
     void *state;
     size_t state_bytes;
 };
+
+/* ---- many classes (vocab.c) --------------------------------------------------------------- */
+
+void kd__vocab_plan(kd_loss *l, int64_t classes);                      /* sets l->vocab */
+void kd__vocab_run(kd_loss *l, const kd_loss_batch *b, int64_t valid); /* by the whole team */
 
 /* ---- prefixes (prefix.c) ------------------------------------------------------------------ */
 
@@ -244,6 +251,18 @@ struct kd__loss_vec {
     void (*angles)(const kd__angle *s, const kd__angle *t, double share, double *m, int64_t n,
                    double sums[3]);
 };
+/* dz_j = at_t exp((z_j - max) inv_t) + at_1 exp(z_j - max) - off; where inv_t is 1, at_t is both of them. */
+typedef struct kd__vocab_slope {
+    float max, inv_t, at_t, at_1, off;
+} kd__vocab_slope;
+typedef struct kd__vocab_vec { /* vocab.simd.c */
+    float (*max)(const float *z, int64_t n);
+    /* Adds exponentials of z - max at T and at 1 (both; else at 1 only where T is 1), and z - max. */
+    void (*sums)(const float *z, int64_t n, float max, float inv_t, bool both, double sum[3]);
+    void (*gradient)(float *dz, const float *z, int64_t n, const kd__vocab_slope *s); /* dz may be z */
+} kd__vocab_vec;
+extern const kd__vocab_vec kd__vocab_vec_scalar, kd__vocab_vec_avx2, kd__vocab_vec_avx512;
+
 extern const kd__loss_vec kd__loss_vec_scalar, kd__loss_vec_avx2, kd__loss_vec_avx512;
 const kd__loss_vec *kd__loss_vec_of(kd_isa isa);
 

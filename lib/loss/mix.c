@@ -274,6 +274,7 @@ kd_status kd_loss_plan(kd_loss *l, const kd_loss_shape *s, kd_err *err)
         memcpy(l->sample_labels, s->sample_labels, (size_t)s->samples * sizeof(int32_t));
     }
     for (int i = 0; i < l->terms && !st; i++) st = plan_term(l, &l->term[i], s, err);
+    kd__vocab_plan(l, s->classes);
     for (int i = 0; i < l->terms; i++) l->state_bytes += (l->term[i].state_bytes + 63) / 64 * 64;
     if (!st && l->state_bytes && !(l->state = kd_arena_alloc(&l->memory, l->state_bytes, 1)))
         st = kd_fail(err, KD_ENOMEM, "no memory for %zu bytes of a loss's state", l->state_bytes);
@@ -285,6 +286,13 @@ kd_status kd_loss_plan(kd_loss *l, const kd_loss_shape *s, kd_err *err)
         if (t->state && t->o->start) t->o->start(t);
     }
     return st;
+}
+
+bool kd_loss_in_place(const kd_loss *l)
+{
+    bool fused = true;
+    for (int i = 0; i < l->terms; i++) fused &= l->term[i].fused;
+    return fused || l->vocab;
 }
 
 size_t kd_loss_bytes(const kd_loss *l) { return l->memory.used; }

@@ -5,8 +5,9 @@
  * gradient have the same bits for any team. The pragmas are orphaned: inside the trainer's region the
  * team shares the blocks, in serial code they are plain loops.
  *
- * The fused kernel writes the gradient of the logits, or it is cleared; the other terms add to it, one
- * after the other, each behind the barrier that ends a worksharing loop.
+ * Mixes of ce and forward sparse_kl over many classes are vocab.c's. Else the fused kernel writes the
+ * gradient of the logits, or it is cleared; the other terms add to it, one after the other, each behind the
+ * barrier that ends a worksharing loop.
  */
 #include "loss_private.h"
 
@@ -45,8 +46,10 @@ double kd__row_weight(const kd__term *t, const kd__view *v, int64_t row)
     return t->k.wrong == 1 || v->labels[row] == top_class(t, v, row) ? 1 : t->k.wrong;
 }
 
+/* Of the whole batch. */
 static int64_t labelled_rows(const kd_loss_batch *b)
 {
+    if (b->of) return b->of;
     int64_t valid = b->labels ? 0 : b->rows;
     for (int64_t r = 0; b->labels && r < b->rows; r++)
         valid += b->labels[r] >= 0 && b->labels[r] < b->classes;
@@ -209,6 +212,10 @@ static void clear_inputs(const kd_loss *l, const kd_loss_batch *b)
 
 void kd_loss_run(kd_loss *l, const kd_loss_batch *b)
 {
+    if (l->vocab && !b->other_labels) {
+        kd__vocab_run(l, b, labelled_rows(b));
+        return;
+    }
     bool fused = (l->ce && l->ce->weight > 0) || (l->kd && l->kd->weight > 0);
     if (fused)
         run_fused(l, b);

@@ -21,17 +21,11 @@
  * slope is 0.
  */
 #include "divergence.h"
+#include "sparse.h"
 
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
-
-typedef struct targets {
-    size_t n;
-    const uint32_t *id;
-    const float *value;
-    double rest; /* tail mass */
-} targets;
 
 static int listed(const kd_loss_sparse *s, double T)
 {
@@ -40,16 +34,16 @@ static int listed(const kd_loss_sparse *s, double T)
     return -1;
 }
 
-static bool by_power(const kd__term *t)
+bool kd__sparse_by_power(const kd__term *t)
 {
     return kd__is(t->k.sparse, "bucket") && kd__is(t->k.tail, "power");
 }
 
-/* The teacher of a row over its kept classes: p, logp: (K) at T, by the term's convention. */
-static targets teacher(const kd__term *t, const kd_loss_sparse *s, int64_t row, double *p, double *logp)
+kd__targets_of kd__sparse_teacher(const kd__term *t, const kd_loss_sparse *s, int64_t row, double *p,
+                                  double *logp)
 {
     uint64_t from = s->offset[row];
-    targets x = {(size_t)(s->offset[row + 1] - from), s->id + from, s->value + from, 0};
+    kd__targets_of x = {(size_t)(s->offset[row + 1] - from), s->id + from, s->value + from, 0};
     bool sampled = kd__is(t->k.sparse, "sampled"),
          scaled = kd__is(t->k.sparse, "renorm") || kd__is(t->k.sparse, "both");
     double power = t->k.dump_temperature / t->T, sum = 0, max = -INFINITY;
@@ -65,12 +59,12 @@ static targets teacher(const kd__term *t, const kd_loss_sparse *s, int64_t row, 
         sum += p[i] = exp(logp[i]);
     }
     x.rest = at >= 0 ? s->tail[row * s->temperatures + at] : 1 - sum;
-    if (by_power(t)) {
+    if (kd__sparse_by_power(t)) {
         double kept = 0;
         for (size_t i = 0; i < x.n; i++) kept += exp((double)x.value[i]);
         x.rest = pow(fmax(1 - kept, t->k.eps), power);
     }
-    if (!x.n || (!scaled && !by_power(t))) return x;
+    if (!x.n || (!scaled && !kd__sparse_by_power(t))) return x;
     double whole =
         scaled ? kd__log_sum(logp, (int64_t)x.n) : log(sum + x.rest); // its logarithm: p may be tiny
     for (size_t i = 0; i < x.n; i++) p[i] = exp(logp[i] -= whole);
@@ -81,8 +75,8 @@ static targets teacher(const kd__term *t, const kd_loss_sparse *s, int64_t row, 
 /* ---- the three shapes of the problem ------------------------------------------------------ */
 
 /* All classes: p is spread over them, the rest gets `filler` each. */
-static double full(const kd__term *t, const kd__row *r, const targets *x, const double *p, kd__divergence *f,
-                   const double *logq, const double *q, double *work)
+static double full(const kd__term *t, const kd__row *r, const kd__targets_of *x, const double *p,
+                   kd__divergence *f, const double *logq, const double *q, double *work)
 {
     int64_t C = r->n;
     double *dense = work, *log_dense = dense + C, *h = log_dense + C, filler = 0;
@@ -96,7 +90,7 @@ static double full(const kd__term *t, const kd__row *r, const targets *x, const 
 }
 
 /* S and one class for the rest. */
-static double bucket(const kd__term *t, const kd__row *r, const targets *x, double *p, double *logp,
+static double bucket(const kd__term *t, const kd__row *r, const kd__targets_of *x, double *p, double *logp,
                      kd__divergence *f, const double *logq, const double *q, double *work)
 {
     size_t K = x->n, next = 0;
@@ -108,7 +102,7 @@ static double bucket(const kd__term *t, const kd__row *r, const targets *x, doub
             rest += q[j];
     }
     for (size_t i = 0; i < K; i++) qs[i] = q[x->id[i]], log_qs[i] = logq[x->id[i]];
-    p[K] = fmax(x->rest, by_power(t) ? 0 : eps), logp[K] = log(p[K]);
+    p[K] = fmax(x->rest, kd__sparse_by_power(t) ? 0 : eps), logp[K] = log(p[K]);
     qs[K] = fmax(rest, eps), log_qs[K] = log(qs[K]);
     double value = f(t, (int64_t)K + 1, p, logp, qs, log_qs, h);
     if (!r->grad) return value;
@@ -121,8 +115,8 @@ static double bucket(const kd__term *t, const kd__row *r, const targets *x, doub
 }
 
 /* Softmax over S on both sides. */
-static double both(const kd__term *t, const kd__row *r, const targets *x, const double *p, const double *logp,
-                   kd__divergence *f, double *work)
+static double both(const kd__term *t, const kd__row *r, const kd__targets_of *x, const double *p,
+                   const double *logp, kd__divergence *f, double *work)
 {
     size_t K = x->n;
     double *q = work, *logq = q + K + 1, *h = logq + K + 1, all = 0;
@@ -140,7 +134,7 @@ static double row(const kd__term *t, const kd__row *r, kd__divergence *f)
 {
     size_t n = (size_t)r->n + 1;
     double *p = r->scratch, *logp = p + n, *logq = logp + n, *q = logq + n, *work = q + n;
-    targets x = teacher(t, r->sparse, r->index, p, logp);
+    kd__targets_of x = kd__sparse_teacher(t, r->sparse, r->index, p, logp);
     if (kd__is(t->k.sparse, "both")) return both(t, r, &x, p, logp, f, work);
     t->vec->softmax(logq, q, r->s, r->n, 1 / t->T);
     if (kd__is(t->k.sparse, "bucket")) return bucket(t, r, &x, p, logp, f, logq, q, work);
@@ -151,7 +145,7 @@ static kd_status plan(kd__term *t, size_t *shared, size_t *parts, kd_err *err)
 {
     (void)shared, (void)parts;
     t->scratch = 7 * ((size_t)t->n + 1);
-    bool needs_z = !kd__is(t->k.sparse, "renorm") && !kd__is(t->k.sparse, "both") && !by_power(t);
+    bool needs_z = !kd__is(t->k.sparse, "renorm") && !kd__is(t->k.sparse, "both") && !kd__sparse_by_power(t);
     double ends[2] = {t->temperature_of.from, t->temperature_of.to};
     for (int i = 0; i < 2 && needs_z; i++) {
         kd_loss_sparse s = {.temperatures = t->ntemperatures, .temperature = t->temperatures};
@@ -220,11 +214,11 @@ static double naive_row(const kd__term *t, const kd__view *v, int64_t r, twin *f
         kept += exp(logp[j]);
         q_kept += exp(logq[j]);
     }
-    rest = by_power(t) ? pow(fmax(1 - stored, t->k.eps), a) : 1 - kept;
+    rest = kd__sparse_by_power(t) ? pow(fmax(1 - stored, t->k.eps), a) : 1 - kept;
     for (int k = 0; k < s->temperatures; k++)
-        if (s->temperature[k] == t->T && !by_power(t)) rest = s->tail[r * s->temperatures + k];
+        if (s->temperature[k] == t->T && !kd__sparse_by_power(t)) rest = s->tail[r * s->temperatures + k];
     bool renorm = kd__is(t->k.sparse, "renorm"), inside = kd__is(t->k.sparse, "both");
-    double whole = renorm || inside ? kept : by_power(t) ? kept + rest : 1;
+    double whole = renorm || inside ? kept : kd__sparse_by_power(t) ? kept + rest : 1;
     for (int64_t j = 0; j < C; j++) {
         if (in[j]) logp[j] -= log(whole);
         if (!in[j] && kd__is(t->k.sparse, "uniform")) logp[j] = log(rest / (double)(C - (int64_t)K));
@@ -232,7 +226,7 @@ static double naive_row(const kd__term *t, const kd__view *v, int64_t r, twin *f
         if (stays) logp[n] = logp[j], logq[n++] = logq[j] - (inside ? log(q_kept) : 0);
     }
     if (kd__is(t->k.sparse, "bucket")) {
-        logp[n] = log(fmax(rest / whole, by_power(t) ? 0 : t->k.eps));
+        logp[n] = log(fmax(rest / whole, kd__sparse_by_power(t) ? 0 : t->k.eps));
         logq[n++] = log(fmax(1 - q_kept, t->k.eps));
     }
     free(in);
@@ -280,7 +274,8 @@ static void describe(kd_buf *b, const kd__term *t)
     char text[128];
     for (size_t i = 0; i < KD_COUNT(sides); i++)
         if (kd__is(t->k.sparse, sides[i][0]))
-            snprintf(text, sizeof(text), "%s(%s%s)", f, sides[i][1], by_power(t) ? ", rest^(1/T)" : "");
+            snprintf(text, sizeof(text), "%s(%s%s)", f, sides[i][1],
+                     kd__sparse_by_power(t) ? ", rest^(1/T)" : "");
     kd__describe_scale(b, t, text);
 }
 

@@ -32,8 +32,8 @@ kd_status kd_exec_create(kd_exec **out, kd_graph *g, const kd_exec_params *p, kd
     if (p->given && (p->training || *p->given < 0 || *p->given >= g->nodes))
         return kd_fail(err, KD_EUSAGE, "the value of node %d cannot be given: %s", *p->given,
                        p->training ? "only in inference" : "there is no such node");
-    kd_status st = kd_nn_check_precision(p->precision, err);
-    if (st) return st;
+    kd_status st = p->head ? kd__head_check(g, p->head, err) : KD_OK;
+    if (st || (st = kd_nn_check_precision(p->precision, err))) return st;
     kd_exec *ex = calloc(1, sizeof *ex);
     if (!ex) return kd_fail(err, KD_ENOMEM, "out of memory for the plan of %d layers", g->nodes);
     ex->g = g;

@@ -63,18 +63,24 @@ static kd_node input_of(const kd_graph *g, kd_node n, int k) { return kd__graph_
 
 /* ---- who runs, whose gradients ------------------------------------------------------------ */
 
-/* The nodes that outputs and kept nodes need, in order. A kept node is planned as an output. */
+/* The nodes that outputs and kept nodes need, in order. A kept node is planned as an output, and so is what a
+ * head that is left out would read. */
 static void find_order(planning *p)
 {
     kd_exec *ex = p->ex;
     const kd_graph *g = ex->g;
+    if (ex->p.head) {
+        const kd_node n = input_of(g, ex->p.head, 0);
+        p->output[n] = true;
+        p->step[n] = 0;
+    }
     for (int i = 0; i < ex->p.nkeep; i++) {
         const kd_node n = kd__graph_root(g, ex->p.keep[i]);
         p->output[n] = true;
         p->step[n] = 0;
     }
     for (int i = g->nodes - 1; i >= 0; i--) { // step serves as a mark
-        if (g->node[i].output && !ex->p.kept_only) {
+        if (g->node[i].output && !ex->p.kept_only && i != ex->p.head) {
             p->output[kd__graph_root(g, i)] = true;
             p->step[kd__graph_root(g, i)] = 0;
         }

@@ -20,7 +20,8 @@ enum {
     COLUMNS = 384,
     PIECES = 32,
     SQUARE = 192,
-    CHUNK = 192
+    CHUNK = 192,
+    SLICE = 1536 /* of columns: a multiple of all panels' widths */
 };
 
 const kd__panel_kernels *kd__panels_get(void)
@@ -113,11 +114,11 @@ void kd__panels_product(const kd__panels_call *call)
     for (size_t t = 0; t < high * wide; t++) block(call, t / wide * BLOCK, t % wide * columns, columns);
 }
 
-/* Columns of m (k, ld) in panels of `width`; pack: of one of them. */
-static void gather(float *to, const float *m, size_t ld, size_t k, size_t width, bool rounded,
+/* SLICE columns of m (k, ld) from `from` on in panels of `width`; pack: of one of them. */
+static void gather(float *to, const float *m, size_t ld, size_t from, size_t k, size_t width, bool rounded,
                    void (*pack)(float *, const float *, size_t, size_t, size_t))
 {
-    for (size_t at = 0; at < ld; at += width) {
+    for (size_t at = from; at < ld && at < from + SLICE; at += width) {
         pack(to + at * k, m + at, ld, k, kd_min_size(width, ld - at));
         if (rounded) kd__make_operand(to + at * k, to + at * k, k * width, KD__ROUNDED);
     }
@@ -127,12 +128,15 @@ static void gather(float *to, const float *m, size_t ld, size_t k, size_t width,
 void kd__panels_gather(const kd__panels_gradient *g)
 {
     const kd__panel_kernels *p = kd__panels_get();
+    const size_t of_x = up(g->in, SLICE) / SLICE, slices = of_x + up(g->out, SLICE) / SLICE;
 #pragma omp for schedule(static) nowait
-    for (size_t r = 0; r < g->rows; r += CHUNK) {
-        const size_t k = kd_min_size(CHUNK, g->rows - r);
+    for (size_t t = 0; t < up(g->rows, CHUNK) / CHUNK * slices; t++) {
+        const size_t r = t / slices * CHUNK, at = t % slices, k = kd_min_size(CHUNK, g->rows - r);
         float *x = g->stage + r * (x_width(g) + dy_width(g)), *dy = x + k * x_width(g);
-        gather(x, g->x + r * g->in, g->in, k, p->width, g->rounded, p->pack_panel);
-        gather(dy, g->dy + r * g->out, g->out, k, p->rows, g->rounded, p->pack_rows);
+        if (at < of_x)
+            gather(x, g->x + r * g->in, g->in, at * SLICE, k, p->width, g->rounded, p->pack_panel);
+        else
+            gather(dy, g->dy + r * g->out, g->out, (at - of_x) * SLICE, k, p->rows, g->rounded, p->pack_rows);
     }
 }
 
@@ -153,7 +157,7 @@ static void square(const kd__panels_gradient *g, size_t i, size_t j)
                                    .b = x + col * k,
                                    .k = k,
                                    .width = kd_min_size(p->width, g->in - col),
-                                   .add = r > 0};
+                                   .add = r > 0 || g->add};
             t.next_b = at + 1 < panels ? t.b + k * p->width : dy + k * dy_width(g) + j * then;
             if (then) look_ahead(&t, at, panels, next + i * then, then);
             p->panels_by_panel(&t, dy + i * k, high);

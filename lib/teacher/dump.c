@@ -294,6 +294,9 @@ static kd_status run_feed(pass *p, const kd__feed *f, kd__values *v, kd_err *err
     v->rows = kd_store_chunk(p->s, f->chunk)->rows;
     kd_status st = kd__values_take(v, p->t, f, p->target, p->n, p->scratch, err);
     p->report.teacher += kd_now() - start;
+    if (p->t->speaks) p->report.tokens += f->offset[f->rows];
+    for (uint64_t i = 0; p->t->speaks && p->p->logits && i < (uint64_t)f->rows; i++)
+        p->report.predicted += v->said[f->text]->lengths[f->at.first + i];
     return st;
 }
 

@@ -27,7 +27,8 @@ typedef struct check {
     int texts;
     kd_view_spec views;
     kd_cursor *cursor;
-    float *stored, *fresh;
+    float *stored, *fresh; /* (room) */
+    size_t room;
     kd_sparse old, now;
     kd__encoder encoder;
     kd_id *ids;
@@ -66,7 +67,8 @@ static kd_status add_column(check *k, int at, kd_tap *taps, size_t *ntaps, kd_er
     const kd_column *c = kd_store_column(k->s, (size_t)at);
     unsigned source = KD__LOGITS;
     kd_status st = KD_OK;
-    if (c->dims[0] < 0) return KD_OK; // a value a token
+    const bool said = k->t->speaks && c->role == KD_ROLE_LOGITS;
+    if (c->dims[0] < 0 && !said) return KD_OK; // a value a token
     if (k->n == KD__TARGETS || (c->role == KD_ROLE_FEATURE && *ntaps == KD_TEACHER_TAPS))
         return kd_fail(err, KD_EUNSUPPORTED, "%s: more columns of '%s' than can be checked at once",
                        kd_store_path(k->s), c->teacher);
@@ -81,6 +83,7 @@ static kd_status add_column(check *k, int at, kd_tap *taps, size_t *ntaps, kd_er
     if (st) return st;
     kd__target *g = &k->target[k->n];
     g->source = source;
+    g->said = said;
     g->text = text_of(k, c);
     g->column = *c;
     g->column.params = json_incref(c->params);
@@ -182,20 +185,52 @@ static void add_sparse(compared *sum, few a, few b, bool logs)
     sum->positions++;
 }
 
+/* Positions of what a language model says: as many as the store has of each row. */
+static kd_status count_said(check *k, size_t i, uint32_t chunk, const uint32_t *lengths, size_t *positions,
+                            kd_err *err)
+{
+    const kd_chunk_info *ci = kd_store_chunk(k->s, chunk);
+    uint32_t *stored = malloc(ci->rows * sizeof *stored + 1);
+    kd_status st = stored ? kd_cursor_lengths(k->cursor, k->column[i], chunk, stored, positions, err)
+                          : kd_fail(err, KD_ENOMEM, "%s: no memory for a chunk", kd_store_path(k->s));
+    for (uint32_t r = 0; r < ci->rows && !st; r++)
+        if (stored[r] != lengths[r])
+            st = kd_fail(err, KD_EMISMATCH,
+                         "%s: column %s has %u positions for row %llu, %u of its tokens are predicted",
+                         kd_store_path(k->s), k->target[i].column.name, stored[r],
+                         (unsigned long long)(ci->first + r), lengths[r]);
+    free(stored);
+    return st;
+}
+
+static kd_status reserve(check *k, size_t floats, kd_err *err)
+{
+    if (floats <= k->room) return KD_OK;
+    free(k->stored);
+    free(k->fresh);
+    k->stored = kd_alloc_aligned(floats, sizeof *k->stored);
+    k->fresh = kd_alloc_aligned(floats, sizeof *k->fresh);
+    k->room = k->stored && k->fresh ? floats : 0;
+    return k->room ? KD_OK : kd_fail(err, KD_ENOMEM, "%s: no memory for a chunk", kd_store_path(k->s));
+}
+
 static kd_status compare(check *k, size_t i, const kd__values *v, kd_err *err)
 {
     kd__target *g = &k->target[i];
     const kd_chunk_info *ci = kd_store_chunk(k->s, v->chunk);
-    const size_t width = kd_column_width(&g->column), positions = v->rows * g->size / width;
+    const size_t width = kd_column_width(&g->column);
+    size_t positions = v->rows * g->size / width;
     kd_block b;
-    kd_status st = kd__encode(&k->encoder, g, v->v[i], k->ids, NULL, v->rows, k->t->threads,
-                              kd_store_path(k->s), ci->first, &b, err);
+    kd_status st = g->said ? kd__said_end(v->said[i], &k->encoder.buf, &b, err)
+                           : kd__encode(&k->encoder, g, v->v[i], k->ids, NULL, v->rows, k->t->threads,
+                                        kd_store_path(k->s), ci->first, &b, err);
+    if (!st && g->said) st = count_said(k, i, v->chunk, b.lengths, &positions, err);
     if (st) return st;
     if (!g->codec || !kd_codec_describe(g->codec)->sparse) {
-        if (!(st = kd_cursor_read_f32(k->cursor, k->column[i], v->chunk, k->stored,
-                                      ci->rows * g->size / width, err)))
+        if ((st = reserve(k, positions * width, err))) return st;
+        if (!(st = kd_cursor_read_f32(k->cursor, k->column[i], v->chunk, k->stored, positions, err)))
             st = g->codec ? kd_codec_decode(g->codec, b.data, b.bytes, positions, k->fresh, err)
-                          : kd_to_f32(k->fresh, b.data, g->column.dtype, v->rows * g->size);
+                          : kd_to_f32(k->fresh, b.data, g->column.dtype, positions * width);
         if (!st) add_values(&k->sum[i], k->stored, k->fresh, positions, width);
         return st;
     }
@@ -210,16 +245,8 @@ static kd_status compare(check *k, size_t i, const kd__values *v, kd_err *err)
 
 static kd_status make_rooms(check *k, kd_err *err)
 {
-    const size_t most = kd__most_rows(k->s);
-    size_t size = 0, count = 0;
-    for (size_t i = 0; i < k->n; i++) size = kd_max_size(size, k->target[i].size);
-    if (kd_mul_size(most, size, &count)) {
-        k->stored = kd_alloc_aligned(count + 1, sizeof(float));
-        k->fresh = kd_alloc_aligned(count + 1, sizeof(float));
-        k->ids = kd_alloc_aligned(most + 1, sizeof *k->ids);
-    }
-    if (!k->stored || !k->fresh || !k->ids)
-        return kd_fail(err, KD_ENOMEM, "%s: no memory for a chunk", kd_store_path(k->s));
+    k->ids = kd_alloc_aligned(kd__most_rows(k->s) + 1, sizeof *k->ids);
+    if (!k->ids) return kd_fail(err, KD_ENOMEM, "%s: no memory for a chunk", kd_store_path(k->s));
     return kd_cursor_open(&k->cursor, k->s, err);
 }
 

@@ -19,6 +19,8 @@
 
 /* ---- targets ------------------------------------------------------------------------------ */
 
+static bool is_ragged(const kd_column *c) { return c->ndims && c->dims[0] < 0; }
+
 /* Floats a row of a slot's values; 0: it has none. */
 static size_t slot_floats(const kd_trainer *t, int slot, bool training)
 {
@@ -27,6 +29,7 @@ static size_t slot_floats(const kd_trainer *t, int slot, bool training)
     if (c->role == KD_ROLE_FEATURE)
         return training || t->slot_judged[slot] ? kd_column_each(c) * kd_column_width(c) : 0;
     if (c->role != KD_ROLE_LOGITS && c->role != KD_ROLE_SCORE && c->role != KD_ROLE_VIEW) return 0;
+    if (is_ragged(c)) return 0; // of language models: a piece at a time
     return codec && codec->sparse && !t->slot_scattered[slot] ? 0 : (size_t)t->slot_classes[slot];
 }
 
@@ -50,8 +53,10 @@ void kd__targets_release(kd__targets *g)
     free(g->others);
     free(g->samples);
     kd__texts_release(&g->texts);
+    kd__words_release(&g->words);
     for (int i = 0; i < KD_LOADER_COLUMNS; i++) {
         free(g->values[i]);
+        free(g->kept[i]);
         kd_sparse_release(&g->own[i]);
     }
     memset(g, 0, sizeof(*g));
@@ -206,12 +211,14 @@ kd_status kd__targets_fill(kd__targets *g, const kd_trainer *t, const void *cons
                            const kd_sparse *const *sparse, const uint64_t *const *offset,
                            const kd__rows *rows, kd_err *err)
 {
-    kd_status st = KD_OK;
-    for (int pass = 0; pass < 3; pass++) // labels first: hits need them; views last: they may borrow
+    kd_status st = t->language ? kd__words_fill(g, t, raw, offset, rows, err) : KD_OK;
+    for (int pass = 0; pass < 3 && !st; pass++) // labels first: hits need them; views last: they may borrow
         for (int i = 0; i < t->ncolumns && !st; i++) {
             kd_role role = kd__trainer_column(t, i)->role;
             if (!pass && role == KD_ROLE_LABEL) st = fill_labels(g, t, i, raw[i], rows, err);
-            if (pass == 1 && (role == KD_ROLE_LOGITS || role == KD_ROLE_SCORE))
+            if (pass == 1 && role == KD_ROLE_LOGITS && is_ragged(kd__trainer_column(t, i)))
+                st = kd__words_logits(g, t, i, raw[i], sparse[i], offset[i], rows, err);
+            else if (pass == 1 && (role == KD_ROLE_LOGITS || role == KD_ROLE_SCORE))
                 st = fill_logits(g, t, i, raw[i], sparse[i], rows, err);
             if (pass == 1 && role == KD_ROLE_FEATURE && g->values[i])
                 st = fill_features(g, t, i, raw[i], rows, err);
@@ -332,7 +339,11 @@ static size_t block_row_bytes(const kd_trainer *t)
                 t->ntexts ? (size_t)kd__texts_longest(t) * sizeof(int32_t) + sizeof(kd__texts) : row_bytes(c);
         if (c->role == KD_ROLE_LABEL) n += sizeof(int32_t);
         const kd_codec_info *codec = kd_codec_find(c->encoding);
-        if (codec && codec->sparse) n += sparse_row_bytes(c);
+        const size_t positions = is_ragged(c) && c->role == KD_ROLE_LOGITS ? (size_t)kd__texts_longest(t) : 1;
+        if (codec && codec->sparse)
+            n += positions * sparse_row_bytes(c);
+        else if (positions > 1)
+            n += positions * kd_column_width(c) * (codec ? sizeof(float) : kd_dtype_size(c->dtype));
         n += slot_floats(t, i, false) * sizeof(float);
     }
     return n;
@@ -350,22 +361,47 @@ static kd_status read_column(kd_trainer *t, int slot, uint32_t chunk, uint32_t r
     return kd_cursor_read(t->cursor, t->columns[slot], chunk, raw, row_bytes(c) * rows, err);
 }
 
-/* A ragged column of a chunk: lengths, then values. *offset: (rows + 1) positions; the caller frees both. */
-static kd_status read_ragged(kd_trainer *t, int slot, uint32_t chunk, uint32_t rows, void **raw,
-                             void **values, uint64_t **offset, kd_err *err)
+/* Memory of a ragged column of a chunk; the caller frees raw and offset. */
+typedef struct ragged {
+    void *raw, *values; /* values: bytes as stored, or f32 of a dense codec */
+    uint64_t *offset;   /* (rows + 1) positions */
+} ragged;
+
+static kd_status read_values(kd_trainer *t, int slot, uint32_t chunk, uint32_t rows, ragged *x, kd_err *err)
 {
-    size_t size;
-    kd_status st = kd_cursor_size(t->cursor, t->columns[slot], chunk, &size, err);
+    const kd_column *c = kd__trainer_column(t, slot);
+    const bool coded = strcmp(c->encoding, "dense") != 0;
+    const size_t positions = (size_t)x->offset[rows];
+    size_t size = 0;
+    kd_status st = KD_OK;
+    if (!coded)
+        st = kd_cursor_size(t->cursor, t->columns[slot], chunk, &size, err);
+    else if (!kd_mul_size(positions, kd_column_width(c) * sizeof(float), &size))
+        st = kd_fail(err, KD_ENOMEM, "no memory for %u validation rows", rows);
     if (st) return st;
-    *raw = malloc(size + 1);
-    *offset = malloc((rows + 1) * sizeof(**offset));
-    if (!*raw || !*offset) return kd_fail(err, KD_ENOMEM, "no memory for %u validation rows", rows);
-    if ((st = kd_cursor_read(t->cursor, t->columns[slot], chunk, *raw, size, err))) return st;
-    const uint32_t *length = *raw;
-    (*offset)[0] = 0;
-    for (uint32_t i = 0; i < rows; i++) (*offset)[i + 1] = (*offset)[i] + length[i];
-    *values = (char *)*raw + rows * sizeof(*length);
-    return KD_OK;
+    if (!(x->raw = malloc(size + 1)))
+        return kd_fail(err, KD_ENOMEM, "no memory for %u validation rows", rows);
+    x->values = coded ? x->raw : (char *)x->raw + rows * sizeof(uint32_t); // behind the lengths
+    return coded ? kd_cursor_read_f32(t->cursor, t->columns[slot], chunk, x->raw, positions, err)
+                 : kd_cursor_read(t->cursor, t->columns[slot], chunk, x->raw, size, err);
+}
+
+static kd_status read_ragged(kd_trainer *t, int slot, uint32_t chunk, uint32_t rows, ragged *x,
+                             kd_sparse *sparse, kd_err *err)
+{
+    const kd_codec_info *codec = kd_codec_find(kd__trainer_column(t, slot)->encoding);
+    uint32_t *length = malloc((rows + 1) * sizeof(*length));
+    size_t positions;
+    x->offset = malloc((rows + 1) * sizeof(*x->offset));
+    kd_status st = length && x->offset
+                       ? kd_cursor_lengths(t->cursor, t->columns[slot], chunk, length, &positions, err)
+                       : kd_fail(err, KD_ENOMEM, "no memory for %u validation rows", rows);
+    for (uint32_t i = 0; i < rows && !st; i++)
+        x->offset[i + 1] = (i ? x->offset[i] : (x->offset[0] = 0)) + length[i];
+    free(length);
+    if (st) return st;
+    if (codec && codec->sparse) return kd_cursor_read_sparse(t->cursor, t->columns[slot], chunk, sparse, err);
+    return read_values(t, slot, chunk, rows, x, err);
 }
 
 static kd_status block_decode(kd__block *b, kd_trainer *t, kd_err *err)
@@ -379,8 +415,12 @@ static kd_status block_decode(kd__block *b, kd_trainer *t, kd_err *err)
     for (int i = 0; i < t->ncolumns && !st; i++) {
         const kd_column *c = kd__trainer_column(t, i);
         if (c->role == KD_ROLE_FEATURE && !t->slot_judged[i]) continue;
-        if (c->ndims && c->dims[0] < 0) {
-            st = read_ragged(t, i, b->chunk, b->rows, &own[i], &raw[i], &offset[i], err);
+        const kd_codec_info *codec = kd_codec_find(c->encoding);
+        if (is_ragged(c)) {
+            ragged x = {0};
+            st = read_ragged(t, i, b->chunk, b->rows, &x, &sparse[i], err);
+            own[i] = x.raw, raw[i] = x.values, offset[i] = x.offset;
+            if (codec && codec->sparse) given[i] = &sparse[i];
             continue;
         }
         raw[i] = c->role == KD_ROLE_INPUT ? b->input : (own[i] = malloc(row_bytes(c) * b->rows));
@@ -392,7 +432,12 @@ static kd_status block_decode(kd__block *b, kd_trainer *t, kd_err *err)
         st = kd__targets_fill(&b->targets, t, (const void *const *)raw, given,
                               (const uint64_t *const *)offset, &rows, err);
     for (int i = 0; i < t->ncolumns; i++) {
-        free(own[i]);
+        if (b->targets.dense[i]) { // read later, from here
+            free(b->targets.kept[i]);
+            b->targets.kept[i] = own[i];
+        } else {
+            free(own[i]);
+        }
         free(offset[i]);
     }
     return st;
@@ -461,9 +506,6 @@ kd_status kd__valid_block(kd_trainer *t, size_t i, const kd__block **out, kd_err
     b->input = t->blocks[0].input;
     b->targets = t->blocks[0].targets;
     kd_status st = block_decode(b, t, err);
-    if (i) { // they may have grown
-        memcpy(t->blocks[0].targets.own, b->targets.own, sizeof(b->targets.own));
-        t->blocks[0].targets.texts = b->targets.texts;
-    }
+    if (i) t->blocks[0].targets = b->targets; // they may have grown
     return st;
 }

@@ -165,7 +165,7 @@ kd_status kd__run_end_epoch(kd__run *r, kd_err *err)
         r->diverged = true;
         return KD_OK;
     }
-    s->loss = s->loss_sum / (double)s->rows;
+    s->loss = s->rows ? s->loss_sum / (double)s->rows : 0; // of masks that mark nothing
     if (r->valid.rows) {
         s->valid_loss = r->valid.loss / (double)r->valid.rows;
         s->bad_epochs = s->epoch && s->valid_loss >= s->least_loss ? s->bad_epochs + 1 : 0;
@@ -256,7 +256,7 @@ kd_status kd__run_finish(kd__run *r, const kd_trainer *t, kd_err *err)
     if (r->start != KD__WRITTEN) {
         fill_result(r);
         if (!t->blocks) r->result.valid_loss = NAN;
-        if (!t->blocks || r->label < 0) r->result.valid_accuracy = NAN;
+        if (!t->blocks || (r->label < 0 && !r->language)) r->result.valid_accuracy = NAN;
         if ((st = kd_model_save(r->model, r->part, NULL, err)) || (st = save_tokenizer(r, t, err)) ||
             (st = kd__metrics_write(r, err)) || (st = kd__provenance_write(t, r, err)))
             return st;

@@ -8,6 +8,7 @@
 #include "train_private.h"
 
 #include <errno.h>
+#include <math.h>
 #include <stdlib.h>
 #include <time.h>
 
@@ -110,7 +111,7 @@ kd_status kd__metrics_epoch(kd__run *r, kd_err *err)
 {
     const kd__state *s = &r->at;
     const char *names[KD_LOSS_TERMS];
-    double values[KD_LOSS_TERMS], rows = (double)s->rows;
+    double values[KD_LOSS_TERMS], rows = s->rows ? (double)s->rows : 1;
     int n = kd_loss_terms(r->loss, names, values);
     json_t *terms = json_object(), *o;
     for (int i = 0; i < n; i++) json_object_set_new(terms, names[i], real(s->term_sum[i] / rows));
@@ -120,6 +121,8 @@ kd_status kd__metrics_epoch(kd__run *r, kd_err *err)
     if (!o) return add_line(r, NULL, err);
     if (r->valid.rows) json_object_set_new(o, "valid_loss", real(s->valid_loss));
     if (r->valid.labelled) json_object_set_new(o, "valid_accuracy", real(s->valid_accuracy));
+    if (r->language && r->valid.rows)
+        json_object_set_new(o, "valid_perplexity", real(exp(r->valid.nll / (double)r->valid.rows)));
     if (r->nteachers && s->labelled) json_object_set_new(o, "teacher_accuracy", teachers_json(r));
     json_object_set_new(o, "seconds", real(s->seconds));
     json_object_set_new(o, "stall_s", real(r->stall));
@@ -131,8 +134,8 @@ kd_status kd__metrics_step(kd__run *r, uint64_t every, kd_err *err)
     kd__state *s = &r->at;
     if (!every || s->total % (every * (uint64_t)r->spec.train.accumulate)) return KD_OK;
     json_t *o = json_pack("{s:I, s:o, s:o, s:o}", "step", (json_int_t)kd__run_updates(r), "loss",
-                          real(s->span_loss / (double)s->span_rows), "lr", real(kd__run_lr(r, -1)), "seconds",
-                          real(s->seconds));
+                          real(s->span_rows ? s->span_loss / (double)s->span_rows : 0), "lr",
+                          real(kd__run_lr(r, -1)), "seconds", real(s->seconds));
     s->span_loss = 0;
     s->span_rows = 0;
     return add_line(r, o, err);

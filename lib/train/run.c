@@ -41,10 +41,10 @@ static kd_status check_columns(const kd_trainer *t, const kd__run *r, int input,
     if (!r->texts && (x->ndims < 1 || x->dims[0] < 1))
         return kd_fail(err, KD_EUNSUPPORTED, "%s: column %s has no fixed shape; these models need one", store,
                        x->name);
-    if (!y && kd_loss_needs_labels(r->loss))
+    if (!y && kd_loss_needs_labels(r->loss) && !r->language)
         return kd_fail(err, KD_EMISMATCH, "%s: no labels, and the loss needs them; set loss.ce: 0 in %s",
                        store, r->spec.config.path);
-    if (y && (y->ndims || !is_label_dtype(y->dtype)))
+    if (y && !r->language && (y->ndims || !is_label_dtype(y->dtype)))
         return kd_fail(err, KD_EMISMATCH, "%s: column %s is no whole number a row, as labels are", store,
                        y->name);
     return KD_OK;
@@ -55,7 +55,7 @@ static kd_status check_columns(const kd_trainer *t, const kd__run *r, int input,
 /* Whether its output is an embedding and not logits of classes. */
 static bool embeds(const kd__run *r)
 {
-    return r->texts && r->spec.model.classes < 1 &&
+    return r->texts && !r->language && r->spec.model.classes < 1 &&
            !(kd_loss_needs_of(r->loss) & (KD_NEEDS_LABELS | KD_NEEDS_LOGITS | KD_NEEDS_SPARSE));
 }
 
@@ -65,6 +65,10 @@ static kd_status resolve_classes(kd__run *r, const kd_student_spec *given, const
     const char *store = kd_store_path(t->store);
     char where[300], number[32];
     const kd_model_spec *m = &r->spec.model;
+    if (r->language) {
+        r->classes = m->vocab;
+        return KD_OK;
+    }
     if (embeds(r)) {
         r->classes = m->output ? m->output : m->width;
         return KD_OK;
@@ -135,6 +139,16 @@ static kd_status resolve_texts(kd__run *r, const kd_trainer *t, kd_err *err)
     return st ? st : kd__texts_check(r, t, err);
 }
 
+/* The next token is predicted: of all, or of those that the mask marks. */
+static kd_status resolve_language(kd__run *r, kd_trainer *t, kd_err *err)
+{
+    const int mask = kd_store_find_role(t->store, KD_ROLE_MASK, NULL);
+    kd_status st = resolve_texts(r, t, err);
+    if (!st && mask >= 0) st = need_slot(t, mask, &t->mask, err);
+    t->language |= !st;
+    return st;
+}
+
 static bool has_valid_loss(const kd__run *r)
 {
     bool any = false;
@@ -170,7 +184,7 @@ static kd_status check_judging(const kd__run *r, const kd_student_spec *given, c
             "add a term of logits, labels or features, or set train.keep: last and "
             "train.patience: 0",
             where);
-    if (by_accuracy && label < 0)
+    if (by_accuracy && label < 0 && !r->language)
         return kd_fail(err, KD_EUSAGE,
                        "%s: no labels, and train.keep: best asks for the best validation accuracy; set "
                        "train.keep: best_loss",
@@ -193,13 +207,17 @@ static kd_status resolve(kd__run *r, const kd_student_spec *given, kd_trainer *t
     kd_status st = kd__views_resolve(r, given, t, err);
     if (!st) st = kd__texts_find(t, err);
     r->texts = t->texts;
+    r->language = r->texts && r->spec.model.arch && !strcmp(r->spec.model.arch, "llama");
+    if (!st && r->language) st = resolve_language(r, t, err);
     if (!st) st = kd__sources_find(r, t, err);
     if (r->nteachers) logits = t->columns[r->teacher[0]];
     if (st || (st = check_columns(t, r, input, label, err)) ||
         (st = resolve_classes(r, given, t, label, logits, err)) || (st = kd__sources_check(r, t, err)) ||
-        (st = r->texts ? resolve_texts(r, t, err) : resolve_input(r, given, t, input, err)) ||
+        (st = r->language ? KD_OK
+              : r->texts  ? resolve_texts(r, t, err)
+                          : resolve_input(r, given, t, input, err)) ||
         (st = need_slot(t, input, &r->input, err)) ||
-        (label >= 0 && (st = need_slot(t, label, &r->label, err))) ||
+        (label >= 0 && !r->language && (st = need_slot(t, label, &r->label, err))) ||
         (kd__run_has_views(r) &&
          (st = need_slot(t, kd_store_find_role(t->store, KD_ROLE_ID, NULL), &r->id, err))))
         return st;
@@ -208,7 +226,7 @@ static kd_status resolve(kd__run *r, const kd_student_spec *given, kd_trainer *t
         return kd_fail_in(err, st, "%s",
                           kd_config_where(&given->config, "train.precision", where, sizeof(where)));
     r->input_dtype = kd_store_column(t->store, (size_t)input)->dtype;
-    if (label >= 0) t->slot_classes[r->label] = embeds(r) ? INT32_MAX : r->classes;
+    if (r->label >= 0) t->slot_classes[r->label] = embeds(r) ? INT32_MAX : r->classes;
     if (embeds(r)) r->label = -1; // of pairs a label is a group
     return check_judging(r, given, t, label, err);
 }
@@ -328,6 +346,7 @@ void kd__run_free(kd__run *r)
     free(r->sum);
     free(r->partial);
     free(r->cut);
+    kd__words_free(r);
     free(r->ranges);
     free(r);
 }
@@ -341,6 +360,6 @@ size_t kd__run_bytes(const kd__run *r)
 {
     size_t slabs = 2 + (r->moment2 != NULL) + (r->best != NULL) + (r->mean != NULL) + (r->sum != NULL);
     if (!r->model) return 0;
-    return (slabs * r->slab + r->buffers) * sizeof(float) + kd_loss_bytes(r->loss) +
+    return (slabs * r->slab + r->buffers) * sizeof(float) + kd_loss_bytes(r->loss) + kd__words_bytes(r) +
            (r->ex ? kd_exec_bytes(r->ex) : 0) + (r->eval ? kd_exec_bytes(r->eval) : 0);
 }

@@ -185,10 +185,12 @@ static kd_status check_logits(const kd_trainer *t, kd__run *r, int i, const kd_c
 {
     kd_loss_term term = kd_loss_term_at(r->loss, i);
     const kd_codec_info *codec = kd_codec_find(z->encoding);
-    if (z->ndims != (z->role == KD_ROLE_VIEW ? 2 : 1) || z->dims[0] < 1 || !kd_dtype_is_float(z->dtype) ||
-        (!codec && strcmp(z->encoding, "dense")))
-        return kd_fail(err, KD_EUNSUPPORTED, "%s: column %s (%s of %s) is not one vector of logits a row",
-                       kd_store_path(t->store), z->name, z->encoding, kd_dtype_name(z->dtype));
+    const bool shaped = r->language ? z->ndims == 2 && z->dims[0] < 0 && z->role == KD_ROLE_LOGITS
+                                    : z->ndims == (z->role == KD_ROLE_VIEW ? 2 : 1) && z->dims[0] >= 1;
+    if (!shaped || !kd_dtype_is_float(z->dtype) || (!codec && strcmp(z->encoding, "dense")))
+        return kd_fail(err, KD_EUNSUPPORTED, "%s: column %s (%s of %s) is not one vector of logits a %s",
+                       kd_store_path(t->store), z->name, z->encoding, kd_dtype_name(z->dtype),
+                       r->language ? "position" : "row");
     return term.needs & KD_NEEDS_SPARSE ? check_sparse(t, r, i, z, err) : check_dense(t, r, i, z, err);
 }
 
@@ -254,6 +256,12 @@ static kd_status find_teachers(kd__run *r, kd_trainer *t, int i, kd_err *err)
                        "%s: %s reads the sparse targets of one teacher, found '%.80s'; give "
                        "each its own term",
                        r->spec.name, term.label, term.teacher);
+    if (s->n > 1 && r->language)
+        return kd_fail(
+            err, KD_EUNSUPPORTED,
+            "%s: %s joins several teachers, which is not there for language models; give each its own "
+            "term",
+            r->spec.name, term.label);
     s->how = !strcmp(term.ensemble, "best")            ? KD__BEST
              : !strcmp(term.ensemble, "probabilities") ? KD__MEAN_PROBABILITIES
                                                        : KD__MEAN_LOGITS;
@@ -262,7 +270,8 @@ static kd_status find_teachers(kd__run *r, kd_trainer *t, int i, kd_err *err)
         const kd_codec_info *codec = kd_codec_find(z->encoding);
         s->share[k] /= sum;
         if ((st = check_logits(t, r, i, z, err))) return st;
-        if (codec && codec->sparse && !(term.needs & KD_NEEDS_SPARSE)) t->slot_scattered[s->slot[k]] = true;
+        if (codec && codec->sparse && !(term.needs & KD_NEEDS_SPARSE) && !r->language)
+            t->slot_scattered[s->slot[k]] = true;
         if (z->role == KD_ROLE_VIEW && (st = find_plain(r, t, i, s->slot[k], err))) return st;
     }
     return KD_OK;

@@ -99,19 +99,6 @@ static void compare_features(const kd__run *r, const kd__source *s, kd_exec *ex,
     in->dteacher = learned ? kd_exec_grad(ex, s->nodes.teacher_out) : NULL;
 }
 
-/* Rows first to first + rows of sparse targets. */
-static kd_loss_sparse sparse_rows(const kd_sparse *s, size_t first)
-{
-    size_t listed = first * (size_t)s->temperatures;
-    return (kd_loss_sparse){.offset = s->offset + first,
-                            .id = s->id,
-                            .value = s->value,
-                            .temperatures = s->temperatures,
-                            .temperature = s->temperature,
-                            .tail = s->tail + listed,
-                            .logz = s->logz + listed};
-}
-
 /* Logits of one teacher, or of several joined. By the whole team. */
 static const float *logits_rows(const kd__run *r, int i, const kd__targets *g, size_t first, int64_t rows)
 {
@@ -150,7 +137,7 @@ static void compare(comparison *c, const kd__run *r, kd_exec *ex, const kd__targ
             if (training || kd__term_judges(&term))
                 compare_features(r, s, ex, g, first, (size_t)rows, &c->in[i]);
         } else if (term.needs & KD_NEEDS_SPARSE) {
-            c->sparse[i] = sparse_rows(g->sparse[s->slot[0]], first);
+            c->sparse[i] = kd__sparse_rows(g->sparse[s->slot[0]], first);
             c->in[i].sparse = &c->sparse[i];
         } else if (s->n) {
             c->in[i].teacher = logits_rows(r, i, g, first, rows);
@@ -158,24 +145,28 @@ static void compare(comparison *c, const kd__run *r, kd_exec *ex, const kd__targ
     }
 }
 
-static void account(kd__run *r, const kd__targets *g, uint32_t rows)
+static double batch_value(const kd__run *r) { return r->language ? r->pieces.value : kd_loss_value(r->loss); }
+
+/* rows: of language models, positions. */
+static void account(kd__run *r, const kd__targets *g, uint64_t rows)
 {
     const char *names[KD_LOSS_TERMS];
     double values[KD_LOSS_TERMS];
+    const double *terms = r->language ? r->pieces.term : values, sum = batch_value(r) * (double)rows;
     int n = kd_loss_terms(r->loss, names, values);
-    for (int i = 0; i < n; i++) r->at.term_sum[i] += values[i] * rows;
-    r->at.loss_sum += kd_loss_value(r->loss) * rows;
+    for (int i = 0; i < n; i++) r->at.term_sum[i] += terms[i] * (double)rows;
+    r->at.loss_sum += sum;
     r->at.rows += rows;
     for (int k = 0; k < r->nteachers; k++) r->at.hits[k] += g->hits[r->teacher[k]];
-    r->at.span_loss += kd_loss_value(r->loss) * rows;
+    r->at.span_loss += sum;
     r->at.span_rows += rows;
-    r->at.labelled += g->labels && r->label >= 0 ? g->labelled : 0;
+    r->at.labelled += r->language || (g->labels && r->label >= 0) ? g->labelled : 0;
     r->at.step++;
     r->at.total++;
 }
 
 /* By the whole team; every thread takes the same branches, because each reads the same values. */
-static void step(kd__run *r)
+static void step(kd__run *r, const kd_trainer *t)
 {
     const kd__feed *f = r->feed;
     double start = kd_now();
@@ -186,10 +177,14 @@ static void step(kd__run *r)
         feed_input(r, r->ex, f->b.column[r->input], f->b.rows);
     feed_features(r, r->ex, &f->targets, 0, f->b.rows, true);
     kd_exec_forward(r->ex);
-    comparison c;
-    compare(&c, r, r->ex, &f->targets, 0, f->b.rows, true);
-    kd_loss_run(r->loss, &c.b);
-    bool finite = isfinite(kd_loss_value(r->loss));
+    if (r->language) {
+        kd__words_run(r, t, r->ex, &f->targets, 0, f->b.rows, true);
+    } else {
+        comparison c;
+        compare(&c, r, r->ex, &f->targets, 0, f->b.rows, true);
+        kd_loss_run(r->loss, &c.b);
+    }
+    bool finite = isfinite(batch_value(r));
     if (finite) {
         kd_exec_backward(r->ex);
         finite = kd__optimizer_step(r, kd_exec_grads(r->ex));
@@ -199,7 +194,7 @@ static void step(kd__run *r)
     {
         if (finite) {
             kd__optimizer_follow(r);
-            account(r, &f->targets, f->b.rows);
+            account(r, &f->targets, r->language ? f->targets.words.n : f->b.rows);
         } else {
             r->diverged = true;
         }
@@ -219,23 +214,40 @@ static uint64_t count_hits(const float *z, const int32_t *labels, size_t rows, i
     return hits;
 }
 
+static void evaluate_words(kd__run *r, const kd_trainer *t, const kd__block *b, uint32_t first, uint32_t n)
+{
+    const uint64_t *at = b->targets.words.first, positions = at[first + n] - at[first];
+    kd__words_run(r, t, r->eval, &b->targets, first, n, false);
+#pragma omp single
+    {
+        r->valid.loss += r->pieces.value * (double)positions;
+        r->valid.nll += r->pieces.sum_nll;
+        r->valid.rows += positions;
+        r->valid.hits += r->pieces.hits;
+    }
+}
+
 /* By the whole team. The last batch of a block is padded with what the input held before: in
  * inference rows do not see each other. */
-static void evaluate(kd__run *r, const kd__block *b)
+static void evaluate(kd__run *r, const kd_trainer *t, const kd__block *b)
 {
     double start = kd_now();
     kd_cpu_flush_denormals();
     const int32_t *labels = r->label >= 0 ? b->targets.labels : NULL;
     size_t row =
         r->texts ? 0 : kd_graph_node_size(r->model->graph, r->model->input) * kd_dtype_size(r->input_dtype);
-    for (uint32_t first = 0; first < b->rows; first += KD__EVAL_BATCH) {
-        size_t n = kd_min_size(KD__EVAL_BATCH, b->rows - first);
+    for (uint32_t first = 0; first < b->rows; first += (uint32_t)r->eval_rows) {
+        size_t n = kd_min_size((size_t)r->eval_rows, b->rows - first);
         if (r->texts)
             feed_texts(r, r->eval, &b->targets.texts, first, n);
         else
             feed_input(r, r->eval, (const char *)b->input + first * row, n);
         feed_features(r, r->eval, &b->targets, first, n, false);
         kd_exec_forward(r->eval);
+        if (r->language) {
+            evaluate_words(r, t, b, first, (uint32_t)n);
+            continue;
+        }
         comparison c;
         compare(&c, r, r->eval, &b->targets, first, (int64_t)n, false);
         kd_loss_run(r->loss, &c.b);
@@ -248,7 +260,7 @@ static void evaluate(kd__run *r, const kd__block *b)
     }
 #pragma omp master
     {
-        r->valid.labelled += labels ? b->targets.labelled : 0;
+        r->valid.labelled += labels || r->language ? b->targets.labelled : 0;
         r->at.seconds += kd_now() - start;
     }
 }
@@ -269,13 +281,13 @@ void kd__steps(kd_trainer *t)
 #pragma omp parallel for schedule(dynamic, 1) num_threads(t->p.threads)
         for (size_t i = 0; i < t->ntodo; i++) {
 #pragma omp parallel num_threads(1)
-            step(t->todo[i]);
+            step(t->todo[i], t);
         }
         return;
     }
     for (size_t i = 0; i < t->ntodo; i++) {
 #pragma omp parallel num_threads(t->p.threads)
-        step(t->todo[i]);
+        step(t->todo[i], t);
     }
 }
 
@@ -286,12 +298,12 @@ void kd__evaluate(kd_trainer *t, const kd__block *b)
 #pragma omp parallel for schedule(dynamic, 1) num_threads(t->p.threads)
         for (size_t i = 0; i < t->ntodo; i++) {
 #pragma omp parallel num_threads(1)
-            evaluate(t->todo[i], b);
+            evaluate(t->todo[i], t, b);
         }
         return;
     }
     for (size_t i = 0; i < t->ntodo; i++) {
 #pragma omp parallel num_threads(t->p.threads)
-        evaluate(t->todo[i], b);
+        evaluate(t->todo[i], t, b);
     }
 }

@@ -122,7 +122,7 @@ bool kd__term_judges(const kd_loss_term *term) { return !(term->needs & KD_NEEDS
 int kd__taps_judged(const kd__run *r, kd_node keep[1 + 2 * KD_LOSS_TERMS])
 {
     int n = 0;
-    keep[n++] = r->model->logits;
+    keep[n++] = r->language ? kd__words_hidden(r) : r->model->logits;
     for (int i = 0; i < kd_loss_count(r->loss); i++) {
         const kd_loss_term term = kd_loss_term_at(r->loss, i);
         const kd__source *s = &r->source[i];
@@ -222,6 +222,7 @@ kd_status kd__taps_plan(kd__run *r, kd_trainer *t, kd_err *err)
     kd_graph *g = r->model->graph;
     int64_t rows = r->spec.train.batch > KD__EVAL_BATCH ? r->spec.train.batch : KD__EVAL_BATCH;
     if (r->texts) rows *= r->texts;
+    if (r->language) rows = KD_HEAD_ROWS;
     kd_loss_shape shape = {.rows = rows,
                            .classes = r->classes,
                            .threads = t->p.threads,

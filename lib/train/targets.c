@@ -30,17 +30,32 @@ static double temperature_of(const kd_column *z)
     return json_number_value(json_object_get(codec, "temperature"));
 }
 
+void kd__logits_scatter_at(float *z, const kd_column *c, const kd_sparse *s, uint64_t at, size_t classes)
+{
+    const double T = temperature_of(c);
+    for (size_t i = 0; i < classes; i++) z[i] = NOT_KEPT * (float)T;
+    for (uint64_t e = s->offset[at]; e < s->offset[at + 1]; e++)
+        if (s->value[e] > 0) z[s->id[e]] = (float)(T * kd_codec_log(s->value[e]));
+}
+
 void kd__logits_scatter(float *z, const kd_column *c, const kd_sparse *s, uint32_t rows, size_t classes,
                         const uint32_t *view)
 {
     const size_t each = kd_column_each(c);
-    double T = temperature_of(c);
-    for (size_t i = 0; i < (size_t)rows * classes; i++) z[i] = NOT_KEPT * (float)T;
-    for (uint32_t r = 0; r < rows; r++, z += classes) { // (rows, classes)
-        const size_t at = r * each + (view ? view[r] : 0);
-        for (uint64_t e = s->offset[at]; e < s->offset[at + 1]; e++)
-            if (s->value[e] > 0) z[s->id[e]] = (float)(T * kd_codec_log(s->value[e]));
-    }
+    for (uint32_t r = 0; r < rows; r++, z += classes) // (rows, classes)
+        kd__logits_scatter_at(z, c, s, r * each + (view ? view[r] : 0), classes);
+}
+
+kd_loss_sparse kd__sparse_rows(const kd_sparse *s, size_t first)
+{
+    size_t listed = first * (size_t)s->temperatures;
+    return (kd_loss_sparse){.offset = s->offset + first,
+                            .id = s->id,
+                            .value = s->value,
+                            .temperatures = s->temperatures,
+                            .temperature = s->temperature,
+                            .tail = s->tail + listed,
+                            .logz = s->logz + listed};
 }
 
 /* log sum exp(z / T) */

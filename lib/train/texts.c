@@ -68,11 +68,20 @@ kd_status kd__texts_check(const kd__run *r, const kd_trainer *t, kd_err *err)
     const int64_t vocab = kd__texts_vocab(t), longest = kd__texts_longest(t);
     const kd_model_spec *m = &r->spec.model;
     char where[300];
-    if (strcmp(m->arch, "bert"))
+    if (strcmp(m->arch, "bert") && !r->language)
         return kd_fail(err, KD_EMISMATCH,
-                       "%s: its rows are texts, and student %s is a %s; set model.arch: bert in %s",
+                       "%s: its rows are texts, and student %s is a %s; set model.arch: bert or llama in %s",
                        kd_store_path(t->store), r->spec.name, m->arch,
                        kd_config_where(&r->spec.config, "model.arch", where, sizeof(where)));
+    if (r->language && t->texts > 1)
+        return kd_fail(err, KD_EMISMATCH,
+                       "%s: rows of %lld texts, and student %s is a language model, which reads one a row",
+                       kd_store_path(t->store), (long long)t->texts, r->spec.name);
+    if (r->language && kd_loss_needs_of(r->loss) & (KD_NEEDS_NODE | KD_NEEDS_SAMPLES))
+        return kd_fail(
+            err, KD_EUNSUPPORTED,
+            "%s: its loss compares features, which is not there for language models; use terms of logits",
+            r->spec.name);
     if (t->texts > 1 &&
         kd_loss_needs_of(r->loss) & (KD_NEEDS_SAMPLES | KD_NEEDS_LABELS | KD_NEEDS_LOGITS | KD_NEEDS_SPARSE))
         return kd_fail(
@@ -152,7 +161,7 @@ kd_status kd__texts_most(const kd_trainer *t, kd_split split, uint32_t rows, int
 
 /* ---- which tokens ------------------------------------------------------------------------- */
 
-static int32_t token_at(const kd_column *c, const void *raw, uint64_t at)
+int32_t kd__token_at(const kd_column *c, const void *raw, uint64_t at)
 {
     return c->dtype == KD_U16 ? ((const uint16_t *)raw)[at] : ((const int32_t *)raw)[at];
 }
@@ -172,7 +181,7 @@ static kd_status count_chunk(const kd_trainer *t, int slot, kd_cursor *cursor, u
     uint64_t tokens = 0;
     for (uint32_t i = 0; !st && i < rows; i++) tokens += length[i];
     for (uint64_t k = 0; !st && k < tokens; k++) {
-        const int32_t token = token_at(c, length + rows, k);
+        const int32_t token = kd__token_at(c, length + rows, k);
         if (token >= 0 && token < vocab) count[token]++;
     }
     free(raw);
@@ -241,9 +250,9 @@ static kd_status add_row(kd__texts *x, const kd_trainer *t, const kd_column *c, 
     const int64_t vocab = kd__texts_vocab(t), want = texts_of(c);
     int64_t have = 0;
     if (first == end) return damaged(t, c, rows, i, "tokens", 0, 1, err);
-    const int32_t start = token_at(c, raw, first);
+    const int32_t start = kd__token_at(c, raw, first);
     for (uint64_t k = first; k < end; k++) {
-        const int32_t token = token_at(c, raw, k);
+        const int32_t token = kd__token_at(c, raw, k);
         if (token < 0 || (vocab && token >= vocab))
             return damaged(t, c, rows, i, "token", token, vocab - 1, err);
         if (k == first || (want > 1 && token == start)) {

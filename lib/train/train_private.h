@@ -2,9 +2,9 @@
  *
  * Reading order: options.c, schedule.c, student.c (what is asked for); run.c (one student against the
  * store), views.c (views of its rows), sources.c (which columns its loss reads), taps.c (which of its nodes),
- * folder.c (its folder's life), optimizer.c, targets.c (logits as stored), feed.c (batches, validation rows),
- * step.c (the only parallel regions); checkpoint.c, metrics.c, events.c, provenance.c (what is written);
- * trainer.c (all students), loop.c (epochs and rounds).
+ * words.c (what language models predict), folder.c (its folder's life), optimizer.c, targets.c (logits as
+ * stored), feed.c (batches, validation rows), step.c (the only parallel regions); checkpoint.c, metrics.c,
+ * events.c, provenance.c (what is written); trainer.c (all students), loop.c (epochs and rounds).
  */
 #ifndef KD_TRAIN_PRIVATE_H
 #define KD_TRAIN_PRIVATE_H
@@ -66,6 +66,16 @@ typedef struct kd__source {
     kd_loss_dims teacher; /* of the column */
 } kd__source;
 
+/* Sums over the pieces of a language model's batch: of values, and of what validation looks at. */
+typedef struct kd__pieces {
+    double value, term[KD_LOSS_TERMS], sum_nll;
+    uint64_t hits;
+    double *nll;    /* (positions of a piece) -log p of each token */
+    uint32_t *from; /* (positions of a piece) tokens of the exec that predict; then whether they were right */
+    float *
+        teacher; /* (positions of a piece, classes) logits of a term that reads whole rows; NULL: none does */
+} kd__pieces;
+
 typedef struct kd__feed kd__feed;
 typedef struct kd__run {
     kd_student_spec spec; /* a copy, resolved against the store */
@@ -77,6 +87,10 @@ typedef struct kd__run {
     int input, label, id; /* id: for views */
     int64_t texts;        /* of a row, that an encoder embeds; 0: its input is a row of numbers */
     uint64_t *cut;        /* offsets of the texts of its batch */
+    bool language;        /* it predicts the next token of its rows, which are one text each */
+    kd_head *head;        /* then: computes its logits, a piece of positions at a time */
+    int64_t eval_rows;    /* of validation rows at a time */
+    kd__pieces pieces;
     kd__source source[KD_LOSS_TERMS];
     int teacher[KD_LOADER_COLUMNS], nteachers;   /* slots of all logits that its loss reads */
     const char *teacher_name[KD_LOADER_COLUMNS]; /* the store's */
@@ -105,7 +119,7 @@ typedef struct kd__run {
     double stall; /* seconds in which this epoch waited for rows, in this run of the tool */
     /* Sums of the validation pass of an epoch. */
     struct {
-        double loss;
+        double loss, nll; /* nll: -log p of tokens, of language models */
         uint64_t rows, hits, labelled;
     } valid;
     kd_train_result result; /* filled in when done */
@@ -159,6 +173,18 @@ typedef struct kd__texts {
     int32_t *group;   /* (n) label of its row, -1: none */
 } kd__texts;
 void kd__texts_release(kd__texts *x);
+int32_t kd__token_at(const kd_column *c, const void *raw, uint64_t at);
+
+/* ---- language models (words.c) --------------------------------------------------------------- */
+
+/* What is predicted of some rows: their tokens but the first, or those of them that a mask marks. */
+typedef struct kd__words {
+    uint64_t n, room, row_room;
+    uint64_t *first; /* (rows + 1) positions before each row */
+    uint32_t *from;  /* (n) the token before it, in the order of texts: there its logits are made */
+    int32_t *label;  /* (n) the token */
+} kd__words;
+void kd__words_release(kd__words *w);
 
 /* lookup of a row's number in the store, for messages: row[i], or first + i when row is NULL. */
 typedef struct kd__rows {
@@ -232,6 +258,10 @@ typedef struct kd__targets {
     kd_sparse own[KD_LOADER_COLUMNS]; /* of a block */
     int64_t *samples;                 /* (rows) numbers among all training rows; NULL: nobody asks */
     kd__texts texts;
+    kd__words words;
+    /* Per slot: dense logits of language models as stored, or as f32 of a dense codec; borrowed, or kept. */
+    const void *dense[KD_LOADER_COLUMNS];
+    void *kept[KD_LOADER_COLUMNS];
     uint64_t labelled,
         hits[KD_LOADER_COLUMNS]; /* per slot: labelled rows whose top class the teacher has right */
 } kd__targets;
@@ -262,10 +292,31 @@ void kd__targets_release(kd__targets *g);
 kd_status kd__texts_fill(kd__texts *x, const kd_trainer *t, const void *const *raw,
                          const uint64_t *const *offset, const int32_t *labels, const kd__rows *rows,
                          kd_err *err);
+/* What some rows predict, into g->words. KD_ECORRUPT: a mask of another length. */
+kd_status kd__words_fill(kd__targets *g, const kd_trainer *t, const void *const *raw,
+                         const uint64_t *const *offset, const kd__rows *rows, kd_err *err);
+/* A teacher's logits of the positions: lengths are checked, hits counted. */
+kd_status kd__words_logits(kd__targets *g, const kd_trainer *t, int slot, const void *raw,
+                           const kd_sparse *sparse, const uint64_t *offset, const kd__rows *rows,
+                           kd_err *err);
+/* Makes r->head and what pieces need. */
+kd_status kd__words_plan(kd__run *r, int threads, kd_err *err);
+size_t kd__words_bytes(const kd__run *r);
+void kd__words_free(kd__run *r);
+/* Behind the exec's forward, by the whole team: sums over rows first to first + rows into r->pieces; in
+ * training gradients, too, else what validation counts. */
+void kd__words_run(kd__run *r, const kd_trainer *t, kd_exec *ex, const kd__targets *g, uint32_t first,
+                   uint32_t rows, bool training);
+kd_node kd__words_hidden(const kd__run *r); /* what the head reads */
+
 /* z: (rows, classes) receives values whose softmax at the temperature of the dump is what s holds, of each
  * row position view[row], the first where view is NULL. */
 void kd__logits_scatter(float *z, const kd_column *c, const kd_sparse *s, uint32_t rows, size_t classes,
                         const uint32_t *view);
+/* The same of one position. */
+void kd__logits_scatter_at(float *z, const kd_column *c, const kd_sparse *s, uint64_t at, size_t classes);
+/* Sparse targets from a row (of language models: a position) on. */
+kd_loss_sparse kd__sparse_rows(const kd_sparse *s, size_t first);
 /* The logits of several teachers of one row, joined: out (classes). T: of the term. */
 void kd__targets_join(const kd__source *s, const kd__targets *g, size_t row, size_t classes, double T,
                       float *out);
@@ -304,6 +355,8 @@ struct kd_trainer {
     int columns[KD_LOADER_COLUMNS], ncolumns;
     int text[KD__TEXTS], ntexts;                /* slots of tokens */
     int64_t texts;                              /* of a row, in all of them */
+    bool language;                              /* some students are language models */
+    int mask;                                   /* slot of the tokens' mask, -1: none */
     int64_t slot_classes[KD_LOADER_COLUMNS];    /* of logits columns; of labels: the store's classes */
     kd_view_spec slot_views[KD_LOADER_COLUMNS]; /* of columns of views */
     int slot_plain[KD_LOADER_COLUMNS]; /* of theirs: the slot of the logits of the rows; -1: view 0 is the row

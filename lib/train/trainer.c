@@ -37,6 +37,7 @@ kd_status kd_trainer_create(kd_trainer **out, kd_store *s, const kd_trainer_para
     t->store = s;
     t->p = *p;
     t->p.command = t->command;
+    t->mask = -1;
     if (!t->p.window_rows) t->p.window_rows = kd_loader_default_params().window_rows;
     *out = t;
     return KD_OK;
@@ -174,18 +175,21 @@ static kd_status plan_execs(kd_trainer *t, kd__run *r, kd_err *err)
                             .training = true,
                             .precision = kd__run_precision(r)};
     kd_node judged[1 + 2 * KD_LOSS_TERMS];
-    kd_exec_params eval = {.batch = KD__EVAL_BATCH, .threads = threads, .keep = judged, .kept_only = true};
+    r->eval_rows = r->language && r->spec.train.batch < KD__EVAL_BATCH ? r->spec.train.batch : KD__EVAL_BATCH;
+    kd_exec_params eval = {.batch = r->eval_rows, .threads = threads, .keep = judged, .kept_only = true};
     eval.nkeep = kd__taps_judged(r, judged);
-    kd_status st = KD_OK;
+    if (r->language) train.head = r->model->logits;
+    kd_status st = r->language ? kd__words_plan(r, threads, err) : KD_OK;
+    if (st) return kd_fail_in(err, st, "student %s", r->spec.name);
     if (r->texts) {
         const uint32_t batch = (uint32_t)r->spec.train.batch;
         train.sequences = (int64_t)batch * r->texts;
-        eval.sequences = KD__EVAL_BATCH * r->texts;
+        eval.sequences = r->eval_rows * r->texts;
         r->cut =
             calloc((size_t)kd_max_size((size_t)train.sequences, (size_t)eval.sequences) + 1, sizeof(*r->cut));
         if (!r->cut) return kd_fail(err, KD_ENOMEM, "out of memory");
         if ((st = kd__texts_most(t, KD_TRAIN, batch, &train.batch, err)) ||
-            (st = kd__texts_most(t, KD_VALID, KD__EVAL_BATCH, &eval.batch, err)))
+            (st = kd__texts_most(t, KD_VALID, (uint32_t)r->eval_rows, &eval.batch, err)))
             return st;
     }
     st = kd_exec_create(&r->ex, r->model->graph, &train, err);
@@ -262,7 +266,8 @@ void kd_trainer_result(const kd_trainer *t, size_t i, kd_train_result *out)
     out->seconds = r->at.seconds;
     out->loss = r->at.epoch ? r->at.loss : NAN;
     out->valid_loss = r->at.epoch && t->nblocks ? r->at.valid_loss : NAN;
-    out->valid_accuracy = r->at.epoch && t->nblocks && r->label >= 0 ? r->at.valid_accuracy : NAN;
+    out->valid_accuracy =
+        r->at.epoch && t->nblocks && (r->label >= 0 || r->language) ? r->at.valid_accuracy : NAN;
 }
 
 void kd_trainer_reads(const kd_trainer *t, uint64_t *decoded, uint64_t *expected)

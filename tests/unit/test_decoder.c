@@ -4,7 +4,7 @@
  *
  * Differences are measured relative to the largest element of each tensor. */
 #include "../../lib/model/model_private.h"
-#include "golden_fixture.h"
+#include "decoder_fixture.h"
 #include "kd/gguf.h"
 
 #include <math.h>
@@ -26,30 +26,6 @@ static int remove_folder(void **state)
 }
 
 /* ---- numbers ------------------------------------------------------------------------------ */
-
-static kd_exec *fed(const golden *g, const kd_exec_params *how)
-{
-    kd_exec *ex;
-    uint64_t offset[8] = {0};
-    const kd_tensor *ids = tensor(g, "ids"), *lengths = tensor(g, "lengths");
-    for (int64_t i = 0; i < lengths->dims[0]; i++)
-        offset[i + 1] = offset[i] + (uint64_t)((const int32_t *)lengths->data)[i];
-    OK(kd_exec_create(&ex, g->m->graph, how, err));
-    OK(kd_model_feed_tokens(g->m, ex, ids->data, KD_I32, offset, lengths->dims[0], err));
-    return ex;
-}
-
-static void step(kd_exec *ex, const golden *g, int threads)
-{
-    const kd_tensor *dy = tensor(g, "dy");
-#pragma omp parallel num_threads(threads)
-    {
-        kd_exec_forward(ex);
-#pragma omp single
-        memcpy(kd_exec_grad(ex, g->m->logits), dy->data, dy->bytes);
-        kd_exec_backward(ex);
-    }
-}
 
 static void step_equals_pytorch(const char *name, bool naive)
 {
@@ -76,6 +52,34 @@ static void a_step_of_each_decoder_equals_pytorch(void **state)
     (void)state;
     step_equals_pytorch("llama", false);
     step_equals_pytorch("llama-untied", false);
+}
+
+static void a_head_in_pieces_equals_pytorch(void **state)
+{
+    (void)state;
+    static const char *const names[] = {"llama", "llama-untied"};
+    for (int k = 0; k < 2; k++) {
+        golden g;
+        kd_head *h;
+        const kd_param *p;
+        open_golden(&g, names[k], names[k]);
+        kd_exec *ex =
+            fed(&g, &(kd_exec_params){
+                        .batch = 80, .sequences = 9, .threads = 2, .training = true, .head = g.m->logits});
+        OK(kd_head_create(&h, g.m->graph,
+                          &(kd_head_params){.head = g.m->logits, .threads = 2, .training = true, .apart = k},
+                          err));
+        step_in_pieces(ex, h, &g, 2, 0);
+        const size_t n = kd_graph_params(g.m->graph, &p);
+        for (size_t i = 0; i < n; i++) {
+            kd__node_name b, full;
+            near_all(&g, p[i].name, kd_exec_grads(ex) + p[i].offset,
+                     tensor(&g, kd__name(&full, "grad.%s", kd__llama_name(&b, p[i].name))), 2e-5);
+        }
+        kd_head_free(h);
+        kd_exec_free(ex);
+        close_golden(&g);
+    }
 }
 
 static void the_twins_equal_pytorch(void **state)
@@ -427,6 +431,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_step_of_each_decoder_equals_pytorch),
+        cmocka_unit_test(a_head_in_pieces_equals_pytorch),
         cmocka_unit_test(the_twins_equal_pytorch),
         cmocka_unit_test(hidden_states_can_be_kept),
         cmocka_unit_test(a_head_can_be_run_apart_in_pieces),

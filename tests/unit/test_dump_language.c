@@ -259,10 +259,35 @@ static void one_that_was_stopped_ends_as_if_it_had_not_been(void **state)
     kd_store_close(s);
 }
 
+static void what_was_written_is_checked_against_the_teacher(void **state)
+{
+    (void)state;
+    static const way ways[] = {{"a", "head-tail:n=20", 0, 9, 2},
+                               {"b", NULL, KD_F16, 9, 2},
+                               {"c", "log8", 0, 9, 2}};
+    kd_teacher *t;
+    kd_store *s;
+    kd_recheck out[KD_STORE_MAX_COLUMNS];
+    size_t n;
+    make_store(true, NULL);
+    for (size_t i = 0; i < KD_COUNT(ways); i++) OK(dump(ways[i], NULL, false, err));
+    OK(kd_teacher_open(&t, TEACHER, 256, 1, err));
+    OK(kd_store_open(&s, store_path, err));
+    for (size_t i = 0; i < KD_COUNT(ways); i++) {
+        OK(kd_teacher_recheck(t, s, ways[i].name, ROWS, out, &n, err));
+        assert_int_equal(n, 1);
+        assert_true(out[0].matches);
+        assert_true(out[0].largest == 0);
+    }
+    kd_store_close(s);
+    kd_teacher_close(t);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(logits_are_those_of_each_row_alone),
+        cmocka_unit_test(what_was_written_is_checked_against_the_teacher),
         cmocka_unit_test(one_that_was_stopped_ends_as_if_it_had_not_been),
     };
     return cmocka_run_group_tests(tests, make_folder, remove_folder);
