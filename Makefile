@@ -30,7 +30,7 @@ USES_export := base config text nn loss model gguf
 USES_teacher := base config codec text nn model search store data
 USES_exchange := base config codec nn model store data
 USES_train := base config codec nn loss model store data text
-USES_eval := base config codec nn loss model store data train
+USES_eval := base config codec text nn loss model store data train
 USES_audit := base config codec nn store data eval
 
 # Fuzzing needs what reads foreign bytes, with clang and without OpenMP.

@@ -62,10 +62,11 @@ bench-shuffle: deps all ## what shuffling within windows costs a student beside 
 bench-audit: deps all ## does kd-audit find flipped labels and planted copies, and does training without them help? Into bench/results/
 	@nice -n 19 /usr/bin/python3 bench/audit.py $B $(BUILD)/bench/audit $(BENCH_ARGS)
 
-bench-export: deps all ## MiniLM through kd-export in sentence-transformers, ONNX Runtime and llama.cpp, into bench/results/
+bench-export: deps all $(BENCH_BIN) ## MiniLM and SmolLM2 through kd-export in sentence-transformers, transformers, ONNX Runtime and llama.cpp, into bench/results/
 	$(call install_packages,python3-venv python3-dev g++ wordnet-base)
 	@bench/peers/setup.sh $(BUILD)/peers/text-venv requirements-text
 	@$(TEXT_PYTHON) bench/export.py $B $(BUILD)/bench/export bench/results $(BENCH_ARGS)
+	@$(TEXT_PYTHON) bench/export_language.py $B $(BENCH_BIN) $(BUILD)/bench/export bench/results $(BENCH_ARGS)
 
 bench-precision: deps all ## what bf16 products cost a student in accuracy beside f32, into bench/results/
 	@bench/precision.py $B $(BUILD)/bench/precision

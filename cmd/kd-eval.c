@@ -10,7 +10,9 @@ static const kd_option rows[] = {
     {"Input", NULL, "split", NULL, 0, KD_OPTION_CHOICE, offsetof(eval_opts, split), "test", 0, 0,
      "train|valid|test", "rows to measure on; choose between students on valid, report on test"},
     {"Input", NULL, "teacher", "NAME", 0, KD_OPTION_STRING, offsetof(eval_opts, teacher), NULL, 0, 0, NULL,
-     "teacher to compare with, if the store has several"},
+     "teacher to compare with, if the store has several; of language models also a folder or .gguf file that "
+     "is "
+     "run over the texts"},
     {"Input", NULL, "selection", NULL, 0, KD_OPTION_BOOL, offsetof(eval_opts, selection), "on", 0, 0, NULL,
      "of a sweep measure only the points that kd-train --select chose (selection.json); off: all"},
     {"Input", NULL, "against", "POINT", 0, KD_OPTION_STRING, offsetof(eval_opts, against), NULL, 0, 0, NULL,
@@ -24,6 +26,14 @@ static const kd_option rows[] = {
      "TSV with the columns query and answers (documents, separated by |); --teacher is then a model folder"},
     {"Retrieval", NULL, "int8", NULL, 0, KD_OPTION_BOOL, offsetof(eval_opts, int8), "off", 0, 0, NULL,
      "documents' vectors as int8, a quarter of the memory"},
+    {"Language", NULL, "prompts", "FILE", 0, KD_OPTION_STRING, offsetof(eval_opts, prompts), NULL, 0, 0, NULL,
+     "language models go on behind these prompts, one a line: distinct-n, repetition, tokens a second"},
+    {"Language", NULL, "tokens", "N", 0, KD_OPTION_INT, offsetof(eval_opts, tokens), "64", 1, 1 << 20, NULL,
+     "tokens of an answer at most"},
+    {"Language", NULL, "temperature", "T", 0, KD_OPTION_REAL, offsetof(eval_opts, temperature), "0", 0, 100,
+     NULL, "of the answers; 0: the likeliest token"},
+    {"Language", NULL, "seed", "N", 0, KD_OPTION_INT, offsetof(eval_opts, seed), "0", 0, 9e15, NULL,
+     "of drawn answers"},
     {"Measuring", NULL, "slice", "COLUMN", 0, KD_OPTION_STRINGS, offsetof(eval_opts, slices), NULL, 0, 0,
      NULL,
      "measure the parts of the rows with equal values of a column, too; COLUMN:BINS cuts numbers, or a "
@@ -64,6 +74,8 @@ static const kd_example examples[] = {
      "machine-readable, on the validation rows"},
     {"kd-eval --documents corpus.txt --questions test.tsv --teacher minilm runs/search/students",
      "students of texts: MRR, recall, and how far they rank as the teacher does"},
+    {"kd-eval -s chat.kd --teacher smollm.gguf --prompts prompts.txt runs/chat/students",
+     "language models: KL to a teacher that is run, perplexity, and what they write"},
     {NULL, NULL}};
 
 static const kd_tool tool = {
@@ -93,6 +105,10 @@ static const kd_tool tool = {
         "document, recall the share of the right ones among the first so many; overlap and tau compare a "
         "student's first ten, and its order of the teacher's first hundred, with the teacher's. BM25 is the "
         "baseline.\n"
+        "A store of texts for language models: KL to the teacher with percentiles, same top token, "
+        "perplexity and "
+        "its ratio, as llama.cpp's tools name them. Cached logits that keep few classes bound KL from below; "
+        "--teacher MODEL runs the teacher, and all is exact.\n"
         "A gate is MEASURE, >=, <=, > or <, and a number or teacher, plain or release, perhaps with +, - or "
         "* "
         "and a number: accuracy >= teacher - 0.01. MEASURE[*] is every slice, MEASURE[NAME] one, "
@@ -182,7 +198,12 @@ static kd_status measure_store(kd_cli *c, const eval_opts *o, json_t **results, 
     kd_store *s;
     kd_status st = kd_store_open(&s, o->store, err);
     if (st) return st;
-    st = measure(c, o, s, results, err);
+    const bool language = kd_language_store(s);
+    if (o->prompts && !language)
+        st = kd_fail(err, KD_EUSAGE,
+                     "%s: --prompts is for language models, and this is no store of their texts", o->store);
+    else
+        st = (language ? eval_language : measure)(c, o, s, results, err);
     kd_store_close(s);
     if (!st) say_left_out(c, *results);
     return st;
@@ -204,7 +225,8 @@ static kd_status run(kd_cli *c, const eval_opts *o, kd_err *err)
     if (!st && c->common.json) {
         st = kd_cli_print_json(json_incref(results), err);
     } else if (!st) {
-        st = eval_print_table(results, o, err);
+        const char *kind = json_string_value(json_object_get(results, "kind"));
+        st = (kind && !strcmp(kind, "language") ? eval_print_language : eval_print_table)(results, o, err);
         if (!st && gates) st = eval_print_gates(results, o, err);
     }
     if (!st && verdict.code) st = kd_fail(err, verdict.code, "%s", verdict.msg);

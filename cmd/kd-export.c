@@ -60,7 +60,12 @@ static kd_status report_json(const kd_model *m, const export_opts *o, const kd_m
                   "student", m->name, "format", e->to, "weights", e->weights, "file", o->out, "file_bytes",
                   (json_int_t)f->file_bytes, "weight_bytes", (json_int_t)f->weight_bytes, "work_bytes",
                   (json_int_t)f->work_bytes, "macs", f->macs, "layers", (json_int_t)f->layers);
-    if (o->check)
+    if (o->check && !strcmp(m->spec.arch, "llama"))
+        json_object_set_new(j, "check",
+                            json_pack("{s:s, s:I, s:I, s:f, s:f, s:f}", "store", o->check, "tokens",
+                                      (json_int_t)r->rows, "same", (json_int_t)r->same, "largest", r->largest,
+                                      "student_perplexity", r->before, "perplexity", r->after));
+    else if (o->check)
         json_object_set_new(j, "check",
                             json_pack("{s:s, s:I, s:I, s:f, s:f, s:f}", "store", o->check, "rows",
                                       (json_int_t)r->rows, "same", (json_int_t)r->same, "largest", r->largest,
@@ -78,7 +83,13 @@ static void report(const kd_model *m, const export_opts *o, const kd_model_expor
     if (f->work_bytes)
         printf("predict()\t%s of constants, %s of RAM to work in, %.0f multiply-adds a row\n", weights,
                kd_fmt_bytes(work, (double)f->work_bytes), f->macs);
-    if (o->check)
+    if (o->check && !strcmp(m->spec.arch, "llama"))
+        printf("%s\t%llu tokens of test texts: %llu with the same likeliest next one; perplexity %.4g, the "
+               "student's "
+               "%.4g; largest difference of a logit %.3g\n",
+               o->check, (unsigned long long)r->rows, (unsigned long long)r->same, r->after, r->before,
+               r->largest);
+    else if (o->check)
         printf(
             "%s\t%llu test rows: %llu answered as before; accuracy %.2f %%, the student's %.2f %%; largest "
             "difference of a logit %.3g\n",
@@ -100,8 +111,9 @@ static kd_status run(kd_cli *c, const export_opts *o, const kd_model_export *giv
     if (!e->tokenizer) e->tokenizer = c->args[0];
     char *command = kd_cli_command(c->argc, c->argv);
     kd_status st = command ? kd_model_load(&m, c->args[0], err) : kd_fail(err, KD_ENOMEM, "out of memory");
-    if (!st && o->check && kd_model_reads_tokens(m))
-        st = kd_fail(err, KD_EUNSUPPORTED, "%s: --check runs students of images, not encoders of texts",
+    if (!st && o->check && kd_model_reads_tokens(m) && strcmp(m->spec.arch, "llama"))
+        st = kd_fail(err, KD_EUNSUPPORTED,
+                     "%s: --check runs students of images and language models, not encoders of texts",
                      c->args[0]);
     if (!st) st = kd_export_model(m, o->out, e, command, &facts, err);
     if (!st && o->check) st = export_compare(c, o->check, c->args[0], m, &r, err);

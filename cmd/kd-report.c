@@ -83,18 +83,21 @@ static void put_top(report *r, const char *title)
                                            {"provenance", "Provenance"}};
     kd_buf *b = &r->page;
     char v[40];
-    const bool first = r->runs == 1;
+    const bool first = r->runs == 1, language = is_language(r);
     kd_buf_printf(b, "%s<header>\n<h1>", first ? "" : "</section></main>\n");
     html_text(b, title);
     kd_buf_printf(b, "</h1>\n<p class=sub>%s ", number(v, num(r->results, "rows"), AS_COUNT));
     html_text(b, str(r->results, "split"));
-    kd_buf_printf(b, " rows, %s classes · ", number(v, num(r->results, "classes"), AS_COUNT));
+    if (language)
+        kd_buf_printf(b, " rows, %s tokens · ", number(v, num(r->results, "positions"), AS_COUNT));
+    else
+        kd_buf_printf(b, " rows, %s classes · ", number(v, num(r->results, "classes"), AS_COUNT));
     const char *date = str(json_object_get(r->results, "provenance"), "date"); // 2026-11-26T21:00:00Z
     html_text(b, strlen(date) == 20 ? (snprintf(v, sizeof v, "%.10s, %.5s UTC", date, date + 11), v) : date);
     kd_buf_puts(b, "</p>\n");
     if (first) {
         kd_buf_puts(b, "<nav aria-label=Sections>");
-        for (size_t i = 0; i < KD_COUNT(links); i++)
+        for (size_t i = 0; i < KD_COUNT(links) && !language; i++)
             kd_buf_printf(b, "<a href=\"#%s\">%s</a>", links[i][0], links[i][1]);
         kd_buf_puts(b, "</nav>\n");
     }
@@ -105,7 +108,9 @@ static kd_status put_run(report *r, kd_err *err)
 {
     static section *const sections[] = {put_summary,     put_comparison, put_tradeoffs, put_curves,
                                         put_reliability, put_classes,    put_confusion, put_mistakes,
-                                        put_cost,        put_provenance};
+                                        put_cost,        put_provenance},
+                          *const of_language[] = {put_summary, put_comparison, put_language, put_provenance};
+    const bool language = is_language(r);
     const char *name = str(r->results, "pipeline"), *title = r->o->title && r->runs == 1 ? r->o->title
                                                              : *name                     ? name
                                                                                          : "kd";
@@ -113,7 +118,8 @@ static kd_status put_run(report *r, kd_err *err)
     if (r->o->markdown) return put_markdown(r, err);
     if (r->runs == 1) html_head(r, title);
     put_top(r, title);
-    for (size_t i = 0; i < KD_COUNT(sections) && !st; i++) st = sections[i](r, err);
+    for (size_t i = 0; i < (language ? KD_COUNT(of_language) : KD_COUNT(sections)) && !st; i++)
+        st = (language ? of_language : sections)[i](r, err);
     return st;
 }
 

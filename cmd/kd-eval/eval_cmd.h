@@ -7,9 +7,10 @@
 
 typedef struct eval_opts {
     char *store, *split, *teacher, *results, *pipeline, *against, *pairs, *gates, *release;
-    char *documents, *questions;
+    char *documents, *questions, *prompts;
     kd_strings slices;
-    int64_t batch, resamples, mistakes;
+    int64_t batch, resamples, mistakes, tokens, seed;
+    double temperature;
     bool markdown, selection, speed, int8;
 } eval_opts;
 
@@ -17,6 +18,9 @@ typedef struct eval_opts {
 kd_status eval_print_table(const json_t *results, const eval_opts *o, kd_err *err);
 /* Students of texts by what they find. */
 kd_status eval_retrieval(kd_cli *c, const eval_opts *o, kd_err *err);
+/* Language models on a store of texts, and their table. */
+kd_status eval_language(kd_cli *c, const eval_opts *o, kd_store *s, json_t **results, kd_err *err);
+kd_status eval_print_language(const json_t *results, const eval_opts *o, kd_err *err);
 /* A results object from a file. */
 kd_status eval_load_results(const char *path, json_t **results, kd_err *err);
 /* Judges the results and adds the verdicts to them. *verdict: KD_EGATE with its sentence if a gate failed,

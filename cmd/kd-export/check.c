@@ -50,9 +50,9 @@ static kd_status find_columns(both *b, const kd_model *m, kd_err *err)
     return KD_OK;
 }
 
-static kd_status open_side(both *b, side *s, kd_err *err)
+static kd_status open_side(both *b, side *s, int64_t batch, kd_err *err)
 {
-    const kd_exec_params p = {.batch = BATCH, .threads = b->threads};
+    const kd_exec_params p = {.batch = batch, .threads = b->threads};
     s->answers = calloc(BATCH, sizeof *s->answers);
     if (!s->answers) return kd_fail(err, KD_ENOMEM, "no memory for the answers of %d rows", BATCH);
     return kd_exec_create(&s->ex, s->m->graph, &p, err);
@@ -106,6 +106,74 @@ static kd_status walk(both *b, kd_err *err)
     return st;
 }
 
+/* ---- language models ----------------------------------------------------------------------------- */
+
+enum { TOKENS = 64 }; /* of a text that are compared: both models' logits of all of them are there */
+
+/* The first tokens of a text, which the next one is known of. */
+static kd_status compare_text(both *b, const void *tokens, kd_dtype dtype, uint64_t n, double sum[2],
+                              kd_err *err)
+{
+    const uint64_t offset[] = {0, kd_min_size(n, TOKENS + 1) - 1};
+    const float *z[2];
+    const size_t vocab = (size_t)b->side[0].m->spec.vocab;
+    kd_status st = KD_OK;
+    if (n < 2) return KD_OK;
+    for (uint64_t i = 0; i < offset[1]; i++)
+        b->labels[i] = dtype == KD_U16 ? ((const uint16_t *)tokens)[i + 1] : ((const int32_t *)tokens)[i + 1];
+    for (int i = 0; i < 2 && !st; i++) {
+        side *s = &b->side[i];
+        if ((st = kd_model_feed_tokens(s->m, s->ex, tokens, dtype, offset, 1, err))) break;
+        kd_exec_run_forward(s->ex);
+        z[i] = kd_exec_value(s->ex, s->m->logits);
+        st = kd_answers(s->answers, z[i], b->labels, NULL, offset[1], (int64_t)vocab, b->threads, err);
+        for (uint64_t k = 0; k < offset[1] && !st; k++) sum[i] += s->answers[k].loss;
+    }
+    for (uint64_t k = 0; k < offset[1] && !st; k++)
+        b->result->same += b->side[0].answers[k].top == b->side[1].answers[k].top;
+    for (size_t k = 0; k < offset[1] * vocab && !st; k++)
+        b->result->largest = fmax(b->result->largest, fabs((double)z[0][k] - (double)z[1][k]));
+    b->result->rows += offset[1];
+    return st;
+}
+
+static kd_status walk_texts(both *b, kd_err *err)
+{
+    const kd_dtype dtype = kd_store_column(b->s, (size_t)b->input)->dtype;
+    double sum[2] = {0};
+    kd_status st = kd_cursor_open(&b->cursor, b->s, err);
+    b->labels = kd_alloc_aligned(TOKENS, sizeof *b->labels);
+    if (!st && !b->labels) st = kd_fail(err, KD_ENOMEM, "out of memory");
+    for (uint32_t c = 0; c < kd_store_chunks(b->s) && !st; c++) {
+        const kd_chunk_info *ci = kd_store_chunk(b->s, c);
+        size_t size;
+        if (ci->split != KD_TEST || (st = kd_cursor_size(b->cursor, b->input, c, &size, err))) continue;
+        uint32_t *block = malloc(size);
+        st = block ? kd_cursor_read(b->cursor, b->input, c, block, size, err)
+                   : kd_fail(err, KD_ENOMEM, "out of memory");
+        const unsigned char *tokens = (const unsigned char *)(block + ci->rows);
+        for (uint32_t r = 0; r < ci->rows && !st; tokens += block[r++] * kd_dtype_size(dtype))
+            st = compare_text(b, tokens, dtype, block[r], sum, err);
+        free(block);
+    }
+    if (!st && !b->result->rows)
+        st = kd_fail(err, KD_EMISMATCH, "%s: the test split has no text of two tokens", kd_store_path(b->s));
+    b->result->before = st ? 0 : exp(sum[0] / (double)b->result->rows);
+    b->result->after = st ? 0 : exp(sum[1] / (double)b->result->rows);
+    return st;
+}
+
+/* ---- both ---------------------------------------------------------------------------------------- */
+
+static kd_status find_texts(both *b, kd_err *err)
+{
+    b->input = kd_store_find_role(b->s, KD_ROLE_INPUT, NULL);
+    return kd_language_store(b->s)
+               ? KD_OK
+               : kd_fail(err, KD_EMISMATCH, "%s: no texts for language models: ragged tokens and no labels",
+                         kd_store_path(b->s));
+}
+
 kd_status export_compare(const kd_cli *c, const char *store, const char *folder, kd_model *exported,
                          export_check *r, kd_err *err)
 {
@@ -113,10 +181,11 @@ kd_status export_compare(const kd_cli *c, const char *store, const char *folder,
     *r = (export_check){0};
     kd_status st = kd_store_open(&b.s, store, err);
     if (!st) st = kd_model_load(&b.side[0].m, folder, err);
-    if (!st) st = find_columns(&b, exported, err);
-    for (int i = 0; i < 2 && !st; i++) st = open_side(&b, &b.side[i], err);
-    if (!st) st = walk(&b, err);
-    if (!st) {
+    const bool texts = kd_model_reads_tokens(exported);
+    if (!st) st = texts ? find_texts(&b, err) : find_columns(&b, exported, err);
+    for (int i = 0; i < 2 && !st; i++) st = open_side(&b, &b.side[i], texts ? TOKENS : BATCH, err);
+    if (!st) st = texts ? walk_texts(&b, err) : walk(&b, err);
+    if (!st && !texts) {
         r->before = (double)b.side[0].right / (double)r->rows;
         r->after = (double)b.side[1].right / (double)r->rows;
     }

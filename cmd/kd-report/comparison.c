@@ -16,9 +16,21 @@ const measure report_measures[] = {
     {"Quality", "top5", "label among the 5 largest", AS_SHARE, 1},
     {"Quality", "macro_f1", "macro F1", AS_SHARE, 1},
     {"Quality", "loss", "log-loss, nats", AS_REAL, -1},
+    {"Quality", "perplexity", "perplexity", AS_REAL, -1},
     {"Quality", "ece", "calibration error (ECE)", AS_SHARE, -1},
     {"Against the teacher", "agreement", "same answer", AS_SHARE, 1},
     {"Against the teacher", "kl", "KL, nats", AS_REAL, -1},
+    {"Against the teacher", "kl_error", "its standard error", AS_REAL, 0},
+    {"Against the teacher", "kl_p50", "KL, median", AS_REAL, -1},
+    {"Against the teacher", "kl_p90", "KL, 90 % of the rows or tokens", AS_REAL, -1},
+    {"Against the teacher", "kl_p95", "KL, 95 %", AS_REAL, -1},
+    {"Against the teacher", "kl_p99", "KL, 99 %", AS_REAL, -1},
+    {"Against the teacher", "kl_p999", "KL, 99.9 %", AS_REAL, -1},
+    {"Against the teacher", "kl_max", "KL, largest", AS_REAL, -1},
+    {"Against the teacher", "kl_least", "KL, at least", AS_REAL, -1},
+    {"Against the teacher", "cross_entropy", "cross-entropy to it, nats", AS_REAL, -1},
+    {"Against the teacher", "ppl_ratio", "perplexity by its own", AS_REAL, -1},
+    {"Against the teacher", "rms_dp", "RMS Δp of the right token", AS_SHARE, -1},
     {"Against the teacher", "copied_mistakes", "its mistakes copied", AS_SHARE, -1},
     {"Against the teacher", "mended_mistakes", "its mistakes mended", AS_SHARE, 1},
     {"Against the teacher", "new_mistakes", "new mistakes", AS_SHARE, -1},
@@ -29,6 +41,11 @@ const measure report_measures[] = {
     {"Speed", "latency_us", "one row, median", AS_US, -1},
     {"Speed", "latency_p99_us", "one row, 99th percentile", AS_US, -1},
     {"Speed", "throughput_rows_s", "rows, in batches", AS_RATE, 1},
+    {"Speed", "tokens_s", "tokens written a second", AS_RATE, 1},
+    {"Texts", "distinct1", "distinct-1", AS_REAL, 1},
+    {"Texts", "distinct2", "distinct-2", AS_REAL, 1},
+    {"Texts", "distinct3", "distinct-3", AS_REAL, 1},
+    {"Texts", "repetition", "tokens that repeat", AS_SHARE, -1},
     {"Training", "train_s", "seconds a run", AS_SECONDS, 0},
 };
 const size_t report_measures_n = KD_COUNT(report_measures);
@@ -55,8 +72,35 @@ static void put_gain(report *r, const json_t *s)
                   gain, p);
 }
 
+/* A language model: its KL, else its perplexity, and what the control says. */
+static void put_language_card(report *r, const json_t *s)
+{
+    kd_buf *b = &r->page;
+    char v[40];
+    const bool kl = isfinite(num(s, "kl"));
+    const double gain = isfinite(num(s, "kl_gain")) ? num(s, "kl_gain") : num(s, "loss_gain");
+    kd_buf_puts(b, "<article class=card><h3>");
+    html_text(b, model_name(r, s));
+    kd_buf_printf(b, "</h3><p class=big>%s</p><p>%s", number(v, num(s, kl ? "kl" : "perplexity"), AS_REAL),
+                  kl ? "nats of KL to the teacher" : "perplexity");
+    if (kl) kd_buf_printf(b, ", perplexity %s", number(v, num(s, "perplexity"), AS_REAL));
+    kd_buf_puts(b, "</p>\n");
+    if (isfinite(gain)) {
+        kd_buf_printf(b, "<p>Against the same student without the teacher: %s nats %s, ",
+                      number(v, fabs(gain), AS_REAL), gain > 0 ? "less" : "more");
+        html_text(b, str(s, "verdict"));
+        if (isfinite(num(s, "p_value"))) kd_buf_printf(b, " (p %.3f)", num(s, "p_value"));
+        kd_buf_puts(b, ".</p>\n");
+    }
+    kd_buf_puts(b, "</article>\n");
+}
+
 static void put_card(report *r, const json_t *s, const json_t *teacher)
 {
+    if (is_language(r)) {
+        put_language_card(r, s);
+        return;
+    }
     kd_buf *b = &r->page;
     char v[40];
     const double times = num(teacher, "params") / num(s, "params"),
@@ -252,7 +296,7 @@ kd_status put_comparison(report *r, kd_err *err)
                           k->group);
         group = k->group;
         put_row(r, k, m, n);
-        if (!strcmp(k->key, "ece") && anybody_has("plain", m, n)) put_plain(r, m, n);
+        if (!strcmp(k->key, "ece") && !is_language(r) && anybody_has("plain", m, n)) put_plain(r, m, n);
     }
     html_table_end(r);
     put_left_out(r);

@@ -49,6 +49,14 @@ static void put_verdicts(report *r)
     size_t i;
     json_array_foreach(json_object_get(r->results, "students"), i, s)
     {
+        if (isfinite(num(s, "kl_gain"))) {
+            kd_buf_puts(&r->page, "- ");
+            md_text(&r->page, model_name(r, s));
+            kd_buf_printf(&r->page,
+                          ": %s nats of KL less by the teacher: ", number(v, num(s, "kl_gain"), AS_REAL));
+            md_text(&r->page, str(s, "verdict"));
+            kd_buf_puts(&r->page, "\n");
+        }
         if (!isfinite(num(s, "accuracy_gain"))) continue;
         kd_buf_puts(&r->page, "- ");
         md_text(&r->page, model_name(r, s));

@@ -76,6 +76,8 @@ kd_status plot_end(report *r, plot *p, const char *title, const char *about, kd_
 kd_status put_summary(report *r, kd_err *err);
 kd_status put_comparison(report *r, kd_err *err);
 kd_status put_tradeoffs(report *r, kd_err *err);
+kd_status put_language(report *r, kd_err *err);
+bool is_language(const report *r); /* results of language models */
 kd_status put_curves(report *r, kd_err *err);
 kd_status put_reliability(report *r, kd_err *err);
 kd_status put_classes(report *r, kd_err *err);

