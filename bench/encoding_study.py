@@ -40,7 +40,7 @@ import torch  # noqa: E402
 
 V = 49152
 MARGIN = 0.02
-CHUNK = 32  # rows of a chunk of sparse targets: 16,352 positions
+CHUNK = 32  # rows of a chunk where bytes are counted: 16,352 positions; students train from chunks of one row, whose dense logits are 50 MB
 T95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365, 9: 2.306, 10: 2.262}  # Student's t by seeds
 
 SAMPLED = "{name: sparse_kl, sparse: sampled, kl_form: cross_entropy, temperature: 1, teacher: %s}"
@@ -67,7 +67,7 @@ RECORD = {"dk114": 114, "dk312": 312}  # bytes of DistillKit's own record
 STUDENT = """model: {{arch: llama, positions: 512, layers: 4, width: 128, heads: 4, kv_heads: 2, ffn: 384, eps: 1e-5, rope_base: 10000, tied: true}}
 loss:
   - {loss}
-train: {{epochs: {epochs}, batch: 2, lr: {lr}, warmup: 0.1, clip: 1, weight_decay: 0.01}}
+train: {{epochs: {epochs}, batch: 1, lr: {lr}, warmup: 0.1, clip: 1, weight_decay: 0.01}}
 """
 
 
@@ -82,7 +82,7 @@ def run(*command):
 
 
 def make_store(path, tokens, chunk_rows):
-    """One row a text. No row is for validation: students are judged here."""
+    """One row a text. No row is for validation: students are judged below."""
     if path.exists():
         return
     rows, length = tokens.shape
@@ -150,38 +150,39 @@ def segment_bytes(store, name):
     return os.path.getsize(store / g["file"])
 
 
-def store_of(args, arm):
-    """Dense logits of a row are 50 MB and stand in chunks of their own; all rows are in one window of the loader, so the order is one."""
-    return args.scratch / ("dense.kd" if arm == "dense" else "sparse.kd")
-
-
 def add_teachers(args, arms, train):
-    wanted = {ARMS[a][0]: (store_of(args, a), ARMS[a][1]) for a in arms if ARMS[a][0]}
-    for name, (store, encoding) in wanted.items():
-        if name in {g["name"] for g in kdstore.Store(str(store)).manifest["segments"]}:
-            continue
-        if encoding.startswith("distillkit"):
-            add_distillkit(args, store, name, train, *map(int, encoding.split()[1:]))
-        else:
-            how = ["--dtype", "f16"] if encoding == "dense" else ["--encoding", encoding]
-            run(args.bin / "kd-store", "import", store, args.scratch / "logits.safetensors", "--name", name, "--order", "store", *how,
-                "--resume", "--force")
-        print(f"{name}: {segment_bytes(store, name)} bytes", flush=True)
+    """Each encoding twice: in train.kd, and but for dense in sizes.kd."""
+    wanted = {ARMS[a][0]: ARMS[a][1] for a in arms if ARMS[a][0]}
+    for name, encoding in wanted.items():
+        for store in [args.scratch / "train.kd"] + ([args.scratch / "sizes.kd"] if encoding != "dense" else []):
+            if name in {g["name"] for g in kdstore.Store(str(store)).manifest["segments"]}:
+                continue
+            if encoding.startswith("distillkit"):
+                add_distillkit(args, store, name, train, *map(int, encoding.split()[1:]))
+            else:
+                how = ["--dtype", "f16"] if encoding == "dense" else ["--encoding", encoding]
+                run(args.bin / "kd-store", "import", store, args.scratch / "logits.safetensors", "--name", name, "--order", "store", *how,
+                    "--resume", "--force")
+            print(f"{store.name}: {name}, {segment_bytes(store, name)} bytes", flush=True)
+
+
+def bytes_of(args, arm, positions):
+    name, encoding, _ = ARMS[arm]
+    return RECORD.get(name) or segment_bytes(args.scratch / ("train.kd" if encoding == "dense" else "sizes.kd"), name) / positions
 
 
 # ---- students --------------------------------------------------------------------------------------
 
 
 def train(args, arms):
+    """All students in one pass."""
     files = []
     for arm in arms:
         teacher, _, loss = ARMS[arm]
         files.append(args.scratch / f"{arm}.yaml")
         files[-1].write_text(STUDENT.format(loss=loss % teacher if teacher else loss, epochs=args.epochs, lr=args.lr))
-    for arm, file in zip(arms, files):
-        run(args.bin / "kd-train", "-s", store_of(args, arm), file, "--seeds", f"0-{args.seeds - 1}", "-o", args.scratch / "students",
-            "--window-rows", "4096", "--resume", "--force", "--json")
-        print(f"{arm}: trained", flush=True)
+    run(args.bin / "kd-train", "-s", args.scratch / "train.kd", *files, "--seeds", f"0-{args.seeds - 1}", "-o", args.scratch / "students",
+        "--window-rows", "4096", "--resume", "--force", "--json")
 
 
 def folder_of(args, arm, seed):
@@ -227,13 +228,12 @@ def interval(differences):
 # ---- the gate of gradients ---------------------------------------------------------------------------
 
 
-def targets(stores, arm, row, length):
-    """(length, V) of what an arm's loss takes for the teacher in a row."""
+def targets(store, arm, row):
+    """(positions, V) of what an arm's loss takes for the teacher in a row."""
     name, encoding, loss = ARMS[arm]
+    s = store.read(f"{name}/logits", row)
     if encoding == "dense":
-        s = stores[1].read(f"{name}/logits", row)
         return torch.softmax(torch.from_numpy(np.asarray(s.values, np.float32)), -1).numpy()
-    s = stores[0].read(f"{name}/logits", row // CHUNK).positions(row % CHUNK * length, (row % CHUNK + 1) * length)
     p = np.zeros((len(s), V), np.float32)
     at = np.repeat(np.arange(len(s)), np.diff(s.offset.astype(np.int64)))
     p[at, s.id] = s.value if "sampled" in loss else np.exp(s.value)
@@ -252,10 +252,9 @@ def bucket_slope(p, q):
 
 def gradients(args, arms, tokens):
     """arm: (angle in degrees, ratio of norms) of the gradient of the head's weights."""
-    stores = [kdstore.Store(str(args.scratch / name)) for name in ("sparse.kd", "dense.kd")]
-    model, length = student_of(folder_of(args, "dense", 0)), tokens.shape[1] - 1
+    store, model = kdstore.Store(str(args.scratch / "train.kd")), student_of(folder_of(args, "dense", 0))
     sums = {}
-    for row in range(math.ceil(4096 / length)):
+    for row in range(math.ceil(4096 / (tokens.shape[1] - 1))):
         ids = torch.from_numpy(tokens[row].astype(np.int64))
         with torch.no_grad():
             out = model(ids[None], output_hidden_states=True)
@@ -264,7 +263,7 @@ def gradients(args, arms, tokens):
         for arm in arms:
             if not ARMS[arm][0]:
                 continue
-            p = targets(stores, arm, row, length)
+            p = targets(store, arm, row)
             slope = bucket_slope(p, q) if "bucket" in ARMS[arm][2] else q * p.sum(-1, keepdims=True) - p
             sums[arm] = sums.get(arm, 0) + (slope.T @ hidden).astype(np.float64)
     dense = sums["dense"]
@@ -316,7 +315,7 @@ def main():
     p.add_argument("--seeds", type=int, default=5)
     p.add_argument("--held-out", type=int, default=16, help="rows at the end")
     p.add_argument("--rows", type=int, default=0, help="rows to train on; 0: all others")
-    p.add_argument("--epochs", type=int, default=3)
+    p.add_argument("--epochs", type=int, default=1)
     p.add_argument("--lr", type=float, default=0.003)
     p.add_argument("--arms", nargs="*", default=list(ARMS))
     args = p.parse_args()
@@ -326,12 +325,12 @@ def main():
     cut = len(tokens) - args.held_out
     rows = min(args.rows or cut, cut)
     args.scratch.mkdir(parents=True, exist_ok=True)
-    make_store(args.scratch / "sparse.kd", tokens[:rows], CHUNK)
-    make_store(args.scratch / "dense.kd", tokens[:rows], 1)
+    make_store(args.scratch / "sizes.kd", tokens[:rows], CHUNK)
+    make_store(args.scratch / "train.kd", tokens[:rows], 1)
     write_logits(args.scratch / "logits.safetensors", logits[:rows])
     add_teachers(args, arms, logits[:rows])
     positions = rows * (tokens.shape[1] - 1)
-    size = {ARMS[a][0]: RECORD.get(ARMS[a][0]) or segment_bytes(store_of(args, a), ARMS[a][0]) / positions for a in arms if ARMS[a][0]}
+    size = {ARMS[a][0]: bytes_of(args, a, positions) for a in arms if ARMS[a][0]}
     train(args, arms)
     scores = {}
     for arm in arms:

@@ -42,7 +42,12 @@ $(SEARCH)/students.json: $(SEARCH_STUDENTS) $(SEARCH)/dump.json | $B/kd-train
 	  -o $(SEARCH)/students --resume --force --json > $@.part
 	@mv $@.part $@
 
-$(SEARCH)/results.json: $(SEARCH)/students.json | $B/kd-eval
+# A second run of one student, which begins where its first one ended; with all words alone, where there is enough to learn from.
+$(SEARCH)/more.json: $(SEARCH_CONF)/bert-8m-more.yaml $(SEARCH)/students.json | $B/kd-train
+	$B/kd-train -s $(SEARCH_STORE) $< --seeds $(SEARCH_SEEDS) -o $(SEARCH)/students --resume --force --json > $@.part
+	@mv $@.part $@
+
+$(SEARCH)/results.json: $(SEARCH)/students.json $(if $(filter full,$(SIZE)),$(SEARCH)/more.json) | $B/kd-eval
 	$B/kd-eval --documents $(SEARCH)/data/corpus.txt --questions $(SEARCH)/data/test.tsv --teacher $(SEARCH_TEACHER) \
 	  $(SEARCH)/students --pipeline search --results $@.part > $(SEARCH)/runs.txt
 	@mv $@.part $@
