@@ -67,13 +67,13 @@ def limits(name, hang=10):
 
 
 def cpu_of(binary, path):
-    """Seconds of CPU that one input takes, beyond what the program's start takes beside the same other work: the least of a few runs."""
-    def run(path):
+    """Seconds of CPU that one input takes once the program's tables are made: what a second run of it adds, the least of three measurements."""
+    def run(*paths):
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        subprocess.run([binary, path], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=60, check=False)
+        subprocess.run([binary, *paths], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=60, check=False)
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return min(run(path) - run(os.devnull) for _ in range(3))
+    return min(run(path, path) - run(path) for _ in range(3))
 
 
 def found(folder, name, since):
