@@ -87,7 +87,7 @@ static kd_status find_columns(mine *m, kd_err *err)
     for (size_t i = 0; i < kd_store_columns(m->s); i++) {
         const kd_column *c = kd_store_column(m->s, i);
         if (!kd__is_tokens(c) || strcmp(c->segment, base)) continue;
-        if (n < 2) m->text[n] = (kd__text){.column = (int)i, .c = c, .each = 1};
+        if (n < 2) m->text[n] = (kd__text){.column = (int)i, .c = c, .each = 1, .mask = -1};
         n++;
     }
     if (n != 2)

@@ -7,6 +7,7 @@ import json
 import os
 import pathlib
 import random
+import re
 import resource
 import signal
 import subprocess
@@ -58,8 +59,8 @@ def run(path, seconds=None, limit=0):
     if seconds is not None:
         time.sleep(seconds)
         p.kill()
-    lines += p.communicate()[0].splitlines()
-    safe = [int(s.split()[1]) for s in lines if s.startswith("safe")]
+    lines += p.communicate()[0].splitlines(keepends=True)
+    safe = [int(s.split()[1]) for s in lines if re.fullmatch(r"safe \d+\n", s)]  # the last one may have been cut off
     begun = int(lines[0].split()[1]) if lines[0].startswith("begun") else 0
     return begun, max(safe, default=begun), p.returncode, lines[-1]
 
