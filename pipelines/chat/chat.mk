@@ -2,7 +2,7 @@
 # every predicted token once, train students cut from its layers and a narrow one, and compare all with the teacher and with the
 # same students trained on the texts alone.
 #
-# The default slice takes about 15 minutes on 2 cores; SIZE=full takes all of WordNet and the handbook, overnight. Stages as in the image pipeline.
+# The default slice is meant for a quarter of an hour on 2 cores, SIZE=full, all of WordNet and the handbook, for a night. Stages as in the image pipeline.
 CHAT := runs/chat$(if $(filter full,$(SIZE)),-full)
 CHAT_WORDS := $(if $(filter full,$(SIZE)),0,600)
 CHAT_SECTIONS := $(if $(filter full,$(SIZE)),0,12)
