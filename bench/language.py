@@ -8,7 +8,6 @@ threads. PARTs: train, train-bf16; all without any. As bench/encoder.py does it:
 rounds in turns, the peak again, parts that were disturbed are repeated.
 """
 import argparse
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -16,8 +15,8 @@ from pathlib import Path
 import numpy as np
 
 import figure
-from encoder import NAMES, check_same, side
-from run import Failure, Process, bootstrap, disturbed, machine, measure_peak, moved, own_defaults
+from encoder import DISTURBED, FAILED, NAMES, check_same, pin, quiet_run, side
+from run import Process, bootstrap, machine, measure_peak, moved
 
 HERE = Path(__file__).resolve().parent
 SEQUENCES, TOKENS, KEPT, WORDS = 4, 256, 64, 49152
@@ -97,33 +96,20 @@ def main():
     parser.add_argument("--seconds", type=float, default=2, help="of each measurement [2]")
     parser.add_argument("--tries", type=int, default=4, help="parts that were disturbed are repeated [4]")
     args = parser.parse_args()
-    cpus = sorted(os.sched_getaffinity(0))
-    if len(cpus) < args.threads:
-        sys.exit(f"bench/language.py: {args.threads} threads need as many CPUs, here are {len(cpus)}; try --threads")
-    os.sched_setaffinity(0, cpus[:args.threads])   # all programs inherit it
-    own_defaults()
+    for part in args.part:
+        if part not in PARTS:
+            parser.error(f"no part {part}; there are {', '.join(PARTS)}")
+    pin("language.py", args.threads)
     folder, data, status = args.scratch / "model", args.scratch / "batch", 0
     args.scratch.mkdir(parents=True, exist_ok=True)
     subprocess.run([args.bench, "language", "new", folder], check=True)
     write_data(data)
     for part in args.part or list(PARTS):
-        if part not in PARTS:
-            parser.error(f"no part {part}; there are {', '.join(PARTS)}")
-        for attempt in range(args.tries):
-            try:
-                run = one_run(args, part, folder, data)
-            except Failure as e:
-                print(f"bench/language.py: {part}: {e}", file=sys.stderr)
-                return 1
-            why = disturbed(run)
-            if not why:
-                save(args, part, run)
-                break
-            print(f"{part}: {why}; thrown away ({attempt + 1}/{args.tries})", file=sys.stderr)
-        else:
-            print(f"bench/language.py: {part}: no quiet run in {args.tries}; stop other work on this machine", file=sys.stderr)
-            status = 1
-    return status
+        ended = quiet_run("language.py", args, part, lambda: one_run(args, part, folder, data), save)
+        if ended == FAILED:
+            return 1
+        status |= ended == DISTURBED
+    return int(status)
 
 
 if __name__ == "__main__":

@@ -8,10 +8,10 @@ text_python=${KD_TEXT_PYTHON:-$top/build/peers/text-venv/bin/python}
 cd "$work" || exit 1
 E=$KD_BIN/kd-export
 py=$top/tests/python
-said() { # said PYTHON ARGUMENT...: its TAP lines
+said() { # said PYTHON ARGUMENT...
   python=$1
   shift
-  "$python" "$py/language_exports.py" "$@" 2>err || { failures=$((failures + 1)); sed 's/^/# /' err | tail -n 20; }
+  tap_of "$python" "$py/language_exports.py" "$@"
 }
 for kind in tied untied; do
   check "a language model, its head $kind" /usr/bin/python3 "$py/tiny_llama.py" $kind $kind

@@ -8,10 +8,10 @@ text_python=${KD_TEXT_PYTHON:-$top/build/peers/text-venv/bin/python}
 cd "$work" || exit 1
 E=$KD_BIN/kd-export
 py=$top/tests/python
-said() { # said PYTHON ARGUMENT...: its TAP lines
+said() { # said PYTHON ARGUMENT...
   python=$1
   shift
-  "$python" "$py/text_exports.py" "$@" 2>err || { failures=$((failures + 1)); sed 's/^/# /' err | tail -n 20; }
+  tap_of "$python" "$py/text_exports.py" "$@"
 }
 for kind in "plain mean 0 0" "first cls 0 0" "dense mean 24 0" "narrow cls 16 32"; do
   # shellcheck disable=SC2086 # words
