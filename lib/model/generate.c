@@ -104,7 +104,8 @@ static kd_status feed(kd_generator *g, size_t keep, const uint32_t *id, size_t n
     kd_status st = check(g, keep, id, n, err);
     for (size_t at = 0, some; at < n && !st; at += some) {
         some = kd_min_size(PIECE, n - at);
-        if ((st = kd_exec_resume(g->ex, (int64_t)(keep + at), (int64_t)some, err))) break;
+        const kd_exec_part part = {.past = (int64_t)(keep + at), .n = (int64_t)some};
+        if ((st = kd_exec_resume(g->ex, &part, 1, err))) break;
         int32_t *to = kd_exec_tokens(g->ex, g->m->input);
         for (size_t i = 0; i < some; i++) g->id[keep + at + i] = id[at + i], to[i] = (int32_t)id[at + i];
         kd_exec_run_forward(g->ex);
