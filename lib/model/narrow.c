@@ -72,6 +72,9 @@ static kd_status check(const narrow *w, kd_err *err)
                        "init.from %s: %lld heads share one of keys and values, in %s %lld (model.heads by "
                        "model.kv_heads); whole groups are kept",
                        folder, (long long)(b->heads / kv_of(b)), name, (long long)(a->heads / kv_of(a)));
+    if (!strcmp(a->arch, "llama") && a->rope_base != b->rope_base)
+        return kd_fail(err, KD_EMISMATCH, "init.from %s: model.rope_base is %g, %s has %g", folder,
+                       b->rope_base, name, a->rope_base);
     if (b->embedding && a->embedding != b->embedding)
         return kd_fail(err, KD_EMISMATCH,
                        "init.from %s: tables %lld wide, %s has %lld (model.embedding); such tables are "
