@@ -64,6 +64,8 @@ static const kd_example examples[] = {
     {"kd-train -s fashion.kd a.yaml --sweep loss.temperature=1,2,4 --seeds 0-2 --select valid_accuracy -o "
      "runs/sweep",
      "the same over three seeds, and the best one chosen on the validation rows"},
+    {"kd-train -s chat.kd small.yaml --set init.from=smollm.gguf --set init.layers=0,10,20,29 -o runs/small",
+     "begin with four layers of the teacher, narrower where small.yaml is"},
     {"kd-train -s fashion.kd a.yaml -o runs/a --resume", "go on after an interruption"},
     {NULL, NULL}};
 

@@ -68,6 +68,7 @@ typedef struct kd_student_spec {
     kd_train_spec train;
     char *init_from;     /* folder of a model whose weights it begins with; NULL: none */
     kd_ints init_layers; /* which of its layers */
+    int64_t init_tokens; /* of training rows, for a narrower student */
     char *init_tables;   /* same, words */
     char *views_from;    /* none, store, fresh: which views of the rows it trains on */
     kd_view_spec views;  /* of fresh ones; of stored ones what it expects of the store */

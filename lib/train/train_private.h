@@ -164,6 +164,9 @@ kd_status kd__texts_check(const kd__run *r, const kd_trainer *t, kd_err *err);
 kd_status kd__texts_most(const kd_trainer *t, kd_split split, uint32_t rows, int64_t *tokens, kd_err *err);
 /* How often each token occurs in the training rows: (vocab), free() it. */
 kd_status kd__texts_count(const kd_trainer *t, uint64_t **count, kd_err *err);
+/* The first training rows, so many tokens at most, an equal part of each column. */
+kd_status kd__texts_sample(const kd_trainer *t, uint64_t tokens, kd_sample *s, kd_err *err);
+void kd__sample_release(kd_sample *s);
 /* By text: the tokens of all texts of some rows, one behind the other. */
 typedef struct kd__texts {
     uint64_t n, tokens, room, token_room;
