@@ -420,7 +420,7 @@ static void what_does_not_fit_is_refused(void **state)
          KD_EMISMATCH, "model.positions: 9"},
         {"few", "[{name: embed, tap: layer0}]", NULL, KD_EUNSUPPORTED, "compares features"},
         {"few", "[{name: kd, temperature: 1, teacher: int8 dense}]", NULL, KD_EUNSUPPORTED,
-         "joins several teachers"},
+         "cannot take the mean of logits of several teachers"},
         {"few", "[{name: sparse_kl, sparse: sampled, teacher: topk}]", NULL, KD_EUNSUPPORTED,
          "column topk/logits (topk)"},
     };
