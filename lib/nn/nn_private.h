@@ -137,7 +137,7 @@ kd_status kd__graph_param(kd_graph *g, kd__node_info *n, const char *suffix, int
 const kd__node_info *kd__graph_in(const kd_graph *g, const kd__node_info *n, int i);
 kd_node kd__graph_root(const kd_graph *g, kd_node n); /* whose value n's is: aliases resolved */
 kd_status kd__head_check(const kd_graph *g, kd_node n, kd_err *err); /* whether a kd_head can be n */
-kd_status kd__exec_plan(kd_exec *ex, kd_err *err);    /* everything but running (exec_plan.c) */
+kd_status kd__exec_plan(kd_exec *ex, kd_err *err); /* everything but running (exec_plan.c) */
 
 /* Rows of a node now, and rows that its memory has: of token models a multiple of KD__ROWS_STEP, behind the
  * active ones rows that hold anything and may be written. */
@@ -221,7 +221,7 @@ typedef struct kd__panels_gradient {
     const float *dy, *x;
     float *dw, *stage;
     size_t rows, out, in;
-    bool rounded, add; /* dw += */
+    bool rounded;
 } kd__panels_gradient;
 size_t kd__panels_stage(const kd__panels_gradient *g); /* of rows, out and in */
 void kd__panels_gather(const kd__panels_gradient *g);

@@ -157,7 +157,7 @@ static void square(const kd__panels_gradient *g, size_t i, size_t j)
                                    .b = x + col * k,
                                    .k = k,
                                    .width = kd_min_size(p->width, g->in - col),
-                                   .add = r > 0 || g->add};
+                                   .add = r > 0};
             t.next_b = at + 1 < panels ? t.b + k * p->width : dy + k * dy_width(g) + j * then;
             if (then) look_ahead(&t, at, panels, next + i * then, then);
             p->panels_by_panel(&t, dy + i * k, high);
