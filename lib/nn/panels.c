@@ -110,8 +110,11 @@ void kd__panels_product(const kd__panels_call *call)
     size_t columns = up(COLUMNS, width);
     while (columns > width && high * (up(call->n, columns) / columns) < PIECES) columns -= width;
     const size_t wide = up(call->n, columns) / columns;
+    const bool rows_first = call->n > call->m; // the larger operand passes once
 #pragma omp for schedule(dynamic) nowait
-    for (size_t t = 0; t < high * wide; t++) block(call, t / wide * BLOCK, t % wide * columns, columns);
+    for (size_t t = 0; t < high * wide; t++)
+        block(call, (rows_first ? t % high : t / wide) * BLOCK, (rows_first ? t / high : t % wide) * columns,
+              columns);
 }
 
 /* SLICE columns of m (k, ld) from `from` on in panels of `width`; pack: of one of them. */
