@@ -13,7 +13,12 @@ PyTorch on the teacher's f16 logits there, not by kd: KL(teacher || student), th
     rs-kd-N         N draws with replacement (Anshumann et al. 2025)
     topk-K-...      the K largest: renorm, or bucket: one class for the rest
     distillkit-B    what DistillKit's records of B bytes give back: some exact values, the rest a fitted curve; renorm and bucket
+    ...-scaled      the same draws as head-tail-20, scaled so that a position's probabilities have the sum 1
+    ...-by-rank     systematic draws as of head-tail-20, the tail laid out from its most probable class down instead of by id
+    ...-redrawn     head-tail-20 with fresh draws each epoch, for --epochs of 2 or more
     tokens          no teacher: the next token alone
+
+--size picks the student: width x layers. --epochs shows frozen draws again and again: results have a name of their own then.
 
 Bytes are those of the sealed segment of the arm over its positions: LMDB's pages, checksums, codebook, everything. Equal: the
 95 % interval of the paired difference of KL to dense, over seeds, lies below 2 % of dense's KL.
@@ -45,6 +50,7 @@ T95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365, 9:
 
 SAMPLED = "{name: sparse_kl, sparse: sampled, kl_form: cross_entropy, temperature: 1, teacher: %s}"
 TOPK = "{name: sparse_kl, sparse: %s, temperature: 1, teacher: %%s}"
+LISTED = TOPK % "raw"
 # arm: (teacher in the store, encoding, loss)
 ARMS = {
     "dense": ("dense", "dense", "{name: kd, temperature: 1, teacher: %s}"),
@@ -52,19 +58,23 @@ ARMS = {
     "head-tail-13": ("ht13", "head-tail:n=13", SAMPLED),
     "head-tail-20": ("ht20", "head-tail:n=20", SAMPLED),
     "head-tail-50": ("ht50", "head-tail:n=50", SAMPLED),
+    "head-tail-20-scaled": ("ht20s", "lists scaled", LISTED),
+    "head-tail-20-by-rank": ("ht20r", "lists by_rank", LISTED),
+    "head-tail-20-redrawn": ("ht20 ht20-1 ht20-2 ht20-3", "head-tail:n=20", SAMPLED.replace("%s", "[%s], ensemble: turns")),
     "rs-kd-13": ("rs13", "sample:n=13", SAMPLED),
     "rs-kd-50": ("rs50", "sample:n=50", SAMPLED),
     "topk-16-renorm": ("top16", "topk:k=16", TOPK % "renorm"),
     "topk-50-renorm": ("top50", "topk:k=50", TOPK % "renorm"),
     "topk-50-bucket": ("top50", "topk:k=50", TOPK % "bucket"),
-    "distillkit-114-renorm": ("dk114", "distillkit 50 1 2", TOPK % "renorm"),
-    "distillkit-114-bucket": ("dk114", "distillkit 50 1 2", TOPK % "bucket"),
-    "distillkit-312-renorm": ("dk312", "distillkit 128 16 5", TOPK % "renorm"),
-    "distillkit-312-bucket": ("dk312", "distillkit 128 16 5", TOPK % "bucket"),
+    "distillkit-114-renorm": ("dk114", "lists distillkit 50 1 2", TOPK % "renorm"),
+    "distillkit-114-bucket": ("dk114", "lists distillkit 50 1 2", TOPK % "bucket"),
+    "distillkit-312-renorm": ("dk312", "lists distillkit 128 16 5", TOPK % "renorm"),
+    "distillkit-312-bucket": ("dk312", "lists distillkit 128 16 5", TOPK % "bucket"),
     "tokens": ("", "", "{name: ce}"),
 }
 RECORD = {"dk114": 114, "dk312": 312}  # bytes of DistillKit's own record
-STUDENT = """model: {{arch: llama, positions: 512, layers: 4, width: 128, heads: 4, kv_heads: 2, ffn: 384, eps: 1e-5, rope_base: 10000, tied: true}}
+NOT_FIRST = {"head-tail-20-scaled", "head-tail-20-by-rank", "head-tail-20-redrawn"}  # asked for by name
+STUDENT = """model: {{arch: llama, positions: 512, layers: {layers}, width: {width}, heads: {heads}, kv_heads: {half}, ffn: {ffn}, eps: 1e-5, rope_base: 10000, tied: true}}
 loss:
   - {loss}
 train: {{epochs: {epochs}, batch: 1, lr: {lr}, warmup: 0.1, clip: 1, weight_decay: 0.01}}
@@ -114,32 +124,60 @@ def write_logits(path, logits):
     part.replace(path)
 
 
-def distillkit(logp, k, exact, degree):
-    """ids and log-probabilities that DistillKit's record gives back: (K) each. `exact` bf16 values, for the ranks behind them the least-squares
-    curve of t^0..t^(degree - 1) and sqrt(t), t = rank - exact; no residual. Rising ids."""
-    top = np.argpartition(-logp, k)[:k]
-    top = top[np.argsort(-logp[top], kind="stable")]
-    value = logp[top].astype(np.float64)
+def distillkit(p, k, exact, degree):
+    """Classes and log-probabilities that DistillKit's record gives back: (K) each. `exact` bf16 values, for the ranks behind them the least-squares
+    curve of t^0..t^(degree - 1) and sqrt(t), t = rank - exact; no residual."""
+    k, exact, degree = int(k), int(exact), int(degree)
+    top = np.argpartition(-p, k)[:k]
+    top = top[np.argsort(-p[top], kind="stable")]
+    value = np.log(p[top].astype(np.float64))
     t = np.arange(k - exact, dtype=np.float64)
     basis = np.stack([t ** n for n in range(degree)] + [np.sqrt(t)], 1)
     scale = np.abs(basis).max(0)
     fit = np.linalg.lstsq(basis / scale, value[exact:], rcond=1e-5)[0]
     kept = np.array(value[:exact], np.float32).view(np.uint32)
     kept = ((kept + 0x7FFF + ((kept >> 16) & 1)) & 0xFFFF0000).view(np.float32)  # nearest bf16
-    value = np.concatenate([kept, basis / scale @ fit])
-    order = np.argsort(top)
-    return top[order].tolist(), np.minimum(value[order], 0).tolist()
+    return top, np.concatenate([kept, basis / scale @ fit])
 
 
-def add_distillkit(args, store, name, logits, k, exact, degree):
-    path = args.scratch / f"{name}.jsonl"
+def by_rank(p, place):
+    """Exact head and systematic tail of 20 points, the first at `place` of a step, along the tail from its most probable class down."""
+    n = 20
+    order = np.argsort(-p[p > 1e-9], kind="stable")
+    order = np.flatnonzero(p > 1e-9)[order]
+    heads = int((p[order] >= 1 / n).sum())
+    ends = np.cumsum(p[order[heads:]].astype(np.float64))
+    points = (np.arange(n) + place) / n
+    hit = order[heads:][np.searchsorted(ends, points[points < ends[-1]], side="right")]
+    return np.concatenate([order[:heads], hit]), np.log(np.concatenate([p[order[:heads]], np.full(len(hit), 1 / n)]))
+
+
+def lists_of(args, how, logits):
+    """For each row, for each position, classes and their log-probabilities."""
+    kind, *numbers = how.split()[1:]
+    drawn = kdstore.Store(str(args.scratch / "train.kd"))
+    draw = np.random.Generator(np.random.Philox(1))
+    for i, row in enumerate(logits):
+        if kind == "scaled":
+            s = drawn.read("ht20/logits", i)
+            bounds = s.offset.astype(np.int64)
+            yield [(s.id[a:b], np.log(s.value[a:b] / s.value[a:b].sum())) for a, b in zip(bounds[:-1], bounds[1:])]
+        else:
+            p = torch.softmax(torch.from_numpy(np.array(row[:-1], np.float32)), -1).numpy()
+            yield [distillkit(x, *numbers) if kind == "distillkit" else by_rank(x, draw.random()) for x in p]
+
+
+def add_lists(args, store, name, how, logits):
+    """The classes of a position in rising order; where they are fewer than another position's, more of no weight."""
+    path, most = args.scratch / f"{name}.jsonl", 0
     with open(path, "w") as f:
-        for i, row in enumerate(logits):
-            z = torch.from_numpy(np.array(row[:-1], np.float32))
-            logp = torch.log_softmax(z, -1).numpy()
-            lists = [[{"id": a, "logprob": round(b, 5)} for a, b in zip(*distillkit(p, k, exact, degree))] for p in logp]
+        for i, row in enumerate(lists_of(args, how, logits)):
+            lists = []
+            for ids, value in row:
+                most, order = max(most, len(ids)), np.argsort(ids)
+                lists.append([{"id": int(ids[o]), "logprob": round(float(min(value[o], 0)), 5)} for o in order])
             f.write(json.dumps({"row": i, "top_logprobs": lists}) + "\n")
-    run(args.bin / "kd-store", "import", store, path, "--name", name, "--classes", V, "--encoding", f"topk:k={k}", "--resume", "--force")
+    run(args.bin / "kd-store", "import", store, path, "--name", name, "--classes", V, "--encoding", f"topk:k={most}", "--resume", "--force")
     path.unlink()
 
 
@@ -152,13 +190,13 @@ def segment_bytes(store, name):
 
 def add_teachers(args, arms, train):
     """Each encoding twice: in train.kd, and but for dense in sizes.kd."""
-    wanted = {ARMS[a][0]: ARMS[a][1] for a in arms if ARMS[a][0]}
+    wanted = {name: ARMS[a][1] + (f",seed={i}" if i else "") for a in arms for i, name in enumerate(ARMS[a][0].split())}
     for name, encoding in wanted.items():
         for store in [args.scratch / "train.kd"] + ([args.scratch / "sizes.kd"] if encoding != "dense" else []):
             if name in {g["name"] for g in kdstore.Store(str(store)).manifest["segments"]}:
                 continue
-            if encoding.startswith("distillkit"):
-                add_distillkit(args, store, name, train, *map(int, encoding.split()[1:]))
+            if encoding.startswith("lists"):
+                add_lists(args, store, name, encoding, train)
             else:
                 how = ["--dtype", "f16"] if encoding == "dense" else ["--encoding", encoding]
                 run(args.bin / "kd-store", "import", store, args.scratch / "logits.safetensors", "--name", name, "--order", "store", *how,
@@ -168,7 +206,8 @@ def add_teachers(args, arms, train):
 
 def bytes_of(args, arm, positions):
     name, encoding, _ = ARMS[arm]
-    return RECORD.get(name) or segment_bytes(args.scratch / ("train.kd" if encoding == "dense" else "sizes.kd"), name) / positions
+    store = args.scratch / ("train.kd" if encoding == "dense" else "sizes.kd")
+    return RECORD.get(name) or sum(segment_bytes(store, one) for one in name.split()) / positions
 
 
 # ---- students --------------------------------------------------------------------------------------
@@ -180,13 +219,19 @@ def train(args, arms):
     for arm in arms:
         teacher, _, loss = ARMS[arm]
         files.append(args.scratch / f"{arm}.yaml")
-        files[-1].write_text(STUDENT.format(loss=loss % teacher if teacher else loss, epochs=args.epochs, lr=args.lr))
-    run(args.bin / "kd-train", "-s", args.scratch / "train.kd", *files, "--seeds", f"0-{args.seeds - 1}", "-o", args.scratch / "students",
+        width, layers = map(int, args.size.split("x"))
+        files[-1].write_text(STUDENT.format(loss=loss % teacher if teacher else loss, epochs=args.epochs, lr=args.lr, width=width, layers=layers,
+                                            heads=width // 32, half=width // 64, ffn=3 * width))
+    run(args.bin / "kd-train", "-s", args.scratch / "train.kd", *files, "--seeds", f"0-{args.seeds - 1}", "-o", students_folder(args),
         "--window-rows", "4096", "--resume", "--force", "--json")
 
 
+def students_folder(args):
+    return args.scratch / ("students" + args.kind)
+
+
 def folder_of(args, arm, seed):
-    return next((args.scratch / "students" / arm).glob(f"*/seed-{seed}"))
+    return next((students_folder(args) / arm).glob(f"*/seed-{seed}"))
 
 
 # ---- judging ---------------------------------------------------------------------------------------
@@ -231,7 +276,7 @@ def interval(differences):
 def targets(store, arm, row):
     """(positions, V) of what an arm's loss takes for the teacher in a row."""
     name, encoding, loss = ARMS[arm]
-    s = store.read(f"{name}/logits", row)
+    s = store.read(f"{name.split()[0]}/logits", row)
     if encoding == "dense":
         return torch.softmax(torch.from_numpy(np.asarray(s.values, np.float32)), -1).numpy()
     p = np.zeros((len(s), V), np.float32)
@@ -254,7 +299,7 @@ def gradients(args, arms, tokens):
     """arm: (angle in degrees, ratio of norms) of the gradient of the head's weights."""
     store, model = kdstore.Store(str(args.scratch / "train.kd")), student_of(folder_of(args, "dense", 0))
     sums = {}
-    for row in range(math.ceil(4096 / (tokens.shape[1] - 1))):
+    for row in range(min(math.ceil(4096 / (tokens.shape[1] - 1)), args.rows)):
         ids = torch.from_numpy(tokens[row].astype(np.int64))
         with torch.no_grad():
             out = model(ids[None], output_hidden_states=True)
@@ -317,13 +362,15 @@ def main():
     p.add_argument("--rows", type=int, default=0, help="rows to train on; 0: all others")
     p.add_argument("--epochs", type=int, default=1)
     p.add_argument("--lr", type=float, default=0.003)
-    p.add_argument("--arms", nargs="*", default=list(ARMS))
+    p.add_argument("--size", default="128x4", help="of students, width x layers")
+    p.add_argument("--arms", nargs="*", default=[a for a in ARMS if a not in NOT_FIRST])
     args = p.parse_args()
-    arms = list(dict.fromkeys(["dense", *args.arms]))
+    arms = list(dict.fromkeys(["dense", "head-tail-20", *args.arms]))
     tokens = np.load(args.smollm / "tokens.npy")
     logits = np.load(args.smollm / "logits.npy", mmap_mode="r")
+    args.kind = ("" if args.size == "128x4" else f"-{args.size}") + (f"-{args.epochs}-epochs" if args.epochs > 1 else "")
     cut = len(tokens) - args.held_out
-    rows = min(args.rows or cut, cut)
+    rows = args.rows = min(args.rows or cut, cut)
     args.scratch.mkdir(parents=True, exist_ok=True)
     make_store(args.scratch / "sizes.kd", tokens[:rows], CHUNK)
     make_store(args.scratch / "train.kd", tokens[:rows], 1)
@@ -339,11 +386,11 @@ def main():
         print(f"{arm}: judged", flush=True)
     table_rows = table(args, arms, scores, size, gradients(args, arms, tokens))
     show(table_rows)
-    chosen = next((r for r in table_rows if r["arm"] == "head-tail-20"), table_rows[0])
+    chosen = next(r for r in table_rows if r["arm"] == "head-tail-20")
     details = {"seeds": args.seeds, "epochs": args.epochs, "positions": positions, "held_out": args.held_out * (tokens.shape[1] - 1),
                "margin_percent": 100 * MARGIN, "bytes": chosen["bytes"], "arms": table_rows,
                "scores": {f"{arm} {seed}": s for (arm, seed), s in scores.items()}}
-    figure.save(args.results, "encoding-quality", round(chosen["percent_high"], 2),
+    figure.save(args.results, "encoding-quality" + args.kind, round(chosen["percent_high"], 2),
                 "% more KL than from dense logits, upper end of the 95 % interval", "make encoding-study", bar=100 * MARGIN, direction="lower",
                 details=details)
 

@@ -43,8 +43,9 @@ static const kd_option rows[] = {
         "write metrics.jsonl as an event file of TensorBoard, too"),
     ROW("Output", "dry-run", NULL, 'n', BOOL, dry_run, "off", 0, 0,
         "check everything, print what would be trained and its memory, write nothing"),
-    ROW("Speed", "window-rows", "N", 0, INT, window_rows, "65536", 1, 1e12,
-        "rows shuffled together and held in memory; part of the order of rows"),
+    ROW("Speed", "window-rows", "N", 0, INT, window_rows, "0", 0, 1e12,
+        "rows shuffled together and held in memory; part of the order of rows; 0: 65536, fewer of long "
+        "texts: as many as have about 2 million tokens"),
     ROW("Lists", "list-losses", NULL, 0, BOOL, list_losses, "off", 0, 0,
         "list the objectives a loss can mix"),
     ROW("Lists", "list-keys", NULL, 0, BOOL, list_keys, "off", 0, 0,
@@ -63,6 +64,8 @@ static const kd_example examples[] = {
     {"kd-train -s fashion.kd a.yaml --sweep loss.temperature=1,2,4 --seeds 0-2 --select valid_accuracy -o "
      "runs/sweep",
      "the same over three seeds, and the best one chosen on the validation rows"},
+    {"kd-train -s chat.kd small.yaml --set init.from=smollm.gguf --set init.layers=0,10,20,29 -o runs/small",
+     "begin with four layers of the teacher, narrower where small.yaml is"},
     {"kd-train -s fashion.kd a.yaml -o runs/a --resume", "go on after an interruption"},
     {NULL, NULL}};
 
@@ -154,10 +157,11 @@ static kd_status train(kd_cli *c, const train_opts *o, kd_trainer *t, const kd_s
     }
     double seconds = kd_now() - start;
     while ((warning = kd_trainer_warning(t, warned++))) kd_cli_warn(c, "%s", warning);
-    if (st && st != KD_ENUMERIC) return st;
-    kd_err late = {0}; // a diverged student is an error, but the others' figures are still wanted
+    if (st && st != KD_ENUMERIC && st != KD_ESTOPPED) return st;
+    kd_err late = {0}; // a diverged student or a stop is an error, but the figures so far are still wanted
     if (!o->dry_run) train_note_end(c, t, o, w.rows, seconds);
-    kd_status shown = o->select && !o->dry_run ? train_select(&selection, o, t, &late) : KD_OK;
+    const bool choose = o->select && !o->dry_run && st != KD_ESTOPPED;
+    kd_status shown = choose ? train_select(&selection, o, t, &late) : KD_OK;
     if (!shown) shown = print(c, o, t, s, selection, w.rows, seconds, &late);
     json_decref(selection);
     return st ? st : shown ? kd_fail(err, shown, "%s", late.msg) : KD_OK;

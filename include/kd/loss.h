@@ -106,7 +106,7 @@ typedef struct kd_loss_term {
     const kd_objective *objective;
     const char *label;         /* its name in logs, unique in the mix */
     const char *teacher;       /* of the store; NULL: the only one. Several: "a*0.7 b*0.3" */
-    const char *ensemble;      /* what several come to: logits, probabilities, best */
+    const char *ensemble;      /* what several come to: logits, probabilities, best, turns */
     const char *tap, *feature; /* student's node, teacher's column; NULL where features are not needed */
     unsigned needs, serves;    /* as resolved by its keys */
     double temperature;        /* now */

@@ -76,15 +76,26 @@ kd_status kd_model_create(kd_model **out, const char *name, const json_t *spec, 
 typedef kd_status kd_model_extend(void *arg, kd_model *m, kd_err *err);
 kd_status kd_model_create_extended(kd_model **out, const char *name, const json_t *spec, const char *where,
                                    kd_model_extend *extend, void *arg, kd_err *err);
-/* Weights of another model of this architecture, behind kd_graph_init: of encoders layer layers[i] becomes
- * layer i (none given: each its own), tables and projections only where they have the same shape (positions
- * may be fewer). tables "words": an encoder of any size begins as the weighted mean of the other's words
- * (lib/model/words.c). KD_EUSAGE, KD_EMISMATCH name what does not fit; and those of kd_model_load. */
+/* Texts as tokens: sequence i is token offset[i] to offset[i + 1]. */
+typedef struct kd_sample {
+    int32_t *token;
+    uint64_t *offset; /* (n + 1) */
+    int64_t n;
+} kd_sample;
+/* Weights of another model of this architecture, behind kd_graph_init: of token models layer layers[i]
+ * becomes layer i (none given: each its own), positions may be fewer. Where the new one is narrower, its
+ * hidden states are a projection of the other's, and whole heads and channels are left out
+ * (lib/model/narrow.c). tables "words": an encoder of any size begins as the weighted mean of the other's
+ * words (lib/model/words.c). The same bits for any number of threads. KD_EUSAGE, KD_EMISMATCH name what does
+ * not fit; and those of kd_model_load. */
 typedef struct kd_init {
     const char *folder;
     kd_ints layers;
     const char *tables;    /* same (NULL: the same), words */
     const uint64_t *count; /* words: (vocab) how often each token occurs in the texts to come. Borrowed */
+    const kd_sample
+        *sample; /* narrower: texts whose hidden states are looked at, NULL: the table alone. Borrowed */
+    int threads; /* that look at them */
 } kd_init;
 kd_status kd_model_init_from(kd_model *m, const kd_init *init, kd_err *err);
 size_t kd_model_param_count(const kd_model *m); /* the model's own trainable numbers */
@@ -149,6 +160,10 @@ typedef struct kd_sampling {
     uint64_t seed;
 } kd_sampling;
 uint32_t kd_generator_draw(kd_generator *g, const kd_sampling *s); /* behind the last feed */
+/* The same from any logits (vocab): a function of them, s and place, the number of tokens before it. room:
+ * kd_draw_bytes. */
+uint32_t kd_draw(const float *logits, size_t vocab, const kd_sampling *s, uint64_t place, void *room);
+size_t kd_draw_bytes(size_t vocab);
 
 /* ---- safetensors -------------------------------------------------------------------------- */
 

@@ -68,6 +68,7 @@ typedef struct kd_student_spec {
     kd_train_spec train;
     char *init_from;     /* folder of a model whose weights it begins with; NULL: none */
     kd_ints init_layers; /* which of its layers */
+    int64_t init_tokens; /* of training rows, for a narrower student */
     char *init_tables;   /* same, words */
     char *views_from;    /* none, store, fresh: which views of the rows it trains on */
     kd_view_spec views;  /* of fresh ones; of stored ones what it expects of the store */
@@ -90,7 +91,8 @@ kd_status kd_sweep_create(kd_sweep **out, const kd_strings *args, kd_err *err);
  * loss.*) do not count. */
 size_t kd_sweep_points(const kd_sweep *w, bool control);
 /* The student at a point, named NAME@key=value@key=value: letters that a folder's name should not hold become
- * dashes. control: the terms that compare the student's own texts (contrastive), else loss.kd 0, loss.ce 1. */
+ * dashes. control: the terms that compare the student's own texts (contrastive), else loss.kd 0, loss.ce 1.
+ */
 kd_status kd_sweep_load(const kd_sweep *w, size_t point, bool control, kd_student_spec *s, const char *path,
                         const kd_strings *overrides, kd_err *err);
 void kd_sweep_free(kd_sweep *w);
@@ -102,7 +104,8 @@ typedef struct kd_trainer_params {
     int threads;
     uint64_t rows;        /* first n training rows; 0: all */
     const uint8_t *drop;  /* marks (kd/data.h) of training rows that are left out; NULL: none. Borrowed */
-    uint64_t window_rows; /* of the loader */
+    uint64_t window_rows; /* of the loader; 0, the default: 65536, of long texts so many that they have about
+                             2 M tokens */
     int64_t checkpoint_seconds; /* a checkpoint when that much time has passed; 0: at the end of each epoch */
     int64_t checkpoint_keep;    /* last N */
     uint64_t log_steps;  /* a line of metrics.jsonl every that many steps, besides those of epochs; 0: none */

@@ -2,18 +2,33 @@
  *
  * Memory is what was planned: a forward pass allocates nothing (lib/nn/exec_plan.c), so weights and the plan
  * for batch 1 are all there is beside the program. Latency is of one row on one thread, as a small device or
- * a server under load would run it; a forward pass takes the same whatever its input holds.
+ * a server under load would run it; a forward pass takes the same whatever its input holds. A row of a model
+ * that judges texts is one of 32 tokens.
  */
 #include "eval_private.h"
 
 #include <math.h>
 #include <stdlib.h>
+#include <string.h>
+
+enum { TOKENS = 32 };
+
+/* For one row. */
+static kd_exec_params one_row(const kd_model *m)
+{
+    const bool text = kd_graph_node_per(m->graph, m->logits) == KD_PER_SEQUENCE;
+    return (kd_exec_params){.batch = !text                        ? 1
+                                     : m->spec.positions < TOKENS ? m->spec.positions
+                                                                  : TOKENS,
+                            .sequences = 1,
+                            .threads = 1};
+}
 
 kd_status kd__cost_of(kd_cost *c, kd_model *m, const char *folder, kd_err *err)
 {
     size_t slab, buffers;
     kd_exec *ex = NULL;
-    kd_exec_params ep = {.batch = 1, .threads = 1};
+    const kd_exec_params ep = one_row(m);
     kd_status st = kd_exec_create(&ex, m->graph, &ep, err);
     if (st) return st;
     kd_graph_slab(m->graph, &slab);
@@ -33,9 +48,16 @@ kd_status kd_cost_latency(kd_cost *c, kd_model *m, kd_err *err)
     enum { WARM = 50, RUNS = 500 };
     double us[RUNS];
     kd_exec *ex = NULL;
-    kd_exec_params ep = {.batch = 1, .threads = 1};
+    const kd_exec_params ep = one_row(m);
     kd_status st = kd_exec_create(&ex, m->graph, &ep, err);
-    if (st) return st;
+    if (!st && kd_model_reads_tokens(m)) {
+        memset(kd_exec_tokens(ex, m->input), 0, (size_t)ep.batch * sizeof(int32_t));
+        st = kd_exec_sequences(ex, (uint64_t[]){0, (uint64_t)ep.batch}, 1, err);
+    }
+    if (st) {
+        kd_exec_free(ex);
+        return st;
+    }
     for (int i = -WARM; i < RUNS; i++) {
         const double t = kd_now();
         kd_exec_run_forward(ex);

@@ -90,6 +90,30 @@ struct kd_exam {
     double start, decode_s, forward_s, measure_s, speed_s;
 };
 
+/* ---- window.c ----------------------------------------------------------------------------- */
+
+bool kd__is_texts(const kd_column *c); /* ragged rows of tokens */
+/* Rows that are decoded. */
+typedef struct kd__window {
+    uint64_t first, rows, room; /* of the exam */
+    uint32_t next;              /* chunk behind it */
+    size_t row_bytes;
+    unsigned char *raw; /* (room, row bytes) inputs; of texts tokens, one text behind the other */
+    uint64_t *offset;   /* (room + 1) of texts: tokens before each, else NULL */
+    size_t bytes;       /* of raw, of texts */
+    float *teacher;     /* (room, classes) or NULL */
+    kd__reference ref;
+    double *seconds; /* of each model's forward passes */
+} kd__window;
+kd_status kd__window_create(kd__window *w, const kd_exam *e, size_t models, kd_err *err);
+void kd__window_release(kd__window *w);
+/* Decodes the next chunks; w->rows == 0: all is done. */
+kd_status kd__window_read(kd__window *w, const kd_exam *e, kd_cursor *cur, kd_err *err);
+kd_exec_params kd__window_exec(const kd__window *w, const kd_exam *e); /* with room for any batch of it */
+/* Rows r to r + n; offset: (batch + 1) for itself. */
+kd_status kd__window_feed(const kd__window *w, const kd_exam *e, const kd_model *m, kd_exec *ex, uint64_t r,
+                          uint64_t n, uint64_t *offset, kd_err *err);
+
 /* ---- runs.c, select.c --------------------------------------------------------------------- */
 
 void kd__eval_run_release(kd_run *r);

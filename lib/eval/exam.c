@@ -1,6 +1,6 @@
 /* lib/eval/exam.c - all models over the rows of a split, each row decoded once.
  *
- * The split is walked in windows of whole chunks, as many as fit into 256 MiB decoded (usually all). A
+ * The split is walked in windows of whole chunks (window.c). A
  * window's inputs and the teacher's probabilities are made once; then one model after the other is loaded,
  * runs over the window in batches and leaves an answer a row. So memory holds one model and one window,
  * however many students there are and however many classes.
@@ -12,8 +12,6 @@
 
 #include <stdlib.h>
 #include <string.h>
-
-#define WINDOW_BYTES ((size_t)256 << 20)
 
 kd_eval_params kd_eval_default_params(void)
 {
@@ -182,22 +180,49 @@ void kd_exam_close(kd_exam *e)
 
 /* ---- models ------------------------------------------------------------------------------- */
 
+/* Whether a student of texts gives classes, and its tokens are the store's. */
+static kd_status check_texts(const kd_exam *e, const kd_run *r, const kd_model *m, kd_err *err)
+{
+    const kd_column *ic = kd_store_column(e->s, (size_t)e->input);
+    const struct {
+        const char *key, *what;
+        int64_t most;
+    } limits[] = {{"vocab", "tokens", m->spec.vocab}, {"max_tokens", "positions", m->spec.positions}};
+    if (m->spec.classes < 1)
+        return kd_fail(
+            err, KD_EUNSUPPORTED,
+            "%s: student %s gives no classes but embeddings, of which kd-eval measures what they find "
+            "(--documents, --questions)",
+            r->folder, r->name);
+    if (!kd__is_texts(ic))
+        return kd_fail(err, KD_EMISMATCH, "%s: column %s of %s is no texts, which student %s reads",
+                       r->folder, ic->name, kd_store_path(e->s), r->name);
+    for (size_t i = 0; i < KD_COUNT(limits); i++) {
+        const json_int_t have = json_integer_value(json_object_get(ic->params, limits[i].key));
+        if (have > limits[i].most)
+            return kd_fail(err, KD_EMISMATCH, "%s: column %s of %s has %s %lld, student %s has %lld %s",
+                           r->folder, ic->name, kd_store_path(e->s), limits[i].key, (long long)have, r->name,
+                           (long long)limits[i].most, limits[i].what);
+    }
+    return KD_OK;
+}
+
 static kd_status check_model(kd_exam *e, const kd_run *r, const kd_model *m, kd_err *err)
 {
     const kd_column *ic = kd_store_column(e->s, (size_t)e->input);
     const int64_t classes = (int64_t)kd_graph_node_size(m->graph, m->logits);
     size_t have = kd_column_width(ic) * kd_column_each(ic), want = kd_graph_node_size(m->graph, m->input);
+    kd_status st = kd_model_reads_tokens(m) ? check_texts(e, r, m, err) : KD_OK;
+    if (st) return st;
     if (!e->rows.classes) e->rows.classes = classes;
     if (e->rows.classes != classes)
         return kd_fail(err, KD_EMISMATCH, "%s: %s has %lld classes, student %s has %lld; measure it apart",
                        r->folder, e->logits < 0 ? "the first student" : "the cached teacher",
                        (long long)e->rows.classes, r->name, (long long)classes);
-    if (kd_model_reads_tokens(m))
-        return kd_fail(err, KD_EUNSUPPORTED,
-                       "%s: student %s reads texts, of which kd-eval measures what they find (--documents, "
-                       "--questions); the accuracy of classes is in its metrics.jsonl",
-                       r->folder, r->name);
-    if (have != want)
+    if (kd__is_texts(ic) && !kd_model_reads_tokens(m))
+        return kd_fail(err, KD_EMISMATCH, "%s: column %s of %s is texts, student %s takes %zu numbers",
+                       r->folder, ic->name, kd_store_path(e->s), r->name, want);
+    if (have != want && !kd__is_texts(ic))
         return kd_fail(err, KD_EMISMATCH, "%s: a row of column %s of %s has %zu values, student %s takes %zu",
                        r->folder, ic->name, kd_store_path(e->s), have, r->name, want);
     return KD_OK;
@@ -241,72 +266,13 @@ static kd_status check_labels(const kd_exam *e, kd_err *err)
 
 /* ---- windows ------------------------------------------------------------------------------ */
 
-/* Rows that are decoded. */
-typedef struct window {
-    uint64_t first, rows, room; /* of the exam */
-    uint32_t next;              /* chunk behind it */
-    size_t row_bytes;
-    unsigned char *raw; /* (room, row bytes) inputs */
-    float *teacher;     /* (room, classes) or NULL */
-    kd__reference ref;
-    double *seconds; /* of each model's forward passes */
-} window;
-
-static void window_release(window *w)
-{
-    free(w->raw);
-    free(w->teacher);
-    free(w->seconds);
-    kd__reference_release(&w->ref);
-}
-
-static kd_status window_create(window *w, const kd_exam *e, size_t models, kd_err *err)
-{
-    const kd_column *ic = kd_store_column(e->s, (size_t)e->input);
-    memset(w, 0, sizeof *w);
-    w->row_bytes = models ? kd_column_width(ic) * kd_column_each(ic) * kd_dtype_size(ic->dtype) : 0;
-    const size_t classes = e->logits < 0 ? 0 : (size_t)e->rows.classes,
-                 each = w->row_bytes + classes * (sizeof(float) + sizeof(double));
-    uint64_t longest = 1;
-    for (uint32_t c = 0; c < kd_store_chunks(e->s); c++)
-        if (kd_store_chunk(e->s, c)->rows > longest) longest = kd_store_chunk(e->s, c)->rows;
-    w->room = kd_max_size(longest, kd_min_size(e->rows.n, WINDOW_BYTES / (each ? each : 1)));
-    w->raw = kd_alloc_aligned(w->room, w->row_bytes ? w->row_bytes : 1);
-    w->seconds = calloc(models + 1, sizeof *w->seconds);
-    if (classes) w->teacher = kd_alloc_aligned(w->room, classes * sizeof(float));
-    if (!w->raw || !w->seconds || (classes && !w->teacher))
-        return kd_fail(err, KD_ENOMEM, "no memory for %llu rows at a time", (unsigned long long)w->room);
-    return classes ? kd__reference_create(&w->ref, w->room, e->rows.classes, err) : KD_OK;
-}
-
-/* Decodes the next chunks; w->rows == 0: all is done. */
-static kd_status window_read(window *w, const kd_exam *e, kd_cursor *cur, kd_err *err)
-{
-    kd_status st = KD_OK;
-    w->first += w->rows;
-    w->rows = 0;
-    for (; w->next < kd_store_chunks(e->s) && !st; w->next++) {
-        const kd_chunk_info *ci = kd_store_chunk(e->s, w->next);
-        if (ci->split != e->p.split) continue;
-        if (w->rows + ci->rows > w->room) break;
-        if (w->row_bytes)
-            st = kd_cursor_read(cur, e->input, w->next, w->raw + w->rows * w->row_bytes,
-                                ci->rows * w->row_bytes, err);
-        if (!st && w->teacher)
-            st = kd_cursor_read_f32(cur, e->logits, w->next, w->teacher + w->rows * (uint64_t)e->rows.classes,
-                                    ci->rows, err);
-        w->rows += ci->rows;
-    }
-    return st;
-}
-
 static kd_status not_finite(const kd_exam *e, const char *who, uint64_t row, kd_err *err)
 {
     return kd_fail(err, KD_ENUMERIC, "%s: row %llu of %s: its logits are not finite", who,
                    (unsigned long long)e->row[row], kd_store_path(e->s));
 }
 
-static kd_status window_teacher(window *w, kd_exam *e, kd_err *err)
+static kd_status window_teacher(kd__window *w, kd_exam *e, kd_err *err)
 {
     const uint64_t rows = w->rows;
     kd__reference_fill(&w->ref, w->teacher, rows, e->rows.classes, e->p.threads);
@@ -317,20 +283,19 @@ static kd_status window_teacher(window *w, kd_exam *e, kd_err *err)
 }
 
 /* One model over the window; *forward: seconds of its passes, feeding them included. */
-static kd_status window_model(const window *w, kd_exam *e, kd_run *run, double *forward, kd_err *err)
+static kd_status window_model(const kd__window *w, kd_exam *e, kd_run *run, double *forward, kd_err *err)
 {
-    const kd_column *ic = kd_store_column(e->s, (size_t)e->input);
     const uint64_t classes = (uint64_t)e->rows.classes;
+    const kd_exec_params ep = kd__window_exec(w, e);
     kd_model *m = NULL;
     kd_exec *ex = NULL;
-    kd_exec_params ep = {.batch = e->p.batch, .threads = e->p.threads};
-    kd_status st = kd_model_load(&m, run->folder, err);
+    uint64_t *offset = malloc((size_t)(e->p.batch + 1) * sizeof *offset);
+    kd_status st = offset ? kd_model_load(&m, run->folder, err) : kd_fail(err, KD_ENOMEM, "out of memory");
     if (!st) st = kd_exec_create(&ex, m->graph, &ep, err);
     for (uint64_t r = 0; r < w->rows && !st; r += (uint64_t)e->p.batch) {
         const uint64_t n = kd_min_size((size_t)e->p.batch, (size_t)(w->rows - r)), at = w->first + r;
         const double t = kd_now();
-        st = kd_model_feed(m, kd_exec_input(ex, m->input), w->raw + r * w->row_bytes, ic->dtype, n, err);
-        if (st) break;
+        if ((st = kd__window_feed(w, e, m, ex, r, n, offset, err))) break;
         kd_exec_run_forward(ex);
         *forward += kd_now() - t;
         kd__reference ref = {NULL, NULL};
@@ -339,6 +304,7 @@ static kd_status window_model(const window *w, kd_exam *e, kd_run *run, double *
                                          w->teacher ? &ref : NULL, n, e->rows.classes, e->p.threads);
         if (bad < n) st = not_finite(e, run->folder, at + bad, err);
     }
+    free(offset);
     kd_exec_free(ex);
     kd_model_free(m);
     return st;
@@ -349,13 +315,13 @@ static kd_status window_model(const window *w, kd_exam *e, kd_run *run, double *
 static kd_status sit(kd_exam *e, kd_runs *runs, void (*progress)(void *arg, uint64_t done, uint64_t total),
                      void *arg, kd_err *err)
 {
-    window w;
+    kd__window w;
     kd_cursor *cur = NULL;
-    kd_status st = window_create(&w, e, runs->n, err);
+    kd_status st = kd__window_create(&w, e, runs->n, err);
     if (!st) st = kd_cursor_open(&cur, e->s, err);
     while (!st) {
         const double t = kd_now();
-        if ((st = window_read(&w, e, cur, err)) || !w.rows) break;
+        if ((st = kd__window_read(&w, e, cur, err)) || !w.rows) break;
         if (w.teacher) st = window_teacher(&w, e, err);
         e->decode_s += kd_now() - t;
         for (size_t i = 0; i < runs->n && !st; i++) {
@@ -368,7 +334,7 @@ static kd_status sit(kd_exam *e, kd_runs *runs, void (*progress)(void *arg, uint
         runs->v[i].cost.rows_s = (double)e->rows.n / w.seconds[i];
     }
     kd_cursor_close(cur);
-    window_release(&w);
+    kd__window_release(&w);
     return st;
 }
 

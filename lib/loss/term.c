@@ -65,9 +65,9 @@ const kd_option kd_loss_term_options[] = {
     TEXT(teacher, "NAME",
          "which teacher of the store; not needed when there is one. Several: a b, or a*0.7 b*0.3"),
     CHOICE(
-        ensemble, "logits|probabilities|best",
+        ensemble, "logits|probabilities|best|turns",
         "several teachers are joined by the mean of their logits, of their probabilities, or row by row the "
-        "one that knows the label best is taken"),
+        "one that knows the label best is taken, or each teaches an epoch in turn"),
     TEXT(tap, "NODE", "the student's node whose value is compared"),
     TEXT(feature, "NAME",
          "the teacher's feature column, its part behind feat.; not needed when there is one"),
@@ -167,13 +167,13 @@ static bool next_pair(char **text, char **key, char **value)
 }
 
 /* Whether the objective's row names the key. Every term has the first ones; whoever goes row by row over a
- * teacher's classes can weigh rows, whoever reads all its logits can join several. */
+ * teacher's classes can weigh rows, can learn from several. */
 static bool has_key(const kd_objective *o, const char *key)
 {
     static const char *const always[] = {"name", "preset", "weight", "teacher"};
     for (size_t i = 0; i < KD_COUNT(always); i++)
         if (!strcmp(key, always[i])) return true;
-    if (!strcmp(key, "ensemble")) return o->needs & KD_NEEDS_LOGITS;
+    if (!strcmp(key, "ensemble")) return o->needs & (KD_NEEDS_LOGITS | KD_NEEDS_SPARSE);
     if (!strcmp(key, "wrong"))
         return o->needs & (KD_NEEDS_LOGITS | KD_NEEDS_SPARSE) && kd__objective_find(o->name)->row;
     size_t len = strlen(key);

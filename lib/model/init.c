@@ -1,9 +1,9 @@
 /* init.c - a model that begins with weights of another one: all of them, or chosen layers.
  *
  * Layer i of the new model gets the weights of layer layers[i] of the other one; everything else is taken
- * under its own name. A position table may be shorter than the other's. Widths are those of the other model,
- * or the layers' weights would mean nothing; what only one of them has (a projection, tables of another width
- * with the mapping behind them) keeps its initial values.
+ * under its own name. A position table may be shorter than the other's. Here widths are those of the other
+ * model, or the layers' weights would mean nothing (narrow.c maps them); what only one of them has, a
+ * projection, keeps its initial values.
  */
 #include "model_private.h"
 
@@ -76,10 +76,7 @@ static kd_status take_all(kd_model *m, const kd_model *from, const kd_init *init
 {
     const kd_param *p;
     kd__node_name b;
-    kd_status st = check_layers(m, from, init, err);
-    if (!st && kd_model_reads_tokens(m) && m->spec.heads != from->spec.heads)
-        st = kd_fail(err, KD_EMISMATCH, "init.from %s: %lld heads, %s has %lld", init->folder,
-                     (long long)from->spec.heads, m->name, (long long)m->spec.heads);
+    kd_status st = KD_OK;
     kd_graph_params(m->graph, &p);
     for (size_t i = 0; i < m->params && !st; i++)
         st = take(m, &p[i], from, kd__find_param(from, name_there(&b, p[i].name, &init->layers)),
@@ -98,8 +95,10 @@ kd_status kd_model_init_from(kd_model *m, const kd_init *init, kd_err *err)
                      from->spec.arch, m->name, m->spec.arch);
     else if (words && (!kd_model_reads_tokens(m) || init->layers.n))
         st = kd_fail(err, KD_EUSAGE, "init.tables: words is for a bert without init.layers, not %s", m->name);
-    else
-        st = words ? kd__init_words(m, from, init, err) : take_all(m, from, init, err);
+    else if (words)
+        st = kd__init_words(m, from, init, err);
+    else if (!(st = check_layers(m, from, init, err)))
+        st = kd__is_narrower(m, from) ? kd__init_narrow(m, from, init, err) : take_all(m, from, init, err);
     kd_model_free(from);
     return st;
 }

@@ -32,10 +32,55 @@ kd_node kd__head(kd_graph *g, const kd_model_spec *s, kd_node x);
 /* Element i of an optional list, 1 if the list is empty. */
 int kd__at_or_1(const kd_ints *list, size_t i);
 
-/* ---- models that begin with another's weights (init.c, words.c) ----------------------------- */
+/* ---- directions (principal.c); rows, f64, serial -------------------------------------------- */
+
+void kd__add_times(double *y, const double *x, double a, size_t n); /* y += a x */
+/* q: (r, d), orthonormal, the principal ones of the symmetric c (d, d); next: (r, d) for itself. */
+void kd__principal(double *q, double *next, const double *c, size_t d, size_t r);
+/* a (n, n), symmetric, becomes diagonal; v: (n, n) the directions, v a v^T is what becomes of it. */
+void kd__diagonal(double *v, double *a, size_t n);
+
+/* ---- models that begin with another's weights (init.c, words.c, narrow.c) ------------------- */
 
 const kd_param *kd__find_param(const kd_model *m, const char *name); /* NULL: none */
 kd_status kd__init_words(kd_model *m, const kd_model *from, const kd_init *init, kd_err *err);
+bool kd__is_narrower(const kd_model *m, const kd_model *from); /* some width is another one */
+kd_status kd__init_narrow(kd_model *m, kd_model *from, const kd_init *init, kd_err *err);
+
+/* What is large inside a model (look.c). d, ffn, layers, centred, with_tables are given. */
+typedef struct kd__look {
+    size_t d, ffn, layers;
+    bool centred;     /* states without their mean, as layer norms read them */
+    bool with_tables; /* rows of tables are looked at on their own, too */
+    double *states;   /* (d, d) second moments of states of length 1 */
+    double *tables;   /* (d, d), or NULL */
+    double *heads;    /* (layers, d) how much each number of a head adds to states */
+    double *channels; /* (layers, ffn) */
+} kd__look;
+/* layer: (layers) which of the model's. */
+kd_status kd__look_at(kd__look *l, kd_model *from, const int64_t *layer, const kd_init *init, kd_err *err);
+void kd__look_release(kd__look *l);
+
+/* r directions of hidden states of d numbers (basis.c). */
+typedef struct kd__basis {
+    size_t d, r;
+    bool centred; /* states are read through a layer norm: (1, ..., 1) becomes (1, ..., 1) */
+    float *p;     /* (r, d), orthonormal rows */
+    double kept;  /* how long what they span is of a state 1 long */
+    float *rows;
+    kd_beside *beside; /* p, for products */
+} kd__basis;
+/* d, r, centred are given. The principal ones of moments (d, d); turned so that a gain (d) is diagonal in
+ * them, NULL: as they come. */
+kd_status kd__basis_learn(kd__basis *b, const double *moments, const double *gain, kd_err *err);
+void kd__basis_release(kd__basis *b);
+typedef struct kd__matrix {
+    float *v;
+    size_t row, col; /* from one row to the next, one column to the next */
+} kd__matrix;
+/* Row i of y (n, r) = scale p (row pick[i] of x, times gain); pick NULL: each row, gain NULL: 1. */
+void kd__basis_project(const kd__basis *b, kd__matrix y, kd__matrix x, const size_t *pick, size_t n,
+                       const float *gain, double scale);
 
 /* ---- folders of encoders as Hugging Face and sentence-transformers write them (hf.c) ---------- */
 

@@ -24,7 +24,6 @@
 #include <string.h>
 
 static const double RARE = 1e-3; /* a */
-enum { ROUNDS = 20 };            /* of the iteration to the principal components */
 
 /* The first k vectors of the basis in n dimensions, (k, n). NULL when out of memory. */
 static double *basis_of(size_t n, size_t k)
@@ -35,45 +34,6 @@ static double *basis_of(size_t n, size_t k)
             b[j * n + i] =
                 sqrt(2.0 / (double)n) * cos(M_PI * ((double)i + 0.5) * (double)(j + 1) / (double)n);
     return b;
-}
-
-/* y += a x: sums are written this way round because compilers make vectors of it and not of x y. */
-static void add(double *y, const double *x, double a, size_t n)
-{
-    for (size_t i = 0; i < n; i++) y[i] += a * x[i];
-}
-
-/* ---- principal components ------------------------------------------------------------------- */
-
-/* Columns of q (d, r) to length 1 and orthogonal, each to those before it. */
-static void orthonormal(double *q, size_t d, size_t r)
-{
-    for (size_t j = 0; j < r; j++) {
-        double *a = q + j * d, square = 0;
-        for (int twice = 0; twice < 2; twice++)
-            for (size_t k = 0; k < j; k++) {
-                const double *b = q + k * d;
-                double dot = 0;
-                for (size_t i = 0; i < d; i++) dot += a[i] * b[i];
-                add(a, b, -dot, d);
-            }
-        for (size_t i = 0; i < d; i++) square += a[i] * a[i];
-        for (size_t i = 0; i < d && square > 0; i++) a[i] /= sqrt(square);
-    }
-}
-
-/* q: r vectors of d numbers, the principal ones of the symmetric c (d, d) by subspace iteration. */
-static void principal(double *q, double *next, const double *c, size_t d, size_t r)
-{
-    for (size_t j = 0; j < r; j++) memcpy(q + j * d, c + j * d, d * sizeof *q);
-    for (int round = 0; round < ROUNDS; round++) {
-        orthonormal(q, d, r);
-        memset(next, 0, r * d * sizeof *next);
-        for (size_t j = 0; j < r; j++)
-            for (size_t k = 0; k < d; k++) add(next + j * d, c + k * d, q[j * d + k], d);
-        memcpy(q, next, r * d * sizeof *q);
-    }
-    orthonormal(q, d, r);
 }
 
 /* ---- words ---------------------------------------------------------------------------------- */
@@ -128,7 +88,7 @@ static void moments(words *w)
     for (size_t i = 0; i < w->d && all > 0; i++) w->mean[i] /= all;
     for (size_t t = 0; t < w->vocab; t++) {
         row_of(w, t);
-        for (size_t i = 0; i < w->d && w->count[t]; i++) add(w->c + i * w->d, w->x, w->x[i], i + 1);
+        for (size_t i = 0; i < w->d && w->count[t]; i++) kd__add_times(w->c + i * w->d, w->x, w->x[i], i + 1);
     }
     for (size_t i = 0; i < w->d; i++)
         for (size_t j = i + 1; j < w->d; j++) w->c[i * w->d + j] = w->c[j * w->d + i];
@@ -141,7 +101,7 @@ static void reduce(words *w)
     for (size_t t = 0; t < w->vocab; t++) {
         double *z = w->z + t * w->r, square = 0;
         row_of(w, t);
-        for (size_t i = 0; i < w->d; i++) add(z, w->q2 + i * w->r, w->x[i], w->r);
+        for (size_t i = 0; i < w->d; i++) kd__add_times(z, w->q2 + i * w->r, w->x[i], w->r);
         for (size_t j = 0; j < w->r; j++) square += z[j] * z[j];
         w->longest = fmax(w->longest, sqrt(square));
     }
@@ -160,7 +120,7 @@ static kd_status read_words(words *w, kd_err *err)
         return kd_fail(err, KD_ENOMEM, "init.tables: no memory for %zu words", w->vocab);
     weigh(w);
     moments(w);
-    principal(w->q, w->q2, w->c, w->d, w->r);
+    kd__principal(w->q, w->q2, w->c, w->d, w->r);
     reduce(w);
     return KD_OK;
 }
@@ -189,8 +149,8 @@ static void lay_rows(const words *w, float *table, size_t n, const double *b, do
         double square = 0;
         for (size_t j = 0; j < w->r; j++) square += z[j] * z[j];
         memset(sum, 0, n * sizeof *sum);
-        for (size_t j = 0; j < w->r; j++) add(sum, b + j * n, z[j], n);
-        add(sum, b + w->r * n, sqrt(fmax(w->longest * w->longest - square, 0)), n);
+        for (size_t j = 0; j < w->r; j++) kd__add_times(sum, b + j * n, z[j], n);
+        kd__add_times(sum, b + w->r * n, sqrt(fmax(w->longest * w->longest - square, 0)), n);
         for (size_t i = 0; i < n; i++) table[t * n + i] = (float)(scale * sum[i]);
     }
 }
@@ -202,7 +162,7 @@ static void lay_mapping(const words *w, float *map, size_t width, size_t n, cons
     const double scale = sqrt((double)width / (double)n);
     for (size_t o = 0; o < width; o++) {
         memset(sum, 0, n * sizeof *sum);
-        for (size_t j = 0; j <= w->r; j++) add(sum, from + j * n, to[j * width + o], n);
+        for (size_t j = 0; j <= w->r; j++) kd__add_times(sum, from + j * n, to[j * width + o], n);
         for (size_t i = 0; i < n; i++) map[o * n + i] = (float)(scale * sum[i]);
     }
 }

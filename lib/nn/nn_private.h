@@ -112,9 +112,11 @@ struct kd_exec {
     uint64_t seed, step;
     int *order; /* nodes that run (no aliases) */
     int steps;
-    int64_t sequences;     /* token models: active ones */
-    uint64_t *offset;      /* (p.sequences + 1); offset[sequences] tokens are active */
-    int64_t past;          /* with p.cache: tokens of the sequence before the active ones */
+    int64_t sequences; /* token models: active ones */
+    uint64_t *offset;  /* (p.sequences + 1); offset[sequences] tokens are active */
+    uint64_t *past;    /* (p.sequences) of each: tokens before the active ones, 0 without p.cache */
+    uint64_t *place,
+        *seen;             /* with p.cache, (p.sequences): where each is kept; tokens of what is kept there */
     size_t extra_bytes;    /* of packed weights, added by plan(); kd_exec_bytes adds kd__team_bytes(team) */
     struct kd__team *team; /* see kd__exec_team; the exec frees it after the ops' release */
 };
@@ -519,6 +521,10 @@ typedef struct kd__group {
     size_t heads, tokens, d, ldq, ldk;
     size_t past; /* tokens that have keys but no queries: the first ones; 0 in backward */
     float scale; /* of scores */
+    /* Where they are kept from pass to pass, in the place of k and v: keys (d, ldkt), values (tokens, ldvt),
+     * both multiples of vectors, zeros behind d. */
+    const float *kt, *vt;
+    size_t ldkt, ldvt;
 } kd__group;
 typedef struct kd__group_grads {
     const float *y, *dy, *log_sum;

@@ -68,7 +68,6 @@ static kd_status add_column(check *k, int at, kd_tap *taps, size_t *ntaps, kd_er
     unsigned source = KD__LOGITS;
     kd_status st = KD_OK;
     const bool said = k->t->speaks && c->role == KD_ROLE_LOGITS;
-    if (c->dims[0] < 0 && !said) return KD_OK; // a value a token
     if (k->n == KD__TARGETS || (c->role == KD_ROLE_FEATURE && *ntaps == KD_TEACHER_TAPS))
         return kd_fail(err, KD_EUNSUPPORTED, "%s: more columns of '%s' than can be checked at once",
                        kd_store_path(k->s), c->teacher);
@@ -185,9 +184,9 @@ static void add_sparse(compared *sum, few a, few b, bool logs)
     sum->positions++;
 }
 
-/* Positions of what a language model says: as many as the store has of each row. */
-static kd_status count_said(check *k, size_t i, uint32_t chunk, const uint32_t *lengths, size_t *positions,
-                            kd_err *err)
+/* Positions of a ragged column: as many as the store has of each row. */
+static kd_status count_ragged(check *k, size_t i, uint32_t chunk, const uint32_t *lengths, size_t *positions,
+                              kd_err *err)
 {
     const kd_chunk_info *ci = kd_store_chunk(k->s, chunk);
     uint32_t *stored = malloc(ci->rows * sizeof *stored + 1);
@@ -196,7 +195,7 @@ static kd_status count_said(check *k, size_t i, uint32_t chunk, const uint32_t *
     for (uint32_t r = 0; r < ci->rows && !st; r++)
         if (stored[r] != lengths[r])
             st = kd_fail(err, KD_EMISMATCH,
-                         "%s: column %s has %u positions for row %llu, %u of its tokens are predicted",
+                         "%s: column %s has %u positions for row %llu, the teacher gives %u",
                          kd_store_path(k->s), k->target[i].column.name, stored[r],
                          (unsigned long long)(ci->first + r), lengths[r]);
     free(stored);
@@ -219,12 +218,13 @@ static kd_status compare(check *k, size_t i, const kd__values *v, kd_err *err)
     kd__target *g = &k->target[i];
     const kd_chunk_info *ci = kd_store_chunk(k->s, v->chunk);
     const size_t width = kd_column_width(&g->column);
+    const uint32_t *lengths = g->column.dims[0] < 0 ? v->lengths[g->text] : NULL;
     size_t positions = v->rows * g->size / width;
     kd_block b;
     kd_status st = g->said ? kd__said_end(v->said[i], &k->encoder.buf, &b, err)
-                           : kd__encode(&k->encoder, g, v->v[i], k->ids, NULL, v->rows, k->t->threads,
+                           : kd__encode(&k->encoder, g, v->v[i], k->ids, lengths, v->rows, k->t->threads,
                                         kd_store_path(k->s), ci->first, &b, err);
-    if (!st && g->said) st = count_said(k, i, v->chunk, b.lengths, &positions, err);
+    if (!st && b.lengths) st = count_ragged(k, i, v->chunk, b.lengths, &positions, err);
     if (st) return st;
     if (!g->codec || !kd_codec_describe(g->codec)->sparse) {
         if ((st = reserve(k, positions * width, err))) return st;

@@ -309,13 +309,20 @@ static kd_status begin(kd__run *r, kd_trainer *t, kd_err *err)
 {
     kd_init init = {.folder = r->spec.init_from,
                     .layers = r->spec.init_layers,
-                    .tables = r->spec.init_tables};
+                    .tables = r->spec.init_tables,
+                    .threads = t->p.threads};
+    const bool words = !strcmp(init.tables, "words");
+    kd_sample sample = {0};
     uint64_t *count = NULL;
     kd_status st = KD_OK;
-    if (t->ntexts && !strcmp(init.tables, "words")) st = kd__texts_count(t, &count, err);
+    if (t->ntexts && words) st = kd__texts_count(t, &count, err);
+    if (t->ntexts && !words && r->spec.init_tokens)
+        st = kd__texts_sample(t, (uint64_t)r->spec.init_tokens, &sample, err);
     init.count = count;
+    init.sample = sample.n ? &sample : NULL;
     if (r->language && !st) st = check_tokenizer(r, t, err);
     if (!st) st = kd_model_init_from(r->model, &init, err);
+    kd__sample_release(&sample);
     free(count);
     return st;
 }

@@ -111,7 +111,8 @@ static kd_status check_dense(const kd_trainer *t, kd__run *r, int i, const kd_co
     kd_loss_term term = kd_loss_term_at(r->loss, i);
     const kd_codec_info *codec = kd_codec_find(z->encoding);
     if (!codec || (codec->serves & term.serves) == term.serves) return KD_OK;
-    if (codec->serves & KD_SERVES_EXPECTED && is_forward(&term) && r->source[i].n == 1)
+    if (codec->serves & KD_SERVES_EXPECTED && is_forward(&term) &&
+        (r->source[i].n == 1 || r->source[i].how == KD__TURNS))
         return check_temperature(t, r, i, z, err);
     return not_served(t, &term, z,
                       term.serves & KD_LOSS_VALUES ? "dump again with kd-dump --encoding int8"
@@ -221,6 +222,32 @@ static kd_status find_plain(kd__run *r, kd_trainer *t, int i, int slot, kd_err *
     return KD_OK;
 }
 
+static const char *const joined[] = {[KD__MEAN_LOGITS] = "mean of logits",
+                                     [KD__MEAN_PROBABILITIES] = "mean of probabilities",
+                                     [KD__BEST] = "best of",
+                                     [KD__TURNS] = "in turns"};
+
+/* What several teachers come to; whether this term can have that. */
+static kd_status set_ensemble(const kd__run *r, const kd_loss_term *term, kd__source *s, kd_err *err)
+{
+    s->how = !strcmp(term->ensemble, "best")            ? KD__BEST
+             : !strcmp(term->ensemble, "probabilities") ? KD__MEAN_PROBABILITIES
+             : !strcmp(term->ensemble, "turns")         ? KD__TURNS
+                                                        : KD__MEAN_LOGITS;
+    if (s->n > 1 && s->how != KD__TURNS && (term->needs & KD_NEEDS_SPARSE || r->language))
+        return kd_fail(err, KD_EUSAGE,
+                       "%s: %s cannot take the %s of several teachers ('%.80s'): %s; give each its own term, "
+                       "or set ensemble: turns",
+                       r->spec.name, term->label, joined[s->how], term->teacher,
+                       r->language ? "that is not there for language models" : "its targets are sparse");
+    for (int k = 1; k < s->n && s->how == KD__TURNS; k++)
+        if (s->share[k] != s->share[0])
+            return kd_fail(err, KD_EUSAGE,
+                           "%s: teacher of %s: '%.80s': in turns all weigh the same; remove the weights",
+                           r->spec.name, term->label, term->teacher);
+    return KD_OK;
+}
+
 /* The teachers of term i and their shares of it. */
 static kd_status find_teachers(kd__run *r, kd_trainer *t, int i, kd_err *err)
 {
@@ -251,20 +278,7 @@ static kd_status find_teachers(kd__run *r, kd_trainer *t, int i, kd_err *err)
     if (!(sum > 0))
         return kd_fail(err, KD_EUSAGE, "%s: the weights of the teachers of %s sum to zero: '%.80s'",
                        r->spec.name, term.label, term.teacher);
-    if (s->n > 1 && term.needs & KD_NEEDS_SPARSE)
-        return kd_fail(err, KD_EUSAGE,
-                       "%s: %s reads the sparse targets of one teacher, found '%.80s'; give "
-                       "each its own term",
-                       r->spec.name, term.label, term.teacher);
-    if (s->n > 1 && r->language)
-        return kd_fail(
-            err, KD_EUNSUPPORTED,
-            "%s: %s joins several teachers, which is not there for language models; give each its own "
-            "term",
-            r->spec.name, term.label);
-    s->how = !strcmp(term.ensemble, "best")            ? KD__BEST
-             : !strcmp(term.ensemble, "probabilities") ? KD__MEAN_PROBABILITIES
-                                                       : KD__MEAN_LOGITS;
+    if ((st = set_ensemble(r, &term, s, err))) return st;
     for (int k = 0; k < s->n; k++) {
         const kd_column *z = kd__trainer_column(t, s->slot[k]);
         const kd_codec_info *codec = kd_codec_find(z->encoding);
@@ -465,10 +479,6 @@ kd_status kd__sources_check(const kd__run *r, const kd_trainer *t, kd_err *err)
 }
 
 /* ---- said ---------------------------------------------------------------------------------- */
-
-static const char *const joined[] = {[KD__MEAN_LOGITS] = "mean of logits",
-                                     [KD__MEAN_PROBABILITIES] = "mean of probabilities",
-                                     [KD__BEST] = "best of"};
 
 char *kd__sources_text(const kd__run *r, const kd_trainer *t)
 {

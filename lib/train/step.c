@@ -100,11 +100,13 @@ static void compare_features(const kd__run *r, const kd__source *s, kd_exec *ex,
 }
 
 /* Logits of one teacher, or of several joined. By the whole team. */
-static const float *logits_rows(const kd__run *r, int i, const kd__targets *g, size_t first, int64_t rows)
+static const float *logits_rows(const kd__run *r, int i, const kd__targets *g, size_t first, int64_t rows,
+                                bool training)
 {
     const kd__source *s = &r->source[i];
-    if (s->n == 1)
-        return g->values[s->slot[0]] + first * (size_t)(r->classes - kd_loss_term_at(r->loss, i).differences);
+    if (s->n == 1 || s->how == KD__TURNS)
+        return g->values[kd__source_slot(s, &r->at, training)] +
+               first * (size_t)(r->classes - kd_loss_term_at(r->loss, i).differences);
     const double T = kd_loss_term_at(r->loss, i).temperature;
 #pragma omp for schedule(static)
     for (int64_t k = 0; k < rows; k++)
@@ -137,10 +139,10 @@ static void compare(comparison *c, const kd__run *r, kd_exec *ex, const kd__targ
             if (training || kd__term_judges(&term))
                 compare_features(r, s, ex, g, first, (size_t)rows, &c->in[i]);
         } else if (term.needs & KD_NEEDS_SPARSE) {
-            c->sparse[i] = kd__sparse_rows(g->sparse[s->slot[0]], first);
+            c->sparse[i] = kd__sparse_rows(g->sparse[kd__source_slot(s, &r->at, training)], first);
             c->in[i].sparse = &c->sparse[i];
         } else if (s->n) {
-            c->in[i].teacher = logits_rows(r, i, g, first, rows);
+            c->in[i].teacher = logits_rows(r, i, g, first, rows, training);
         }
     }
 }

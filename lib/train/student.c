@@ -16,11 +16,16 @@ const kd_option kd_student_options[] = {
                   "names the folder of its runs [file name without .yaml]"),
     KD_OPT_STRING("Student", kd_student_spec, init_from, "init.from", "FOLDER", 0, NULL,
                   "begin with the weights of this model, in place of random ones"),
-    KD_OPT_INTS("Student", kd_student_spec, init_layers, "init.layers", "N,...", 0, NULL, 0, 999,
-                "bert: which of its layers, from 0, become the student's"),
+    KD_OPT_INTS(
+        "Student", kd_student_spec, init_layers, "init.layers", "N,...", 0, NULL, 0, 999,
+        "bert, llama: which of its layers, from 0, become the student's; a narrower student keeps the "
+        "principal part of its hidden states, and its strongest heads and channels"),
+    KD_OPT_INT(
+        "Student", kd_student_spec, init_tokens, "init.tokens", "N", 0, "2048", 0, 1 << 16,
+        "bert, llama, narrower: of so many training tokens hidden states are looked at for that; 0: its "
+        "table alone"),
     KD_OPT_CHOICE("Student", kd_student_spec, init_tables, "init.tables", 0, "same", "same|words",
-                  "bert: tables of the same width; or words: of any width and size, a weighted mean of its "
-                  "words"),
+                  "bert: tables like its own; or words: of any width and size, a weighted mean of its words"),
     KD_OPT_CHOICE("Student", kd_student_spec, views_from, "views.from", 0, "none", "none|store|fresh",
                   "train on views of the rows: those that the teacher has seen, or others (labels only)"),
 };

@@ -207,7 +207,7 @@ static kd_status plan_joined(kd__run *r, size_t rows, kd_err *err)
     for (int i = 0; i < kd_loss_count(r->loss); i++) {
         size_t n;
         const bool features = r->source[i].tap >= 0;
-        if (r->source[i].n < 2) continue;
+        if (r->source[i].n < 2 || r->source[i].how == KD__TURNS) continue;
         if (!kd_mul_size(rows, (size_t)(features ? r->source[i].teacher.dims[0] : r->classes), &n) ||
             !(r->source[i].joined = kd_alloc_aligned(n, sizeof(float))))
             return kd_fail(err, KD_ENOMEM, "%s: no memory to join teachers", r->spec.name);

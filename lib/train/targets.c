@@ -13,7 +13,8 @@
  *
  * Several teachers come to one row of logits: the weighted mean of their logits; T log of the weighted mean
  * of their probabilities at T, whose softmax at T is that mean; or the row of the one whose cross-entropy
- * with the label is least.
+ * with the label is least. Or they take turns, an epoch each; in validation the first stands for all, so that
+ * epochs compare.
  */
 #include "train_private.h"
 
@@ -44,6 +45,11 @@ void kd__logits_scatter(float *z, const kd_column *c, const kd_sparse *s, uint32
     const size_t each = kd_column_each(c);
     for (uint32_t r = 0; r < rows; r++, z += classes) // (rows, classes)
         kd__logits_scatter_at(z, c, s, r * each + (view ? view[r] : 0), classes);
+}
+
+int kd__source_slot(const kd__source *s, const kd__state *at, bool training)
+{
+    return s->slot[s->how == KD__TURNS && training ? at->epoch % (uint64_t)s->n : 0];
 }
 
 kd_loss_sparse kd__sparse_rows(const kd_sparse *s, size_t first)

@@ -166,25 +166,31 @@ int32_t kd__token_at(const kd_column *c, const void *raw, uint64_t at)
     return c->dtype == KD_U16 ? ((const uint16_t *)raw)[at] : ((const int32_t *)raw)[at];
 }
 
-/* A chunk's lengths of rows, then its ids. */
+/* A chunk's lengths of rows, then its ids; free() it. */
+static kd_status read_chunk(uint32_t **raw, const kd_trainer *t, int slot, kd_cursor *cursor, uint32_t chunk,
+                            kd_err *err)
+{
+    size_t size = 0;
+    kd_status st = kd_cursor_size(cursor, t->columns[slot], chunk, &size, err);
+    *raw = st ? NULL : malloc(size + 1);
+    if (!st && !*raw) st = kd_fail(err, KD_ENOMEM, "out of memory");
+    return st ? st : kd_cursor_read(cursor, t->columns[slot], chunk, *raw, size, err);
+}
+
 static kd_status count_chunk(const kd_trainer *t, int slot, kd_cursor *cursor, uint32_t chunk,
                              uint64_t *count, int64_t vocab, kd_err *err)
 {
     const kd_column *c = kd__trainer_column(t, slot);
     const uint32_t rows = kd_store_chunk(t->store, chunk)->rows;
-    size_t size = 0;
-    kd_status st = kd_cursor_size(cursor, t->columns[slot], chunk, &size, err);
-    char *raw = st ? NULL : malloc(size + 1);
-    if (!st && !raw) st = kd_fail(err, KD_ENOMEM, "out of memory");
-    if (!st) st = kd_cursor_read(cursor, t->columns[slot], chunk, raw, size, err);
-    const uint32_t *length = (const uint32_t *)(const void *)raw;
+    uint32_t *length;
     uint64_t tokens = 0;
+    kd_status st = read_chunk(&length, t, slot, cursor, chunk, err);
     for (uint32_t i = 0; !st && i < rows; i++) tokens += length[i];
     for (uint64_t k = 0; !st && k < tokens; k++) {
         const int32_t token = kd__token_at(c, length + rows, k);
         if (token >= 0 && token < vocab) count[token]++;
     }
-    free(raw);
+    free(length);
     return st;
 }
 
@@ -200,6 +206,48 @@ kd_status kd__texts_count(const kd_trainer *t, uint64_t **count, kd_err *err)
                 st = count_chunk(t, t->text[i], cursor, c, *count, vocab, err);
     kd_cursor_close(cursor);
     return st;
+}
+
+/* Rows of a chunk until the sample has `most` tokens; the last one is cut. */
+static kd_status sample_chunk(kd_sample *s, const kd_trainer *t, int slot, kd_cursor *cursor, uint32_t chunk,
+                              uint64_t most, kd_err *err)
+{
+    const kd_column *c = kd__trainer_column(t, slot);
+    const uint32_t rows = kd_store_chunk(t->store, chunk)->rows;
+    uint32_t *length;
+    uint64_t at = 0;
+    kd_status st = read_chunk(&length, t, slot, cursor, chunk, err);
+    for (uint32_t i = 0; !st && i < rows && s->offset[s->n] < most; at += length[i++]) {
+        const uint64_t from = s->offset[s->n], n = kd_min_size(length[i], most - from);
+        for (uint64_t k = 0; k < n; k++) s->token[from + k] = kd__token_at(c, length + rows, at + k);
+        if (n) s->offset[++s->n] = from + n;
+    }
+    free(length);
+    return st;
+}
+
+kd_status kd__texts_sample(const kd_trainer *t, uint64_t tokens, kd_sample *s, kd_err *err)
+{
+    kd_cursor *cursor = NULL;
+    *s = (kd_sample){.token = malloc((tokens + 1) * sizeof(*s->token)),
+                     .offset = calloc(tokens + 1, sizeof(*s->offset))};
+    kd_status st = s->token && s->offset ? kd_cursor_open(&cursor, t->store, err)
+                                         : kd_fail(err, KD_ENOMEM, "out of memory");
+    for (int i = 0; i < t->ntexts && !st; i++) {
+        const uint64_t most = tokens * (uint64_t)(i + 1) / (uint64_t)t->ntexts;
+        for (uint32_t c = 0; c < kd_store_chunks(t->store) && !st && s->offset[s->n] < most; c++)
+            if (kd_store_chunk(t->store, c)->split == KD_TRAIN)
+                st = sample_chunk(s, t, t->text[i], cursor, c, most, err);
+    }
+    kd_cursor_close(cursor);
+    return st;
+}
+
+void kd__sample_release(kd_sample *s)
+{
+    free(s->token);
+    free(s->offset);
+    *s = (kd_sample){0};
 }
 
 /* ---- packing ------------------------------------------------------------------------------ */

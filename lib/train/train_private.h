@@ -58,7 +58,7 @@ typedef struct kd__source {
     int n, slot[KD__TEACHERS];  /* columns; 0: labels only */
     double share[KD__TEACHERS]; /* of each teacher; sum 1 */
     size_t each[KD__TEACHERS];  /* vectors a row in each column of embeddings of texts */
-    enum { KD__MEAN_LOGITS, KD__MEAN_PROBABILITIES, KD__BEST } how;
+    enum { KD__MEAN_LOGITS, KD__MEAN_PROBABILITIES, KD__BEST, KD__TURNS } how;
     float *joined; /* (rows, classes) of several teachers; (texts, feature) of several columns of texts */
     /* Features. */
     kd_node tap; /* of the student, -1: none */
@@ -164,6 +164,9 @@ kd_status kd__texts_check(const kd__run *r, const kd_trainer *t, kd_err *err);
 kd_status kd__texts_most(const kd_trainer *t, kd_split split, uint32_t rows, int64_t *tokens, kd_err *err);
 /* How often each token occurs in the training rows: (vocab), free() it. */
 kd_status kd__texts_count(const kd_trainer *t, uint64_t **count, kd_err *err);
+/* The first training rows, so many tokens at most, an equal part of each column. */
+kd_status kd__texts_sample(const kd_trainer *t, uint64_t tokens, kd_sample *s, kd_err *err);
+void kd__sample_release(kd_sample *s);
 /* By text: the tokens of all texts of some rows, one behind the other. */
 typedef struct kd__texts {
     uint64_t n, tokens, room, token_room;
@@ -315,6 +318,8 @@ void kd__logits_scatter(float *z, const kd_column *c, const kd_sparse *s, uint32
                         const uint32_t *view);
 /* The same of one position. */
 void kd__logits_scatter_at(float *z, const kd_column *c, const kd_sparse *s, uint64_t at, size_t classes);
+/* The slot a term reads now where it reads one: with KD__TURNS that of the epoch, in validation the first. */
+int kd__source_slot(const kd__source *s, const kd__state *at, bool training);
 /* Sparse targets from a row (of language models: a position) on. */
 kd_loss_sparse kd__sparse_rows(const kd_sparse *s, size_t first);
 /* The logits of several teachers of one row, joined: out (classes). T: of the term. */

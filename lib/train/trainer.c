@@ -15,10 +15,30 @@
 kd_trainer_params kd_trainer_default_params(void)
 {
     return (kd_trainer_params){.threads = 1,
-                               .window_rows = kd_loader_default_params().window_rows,
                                .checkpoint_seconds = 60,
                                .checkpoint_keep = 3,
                                .valid_cache = 256u << 20};
+}
+
+#define WINDOW_TOKENS (1u << 21)
+
+/* The loader's default, fewer rows of long texts. It must not hang on the students, or their order of rows
+ * would: the tokens of the store's first chunk tell. */
+static kd_status default_window(kd_trainer *t, kd_err *err)
+{
+    const uint64_t most = kd_loader_default_params().window_rows;
+    uint64_t tokens = 0, rows = kd_store_chunk(t->store, 0)->rows;
+    kd_cursor *c;
+    kd_status st = kd_cursor_open(&c, t->store, err);
+    for (size_t i = 0; i < kd_store_columns(t->store) && !st; i++) {
+        const kd_column *column = kd_store_column(t->store, i);
+        size_t positions;
+        if (column->role != KD_ROLE_INPUT || column->ndims != 1 || column->dims[0] >= 0) continue;
+        if (!(st = kd_cursor_lengths(c, (int)i, 0, NULL, &positions, err))) tokens += positions;
+    }
+    kd_cursor_close(c);
+    t->p.window_rows = tokens ? kd_min_size(most, WINDOW_TOKENS * rows / tokens + 1) : most;
+    return st;
 }
 
 kd_status kd_trainer_create(kd_trainer **out, kd_store *s, const kd_trainer_params *p, kd_err *err)
@@ -38,9 +58,12 @@ kd_status kd_trainer_create(kd_trainer **out, kd_store *s, const kd_trainer_para
     t->p = *p;
     t->p.command = t->command;
     t->mask = -1;
-    if (!t->p.window_rows) t->p.window_rows = kd_loader_default_params().window_rows;
-    *out = t;
-    return KD_OK;
+    kd_status st = t->p.window_rows ? KD_OK : default_window(t, err);
+    if (st)
+        kd_trainer_free(t);
+    else
+        *out = t;
+    return st;
 }
 
 void kd_trainer_free(kd_trainer *t)

@@ -222,10 +222,10 @@ static void compare(kd__run *r, const kd_trainer *t, const float *z, float *dz, 
     for (int i = 0; i < kd_loss_count(r->loss); i++) {
         const kd__source *s = &r->source[i];
         if (kd_loss_term_at(r->loss, i).needs & KD_NEEDS_SPARSE) {
-            sparse[i] = kd__sparse_rows(g->sparse[s->slot[0]], at);
+            sparse[i] = kd__sparse_rows(g->sparse[kd__source_slot(s, &r->at, dz != NULL)], at);
             in[i].sparse = &sparse[i];
         } else if (s->n) {
-            in[i].teacher = teacher_rows(r, t, s->slot[0], g, at, n);
+            in[i].teacher = teacher_rows(r, t, kd__source_slot(s, &r->at, dz != NULL), g, at, n);
         }
     }
     kd_loss_run(r->loss, &(kd_loss_batch){.rows = n,

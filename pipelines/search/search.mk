@@ -57,8 +57,8 @@ SEARCH_SECTION_SEEDS ?= 0-2
 $(SEARCH)/sections/train.tsv: $(SEARCH_CONF)/sections.py
 	$(SEARCH_CONF)/sections.py $(@D) --rows $(if $(filter full,$(SIZE)),0,20000)
 
-search-sections: $(SEARCH)/sections/students.json ## which section a Debian package is in, from its description: accuracy on rows that were held out
-	@jq -r '.students[] | "\(.name)  \(.role)  seed \(.seed)  \(.params) parameters: \(.valid_accuracy * 10000 | round / 100) % of the sections right"' $<
+search-sections: $(SEARCH)/sections/results.json ## which section a Debian package is in, from its description -> runs/search/sections/table.txt
+	@cat $(SEARCH)/sections/table.txt
 
 $(SEARCH)/sections/packages.kd/base.mdb: $(SEARCH_CONF)/sections.yaml $(SEARCH)/sections/train.tsv $(SEARCH_TEACHER)/config.json | $B/kd-dump
 	$B/kd-dump $< --train-input $(SEARCH)/sections/train.tsv -o $(@D) --resume --force
@@ -70,6 +70,10 @@ $(SEARCH)/sections/dump.json: $(SEARCH)/sections/packages.kd/base.mdb | $B/kd-du
 $(SEARCH)/sections/students.json: $(SEARCH_CONF)/section-2m.yaml $(SEARCH)/sections/dump.json | $B/kd-train
 	$B/kd-train -s $(SEARCH)/sections/packages.kd $< --seeds $(SEARCH_SECTION_SEEDS) --control -o $(SEARCH)/sections/students \
 	  --resume --force --json > $@.part
+	@mv $@.part $@
+
+$(SEARCH)/sections/results.json: $(SEARCH)/sections/students.json | $B/kd-eval
+	$B/kd-eval -s $(SEARCH)/sections/packages.kd $(SEARCH)/sections/students --pipeline sections --results $@.part > $(SEARCH)/sections/table.txt
 	@mv $@.part $@
 
 search-clean: ## remove the search pipeline's outputs

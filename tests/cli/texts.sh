@@ -70,6 +70,24 @@ for name in ("csv.kd", "part.kd"):
 P
 same "readers in Python find its files, byte for byte" "$(cat python.txt)" ""
 
+# A student that gives classes is judged as one of pictures is, and a teacher of texts is compared with it.
+texts_yaml d.csv | sed 's/query=definition, answer=word/definition/; s/split_column.*/valid_fraction: 0.3/' >class.yaml
+cat >class-student.yaml <<Y
+model: {arch: bert, layers: 1, width: 16, heads: 2, positions: 16}
+loss: [{name: ce}]
+train: {epochs: 3, batch: 20, lr: 0.01}
+Y
+check "texts with a label each" kd-dump class.yaml -o class.kd
+check "train a student that gives classes" kd-train -s class.kd class-student.yaml -o class --json
+valid=$(jq .students[0].valid_accuracy out)
+check "which is judged by its answers" kd-eval -s class.kd --split valid --no-speed class --json
+same "as often right as the trainer says" "$(jq .students[0].accuracy out)" "$valid"
+check "it becomes a teacher" kd-dump --teacher class --into class.kd --name big
+check "that is compared with itself, in batches of any size" kd-eval -s class.kd -b 7 class --json
+same "and agrees, row for row" "$(jq -c '.students[0] | [.agreement, .kl < 1e-9, .latency_us > 0]' out)" '[1,true,true]'
+check "a store of longer texts" kd-dump class.yaml --max-tokens 32 -o longer.kd
+refused 3 "column tokens of longer.kd has max_tokens 32, student class-student has 16 positions" "is not for this student" kd-eval -s longer.kd class
+
 refused 2 "text_columns must say which" "columns must be named" kd-dump --train-input d.csv --tokenizer t -o x.kd
 refused 2 "no column 'wrd' \(did you mean 'word'" "a column that is not there" kd-dump --train-input d.csv --tokenizer t --text-columns wrd -o x.kd
 refused 2 "one text a line and no columns" "a plain file has no columns" kd-dump --train-input d.txt --tokenizer t --label-column pos -o x.kd

@@ -92,6 +92,12 @@ for e in logits probabilities best; do
 done
 same "both are watched" "$(head -n 1 logits/metrics.jsonl | jq -r '.teacher_accuracy | keys | join(" ")')" "big huge"
 same "both are in the papers" "$(jq -r '[.teachers[].name] | join(" ")' logits/provenance.json)" "big huge"
+student drawn-turns "  - {name: sparse_kl, teacher: [drawn, heads], ensemble: turns, sparse: sampled, temperature: 4, dump_temperature: 4, t2: on}"
+check "sampled teachers in turns" train drawn-turns turns
+same "the first epoch is the first teacher's" "$(head -n 1 turns/metrics.jsonl | jq -c .terms)" "$(head -n 1 drawn/metrics.jsonl | jq -c .terms)"
+refused 2 "cannot take the mean of logits of several teachers .'drawn heads'.: its targets are sparse; .*turns" "the mean of sparse targets" \
+  train drawn-turns none --set loss.sparse_kl.ensemble=logits
+refused 2 "in turns all weigh the same" "weights of turns" train drawn-turns none --set "loss.sparse_kl.teacher=drawn*2 heads"
 refused 2 "weights of the teachers of kd sum to zero" "weights that sum to zero" train raw none --set "loss.terms=name=kd,teacher=big*0 huge*0"
 refused 3 "made by another run: config.loss" "another loss does not go on there" \
   train maps maps --resume --set "loss.terms=name=sp,tap=gap,feature=gap"

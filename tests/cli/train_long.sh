@@ -53,7 +53,7 @@ same "there is no such file" "$(ls bare)" "$(printf '%s\n' config.json metrics.j
 # States of another run, and of damage.
 stopped() { # stopped FOLDER: stops a run behind its first epoch
   rm -rf "$1.part"
-  "$T" -s f.kd long.yaml --rows 6400 --set train.epochs=400 --checkpoint-seconds 0 --keep 2 -o "$1" >/dev/null 2>&1 &
+  "$T" -s f.kd long.yaml --rows 6400 --set train.epochs=400 --checkpoint-seconds 0 --keep 2 --json -o "$1" >stopped.json 2>/dev/null &
   pid=$!
   while [ "$(find "$1.part" -name '*.kdc' 2>/dev/null | wc -l)" -lt 2 ] && kill -0 $pid 2>/dev/null; do sleep 0.01; done
   kill -TERM $pid
@@ -61,6 +61,7 @@ stopped() { # stopped FOLDER: stops a run behind its first epoch
 }
 stopped st
 same "a stop exits 5" $? 5
+same "what it came to is said" "$(jq -c '[.students[0].done, .students[0].epochs > 0, .rows_per_s > 0]' stopped.json)" "[false,true,true]"
 same "the last two states are there" "$(find st.part -name 'ckpt-*.kdc' | wc -l)" 2
 states() { find st.part -type f -exec md5sum {} + | sort; }
 before=$(states)

@@ -241,8 +241,8 @@ static void a_model_begins_with_chosen_layers_of_another(void **state)
         {", \"layers\": 1", 2, -1, "names layer 2, " GOLDEN "bert has 2"},
         {", \"layers\": 1", 0, 1, "has 2 entries, new has 1 layers"},
         {", \"layers\": 3", -1, -1, "nothing that could become layer2.query.weight"},
-        {", \"layers\": 1, \"heads\": 8", 0, -1, "4 heads, new has 8"},
-        {", \"layers\": 1, \"ffn\": 40", 0, -1, "another shape than layer0.up.weight"},
+        {", \"layers\": 1, \"heads\": 8", 0, -1, "model.heads is 4, new has 8"},
+        {", \"layers\": 1, \"ffn\": 60", 0, -1, "model.ffn is 56, new has 60"},
         {", \"layers\": 1, \"vocab\": 60", 0, -1, "a vocabulary of 61 tokens, new has 60"},
     };
     for (size_t i = 0; i < KD_COUNT(bad); i++) {

@@ -413,6 +413,17 @@ static void the_best_teacher_is_chosen_row_by_row(void **state)
     assert_true(hash_of("[{name: kd, teacher: [left, right], ensemble: probabilities}, {name: ce}]") != want);
 }
 
+static void teachers_in_turns_teach_an_epoch_each(void **state)
+{
+    (void)state;
+    outcome left = fresh("[{name: kd, teacher: left}]"),
+            turns = fresh("[{name: kd, teacher: [left, right], ensemble: turns}]");
+    assert_true(term_of(&turns, 0, "kd") == term_of(&left, 0, "kd"));
+    assert_true(term_of(&turns, 1, "kd") != term_of(&left, 1, "kd"));
+    release(&left);
+    release(&turns);
+}
+
 /* left is wrong on odd rows and right on even ones. */
 static void rows_where_the_teacher_is_wrong_weigh_less(void **state)
 {
@@ -477,7 +488,8 @@ static void what_a_column_cannot_serve_is_refused_by_name(void **state)
     refused("[{name: kd, teacher: heads, temperature: linear 2 1 5}]", KD_EMISMATCH,
             "temperature of kd is 1: set 2 in");
     refused("[{name: sparse_kl, teacher: top, temperature: 3}]", KD_EUSAGE, "normaliser at T = 3");
-    refused("[{name: sparse_kl, teacher: [top, all]}]", KD_EUSAGE, "reads the sparse targets of one teacher");
+    refused("[{name: sparse_kl, teacher: [top, all]}]", KD_EUSAGE,
+            "its targets are sparse; give each its own term, or set ensemble: turns");
 }
 
 static void what_does_not_fit_is_refused_by_name(void **state)
@@ -540,6 +552,7 @@ int main(void)
         cmocka_unit_test(each_sparse_convention_trains_from_the_columns_that_serve_it),
         cmocka_unit_test(all_classes_kept_are_dense_targets),
         cmocka_unit_test(a_teacher_of_weight_one_among_zeros_is_the_teacher),
+        cmocka_unit_test(teachers_in_turns_teach_an_epoch_each),
         cmocka_unit_test(the_best_teacher_is_chosen_row_by_row),
         cmocka_unit_test(rows_where_the_teacher_is_wrong_weigh_less),
         cmocka_unit_test(every_teacher_is_watched),
