@@ -264,7 +264,7 @@ void kd_exec_run_forward(kd_exec *ex);
  * exec's slab, that of what it reads in the exec; rows that nobody asked for have none. Threads and bits: as
  * an exec's. */
 typedef struct kd_head kd_head;
-enum { KD_HEAD_ROWS = 128 }; /* of a piece at most */
+enum { KD_HEAD_ROWS = 256 }; /* of a piece at most */
 typedef struct kd_head_params {
     kd_node head; /* an output, linear without a bias, a row per token */
     int threads;  /* of the region */

@@ -223,7 +223,7 @@ typedef struct kd__panels_gradient {
     const float *dy, *x;
     float *dw, *stage;
     size_t rows, out, in;
-    bool rounded, add; /* dw += */
+    bool rounded;
 } kd__panels_gradient;
 size_t kd__panels_stage(const kd__panels_gradient *g); /* of rows, out and in */
 void kd__panels_gather(const kd__panels_gradient *g);

@@ -40,7 +40,7 @@ struct kd_teacher {
     kd_exec *head;
     float *hidden; /* (KD__HEAD_ROWS, width of the body) */
 };
-enum { KD__HEAD_ROWS = 64 };
+enum { KD__HEAD_ROWS = 256 };
 
 /* Which rows of a store a batch holds, for messages: number i is a view of row base + (first + i) / per. */
 typedef struct kd__place {
