@@ -166,7 +166,10 @@ decoder-parity: deps deps-text $(TEXT_READY) $(BENCH_BIN) ## are kd's logits of 
 bench-decoder: deps deps-text $(TEXT_READY) $(BENCH_BIN) all ## a language model's pass with logits beside llama.cpp and PyTorch, into bench/results/ (PART="llama f32 bf16" picks)
 	@$(TEXT_PYTHON) bench/decoder.py --bin $B --scratch $(BUILD)/bench/decoder $(BENCH_ARGS) $(PART)
 
-.PHONY: deps-text tokenizer-parity bench-tokenizer bench-encoder bench-language encoder-parity decoder-parity bench-decoder
+bench-long-texts: deps deps-text all ## a language model's store of 10 M tokens: memory of dump and training, stall, into bench/results/ (an hour)
+	@$(TEXT_PYTHON) bench/long_texts.py --bin $B --scratch $(BUILD)/bench/long-texts $(BENCH_ARGS)
+
+.PHONY: bench-long-texts deps-text tokenizer-parity bench-tokenizer bench-encoder bench-language encoder-parity decoder-parity bench-decoder
 
 scoreboard: ## bench/results/*.json to docs/scoreboard.md; prints the figures that fall short
 	@bench/scoreboard.sh

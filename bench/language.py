@@ -4,10 +4,14 @@
     language.py --bench KD_BENCH [--python PYTHON] [PART ...]
 
 A decoder of 8 layers, 576 wide, 49,152 words, with drawn weights; 4 sequences of 256 random tokens, 64 kept classes a position; two
-threads. PARTs: train, train-bf16; all without any. As bench/encoder.py does it: peak, programs that must agree in their first losses,
-rounds in turns, the peak again, parts that were disturbed are repeated.
+threads. PARTs: train, train-bf16; all without any. PyTorch is run as it is and compiled; the better one counts. All programs of a part are
+started once (torch.compile takes a minute or two the first time; what it made is kept in the scratch folder, and it gets --patience
+seconds) and must agree in their first losses. Then the peak, rounds in turns, the peak again; where that was disturbed, it is repeated with
+the same programs.
 """
 import argparse
+import os
+import select
 import subprocess
 import sys
 from pathlib import Path
@@ -34,43 +38,75 @@ def write_data(path):
                     classes.astype("<i4").reshape(-1), share.astype("<f4").reshape(-1).view("<i4")]).tofile(path)
 
 
-def one_run(args, part, folder, data):
+def start(args, what, command):
+    side = Process(what, command, wait=False)
+    if not select.select([side.p.stdout], [], [], args.patience)[0]:
+        side.p.kill()
+        raise Failure(f"{what} was not ready in {args.patience} s")
+    side.ready = side.read()
+    return side
+
+
+def start_all(args, part, folder, data, sides):
+    """kd and all of PyTorch that gets ready; why the others did not."""
+    bf16, failed = part.endswith("bf16"), {}
+    sides["kd"] = start(args, "kd", [args.bench, "language", "train", folder, data, "--precision", "bf16" if bf16 else "f32", "--threads",
+                                     args.threads])
+    for how in ("eager", "compile"):
+        print(f"{part}: starts {NAMES[how]}", file=sys.stderr)
+        try:
+            sides[how] = start(args, NAMES[how], [args.python, HERE / "peers" / "language.py", how, folder, data, "--threads", args.threads,
+                                                  *(["--bf16"] if bf16 else [])])
+        except Failure as e:
+            failed[how] = str(e)
+            print(f"{part}: {e}", file=sys.stderr)
+    if len(sides) < 2:
+        raise Failure("no PyTorch to compare with")
+    return failed
+
+
+def one_run(args, part, sides):
     precision = "bf16" if part.endswith("bf16") else "f32"
-    before, sides = measure_peak(args), {}
+    before = measure_peak(args)
+    off = {how: check_same("train", precision, sides["kd"], x) for how, x in sides.items() if how != "kd"}
+    rounds = []
+    for i in range(args.pairs):
+        rounds.append({how: x.go(args.seconds) for how, x in sides.items()})
+        print(f"{part}: {i + 1}/{args.pairs}  " + "  ".join(f"{how} {r['tokens_s']:,.0f}" for how, r in rounds[-1].items()),
+              file=sys.stderr)
+    after = measure_peak(args)
+    return {"precision": precision, "off": off, "rounds": rounds, "ready": {how: x.ready for how, x in sides.items()},
+            "peak_before": before, "peak_after": after, "moved": moved(before, after),
+            "foreign": max(x["foreign"] for r in rounds for x in r.values())}
+
+
+def measure(args, part, folder, data):
+    sides = {}
     try:
-        for how in ("eager", "compile"):
-            print(f"{part}: starts {NAMES[how]}", file=sys.stderr)
-            sides[how] = Process(NAMES[how], [args.python, HERE / "peers" / "language.py", how, folder, data, "--threads", args.threads,
-                                              *(["--bf16"] if precision == "bf16" else [])])
-        sides["kd"] = Process("kd", [args.bench, "language", "train", folder, data, "--precision", precision, "--threads", args.threads])
-        off = {how: check_same("train", precision, sides["kd"], x) for how, x in sides.items() if how != "kd"}
-        rounds = []
-        for i in range(args.pairs):
-            rounds.append({how: x.go(args.seconds) for how, x in sides.items()})
-            print(f"{part}: {i + 1}/{args.pairs}  " + "  ".join(f"{how} {r['tokens_s']:,.0f}" for how, r in rounds[-1].items()),
-                  file=sys.stderr)
-        ready = {how: x.ready for how, x in sides.items()}
+        failed = start_all(args, part, folder, data, sides)
+        return quiet_run("language.py", args, part, lambda: one_run(args, part, sides) | {"failed": failed}, save)
+    except Failure as e:
+        print(f"bench/language.py: {part}: {e}", file=sys.stderr)
+        return FAILED
     finally:
         for x in sides.values():
             x.close()
-    after = measure_peak(args)
-    return {"precision": precision, "off": off, "rounds": rounds, "ready": ready, "peak_before": before, "peak_after": after,
-            "moved": moved(before, after), "foreign": max(x["foreign"] for r in rounds for x in r.values())}
 
 
 def save(args, part, run):
     bar, ready = PARTS[part], run["ready"]
-    sides = {how: side(run, how) for how in ("kd", "eager", "compile")}
-    kd, best = sides["kd"], max(("eager", "compile"), key=lambda how: sides[how]["tokens_s"])
+    sides = {how: side(run, how) for how in ready}
+    peers = [how for how in sides if how != "kd"]
+    kd, best = sides["kd"], max(peers, key=lambda how: sides[how]["tokens_s"])
     ratios = [r["kd"]["tokens_s"] / r[best]["tokens_s"] for r in run["rounds"]]
     low, high = bootstrap(ratios)
     median = sorted(ratios)[len(ratios) // 2]
-    other, least = sides[best], min(sides[how]["peak_rss_mb"] for how in ("eager", "compile"))
+    other, least = sides[best], min(sides[how]["peak_rss_mb"] for how in peers)
     name = f"{NAMES[best]} {ready[best]['versions']['torch']} {run['precision']}"
     common = {"peer": name, "machine": machine(args, run["peak_before"]), "versions": ready[best]["versions"] | {"build": ready["kd"]["build"]}}
     details = {"flops_a_token": ready["kd"]["flops"] / ready["kd"]["tokens"], "products": ready["kd"]["products"], "sides": sides,
-               "first_part_by": run["off"], "ratio": {"median": round(median, 3), "low95": round(low, 3), "high95": round(high, 3),
-                                                      "all": [round(r, 3) for r in ratios]},
+               "first_part_by": run["off"], "not_ready": run["failed"],
+               "ratio": {"median": round(median, 3), "low95": round(low, 3), "high95": round(high, 3), "all": [round(r, 3) for r in ratios]},
                "bar_rule": f"{bar} x peer_value", "peak_before": run["peak_before"], "peak_after": run["peak_after"],
                "peak_moved": round(run["moved"], 4), "others_share": round(run["foreign"], 4), "rounds": args.pairs,
                "seconds_each": args.seconds}
@@ -92,20 +128,22 @@ def main():
     parser.add_argument("--results", type=Path, default=HERE / "results")
     parser.add_argument("--scratch", type=Path, default=Path("build/bench/language"))
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--pairs", type=int, default=7, help="rounds [7]")
+    parser.add_argument("--pairs", type=int, default=5, help="rounds [5]")
     parser.add_argument("--seconds", type=float, default=2, help="of each measurement [2]")
-    parser.add_argument("--tries", type=int, default=4, help="parts that were disturbed are repeated [4]")
+    parser.add_argument("--patience", type=float, default=300, help="seconds until a program is ready [300]")
+    parser.add_argument("--tries", type=int, default=3, help="parts that were disturbed are repeated [3]")
     args = parser.parse_args()
     for part in args.part:
         if part not in PARTS:
             parser.error(f"no part {part}; there are {', '.join(PARTS)}")
     pin("language.py", args.threads)
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str((args.scratch / "compiled").resolve()))
     folder, data, status = args.scratch / "model", args.scratch / "batch", 0
     args.scratch.mkdir(parents=True, exist_ok=True)
     subprocess.run([args.bench, "language", "new", folder], check=True)
     write_data(data)
     for part in args.part or list(PARTS):
-        ended = quiet_run("language.py", args, part, lambda: one_run(args, part, folder, data), save)
+        ended = measure(args, part, folder, data)
         if ended == FAILED:
             return 1
         status |= ended == DISTURBED

@@ -49,6 +49,19 @@ static const kd_option rows[] = {
     {"Teacher", NULL, "mine", "N", 0, KD_OPTION_INT, offsetof(O, mine), "0", 0, KD_MINE_MOST, NULL,
      "of a store of pairs that has a teacher's embeddings: N hard negatives for each query, the answers of "
      "other rows that the teacher takes for the nearest, as one more segment; 0: off"},
+    {"Answers", NULL, "generate", NULL, 0, KD_OPTION_BOOL, offsetof(O, generate), "off", 0, 0, NULL,
+     "of a language model: the rows of --into are prompts; the answers that it writes to them, with their "
+     "logits, become the new store -o. A conversation's prompt is what stands before its last answer"},
+    {"Answers", NULL, "answer-tokens", "N", 0, KD_OPTION_INT, offsetof(O, answer_tokens), "256", 1, 1 << 20,
+     NULL, "tokens of an answer at most"},
+    {"Answers", NULL, "prompt-tokens", "N", 0, KD_OPTION_INT, offsetof(O, prompt_tokens), "0", 0, 1 << 20,
+     NULL, "of rows that are plain texts: so many tokens are the prompt; 0: all of the row"},
+    {"Answers", NULL, "temperature", "T", 0, KD_OPTION_REAL, offsetof(O, temperature), "0.7", 0, 100, NULL,
+     "of the draws; 0: always the likeliest token"},
+    {"Answers", NULL, "top-p", "P", 0, KD_OPTION_REAL, offsetof(O, top_p), "0.95", 1e-6, 1, NULL,
+     "draw from the likeliest tokens that together have this share"},
+    {"Answers", NULL, "draw-seed", "N", 0, KD_OPTION_INT, offsetof(O, draw_seed), "0", 0, 1LL << 53, NULL,
+     "seed of the draws: another one gives other answers, which kd-store merge puts beside these"},
     {"Before and after", NULL, "plan", NULL, 0, KD_OPTION_BOOL, offsetof(O, plan), "off", 0, 0, NULL,
      "run the teacher on a sample and show what each encoding (or --encoding) would cost and lose"},
     {"Before and after", NULL, "plan-rows", "N", 0, KD_OPTION_INT, offsetof(O, plan_rows), "1024", 1, 1e7,
@@ -86,6 +99,8 @@ static const kd_example examples[] = {
      "later: logits of augmented views"},
     {"kd-dump --into search.kd --mine 4",
      "later: four hard negatives a query, where the teacher embedded pairs"},
+    {"kd-dump --teacher SmolLM2.gguf --into chats.kd --generate --temperature 1 -o answers.kd",
+     "what a language model answers itself, and its logits"},
     {"kd-dump --teacher runs/big --into fashion.kd --name big --shard 2/8 -o part-2.kd",
      "one machine of eight"},
     {"kd-dump --teacher runs/big --into fashion.kd --name big --check",
@@ -119,6 +134,14 @@ static const kd_tool tool = {
         "With --shard each of N machines cuts its own part out of a copy of the store and runs the teacher "
         "over it. "
         "The parts, merged in order, are the store that one machine would have made, to the bit.\n"
+        "With --generate a language model answers the prompts of a store; tokens, a mask of the answer and "
+        "the "
+        "logits that each token was drawn from become a store of their own, with the prompts' splits. A draw "
+        "is "
+        "a function of seed, prompt and place, and rows that are answered side by side (--batch, at most 64) "
+        "do not see each other: the same seed gives the same store on any number of threads, in parts, or "
+        "gone "
+        "on with after an interruption.\n"
         "--plan measures, on a sample: bytes a row as packed; the mean divergence (KL, nats) of the decoded "
         "from the "
         "teacher's softmax at two temperatures; rows whose top class is kept; probability of the classes "
@@ -132,6 +155,7 @@ static const kd_tool tool = {
 
 static kd_status run(kd_cli *c, const dump_opts *o, const kd_data_spec *spec, kd_err *err)
 {
+    if (o->generate) return dump_generate(c, o, err);
     const int modes = o->plan + o->check + o->list_taps + o->list_encodings;
     if (modes > 1)
         return kd_fail(err, KD_EUSAGE, "--plan, --check, --list-taps and --list-encodings: one at a time");

@@ -1,6 +1,8 @@
 /* common.c - what the passes of kd-dump share: options that become parameters, a teacher and its store. */
 #include "dump_cmd.h"
 
+#include <string.h>
+
 void dump_progress(void *progress, uint64_t done, uint64_t total)
 {
     kd_progress *p = progress;
@@ -19,6 +21,25 @@ kd_writer_params dump_writer_params(const kd_cli *c, const dump_opts *o)
     return wp;
 }
 
+kd_status dump_columns_json(kd_cli *c, const kd_store *s, const char *segment, json_t **out, kd_err *err)
+{
+    if (!(*out = json_array())) return kd_fail(err, KD_ENOMEM, "out of memory");
+    for (size_t i = 0; i < kd_store_columns(s); i++) {
+        const kd_column *k = kd_store_column(s, i);
+        uint64_t raw, stored;
+        if (strcmp(k->segment, segment)) continue;
+        kd_status st = kd_store_column_bytes(s, (int)i, &raw, &stored, err);
+        if (st) return st;
+        const double row = (double)stored / (double)kd_store_rows(s);
+        kd_cli_say(c, "%s: %s, %.4g bytes a row", k->name,
+                   strcmp(k->encoding, "dense") ? k->encoding : kd_dtype_name(k->dtype), row);
+        json_array_append_new(*out,
+                              json_pack("{s:s, s:s, s:s, s:f}", "name", k->name, "encoding", k->encoding,
+                                        "dtype", kd_dtype_name(k->dtype), "row_bytes", row));
+    }
+    return KD_OK;
+}
+
 static kd_status check_use(const kd_cli *c, const dump_opts *o, kd_err *err)
 {
     if (!o->teacher && !o->into)
@@ -29,7 +50,7 @@ static kd_status check_use(const kd_cli *c, const dump_opts *o, kd_err *err)
         return kd_fail(err, KD_EUSAGE,
                        "--teacher %s: no store named; say which finished store to add it to: --into STORE",
                        o->teacher);
-    if (o->out && !o->shard)
+    if (o->out && !o->shard && !o->generate)
         return kd_fail(err, KD_EUSAGE,
                        "-o %s makes a new store, --teacher adds to one; use one of them, or --shard I/N",
                        o->out);

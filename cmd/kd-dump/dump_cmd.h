@@ -11,14 +11,16 @@ typedef struct dump_opts {
     kd_strings tap;
     char *precision;
     int64_t batch, mine, plan_rows, plan_epochs, check_rows, level;
-    double commit;
-    bool logits, resume, force, dry_run, plan, check, list_taps, list_encodings;
+    int64_t answer_tokens, prompt_tokens, draw_seed;
+    double commit, temperature, top_p;
+    bool logits, resume, force, dry_run, plan, check, list_taps, list_encodings, generate;
     kd_view_spec views;
 } dump_opts;
 
 kd_status dump_pack(kd_cli *c, const dump_opts *o, const kd_data_spec *spec, kd_err *err);
 /* All of these take a teacher (--teacher) and a store (--into), but for the lists. */
 kd_status dump_teacher(kd_cli *c, const dump_opts *o, kd_err *err);
+kd_status dump_generate(kd_cli *c, const dump_opts *o, kd_err *err);
 /* Takes a store that has a teacher's embeddings. */
 kd_status dump_mine(kd_cli *c, const dump_opts *o, kd_err *err);
 kd_status dump_plan(kd_cli *c, const dump_opts *o, kd_err *err);
@@ -36,6 +38,8 @@ kd_status dump_shard_end(const dump_opts *o, const char *path, kd_err *err);
 
 void dump_progress(void *progress, uint64_t done, uint64_t total);
 kd_writer_params dump_writer_params(const kd_cli *c, const dump_opts *o);
+/* The columns of a segment: [{"name", "encoding", "dtype", "row_bytes"}, ...]; says each. */
+kd_status dump_columns_json(kd_cli *c, const kd_store *s, const char *segment, json_t **out, kd_err *err);
 /* Opens both and compares them. */
 kd_status dump_open(kd_cli *c, const dump_opts *o, kd_teacher **t, kd_store **s, kd_err *err);
 

@@ -42,26 +42,6 @@ static kd_status accuracy_json(kd_cli *c, kd_store *s, const char *name, int64_t
     return st;
 }
 
-/* The columns of a segment: [{"name", "encoding", "dtype", "row_bytes"}, ...]. */
-static kd_status columns_json(kd_cli *c, const kd_store *s, const char *segment, json_t **out, kd_err *err)
-{
-    if (!(*out = json_array())) return kd_fail(err, KD_ENOMEM, "out of memory");
-    for (size_t i = 0; i < kd_store_columns(s); i++) {
-        const kd_column *k = kd_store_column(s, i);
-        uint64_t raw, stored;
-        if (strcmp(k->segment, segment)) continue;
-        kd_status st = kd_store_column_bytes(s, (int)i, &raw, &stored, err);
-        if (st) return st;
-        const double row = (double)stored / (double)kd_store_rows(s);
-        kd_cli_say(c, "%s: %s, %.4g bytes a row", k->name,
-                   strcmp(k->encoding, "dense") ? k->encoding : kd_dtype_name(k->dtype), row);
-        json_array_append_new(*out,
-                              json_pack("{s:s, s:s, s:s, s:f}", "name", k->name, "encoding", k->encoding,
-                                        "dtype", kd_dtype_name(k->dtype), "row_bytes", row));
-    }
-    return KD_OK;
-}
-
 /* Opens the store anew: its manifest has changed. */
 static kd_status report(kd_cli *c, const dump_opts *o, const kd_dump_params *p, const kd_dump_report *r,
                         const char *path, kd_err *err)
@@ -72,7 +52,7 @@ static kd_status report(kd_cli *c, const dump_opts *o, const kd_dump_params *p, 
     kd_status st = kd_store_open(&s, path, err);
     if (st) return st;
     if ((st = kd_dump_segment(p, p->name, segment, err)) ||
-        (st = columns_json(c, s, segment, &columns, err)) ||
+        (st = dump_columns_json(c, s, segment, &columns, err)) ||
         (p->logits && (st = accuracy_json(c, s, p->name, o->batch, &accuracy, err))))
         goto out;
     kd_cli_note(c, "%llu rows, %s rows/s in the teacher", (unsigned long long)kd_store_rows(s),

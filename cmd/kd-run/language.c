@@ -23,20 +23,11 @@ typedef struct speaker {
     kd_encoder *encoder;
     kd_generator *generator;
     kd_chat *chat;
-    uint64_t read, written;  /* tokens */
-    double reading, writing; /* seconds */
-    uint32_t end[4];         /* tokens that end a text */
+    uint64_t read, written;     /* tokens */
+    double reading, writing;    /* seconds */
+    uint32_t end[KD_CHAT_ENDS]; /* tokens that end a text */
     size_t nends;
 } speaker;
-
-/* What tokenizer_config.json calls the end of a sequence, and the usual ones. */
-static void find_ends(speaker *s)
-{
-    static const char *const usual[] = {"<|endoftext|>", "<|end_of_text|>"};
-    s->nends = kd_tokenizer_special(s->tokenizer, "eos_token", s->end);
-    for (size_t i = 0; i < KD_COUNT(usual); i++)
-        s->nends += kd_tokenizer_find(s->tokenizer, usual[i], &s->end[s->nends]);
-}
 
 static kd_status open_speaker(speaker *s, kd_err *err)
 {
@@ -47,7 +38,7 @@ static kd_status open_speaker(speaker *s, kd_err *err)
         st = kd_fail(err, KD_EMISMATCH, "%s: the tokenizer has %u tokens, the model %lld", path,
                      kd_tokenizer_size(s->tokenizer), (long long)s->model->spec.vocab);
     if (!st) st = kd_encoder_open(&s->encoder, s->tokenizer, err);
-    if (!st) find_ends(s);
+    if (!st) s->nends = kd_chat_ends(s->tokenizer, s->end);
     return st ? st
               : kd_generator_open(&s->generator, s->model, s->o->context, (int)s->c->common.threads, err);
 }
@@ -207,7 +198,6 @@ kd_status run_chat(kd_cli *c, const run_opts *o, kd_err *err)
     const bool prompt = isatty(STDIN_FILENO) && isatty(STDOUT_FILENO);
     kd_status st = open_speaker(&s, err);
     if (!st) st = kd_chat_open(&s.chat, s.tokenizer, err);
-    if (!st && kd_chat_end(s.chat, &s.end[s.nends])) s.nends++; // there is room: find_ends takes three
     if (!st && o->system) st = say(&t, "system", o->system, strlen(o->system), err);
     while (!st && !kd_stop_requested) {
         ssize_t n;

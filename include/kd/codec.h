@@ -108,6 +108,8 @@ typedef struct kd_codec_pieces kd_codec_pieces;
 kd_status kd_codec_begin(kd_codec_pieces **out, const kd_codec *c, kd_err *err);
 /* As kd_codec_encode. After an error what was added before is still there. */
 kd_status kd_codec_add(kd_codec_pieces *p, const kd_codec_block *b, int threads, kd_err *err);
+/* Positions that were gathered apart, of the same codec, behind those of p; from is empty then. */
+kd_status kd_codec_join(kd_codec_pieces *p, kd_codec_pieces *from, kd_err *err);
 /* Appends the block to out; the next kd_codec_add begins another one. */
 kd_status kd_codec_end(kd_codec_pieces *p, kd_buf *out, kd_err *err);
 void kd_codec_pieces_free(kd_codec_pieces *p); /* NULL-safe */

@@ -89,6 +89,7 @@ typedef struct kd_data_spec {
     int64_t max_tokens;      /* of a text, special tokens included; 0: as the tokenizer's file says */
     bool windows;            /* longer texts become several rows instead of being cut */
     char *conversations;     /* member of JSON lines that is a list of messages: rows of tokens and a mask */
+    bool prompts;            /* of conversations: up to a user's last message and the turn that answers it */
     char *split_column;      /* rows that agree in it land in one split */
     kd_ints shape;           /* of an input row if it differs from the file's (28, 28 -> 28, 28, 1) */
 } kd_data_spec;

@@ -161,6 +161,10 @@ typedef struct kd_sampling {
     uint64_t seed;
 } kd_sampling;
 uint32_t kd_generator_draw(kd_generator *g, const kd_sampling *s); /* behind the last feed */
+/* The same from any logits (vocab): a function of them, s and place, the number of tokens before it. room:
+ * kd_draw_bytes. */
+uint32_t kd_draw(const float *logits, size_t vocab, const kd_sampling *s, uint64_t place, void *room);
+size_t kd_draw_bytes(size_t vocab);
 
 /* ---- safetensors -------------------------------------------------------------------------- */
 

@@ -198,8 +198,8 @@ typedef struct kd_exec_params {
                              that what is before it is not computed; NULL: none. Borrowed during create */
     kd_node head; /* > 0: that output, a linear layer of tokens, is left out for a kd_head to compute; what it
                      reads is an output in its place */
-    int64_t cache; /* inference of decoders: tokens whose keys and values are kept, see kd_exec_resume; then
-                      sequences is 1 */
+    int64_t cache; /* inference of decoders: tokens of each of the sequences whose keys and values are kept,
+                      see kd_exec_resume */
 } kd_exec_params;
 
 /* KD_ENOMEM, KD_EUNSUPPORTED. The graph must outlive the exec. Each training exec has its own
@@ -217,11 +217,15 @@ int32_t *kd_exec_tokens(kd_exec *ex, kd_node tokens); /* (tokens), to be filled:
  * offset[i] up to offset[i + 1]. offset: (n + 1), copied. KD_EUSAGE names the sequence: none, empty, longer
  * than the model has positions, more than planned for. */
 kd_status kd_exec_sequences(kd_exec *ex, const uint64_t *offset, int64_t n, kd_err *err);
-/* With p.cache: from now on the batch is n tokens that go on behind the first `past` tokens of the sequence
- * that earlier passes have seen; a pass gives the numbers, to the last bit, that one over all of it would
- * give. past 0: another sequence. KD_EUSAGE: more than were seen, than the cache keeps, than the model has
- * positions. */
-kd_status kd_exec_resume(kd_exec *ex, int64_t past, int64_t n, kd_err *err);
+/* n tokens that go on behind the first `past` tokens of what earlier passes have seen of a sequence, one of 0
+ * to p.sequences - 1. past 0: another one in its place. */
+typedef struct kd_exec_part {
+    int64_t sequence, past, n;
+} kd_exec_part;
+/* With p.cache: from now on the batch is these parts, one behind the other, of sequences whose numbers rise.
+ * A pass gives the numbers, to the last bit, that one over the whole of each would give. KD_EUSAGE names the
+ * sequence: more than were seen, than the cache keeps, than the model has positions. */
+kd_status kd_exec_resume(kd_exec *ex, const kd_exec_part *part, int64_t parts, kd_err *err);
 int64_t kd_exec_rows(const kd_exec *ex,
                      kd_node n); /* of its value now: batch, or active tokens or sequences */
 /* Reads the weights afresh: call after the parameters changed (packed copies are made in forward, but for
@@ -262,7 +266,7 @@ void kd_exec_run_forward(kd_exec *ex);
  * exec's slab, that of what it reads in the exec; rows that nobody asked for have none. Threads and bits: as
  * an exec's. */
 typedef struct kd_head kd_head;
-enum { KD_HEAD_ROWS = 128 }; /* of a piece at most */
+enum { KD_HEAD_ROWS = 256 }; /* of a piece at most */
 typedef struct kd_head_params {
     kd_node head; /* an output, linear without a bias, a row per token */
     int threads;  /* of the region */

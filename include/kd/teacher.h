@@ -126,6 +126,35 @@ kd_status kd_teacher_dump(kd_teacher *t, kd_store *s, const kd_dump_params *p, c
 kd_status kd_dump_segment(const kd_dump_params *p, const char *name, char out[KD_STORE_NAME_MAX],
                           kd_err *err);
 
+/* ---- a language model's own answers --------------------------------------------------------- */
+
+typedef struct kd_generate_params {
+    const char *name; /* of the teacher in the store; NULL: the model's own */
+    kd_sampling how;
+    int64_t prompt; /* tokens of a row without a mask that are its prompt at most; 0: all of them */
+    int64_t answer; /* tokens of an answer at most */
+    int64_t rows;   /* that go on side by side, up to KD_GENERATE_ROWS; changes no bit */
+    kd_dtype dtype;
+    const char *encoding; /* of the logits, as in kd_dump_params */
+    kd_store *sample;     /* codebooks are learned from this store's prompts; NULL: from these. For parts */
+    const char *command;
+    volatile const int *stop;
+    void (*progress)(void *arg, uint64_t done, uint64_t total);
+    void *arg;
+} kd_generate_params;
+enum { KD_GENERATE_ROWS = 64 };
+kd_generate_params kd_generate_default_params(void); /* temperature 0.7, top-p 0.95, 256 tokens, 16 rows */
+/* A new store at `out` with a row for each of the prompts': the prompt and what the teacher answers, drawn
+ * token by token until it ends its turn; a mask of the answer; NAME/logits of each of its tokens, the very
+ * numbers that it was drawn from; the prompt's split and source. The prompt of a row is what stands before
+ * its last answer, of a row without one all of it. A row's id is a hash of its prompt's id, the teacher and
+ * the settings, and a draw a function of (seed, prompt's id, place), so the store does not depend on threads,
+ * rows, parts, or where it was gone on with. Chunks are the prompts', of at most 64 rows. Resumable; report
+ * as of kd_teacher_dump; the manifest's teacher has "generate": {"temperature", "top_p", "seed", "answer",
+ * "prompt"} too. KD_EUSAGE (no language model, several columns of texts), and those of kd_teacher_dump. */
+kd_status kd_teacher_generate(kd_teacher *t, kd_store *prompts, const char *out, const kd_generate_params *p,
+                              const kd_writer_params *wp, kd_dump_report *report, kd_err *err);
+
 /* ---- hard negatives ------------------------------------------------------------------------- */
 
 #define KD_MINE_MOST 64

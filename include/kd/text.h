@@ -143,6 +143,10 @@ kd_status kd_chat_open(kd_chat **out, const kd_tokenizer *t, kd_err *err);
 void kd_chat_close(kd_chat *c); /* NULL-safe */
 kd_chat_kind kd_chat_kind_of(const kd_chat *c);
 bool kd_chat_end(const kd_chat *c, uint32_t *id); /* the token that ends an answer; false: none */
+/* Tokens with which a model says that its text or answer ends: what tokenizer_config.json calls eos_token,
+ * the usual ones, and that of its chat template where it is known. Returns how many. */
+enum { KD_CHAT_ENDS = 4 };
+size_t kd_chat_ends(const kd_tokenizer *t, uint32_t id[KD_CHAT_ENDS]);
 /* A conversation; answer: an assistant's turn is opened at its end. Texts never become control tokens. e: of
  * the tokenizer of c. KD_EUSAGE (a role that is none), and those of kd_encode. */
 kd_status kd_chat_encode(const kd_chat *c, kd_encoder *e, const kd_message *m, size_t n, bool answer,

@@ -66,24 +66,31 @@ static bool reserve(kd_codec_pieces *p, size_t positions, size_t entries)
     return true;
 }
 
-static kd_status add_sparse(kd_codec_pieces *p, const kd_codec_block *b, size_t n, int threads, kd_err *err)
+/* Puts n positions behind those that are there. */
+static kd_status gather(kd_codec_pieces *p, const kd__picks *some, size_t n, kd_err *err)
 {
     const size_t codes = 2 * ((const kd__sparse_state *)p->c->state)->temperatures;
-    kd__picks some;
     size_t entries = p->entries;
-    kd_status st = kd__sparse_pick(&some, p->c, b, threads, err); // released in any case
-    for (size_t i = 0; !st && i < n; i++) entries += some.count[i];
-    if (!st && !reserve(p, p->positions + n, entries))
-        st = kd_fail(err, KD_ENOMEM, "out of memory for a block of %zu positions", p->positions + n);
-    for (size_t i = 0; !st && i < n; i++) {
+    for (size_t i = 0; i < n; i++) entries += some->count[i];
+    if (!reserve(p, p->positions + n, entries))
+        return kd_fail(err, KD_ENOMEM, "out of memory for a block of %zu positions", p->positions + n);
+    for (size_t i = 0; i < n; i++) {
         const size_t at = p->positions + i;
         p->picks.start[at] = p->entries;
-        p->picks.count[at] = some.count[i];
-        memcpy(p->picks.entry + p->entries, some.entry + some.start[i], some.count[i] * sizeof *some.entry);
-        p->entries += some.count[i];
+        p->picks.count[at] = some->count[i];
+        memcpy(p->picks.entry + p->entries, some->entry + some->start[i],
+               some->count[i] * sizeof *some->entry);
+        p->entries += some->count[i];
     }
-    if (!st && codes)
-        memcpy(p->picks.codes + p->positions * codes, some.codes, n * codes * sizeof *some.codes);
+    if (codes) memcpy(p->picks.codes + p->positions * codes, some->codes, n * codes * sizeof *some->codes);
+    return KD_OK;
+}
+
+static kd_status add_sparse(kd_codec_pieces *p, const kd_codec_block *b, size_t n, int threads, kd_err *err)
+{
+    kd__picks some;
+    kd_status st = kd__sparse_pick(&some, p->c, b, threads, err); // released in any case
+    if (!st) st = gather(p, &some, n, err);
     kd__picks_release(&some);
     return st;
 }
@@ -102,6 +109,16 @@ static kd_status add_dense(kd_codec_pieces *p, const kd_codec_block *b, size_t n
     p->codes.len -= head;
     if (!p->heads.failed && !p->sizes.failed) return KD_OK;
     return kd_fail(err, KD_ENOMEM, "out of memory for a block of %zu positions", p->positions + n);
+}
+
+static kd_status join_dense(kd_codec_pieces *p, const kd_codec_pieces *from, kd_err *err)
+{
+    if (from->heads.len) kd_buf_append(&p->heads, from->heads.text, from->heads.len);
+    if (from->codes.len) kd_buf_append(&p->codes, from->codes.text, from->codes.len);
+    if (from->sizes.len) kd_buf_append(&p->sizes, from->sizes.text, from->sizes.len);
+    if (!p->heads.failed && !p->codes.failed && !p->sizes.failed) return KD_OK;
+    return kd_fail(err, KD_ENOMEM, "out of memory for a block of %zu positions",
+                   p->positions + from->positions);
 }
 
 static void end_dense(const kd_codec_pieces *p, kd_buf *out)
@@ -126,6 +143,21 @@ kd_status kd_codec_add(kd_codec_pieces *p, const kd_codec_block *b, int threads,
     return st;
 }
 
+static void empty(kd_codec_pieces *p)
+{
+    p->positions = p->entries = p->heads.len = p->codes.len = p->sizes.len = 0;
+}
+
+kd_status kd_codec_join(kd_codec_pieces *p, kd_codec_pieces *from, kd_err *err)
+{
+    kd_status st =
+        p->c->ops->info.sparse ? gather(p, &from->picks, from->positions, err) : join_dense(p, from, err);
+    if (st) return st;
+    p->positions += from->positions;
+    empty(from);
+    return KD_OK;
+}
+
 kd_status kd_codec_end(kd_codec_pieces *p, kd_buf *out, kd_err *err)
 {
     const size_t positions = p->positions, before = out->len;
@@ -135,7 +167,7 @@ kd_status kd_codec_end(kd_codec_pieces *p, kd_buf *out, kd_err *err)
         end_dense(p, out);
     else if (positions)
         st = kd__picks_write(&p->picks, p->c, out, err);
-    p->positions = p->entries = p->heads.len = p->codes.len = p->sizes.len = 0;
+    empty(p);
     if (!st && out->failed)
         st = kd_fail(err, KD_ENOMEM, "out of memory for a block of %zu positions", positions);
     if (st) out->len = before;

@@ -62,6 +62,7 @@ static int add_text_contract(json_t *contract, const kd__pack *p)
                   (json_int_t)t->max_tokens, "text_columns", columns, "split_column", p->spec->split_column);
     if (p->spec->conversations)
         json_object_set_new(more, "conversations", json_string(p->spec->conversations));
+    if (p->spec->prompts) json_object_set_new(more, "prompts", json_true());
     if (p->spec->windows) json_object_set_new(more, "windows", json_true());
     const int bad = !more || json_object_update(contract, more);
     json_decref(more);

@@ -4,6 +4,9 @@
  * Each line of a file has a list of messages, [{"role": "user", "content": "..."}, ...]. A conversation of
  * more than max_tokens keeps the messages from its beginning that fit, each whole. One of which no answer is
  * left, because none fits or nobody answers, would teach nothing: it is no row, and the report counts it.
+ *
+ * Prompts (data.prompts) end with a user's last message and an opened turn of the assistant, for a teacher to
+ * answer; what was answered in the data is left out, and so are prompts that do not fit.
  */
 #include "data_private.h"
 
@@ -16,6 +19,7 @@ typedef struct chats {
     kd_encoder *e;
     kd_message *m;
     size_t n, room; /* of m */
+    bool prompts;
     kd_token_rows rows;
     size_t id_room;
 } chats;
@@ -60,7 +64,7 @@ static kd_status take_messages(chats *c, uint64_t row, const json_t *list, kd_er
 /* The first n messages; *fits: they are short enough. */
 static kd_status encode(chats *c, size_t n, kd_chat_tokens *out, bool *fits, kd_err *err)
 {
-    kd_status st = kd_chat_encode(c->chat, c->e, c->m, n, false, out, err);
+    kd_status st = kd_chat_encode(c->chat, c->e, c->m, n, c->prompts, out, err);
     *fits = !st && (!c->t->max_tokens || out->n <= c->t->max_tokens);
     return st;
 }
@@ -111,12 +115,16 @@ static kd_status take_chat(chats *c, uint64_t text, kd_err *err)
     const kd_text cell = kd__cell(&c->t->column[0].cells, text);
     json_t *list;
     kd_chat_tokens k = {0};
+    bool whole = true;
     kd_status st = kd_json_parse(&list, cell.bytes, cell.len, NULL);
     if (st) return kd_fail(err, st, "no memory for a conversation");
     st = take_messages(c, text, list, err);
-    if (!st) st = encode_what_fits(c, &k, err);
+    while (c->prompts && !st && c->n && strcmp(c->m[c->n - 1].role, "user")) c->n--;
+    if (!st && c->n) st = c->prompts ? encode(c, c->n, &k, &whole, err) : encode_what_fits(c, &k, err);
+    c->rows.cut += !whole;
     // What stands first is not predicted.
-    if (!st && k.n > 1 && memchr(k.answer + 1, 1, k.n - 1)) st = add_row(c, text, &k, err);
+    if (!st && k.n > 1 && whole && (c->prompts || memchr(k.answer + 1, 1, k.n - 1)))
+        st = add_row(c, text, &k, err);
     kd_chat_tokens_release(&k);
     json_decref(list);
     return st;
@@ -126,7 +134,7 @@ kd_status kd__textset_chats(kd__pack *p, kd_err *err)
 {
     kd__textset *t = &p->text;
     const uint64_t texts = t->column[0].cells.rows, train = p->train_rows;
-    chats c = {.t = t};
+    chats c = {.t = t, .prompts = p->spec->prompts};
     kd_status st = kd_chat_open(&c.chat, t->tokenizer, err);
     if (!st) st = kd_encoder_open(&c.e, t->tokenizer, err);
     t->text = malloc((size_t)texts * sizeof *t->text + 1);
@@ -141,9 +149,9 @@ kd_status kd__textset_chats(kd__pack *p, kd_err *err)
     p->rows = c.rows.rows;
     p->left_out = texts - p->rows;
     if (!st && !p->rows)
-        st = kd_fail(err, KD_EUSAGE,
-                     "%s: no conversation has an answer of an assistant within data.max_tokens",
-                     p->spec->train_input.v[0]);
+        st = kd_fail(err, KD_EUSAGE, "%s: no conversation has %s within data.max_tokens",
+                     p->spec->train_input.v[0],
+                     c.prompts ? "a question of a user" : "an answer of an assistant");
     t->column[0].tokens = c.rows;
     kd_chat_close(c.chat);
     kd_encoder_close(c.e);

@@ -379,10 +379,10 @@ kd_status kd__pack_plan(kd__pack *p, const kd_data_spec *spec, int threads, kd_e
                        spec->valid_fraction, spec->test_fraction);
     if (spec->tokenizer) return plan_texts(p, threads, err);
     if (spec->text_columns.n || spec->split_column || spec->max_tokens || spec->windows ||
-        spec->conversations)
+        spec->conversations || spec->prompts)
         return kd_fail(
             err, KD_EUSAGE,
-            "data.text_columns, max_tokens, windows, conversations and split_column are for texts: "
+            "data.text_columns, max_tokens, windows, conversations, prompts and split_column are for texts: "
             "set data.tokenizer");
     if ((st = read_pair(p, "train", &spec->train_input, &spec->train_label, err))) return st;
     p->train_rows = p->input.a.rows;

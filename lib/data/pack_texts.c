@@ -282,6 +282,8 @@ static kd_status check_spec(const kd_data_spec *s, kd_err *err)
     if (s->conversations && (s->windows || s->text_columns.n || s->train_label.n || s->label_column))
         return kd_fail(err, KD_EUSAGE,
                        "data.conversations are rows of their own: no windows, text_columns and labels");
+    if (s->prompts && !s->conversations)
+        return kd_fail(err, KD_EUSAGE, "data.prompts are those of conversations: set data.conversations");
     if (s->windows && (s->train_label.n || s->label_column || s->text_columns.n > 1))
         return kd_fail(err, KD_EUSAGE,
                        "data.windows cuts texts into rows: there is one column of them, and no labels");

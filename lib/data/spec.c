@@ -39,6 +39,9 @@ const kd_option kd_data_options[] = {
                   "member of .jsonl lines that is a list of messages, {role, content}: rows of tokens as the "
                   "chat template "
                   "writes them, with a mask of what an assistant says"),
+    KD_OPT_BOOL(
+        "Texts", S, prompts, "data.prompts", 0, "off",
+        "of conversations what stands before the answer to a user's last message, for kd-dump --generate"),
     KD_OPT_STRING("Splits", S, split_column, "data.split_column", "NAME", 0, NULL,
                   "rows of texts that agree in this column land in one split"),
     KD_OPT_REAL("Splits", S, valid_fraction, "data.valid_fraction", "F", 0, "0.1", 0, 0.9,

@@ -14,11 +14,6 @@
 
 enum { PIECE = 64 }; /* tokens a pass at most */
 
-typedef struct candidate {
-    float p;
-    uint32_t id;
-} candidate;
-
 struct kd_generator {
     kd_model *m;
     kd_exec *ex;
@@ -26,7 +21,7 @@ struct kd_generator {
     uint32_t *id; /* (n) the sequence so far */
     size_t n, vocab;
     const float *logits; /* of the last token */
-    candidate *order;    /* (vocab) */
+    void *order;         /* kd_draw_bytes */
 };
 
 kd_status kd_generator_open(kd_generator **out, kd_model *m, int64_t tokens, int threads, kd_err *err)
@@ -40,7 +35,7 @@ kd_status kd_generator_open(kd_generator **out, kd_model *m, int64_t tokens, int
     g->vocab = (size_t)m->spec.vocab;
     g->room = tokens && tokens < m->spec.positions ? tokens : m->spec.positions;
     g->id = malloc((size_t)g->room * sizeof *g->id);
-    g->order = malloc(g->vocab * sizeof *g->order);
+    g->order = malloc(kd_draw_bytes(g->vocab));
     kd_status st = g->id && g->order ? KD_OK
                                      : kd_fail(err, KD_ENOMEM, "%s: no memory for %lld tokens", m->name,
                                                (long long)g->room);
@@ -104,7 +99,8 @@ static kd_status feed(kd_generator *g, size_t keep, const uint32_t *id, size_t n
     kd_status st = check(g, keep, id, n, err);
     for (size_t at = 0, some; at < n && !st; at += some) {
         some = kd_min_size(PIECE, n - at);
-        if ((st = kd_exec_resume(g->ex, (int64_t)(keep + at), (int64_t)some, err))) break;
+        const kd_exec_part part = {.past = (int64_t)(keep + at), .n = (int64_t)some};
+        if ((st = kd_exec_resume(g->ex, &part, 1, err))) break;
         int32_t *to = kd_exec_tokens(g->ex, g->m->input);
         for (size_t i = 0; i < some; i++) g->id[keep + at + i] = id[at + i], to[i] = (int32_t)id[at + i];
         kd_exec_run_forward(g->ex);
@@ -135,6 +131,11 @@ kd_status kd_generator_score(kd_generator *g, const uint32_t *id, size_t n, doub
 
 /* ---- draws -------------------------------------------------------------------------------------- */
 
+typedef struct candidate {
+    float p;
+    uint32_t id;
+} candidate;
+
 static int likeliest_first(const void *a, const void *b)
 {
     const candidate *x = a, *y = b;
@@ -150,24 +151,50 @@ static uint32_t largest(const float *x, size_t n)
     return (uint32_t)best;
 }
 
-uint32_t kd_generator_draw(kd_generator *g, const kd_sampling *s)
+/* Sorts the likeliest of n to the front, until they add up to `want`; how many these are, and their sum. The
+ * rest, most of a vocabulary, is not sorted. */
+static size_t likeliest(candidate *c, size_t n, double want, double *sum)
+{
+    size_t sorted = 0, used = 0;
+    *sum = 0;
+    for (float least = 0.01f; used < n && (!used || *sum < want); least *= 0.03f) {
+        const size_t from = sorted;
+        for (size_t i = from; i < n; i++)
+            if (c[i].p >= least) {
+                const candidate other = c[sorted];
+                c[sorted++] = c[i];
+                c[i] = other;
+            }
+        qsort(c + from, sorted - from, sizeof *c, likeliest_first);
+        while (used < sorted && (!used || *sum < want)) *sum += (double)c[used++].p;
+    }
+    return used;
+}
+
+size_t kd_draw_bytes(size_t vocab) { return vocab * sizeof(candidate); }
+
+uint32_t kd_draw(const float *logits, size_t vocab, const kd_sampling *s, uint64_t place, void *room)
 {
     kd_rng r;
-    const uint32_t top = largest(g->logits, g->vocab);
+    candidate *order = room;
+    const uint32_t top = largest(logits, vocab);
     if (!(s->temperature > 0)) return top;
-    double sum = 0, kept = 0;
+    double sum = 0, kept;
     size_t n = 0;
-    for (size_t i = 0; i < g->vocab; i++) {
-        const double p = exp((double)(g->logits[i] - g->logits[top]) / s->temperature);
+    for (size_t i = 0; i < vocab; i++) {
+        const double p = exp((double)(logits[i] - logits[top]) / s->temperature);
         sum += p;
-        if (p > 1e-9) g->order[n++] = (candidate){.p = (float)p, .id = (uint32_t)i}; // less is never drawn
+        if (p > 1e-9) order[n++] = (candidate){.p = (float)p, .id = (uint32_t)i}; // less is never drawn
     }
-    qsort(g->order, n, sizeof *g->order, likeliest_first);
-    size_t last = 0;
-    while (last < n && (kept += (double)g->order[last].p) < s->top_p * sum) last++;
-    kd_rng_init(&r, s->seed, KD_RNG_SAMPLE, (uint32_t)g->n, 1);
+    n = likeliest(order, n, s->top_p * sum, &kept);
+    kd_rng_init(&r, s->seed, KD_RNG_SAMPLE, (uint32_t)place, 1);
     double left = (double)kd_rng_uniform(&r) * kept;
-    for (size_t i = 0; i < n && i < last; i++)
-        if ((left -= (double)g->order[i].p) < 0) return g->order[i].id;
-    return g->order[kd_min_size(last, n - 1)].id;
+    for (size_t i = 0; i + 1 < n; i++)
+        if ((left -= (double)order[i].p) < 0) return order[i].id;
+    return order[n - 1].id;
+}
+
+uint32_t kd_generator_draw(kd_generator *g, const kd_sampling *s)
+{
+    return kd_draw(g->logits, g->vocab, s, g->n, g->order);
 }

@@ -6,6 +6,9 @@
  * that share it (decoder.simd.c): so the sums of its gradients have one order, and its copies are made once.
  * Items are handed out as they come, because sequences differ in length. Sequences of a packed batch never
  * see each other. Forward keeps the logarithm of each softmax's sum and nothing of size tokens x tokens.
+ *
+ * Sequences that grow have their keys and values kept, as the kernel reads them: a pass writes those of its
+ * own tokens and copies nothing of what it finds.
  */
 #include "nn_private.h"
 
@@ -42,15 +45,29 @@ static kd_status shape(kd_graph *g, kd__node_info *n, kd_err *err)
 
 static size_t dimension(const kd__state *s) { return s->n->size / (size_t)s->n->a.k; }
 
+/* What is kept of a head of keys: (d, tokens), then values (tokens, d), in whole vectors of any CPU. */
+typedef struct kept {
+    size_t d, tokens;
+} kept;
+
+static kept sizes(const kd_exec *ex, const kd__state *s)
+{
+    enum { VECTOR = 16 };
+    return (kept){.d = (dimension(s) + VECTOR - 1) / VECTOR * VECTOR,
+                  .tokens = (kd__exec_longest(ex) + VECTOR - 1) / VECTOR * VECTOR};
+}
+
 static kd_status plan(kd_exec *ex, kd__state *s, kd_err *err)
 {
     kd__team *team;
     if (ex->p.cache) {
-        const size_t floats = 2 * kd__exec_longest(ex) * dimension(s) * (size_t)s->n->a.kv;
+        const kept z = sizes(ex, s);
+        const size_t floats = 2 * z.d * z.tokens * (size_t)s->n->a.kv * (size_t)ex->p.sequences;
         ex->extra_bytes += floats * sizeof(float);
         if (!(s->own = kd_alloc_aligned(floats, sizeof(float))))
-            return kd_fail(err, KD_ENOMEM, "layer %s: no memory for a cache of %lld tokens", s->n->name,
-                           (long long)ex->p.cache);
+            return kd_fail(err, KD_ENOMEM, "layer %s: no memory for a cache of %lld times %lld tokens",
+                           s->n->name, (long long)ex->p.sequences, (long long)ex->p.cache);
+        memset(s->own, 0, floats * sizeof(float));
     }
     if (ex->p.training) s->keep_floats = kd__node_rows_planned(ex, s->n) * (size_t)s->n->a.k;
     kd_status st = kd__exec_team(&team, ex, err);
@@ -83,36 +100,32 @@ static kd__group group_of(const kd_exec *ex, const kd__state *s, int64_t i, size
                        .scale = 1 / sqrtf((float)d)};
 }
 
-/* Keys and values of the cache, (longest, kv heads * d) each; those of this batch are appended by one thread.
- */
-static void remember(kd_exec *ex, kd__state *s, float **k, float **v)
+/* Puts the group's keys and values behind those that are kept of its sequence: they are what it reads. */
+static void remember(const kd_exec *ex, const kd__state *s, int64_t sequence, size_t kv, kd__group *g)
 {
-    const size_t ldk = dimension(s) * (size_t)s->n->a.kv, at = (size_t)ex->past * ldk,
-                 n = ex->offset[1] * ldk;
-    *k = s->own;
-    *v = *k + kd__exec_longest(ex) * ldk;
-#pragma omp single
-    {
-        memcpy(*k + at, s->x[1], n * sizeof(float));
-        memcpy(*v + at, s->x[2], n * sizeof(float));
+    const kept z = sizes(ex, s);
+    float *keys = (float *)s->own + (ex->place[sequence] * (size_t)s->n->a.kv + kv) * 2 * z.d * z.tokens,
+          *values = keys + z.d * z.tokens;
+    g->past = ex->past[sequence];
+    for (size_t t = 0; t < g->tokens; t++) {
+        for (size_t i = 0; i < g->d; i++) keys[i * z.tokens + g->past + t] = g->k[t * g->ldk + i];
+        memcpy(values + (g->past + t) * z.d, g->v + t * g->ldk, g->d * sizeof *values);
     }
+    g->tokens += g->past;
+    g->kt = keys;
+    g->vt = values;
+    g->ldkt = z.tokens;
+    g->ldvt = z.d;
 }
 
 static void forward(kd_exec *ex, kd__state *s)
 {
     const int kv = s->n->a.kv;
-    float *keys = NULL, *values = NULL;
-    if (ex->p.cache) remember(ex, s, &keys, &values);
 #pragma omp for schedule(dynamic)
     for (int64_t item = 0; item < ex->sequences * kv; item++) {
         places at;
         kd__group g = group_of(ex, s, item / kv, (size_t)(item % kv), &at);
-        if (keys) {
-            g.k = keys + at.k;
-            g.v = values + at.k;
-            g.past = (size_t)ex->past;
-            g.tokens += g.past;
-        }
+        if (ex->p.cache) remember(ex, s, item / kv, (size_t)(item % kv), &g);
         kd__decoder_get()->attend(&g, s->y + at.q, s->keep ? s->keep + at.keep : NULL,
                                   kd__team_stage(ex->team));
     }

@@ -174,17 +174,20 @@ static float exponentials(float *s, size_t tokens, float *top)
 static void attend_causal(const kd__group *g, float *y, float *log_sum, float *scratch)
 {
     const copies c = lay_out(g, scratch);
-    const size_t queries = g->tokens - g->past;
-    take(c.k, g->k, g->tokens, g->d, g->ldk, 1);
-    take(c.v, g->v, g->tokens, g->d, g->ldk, 1);
-    turn(c.kt, c.k, g);
+    const size_t queries = g->tokens - g->past, ldk = g->kt ? g->ldkt : c.n, ldv = g->kt ? g->ldvt : c.d;
+    const float *kt = g->kt ? g->kt : c.kt, *v = g->kt ? g->vt : c.v;
+    if (!g->kt) {
+        take(c.k, g->k, g->tokens, g->d, g->ldk, 1);
+        take(c.v, g->v, g->tokens, g->d, g->ldk, 1);
+        turn(c.kt, c.k, g);
+    }
     for (size_t head = 0; head < g->heads; head++)
         for (size_t at = 0; at < queries; at += KD__HEAD_BLOCK) {
             const size_t rows = kd_min_size(KD__HEAD_BLOCK, queries - at), own = g->past + at + 1,
                          keys = g->past + at + rows;
             const size_t where = at * g->ldq + head * g->d;
             take(c.q, g->q + where, rows, g->d, g->ldq, g->scale);
-            product(c.score, c.n, (matrix){c.q, c.d, 1}, c.kt, c.n, rows, whole(keys), g->d, false);
+            product(c.score, c.n, (matrix){c.q, c.d, 1}, kt, ldk, rows, whole(keys), g->d, false);
             float sum[KD__HEAD_BLOCK];
             for (size_t r = 0; r < rows; r++) {
                 float top, *s = c.score + r * c.n;
@@ -192,7 +195,7 @@ static void attend_causal(const kd__group *g, float *y, float *log_sum, float *s
                 for (size_t i = whole(own + r); i < keys; i++) s[i] = 0;
                 if (log_sum) log_sum[head * g->tokens + at + r] = top + logf(sum[r]);
             }
-            product(c.out, c.d, (matrix){c.score, c.n, 1}, c.v, c.d, rows, c.d, keys, false);
+            product(c.out, c.d, (matrix){c.score, c.n, 1}, v, ldv, rows, c.d, keys, false);
             for (size_t r = 0; r < rows; r++)
                 give(y + where + r * g->ldq, c.out + r * c.d, 1, g->d, g->ldq, 1 / sum[r], false);
         }

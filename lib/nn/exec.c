@@ -22,8 +22,8 @@ kd_status kd_exec_create(kd_exec **out, kd_graph *g, const kd_exec_params *p, kd
     if (g->tokens && (p->sequences < 0 || p->sequences > p->batch))
         return kd_fail(err, KD_EUSAGE, "%lld sequences of %lld tokens; each has one at least",
                        (long long)p->sequences, (long long)p->batch);
-    if (p->cache && (p->training || p->naive || p->cache < 0 || p->sequences != 1 || !g->tokens))
-        return kd_fail(err, KD_EUSAGE, "a cache of %lld tokens is for inference of one sequence of tokens",
+    if (p->cache && (p->training || p->naive || p->cache < 0 || !p->sequences || !g->tokens))
+        return kd_fail(err, KD_EUSAGE, "a cache of %lld tokens is for inference of sequences of tokens",
                        (long long)p->cache);
     for (int i = 0; i < p->nkeep; i++)
         if (p->training || p->keep[i] < 0 || p->keep[i] >= g->nodes)
@@ -40,7 +40,10 @@ kd_status kd_exec_create(kd_exec **out, kd_graph *g, const kd_exec_params *p, kd
     ex->p = *p;
     if (g->tokens) {
         if (!p->sequences) ex->p.sequences = p->batch;
-        ex->offset = calloc((size_t)ex->p.sequences + 1, sizeof *ex->offset);
+        ex->offset = calloc(4 * (size_t)ex->p.sequences + 1, sizeof *ex->offset);
+        ex->past = ex->offset + ex->p.sequences + 1;
+        ex->place = ex->past + ex->p.sequences;
+        ex->seen = ex->place + ex->p.sequences;
         if (!ex->offset)
             st = kd_fail(err, KD_ENOMEM, "no memory for %lld sequences", (long long)ex->p.sequences);
     }
@@ -130,7 +133,11 @@ kd_status kd_exec_sequences(kd_exec *ex, const uint64_t *offset, int64_t n, kd_e
     }
     memcpy(ex->offset, offset, ((size_t)n + 1) * sizeof *offset);
     ex->sequences = n;
-    ex->past = 0;
+    for (int64_t i = 0; i < n; i++) {
+        ex->past[i] = 0;
+        ex->place[i] = (uint64_t)i;
+        ex->seen[i] = offset[i + 1] - offset[i];
+    }
     return KD_OK;
 }
 
@@ -140,22 +147,40 @@ size_t kd__exec_longest(const kd_exec *ex)
     return (size_t)(most && most < have ? most : have);
 }
 
-kd_status kd_exec_resume(kd_exec *ex, int64_t past, int64_t n, kd_err *err)
+/* Whether a part can go on behind what was seen, with `before` tokens of the batch before it. */
+static kd_status check_part(const kd_exec *ex, const kd_exec_part *k, int64_t before, kd_err *err)
 {
-    const int64_t seen = ex->sequences ? ex->past + (int64_t)ex->offset[1] : 0;
-    if (!ex->p.cache || past < 0 || past > seen)
-        return kd_fail(err, KD_EUSAGE, "a sequence goes on behind token %lld, %lld of it were seen",
-                       (long long)past, (long long)(ex->p.cache ? seen : 0));
-    if (n < 1 || n > ex->p.batch || past + n > (int64_t)kd__exec_longest(ex) || past + n > ex->p.cache)
+    const int64_t seen = ex->p.cache ? (int64_t)ex->seen[k->sequence] : 0,
+                  most = (int64_t)kd_min_size(kd__exec_longest(ex), (size_t)ex->p.cache);
+    if (k->past < 0 || k->past > seen)
+        return kd_fail(err, KD_EUSAGE, "sequence %lld goes on behind token %lld, %lld of it were seen",
+                       (long long)k->sequence, (long long)k->past, (long long)seen);
+    if (k->n < 1 || before + k->n > ex->p.batch || k->past + k->n > most)
         return kd_fail(err, KD_EUSAGE,
-                       "a sequence of %lld tokens, %lld of them at once; there is room for %lld and %lld",
-                       (long long)(past + n), (long long)n,
-                       (long long)kd_min_size(kd__exec_longest(ex), (size_t)ex->p.cache),
-                       (long long)ex->p.batch);
-    ex->offset[0] = 0;
-    ex->offset[1] = (uint64_t)n;
-    ex->sequences = 1;
-    ex->past = past;
+                       "sequence %lld of %lld tokens, %lld in the batch; there is room for %lld and %lld",
+                       (long long)k->sequence, (long long)(k->past + k->n), (long long)(before + k->n),
+                       (long long)most, (long long)ex->p.batch);
+    return KD_OK;
+}
+
+kd_status kd_exec_resume(kd_exec *ex, const kd_exec_part *part, int64_t parts, kd_err *err)
+{
+    int64_t n = 0, next = 0;
+    for (int64_t i = 0; i < parts; next = part[i].sequence + 1, n += part[i++].n) {
+        if (part[i].sequence < next || part[i].sequence >= ex->p.sequences)
+            return kd_fail(err, KD_EUSAGE, "sequence %lld of a batch, expected one of %lld to %lld",
+                           (long long)part[i].sequence, (long long)next, (long long)ex->p.sequences - 1);
+        kd_status st = check_part(ex, &part[i], n, err);
+        if (st) return st;
+    }
+    if (!n) return kd_fail(err, KD_EUSAGE, "a batch of no sequences");
+    for (int64_t i = 0; i < parts; i++) {
+        ex->offset[i + 1] = ex->offset[i] + (uint64_t)part[i].n;
+        ex->past[i] = (uint64_t)part[i].past;
+        ex->place[i] = (uint64_t)part[i].sequence;
+        ex->seen[ex->place[i]] = (uint64_t)(part[i].past + part[i].n);
+    }
+    ex->sequences = parts;
     return KD_OK;
 }
 

@@ -4,19 +4,21 @@
  *     data    dx (n, width)  = dz W           scattered to the rows they are of
  *     weights dW (words, width) += dz^T x     piece after piece
  *
- * Nothing is as long as rows x words: a piece has ROWS rows. A larger one would read and write dW less often,
- * a smaller one keeps its logits in the cache between the three products. Weights are laid out in panels once
- * a batch for the logits; products are those of panels.c. In f32 dx reads them where they are, in shares of
- * words whose results are added in order: each number of dz and W is then read once a piece. With bf16
- * operands of the CPU's own (precision.c) they are the library's, planned for whole pieces: rows of the last
- * one that nobody asked for are zeros.
+ * Nothing is as long as rows x words: a piece has ROWS rows. W, dW and a piece's logits are larger than the
+ * caches, and each of them passes through once a piece: a larger piece reads and writes W and dW less often.
+ * Nothing of the size of W is copied. A thread takes WORDS words at a time, lays out what it needs of W, z or
+ * dz in its own cache, in panels (panels.c), and computes all that these words are good for: their logits, or
+ * their rows of dW and what they add to dx. dx is added up in shares of words, and the shares in order.
+ *
+ * With bf16 operands of the CPU's own (precision.c) products are the library's, planned for whole pieces:
+ * rows of the last one that nobody asked for are zeros.
  */
 #include "nn_private.h"
 
 #include <stdlib.h>
 #include <string.h>
 
-enum { ROWS = KD_HEAD_ROWS, BLOCK = 4096, SHARE = 4 * KD__PANELS_STEP /* of words */ };
+enum { ROWS = KD_HEAD_ROWS, BLOCK = 4096, WORDS = 192, SHARE = 16 * WORDS };
 
 struct kd_head {
     kd_graph *g;
@@ -27,13 +29,12 @@ struct kd_head {
     size_t words, width;
     float *arena;
     size_t floats;
-    float *forward, *back; /* W as the two products read it */
-    float *in, *din;       /* (ROWS, width) */
-    float *z, *dz;         /* (ROWS, words) */
-    float *in16, *dz16;    /* operands of the library's products, or NULL */
-    float *stage;          /* of the weights' gradient */
-    float *shares;         /* (shares, ROWS, width) of dx */
-    const float *weight;   /* (words, width) */
+    float *in;                /* (ROWS, width) */
+    float *panels;            /* the same in panels along the rows */
+    float *z, *dz;            /* (ROWS, words) */
+    float *shares;            /* (shares, ROWS, width) of dx */
+    float *w16, *in16, *dz16; /* operands of the library's products */
+    const float *weight;      /* (words, width) */
     kd__team *team;
     kd__gemm *logits, *data, *first, *next; /* the library's: dW = and dW += */
     /* Of this batch. */
@@ -56,9 +57,11 @@ kd_status kd__head_check(const kd_graph *g, kd_node n, kd_err *err)
         info ? info->name : "that is not there");
 }
 
-/* Whether W is read where it is for dx: f32, whole registers. */
-static bool in_place(const kd_head *h) { return h->operands == KD__F32 && h->width % 16 == 0; }
-static size_t shares_of(const kd_head *h) { return (h->words + SHARE - 1) / SHARE; }
+/* The library's dx is one product. */
+static size_t shares_of(const kd_head *h)
+{
+    return h->operands == KD__BF16 ? 1 : (h->words + SHARE - 1) / SHARE;
+}
 
 /* ---- planning ----------------------------------------------------------------------------- */
 
@@ -90,31 +93,29 @@ static size_t place(kd_head *h, size_t n)
 
 static kd_status plan_memory(kd_head *h, kd_err *err)
 {
-    const size_t V = h->words, d = h->width, w = V * d;
+    const size_t V = h->words, d = h->width;
     const bool library = h->operands == KD__BF16, back = h->p.training;
-    const kd__panels_gradient g = {.rows = ROWS, .out = V, .in = d};
-    const size_t forward = place(h, library ? kd__operand_floats(KD__BF16, w) : kd__panels_floats(d, V)),
-                 backward = place(h, library || !back || in_place(h) ? 0 : kd__panels_floats(V, d)),
-                 in = place(h, ROWS * d), din = place(h, back ? ROWS * d : 0), z = place(h, ROWS * V),
+    const size_t in = place(h, ROWS * d),
+                 panels = place(h, library || !back ? 0 : kd__panels_floats(ROWS, d)), z = place(h, ROWS * V),
                  dz = h->p.apart && back ? place(h, ROWS * V) : z,
+                 shares = place(h, back ? shares_of(h) * ROWS * d : 0),
+                 w16 = place(h, library ? kd__operand_floats(KD__BF16, V * d) : 0),
                  in16 = place(h, library ? kd__operand_floats(KD__BF16, ROWS * d) : 0),
-                 dz16 = place(h, library && back ? kd__operand_floats(KD__BF16, ROWS * V) : 0),
-                 stage = place(h, library || !back ? 0 : kd__panels_stage(&g)),
-                 shares = place(h, back && in_place(h) ? shares_of(h) * ROWS * d : 0);
+                 dz16 = place(h, library && back ? kd__operand_floats(KD__BF16, ROWS * V) : 0);
     if (!(h->arena = kd_alloc_aligned(h->floats, sizeof(float))))
         return kd_fail(err, KD_ENOMEM, "layer %s: no memory for %zu words a row, %d rows at a time",
                        h->g->node[h->p.head].name, V, ROWS);
-    h->forward = h->arena + forward;
-    h->back = library ? h->forward : h->arena + backward;
     h->in = h->arena + in;
-    h->din = h->arena + din;
+    h->panels = h->arena + panels;
     h->z = h->arena + z;
     h->dz = h->arena + dz;
+    h->shares = h->arena + shares;
+    h->w16 = h->arena + w16;
     h->in16 = h->arena + in16;
     h->dz16 = h->arena + dz16;
-    h->stage = h->arena + stage;
-    h->shares = h->arena + shares;
-    return KD_OK;
+    if (library) return KD_OK;
+    const size_t panel = kd__panels_get()->width;
+    return kd__team_reserve(h->team, kd_max_size(panel * d, back ? WORDS * (2 * ROWS + panel) : 0), err);
 }
 
 kd_status kd_head_create(kd_head **out, kd_graph *g, const kd_head_params *p, kd_err *err)
@@ -134,7 +135,6 @@ kd_status kd_head_create(kd_head **out, kd_graph *g, const kd_head_params *p, kd
     h->operands =
         p->precision == KD_PRECISION_BF16 && g->operands ? g->operands : kd__operands_by_cpu(p->precision);
     st = kd__team_create(&h->team, p->threads, err);
-    if (!st && h->operands) st = kd__team_reserve(h->team, KD__PANELS_BLOCK * KD__PANELS_STEP, err);
     if (!st && h->operands == KD__BF16) st = plan_library(h, err);
     if (!st) st = plan_memory(h, err);
     if (st)
@@ -174,26 +174,105 @@ static void clear(float *x, size_t n)
     for (size_t i = 0; i < n; i += BLOCK) memset(x + i, 0, kd_min_size(BLOCK, n - i) * sizeof *x);
 }
 
-/* dx in shares of words, each W where it lies times a share of dz; then their sum, share by share. */
-static void share_product(const kd_head *h, size_t share)
+/* A panel of W, k words or numbers long, as operands. */
+static void round_panel(const kd_head *h, float *panel, size_t k)
 {
-    const size_t d = h->width, first = share * SHARE, words = kd_min_size(SHARE, h->words - first);
-    float *c = h->shares + share * ROWS * d;
-    for (size_t k = 0; k < words; k += KD__PANELS_STEP) {
-        const kd__dense_product t = {.c = c,
-                                     .ldc = d,
-                                     .a = h->dz + first + k,
-                                     .lda = h->words,
-                                     .b = h->weight + (first + k) * d,
-                                     .ldb = d,
-                                     .rows = h->n,
-                                     .n = d,
-                                     .k = kd_min_size(KD__PANELS_STEP, words - k),
-                                     .add = k > 0};
-        kd__dense_get()->product(&t);
+    if (h->operands) kd__make_operand(panel, panel, k * kd__panels_get()->width, h->operands);
+}
+
+/* Logits of `words` words from `first` on. */
+static void logits_of(const kd_head *h, size_t first, size_t words)
+{
+    const kd__panel_kernels *p = kd__panels_get();
+    const size_t d = h->width, end = first + words;
+    float *panel = kd__team_stage(h->team);
+    for (size_t j = first; j < end; j += p->width) {
+        const kd__panel_product t = {.c = h->z + j,
+                                     .ldc = h->words,
+                                     .b = panel,
+                                     .k = d,
+                                     .width = kd_min_size(p->width, end - j),
+                                     .next_b = h->weight + (j + p->width) * d};
+        p->pack_transposed(panel, h->weight + j * d, d, d, t.width);
+        round_panel(h, panel, d);
+        p->rows_by_panel(&t, h->in, d, h->n);
     }
 }
 
+/* What a thread has of dz: as rows, and turned around in panels. */
+typedef struct some_words {
+    size_t first, n;
+    float *dz, *turned; /* (rows, n); (n / panel's rows, rows, panel's rows) */
+    float *panel;       /* of W */
+} some_words;
+
+static void take_words(const kd_head *h, const some_words *s)
+{
+    const kd__panel_kernels *p = kd__panels_get();
+    for (size_t r = 0; r < h->n; r++) {
+        const float *from = h->dz + r * h->words + s->first;
+        if (h->operands)
+            kd__make_operand(s->dz + r * s->n, from, s->n, h->operands);
+        else
+            memcpy(s->dz + r * s->n, from, s->n * sizeof *from);
+    }
+    for (size_t j = 0; j < s->n; j += p->rows)
+        p->pack_rows(s->turned + j * h->n, s->dz + j, s->n, h->n, kd_min_size(p->rows, s->n - j));
+}
+
+/* Their rows of dW. Meanwhile their rows of W come near. */
+static void weights_of(const kd_head *h, const some_words *s)
+{
+    const kd__panel_kernels *p = kd__panels_get();
+    const size_t d = h->width;
+    for (size_t j = 0; j < d; j += p->width) {
+        const kd__panel_product t = {.c = h->dw + s->first * d + j,
+                                     .ldc = d,
+                                     .b = h->panels + j * h->n,
+                                     .k = h->n,
+                                     .width = kd_min_size(p->width, d - j),
+                                     .add = h->begun,
+                                     .next_b = h->weight + s->first * d + j * h->n};
+        p->panels_by_panel(&t, s->turned, s->n);
+    }
+}
+
+/* What they add to a share of dx. Meanwhile the next words' rows of dW come near. */
+static void add_to_share(const kd_head *h, const some_words *s, float *share, bool add)
+{
+    const kd__panel_kernels *p = kd__panels_get();
+    const size_t d = h->width, end = s->first + s->n;
+    for (size_t j = 0; j < d; j += p->width) {
+        const kd__panel_product t = {.c = share + j,
+                                     .ldc = d,
+                                     .b = s->panel,
+                                     .k = s->n,
+                                     .width = kd_min_size(p->width, d - j),
+                                     .add = add,
+                                     .next_b = h->dw + end * d + j * s->n};
+        p->pack_panel(s->panel, h->weight + s->first * d + j, d, s->n, t.width);
+        round_panel(h, s->panel, s->n);
+        p->rows_by_panel(&t, s->dz, s->n, h->n);
+    }
+}
+
+static void share_backward(const kd_head *h, size_t share)
+{
+    float *dz = kd__team_stage(h->team);
+    const size_t first = share * SHARE, end = kd_min_size(h->words, first + SHARE);
+    for (size_t at = first; at < end; at += WORDS) {
+        const some_words s = {.first = at,
+                              .n = kd_min_size(WORDS, end - at),
+                              .dz = dz,
+                              .turned = dz + ROWS * WORDS,
+                              .panel = dz + 2 * ROWS * WORDS};
+        take_words(h, &s);
+        weights_of(h, &s);
+        add_to_share(h, &s, h->shares + share * ROWS * h->width, at > first);
+    }
+}
+
+/* A row of dx to where it belongs. */
 static void sum_shares(const kd_head *h, size_t row)
 {
     const size_t d = h->width;
@@ -232,13 +311,8 @@ static void begin(kd_head *h, const asked *c)
         h->weight = w;
         h->begun = false;
     }
-    if (h->operands == KD__BF16)
-        make(h->forward, w, h->words * h->width, KD__BF16);
-    else
-        kd__panels_pack(h->forward, w, h->width, h->words, true, h->operands);
+    if (h->operands == KD__BF16) make(h->w16, w, h->words * h->width, KD__BF16);
     if (h->dw) {
-        if (h->operands != KD__BF16 && !in_place(h))
-            kd__panels_pack(h->back, w, h->words, h->width, false, h->operands);
         clear(h->grad, (size_t)kd_exec_rows(c->ex, h->x) * h->width);
         if (!c->rows) clear(h->dw, h->words * h->width);
     }
@@ -261,7 +335,10 @@ static void gather(kd_head *h)
             memcpy(to, h->value + h->row[i] * d, d * sizeof *to);
         else
             memset(to, 0, d * sizeof *to);
-        if (h->operands == KD__BF16) kd__make_operand((uint16_t *)(void *)h->in16 + i * d, to, d, KD__BF16);
+        if (h->operands == KD__BF16)
+            kd__make_operand((uint16_t *)(void *)h->in16 + i * d, to, d, KD__BF16);
+        else if (h->operands)
+            kd__make_operand(to, to, d, h->operands);
     }
 }
 
@@ -274,18 +351,11 @@ static void forward(kd_head *h, const asked *c)
     }
     gather(h);
     if (h->operands == KD__BF16) {
-        kd__gemm_run(&(kd__gemm_call){.g = h->logits, .a = h->in16, .b = h->forward, .c = h->z}, 1);
+        kd__gemm_run(&(kd__gemm_call){.g = h->logits, .a = h->in16, .b = h->w16, .c = h->z}, 1);
         return;
     }
-    const kd__panels_call call = {.a = h->in,
-                                  .b = h->forward,
-                                  .c = h->z,
-                                  .rounded = h->operands ? kd__team_stage(h->team) : NULL,
-                                  .m = h->n,
-                                  .n = h->words,
-                                  .k = h->width};
-    kd__panels_product(&call);
-#pragma omp barrier
+#pragma omp for schedule(dynamic)
+    for (size_t j = 0; j < h->words; j += WORDS) logits_of(h, j, kd_min_size(WORDS, h->words - j));
 }
 
 const float *kd_head_forward(kd_head *h, const uint32_t *row, int64_t n)
@@ -296,13 +366,6 @@ const float *kd_head_forward(kd_head *h, const uint32_t *row, int64_t n)
 
 float *kd_head_grad(kd_head *h) { return h->dz; }
 
-static void scatter(const kd_head *h)
-{
-    const size_t d = h->width;
-#pragma omp for schedule(static)
-    for (size_t i = 0; i < h->n; i++) memcpy(h->grad + h->row[i] * d, h->din + i * d, d * sizeof(float));
-}
-
 static void backward_library(kd_head *h)
 {
     const size_t V = h->words;
@@ -311,38 +374,19 @@ static void backward_library(kd_head *h)
     for (size_t i = h->n; i < ROWS; i++) memset((uint16_t *)(void *)h->dz16 + i * V, 0, V * sizeof(uint16_t));
     const kd__gemm_call call[] = {
         {.g = h->begun ? h->next : h->first, .a = h->dz16, .b = h->in16, .c = h->dw},
-        {.g = h->data, .a = h->dz16, .b = h->back, .c = h->din}};
+        {.g = h->data, .a = h->dz16, .b = h->w16, .c = h->shares}};
     kd__gemm_run(call, 2);
 }
 
 static void backward_panels(kd_head *h)
 {
-    const kd__panels_gradient weights = {.dy = h->dz,
-                                         .x = h->in,
-                                         .dw = h->dw,
-                                         .stage = h->stage,
-                                         .rows = h->n,
-                                         .out = h->words,
-                                         .in = h->width,
-                                         .rounded = h->operands,
-                                         .add = h->begun};
-    const kd__panels_call data = {.a = h->dz,
-                                  .b = h->back,
-                                  .c = h->din,
-                                  .rounded = h->operands ? kd__team_stage(h->team) : NULL,
-                                  .m = h->n,
-                                  .n = h->width,
-                                  .k = h->words};
-    kd__panels_gather(&weights);
-#pragma omp barrier
-    kd__panels_gradients(&weights);
-    if (in_place(h)) {
+    const kd__panel_kernels *p = kd__panels_get();
+    const size_t d = h->width;
+#pragma omp for schedule(static)
+    for (size_t j = 0; j < d; j += p->width)
+        p->pack_panel(h->panels + j * h->n, h->in + j, d, h->n, kd_min_size(p->width, d - j));
 #pragma omp for schedule(dynamic)
-        for (size_t i = 0; i < shares_of(h); i++) share_product(h, i);
-    } else {
-        kd__panels_product(&data);
-#pragma omp barrier
-    }
+    for (size_t i = 0; i < shares_of(h); i++) share_backward(h, i);
 }
 
 static void backward(kd_head *h, const asked *c)
@@ -352,12 +396,8 @@ static void backward(kd_head *h, const asked *c)
         backward_library(h);
     else
         backward_panels(h);
-    if (in_place(h)) {
 #pragma omp for schedule(static)
-        for (size_t i = 0; i < h->n; i++) sum_shares(h, i);
-    } else {
-        scatter(h);
-    }
+    for (size_t i = 0; i < h->n; i++) sum_shares(h, i);
 #pragma omp single
     h->begun = true;
 }

@@ -112,9 +112,11 @@ struct kd_exec {
     uint64_t seed, step;
     int *order; /* nodes that run (no aliases) */
     int steps;
-    int64_t sequences;     /* token models: active ones */
-    uint64_t *offset;      /* (p.sequences + 1); offset[sequences] tokens are active */
-    int64_t past;          /* with p.cache: tokens of the sequence before the active ones */
+    int64_t sequences; /* token models: active ones */
+    uint64_t *offset;  /* (p.sequences + 1); offset[sequences] tokens are active */
+    uint64_t *past;    /* (p.sequences) of each: tokens before the active ones, 0 without p.cache */
+    uint64_t *place,
+        *seen;             /* with p.cache, (p.sequences): where each is kept; tokens of what is kept there */
     size_t extra_bytes;    /* of packed weights, added by plan(); kd_exec_bytes adds kd__team_bytes(team) */
     struct kd__team *team; /* see kd__exec_team; the exec frees it after the ops' release */
 };
@@ -221,7 +223,7 @@ typedef struct kd__panels_gradient {
     const float *dy, *x;
     float *dw, *stage;
     size_t rows, out, in;
-    bool rounded, add; /* dw += */
+    bool rounded;
 } kd__panels_gradient;
 size_t kd__panels_stage(const kd__panels_gradient *g); /* of rows, out and in */
 void kd__panels_gather(const kd__panels_gradient *g);
@@ -524,6 +526,10 @@ typedef struct kd__group {
     size_t heads, tokens, d, ldq, ldk;
     size_t past; /* tokens that have keys but no queries: the first ones; 0 in backward */
     float scale; /* of scores */
+    /* Where they are kept from pass to pass, in the place of k and v: keys (d, ldkt), values (tokens, ldvt),
+     * both multiples of vectors, zeros behind d. */
+    const float *kt, *vt;
+    size_t ldkt, ldvt;
 } kd__group;
 typedef struct kd__group_grads {
     const float *y, *dy, *log_sum;

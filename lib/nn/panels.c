@@ -110,8 +110,11 @@ void kd__panels_product(const kd__panels_call *call)
     size_t columns = up(COLUMNS, width);
     while (columns > width && high * (up(call->n, columns) / columns) < PIECES) columns -= width;
     const size_t wide = up(call->n, columns) / columns;
+    const bool rows_first = call->n > call->m; // the larger operand passes once
 #pragma omp for schedule(dynamic) nowait
-    for (size_t t = 0; t < high * wide; t++) block(call, t / wide * BLOCK, t % wide * columns, columns);
+    for (size_t t = 0; t < high * wide; t++)
+        block(call, (rows_first ? t % high : t / wide) * BLOCK, (rows_first ? t / high : t % wide) * columns,
+              columns);
 }
 
 /* SLICE columns of m (k, ld) from `from` on in panels of `width`; pack: of one of them. */
@@ -157,7 +160,7 @@ static void square(const kd__panels_gradient *g, size_t i, size_t j)
                                    .b = x + col * k,
                                    .k = k,
                                    .width = kd_min_size(p->width, g->in - col),
-                                   .add = r > 0 || g->add};
+                                   .add = r > 0};
             t.next_b = at + 1 < panels ? t.b + k * p->width : dy + k * dy_width(g) + j * then;
             if (then) look_ahead(&t, at, panels, next + i * then, then);
             p->panels_by_panel(&t, dy + i * k, high);

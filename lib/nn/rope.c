@@ -80,7 +80,7 @@ static void turn(const kd_exec *ex, const kd__state *s, float *y, const float *x
 #pragma omp for schedule(dynamic, 4)
     for (int64_t i = 0; i < ex->sequences; i++)
         for (uint64_t at = ex->offset[i]; at < ex->offset[i + 1]; at++) {
-            const size_t place = (size_t)(at - ex->offset[i] + (uint64_t)ex->past) * t->half;
+            const size_t place = (size_t)(at - ex->offset[i] + ex->past[i]) * t->half;
             kd__decoder_get()->rotate(y + at * c, x + at * c, t->cosine + place,
                                       (back ? t->back : t->sine) + place, heads, 2 * t->half, add);
         }

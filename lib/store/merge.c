@@ -3,7 +3,8 @@
  * Before anything is written: what the stores say of themselves is compared (segments, columns, codebooks,
  * teachers, contracts), so that a merged column never holds the outputs of two teachers or two encodings. A
  * contract may differ only where it says which part a store is: "shard", written by slice.c; "store", the
- * root of the rows a teacher saw; "sample", the hash over some of the rows that were imported.
+ * root of the rows a teacher saw; "sample", the hash over some of the rows that were imported; or how answers
+ * were drawn: "generate", which becomes a list.
  *
  * Rows are told apart by their ids. Different parts of one store cannot share a row, which their contracts
  * prove, so nothing is read for them. Otherwise all ids go through a hash table (merge_ids.c). Copies within
@@ -71,6 +72,7 @@ static json_t *common_contract(const kd_store *s, uint32_t g)
     if (of && !strcmp(of, root)) json_object_del(copy, "store");
     json_object_del(copy, "shard");
     json_object_del(copy, "sample");
+    json_object_del(copy, "generate");
     return copy;
 }
 
@@ -183,6 +185,24 @@ static kd_status merge_samples(kd__rewrite *r, uint32_t g, kd_err *err)
     return failed ? no_memory(err) : KD_OK;
 }
 
+/* How the answers of each store were drawn, where that is not the same in all. */
+static kd_status merge_draws(kd__rewrite *r, kd_err *err)
+{
+    json_t *teacher = json_object_get(r->extra[0], "teacher"), *all = json_array(), *said, *first = NULL;
+    bool differ = false, failed = !all;
+    for (uint32_t i = 0; i < r->n && !failed; i++) {
+        said = json_object_get(json_object_get(entry_of(r->source[i], 0), "contract"), "generate");
+        if (!i) first = said;
+        differ = differ || (said != first && !json_equal(said, first)); // NULL: its tokens were not generated
+        failed = said && json_array_append(all, said);
+    }
+    if (differ && !failed)
+        failed = json_object_set(r->contract[0], "generate", all) ||
+                 (teacher && json_object_set(teacher, "generate", all));
+    json_decref(all);
+    return failed ? no_memory(err) : KD_OK;
+}
+
 /* Seconds and rows that the teacher took in all parts. */
 static void merge_seconds(kd__rewrite *r, uint32_t g)
 {
@@ -227,6 +247,7 @@ static kd_status prepare(kd__rewrite *r, bool skip_duplicates, kd_err *err)
     kd_status st = KD_OK;
     for (uint32_t i = 1; i < r->n && !st; i++) st = same_stores(r->source[0], r->source[i], err);
     if (!st) st = merge_parts(r, &disjoint, err);
+    if (!st) st = merge_draws(r, err);
     for (uint32_t g = 0; g < r->segments && !st; g++) {
         st = merge_samples(r, g, err);
         merge_seconds(r, g);

@@ -109,14 +109,6 @@ static kd_status add_tap(pass *p, size_t i, kd_err *err)
     return add(p, KD__TAPS + (unsigned)i, "/feat.", tap.node, c, p->p->feature_encoding, params, err);
 }
 
-/* Of a large vocabulary few classes are kept unless the caller says otherwise. */
-enum { LARGE = 1024 };
-static const char *spoken_encoding(const pass *p)
-{
-    if (p->p->encoding || p->p->dtype != KD_F32 || p->t->classes < LARGE) return p->p->encoding;
-    return "head-tail:n=20";
-}
-
 /* One node's values for the texts of each column: what: "/embedding", or "/feat." and the node. */
 static kd_status add_texts(pass *p, unsigned source, const char *what, kd_node node, kd_err *err)
 {
@@ -124,7 +116,8 @@ static kd_status add_texts(pass *p, unsigned source, const char *what, kd_node n
     const bool tokens = kd_graph_node_per(g, node) == KD_PER_TOKEN,
                said = p->t->speaks && source == KD__LOGITS;
     const char *name = kd_graph_node_name(g, node),
-               *encoding = said ? spoken_encoding(p) : p->p->feature_encoding;
+               *encoding =
+                   said ? kd__said_encoding(p->t, p->p->encoding, p->p->dtype) : p->p->feature_encoding;
     kd_status st = KD_OK;
     if (!said && tokens && encoding && strcmp(encoding, "dense"))
         return kd_fail(err, KD_EUNSUPPORTED,

@@ -32,6 +32,13 @@ void kd__said_free(kd__said *s)
     free(s);
 }
 
+/* Of a large vocabulary few classes are kept unless the caller says otherwise. */
+enum { LARGE = 1024 };
+const char *kd__said_encoding(const kd_teacher *t, const char *encoding, kd_dtype dtype)
+{
+    return encoding || dtype != KD_F32 || t->classes < LARGE ? encoding : "head-tail:n=20";
+}
+
 /* Whether token i of the feed, which is not the first of its text, is to be predicted. */
 static bool wanted(const kd__feed *f, uint64_t i) { return !f->mask || f->mask[f->token + i]; }
 
@@ -91,28 +98,51 @@ typedef struct storing {
     const kd__target *g;
 } storing;
 
-static kd_status store_dense(const storing *x, const taking *k, const kd_codec_block *b, size_t n,
-                             kd_err *err)
+static kd_status more_dense(kd__said *s, const kd__target *g, const void *data, size_t bytes, kd_err *err)
 {
-    const kd_dtype type = x->g->column.dtype;
-    const size_t numbers = n * x->g->size, bytes = numbers * kd_dtype_size(type), at = x->s->dense.len;
-    if (bytes > KD_STORE_MAX_RAW - at)
+    if (bytes > KD_STORE_MAX_RAW - s->dense.len)
         return kd_fail(
             err, KD_ELIMIT,
             "column %s: a chunk takes more than 1 GiB; pack the rows in smaller chunks, or give an "
             "--encoding that keeps fewer classes",
-            x->g->column.name);
+            g->column.name);
+    if (bytes) kd_buf_append(&s->dense, data, bytes);
+    return s->dense.failed ? kd_fail(err, KD_ENOMEM, "no memory for a chunk") : KD_OK;
+}
+
+static kd_status put_dense(kd__said *s, const kd__target *g, const kd_codec_block *b, size_t n,
+                           const char *where, uint64_t row, kd_err *err)
+{
+    const kd_dtype type = g->column.dtype;
+    const size_t numbers = n * g->size, at = s->dense.len;
     for (size_t i = 0; i < numbers; i++)
         if (!isfinite(b->values[i]))
             return kd_fail(err, KD_ENUMERIC, "the logit of class %zu is %g; the teacher's weights are broken",
-                           i % x->g->size, b->values[i]);
-    kd_buf_append(&x->s->dense, b->values,
-                  bytes); // room for what follows: a number is no longer than a float
-    if (x->s->dense.failed) return kd_fail(err, KD_ENOMEM, "no memory for a chunk");
-    if (type == KD_F32) return KD_OK;
-    kd_from_f32(x->s->dense.text + at, type, b->values, numbers);
-    return kd__check_halves(&x->g->column, x->s->dense.text + at, b->values, numbers, x->g->size,
-                            k->t->folder, k->f->at.base + k->f->at.first, err);
+                           i % g->size, b->values[i]);
+    // Room for what follows: a number is no longer than a float.
+    kd_status st = more_dense(s, g, b->values, numbers * kd_dtype_size(type), err);
+    if (st || type == KD_F32) return st;
+    kd_from_f32(s->dense.text + at, type, b->values, numbers);
+    return kd__check_halves(&g->column, s->dense.text + at, b->values, numbers, g->size, where, row, err);
+}
+
+kd_status kd__said_put(kd__said *s, const kd__target *g, const kd_codec_block *b, size_t n, int threads,
+                       const char *where, uint64_t row, kd_err *err)
+{
+    kd_status st = g->codec && !s->pieces ? kd_codec_begin(&s->pieces, g->codec, err) : KD_OK;
+    if (!st)
+        st = g->codec ? kd_codec_add(s->pieces, b, threads, err) : put_dense(s, g, b, n, where, row, err);
+    return st ? kd_fail_in(err, st, "%s: texts from row %llu on, %s", where, (unsigned long long)row,
+                           g->column.name)
+              : KD_OK;
+}
+
+kd_status kd__said_join(kd__said *s, size_t row, const kd__target *g, kd__said *from, kd_err *err)
+{
+    kd_status st = g->codec && !s->pieces ? kd_codec_begin(&s->pieces, g->codec, err) : KD_OK;
+    s->lengths[row] = from->lengths[0];
+    if (!st && from->pieces) st = kd_codec_join(s->pieces, from->pieces, err);
+    return st || g->codec ? st : more_dense(s, g, from->dense.text, from->dense.len, err);
 }
 
 static kd_status store_piece(void *arg, const taking *k, const piece *p, const float *logits, kd_err *err)
@@ -124,18 +154,13 @@ static kd_status store_piece(void *arg, const taking *k, const piece *p, const f
                               .lengths = p->length,
                               .at = p->at,
                               .ids = k->f->ids + row};
-    kd_status st =
-        x->g->codec ? kd_codec_add(x->s->pieces, &b, k->t->threads, err) : store_dense(x, k, &b, p->n, err);
-    return st ? kd_fail_in(err, st, "%s: texts from row %llu on, %s", k->t->folder,
-                           (unsigned long long)(k->f->at.base + row), x->g->column.name)
-              : KD_OK;
+    return kd__said_put(x->s, x->g, &b, p->n, k->t->threads, k->t->folder, k->f->at.base + row, err);
 }
 
 kd_status kd__said_take(kd__said *s, kd_teacher *t, const kd__feed *f, const kd__target *g, kd_err *err)
 {
     storing x = {s, g};
-    kd_status st = g->codec && !s->pieces ? kd_codec_begin(&s->pieces, g->codec, err) : KD_OK;
-    return st ? st : take(&(taking){t, f, store_piece, &x}, s->lengths + f->at.first, err);
+    return take(&(taking){t, f, store_piece, &x}, s->lengths + f->at.first, err);
 }
 
 kd_status kd__said_end(kd__said *s, kd_buf *out, kd_block *block, kd_err *err)

@@ -86,7 +86,7 @@ kd_status kd__teacher_plan(kd_teacher *t, const kd_node *keep, size_t n, kd_err 
                               .sequences = reads ? t->batch : 0,
                               .threads = t->threads,
                               .precision = t->precision,
-                              .fixed = true,
+                              .fixed = !t->speaks, // a copy as large as the model, to win a hundredth
                               .keep = kept,
                               .nkeep = (int)n,
                               .kept_only = t->speaks};
@@ -148,24 +148,26 @@ void kd_teacher_close(kd_teacher *t)
     free(t);
 }
 
+/* The plan that was there goes first: two of them may not fit where one does. */
+static kd_status plan_anew(kd_teacher *t, kd_precision p, kd_err *err)
+{
+    kd_exec_free(t->head);
+    kd_exec_free(t->exec);
+    t->head = t->exec = NULL;
+    t->precision = p;
+    t->ntaps = 0;
+    return kd__teacher_plan(t, NULL, 0, err);
+}
+
 kd_status kd_teacher_set_precision(kd_teacher *t, kd_precision p, kd_err *err)
 {
     const kd_precision before = t->precision;
-    kd_exec *head = t->head, *spare;
-    t->precision = p;
-    t->head = NULL;
-    kd_status st = kd__teacher_plan(t, NULL, 0, err);
-    if (st) {
-        t->precision = before;
-        spare = t->head;
-        t->head = head;
-    } else {
-        t->ntaps = 0;
-        spare = head;
-    }
-    kd_exec_free(spare);
+    if (p == before && !t->ntaps) return KD_OK;
     kd__known_free(t->known);
     t->known = NULL;
+    kd_err ignored;
+    kd_status st = plan_anew(t, p, err);
+    if (st) (void)plan_anew(t, before, &ignored);
     return st;
 }
 

@@ -148,7 +148,7 @@ static kd_status plan_rows(kd_plan *plan, kd_teacher *t, kd_store *s, const offe
 
 /* ---- of what a language model says ---------------------------------------------------------- */
 
-enum { PIECE = 4 * KD__HEAD_ROWS }; /* positions of a block, so that no more logits are there at a time */
+enum { PIECE = KD__HEAD_ROWS }; /* positions of a block, so that no more logits are there at a time */
 
 typedef struct listener {
     kd_teacher *t;
@@ -196,13 +196,18 @@ static kd_status hear(void *arg, const float *logits, size_t n, kd_err *err)
     return st;
 }
 
+static kd_status hear_nothing(void *arg, const float *logits, size_t n, kd_err *err)
+{
+    (void)arg, (void)logits, (void)n, (void)err;
+    return KD_OK;
+}
+
 static kd_status listen(kd_plan *plan, listener *l, kd_store *s, uint64_t positions, kd_err *err)
 {
     kd__reader r = {0};
     kd__said_seen seen;
     kd_status st = kd__reader_open(&r, l->t, s, NULL, true, 1, err);
-    if (!st) st = kd__said_sample(l->t, &r, 0, KD__HEAD_ROWS, hear, l, &seen, err); // plans and packs weights
-    l->n = 0, l->positions = 0;
+    if (!st) st = kd__said_sample(l->t, &r, 0, 1, hear_nothing, NULL, &seen, err); // plans and packs weights
     const double start = kd_now();
     if (!st) st = kd__said_sample(l->t, &r, 0, (size_t)positions, hear, l, &seen, err);
     if (!st) st = hear_block(l, err);

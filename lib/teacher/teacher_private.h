@@ -40,7 +40,7 @@ struct kd_teacher {
     kd_exec *head;
     float *hidden; /* (KD__HEAD_ROWS, width of the body) */
 };
-enum { KD__HEAD_ROWS = 64 };
+enum { KD__HEAD_ROWS = 256 };
 
 /* Which rows of a store a batch holds, for messages: number i is a view of row base + (first + i) / per. */
 typedef struct kd__place {
@@ -227,7 +227,13 @@ typedef struct kd__said {
     kd_buf dense; /* where there is no codec */
 } kd__said;
 kd_status kd__said_open(kd__said **out, size_t rows, kd_err *err);
-void kd__said_free(kd__said *s); /* NULL-safe */
+void kd__said_free(kd__said *s);                                                          /* NULL-safe */
+const char *kd__said_encoding(const kd_teacher *t, const char *encoding, kd_dtype dtype); /* or the default */
+/* n positions of b behind those that are there. where, row: for messages. */
+kd_status kd__said_put(kd__said *s, const kd__target *g, const kd_codec_block *b, size_t n, int threads,
+                       const char *where, uint64_t row, kd_err *err);
+/* The positions of a single row, which are from's, as those of row `row`; from is used up. */
+kd_status kd__said_join(kd__said *s, size_t row, const kd__target *g, kd__said *from, kd_err *err);
 /* Of one feed, whose body has been run: logits that predict its tokens. */
 kd_status kd__said_take(kd__said *s, kd_teacher *t, const kd__feed *f, const kd__target *g, kd_err *err);
 /* The block of the chunk; out: what it lies in. The next feed begins another chunk. */

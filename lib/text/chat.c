@@ -134,6 +134,18 @@ bool kd_chat_end(const kd_chat *c, uint32_t *id)
     return *id != KD__NO_ID;
 }
 
+size_t kd_chat_ends(const kd_tokenizer *t, uint32_t id[KD_CHAT_ENDS])
+{
+    static const char *const usual[] = {"<|endoftext|>", "<|end_of_text|>"};
+    size_t n = kd_tokenizer_special(t, "eos_token", id);
+    for (size_t i = 0; i < sizeof usual / sizeof *usual; i++) n += kd_tokenizer_find(t, usual[i], &id[n]);
+    kd_chat *c;
+    if (kd_chat_open(&c, t, NULL)) return n;
+    n += kd_chat_end(c, &id[n]);
+    kd_chat_close(c);
+    return n;
+}
+
 /* ---- writing -------------------------------------------------------------------------------------- */
 
 typedef struct writer {

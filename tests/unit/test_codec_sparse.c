@@ -118,6 +118,29 @@ static void the_document_shows_these_bytes(void **state)
 
 /* ---- all of them -------------------------------------------------------------------------- */
 
+/* Each row gathered apart, a position at a time. */
+static void rows_that_are_joined_give_the_block(kd_codec_pieces *p, const kd_codec *c,
+                                                const kd_codec_block *whole, const kd_buf *want)
+{
+    kd_codec_pieces *row;
+    kd_buf got = {0};
+    const float *values = whole->values;
+    const uint32_t one = 1;
+    OK(kd_codec_begin(&row, c, err));
+    for (uint32_t i = 0; i < whole->rows; i++) {
+        for (uint32_t k = 0; k < whole->lengths[i]; k++, values += kd_codec_width(c))
+            OK(kd_codec_add(row,
+                            &(kd_codec_block){
+                                .values = values, .rows = 1, .lengths = &one, .at = k, .ids = whole->ids + i},
+                            1, err));
+        OK(kd_codec_join(p, row, err));
+    }
+    OK(kd_codec_end(p, &got, err));
+    same_bytes(want, &got);
+    kd_codec_pieces_free(row);
+    kd_buf_release(&got);
+}
+
 /* Rows of 0, 1, 2, ... positions, added so many positions at a time. */
 static void pieces_give_the_block(const kd_codec *c, const float *values, const uint32_t *lengths,
                                   const kd_id *ids, uint32_t rows, size_t step)
@@ -153,6 +176,7 @@ static void pieces_give_the_block(const kd_codec *c, const float *values, const 
         OK(kd_codec_end(p, &got, err));
         same_bytes(&want, &got);
     }
+    rows_that_are_joined_give_the_block(p, c, &whole, &want);
     kd_codec_pieces_free(p);
     kd_buf_release(&want);
     kd_buf_release(&got);

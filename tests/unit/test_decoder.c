@@ -199,18 +199,71 @@ static void a_sequence_that_grows_has_the_bits_of_one_pass(void **state)
         &(kd_exec_params){.batch = 32, .sequences = 1, .cache = 50, .threads = 2, .fixed = true}, err));
     for (int again = 0; again < 2; again++)
         for (int64_t i = 0, past = 0; i < (int64_t)KD_COUNT(steps); past += steps[i++]) {
-            OK(kd_exec_resume(cached, past, steps[i], err));
+            OK(kd_exec_resume(cached, &(kd_exec_part){.past = past, .n = steps[i]}, 1, err));
             memcpy(kd_exec_tokens(cached, g.m->input), ids + past, (size_t)steps[i] * sizeof *ids);
             kd_exec_run_forward(cached);
             if (memcmp(kd_exec_value(cached, g.m->logits), want + (size_t)past * vocab,
                        (size_t)steps[i] * vocab * sizeof *want))
                 fail_msg("other bits behind token %lld", (long long)past);
         }
-    FAILS(kd_exec_resume(cached, 41, 1, err), KD_EUSAGE, "goes on behind token 41, 40 of it were seen");
-    FAILS(kd_exec_resume(cached, 40, 11, err), KD_EUSAGE,
-          "a sequence of 51 tokens, 11 of them at once; there is room for 50");
-    FAILS(kd_exec_resume(cached, 0, 33, err), KD_EUSAGE, "and 32");
-    FAILS(kd_exec_resume(ex, 0, 1, err), KD_EUSAGE, "0 of it were seen");
+    FAILS(kd_exec_resume(cached, &(kd_exec_part){.past = 41, .n = 1}, 1, err), KD_EUSAGE,
+          "sequence 0 goes on behind token 41, 40 of it were seen");
+    FAILS(kd_exec_resume(cached, &(kd_exec_part){.past = 40, .n = 11}, 1, err), KD_EUSAGE,
+          "sequence 0 of 51 tokens, 11 in the batch; there is room for 50");
+    FAILS(kd_exec_resume(cached, &(kd_exec_part){.n = 33}, 1, err), KD_EUSAGE, "and 32");
+    FAILS(kd_exec_resume(cached, &(kd_exec_part){.sequence = 1, .n = 3}, 1, err), KD_EUSAGE,
+          "sequence 1 of a batch, expected one of 0 to 0");
+    FAILS(kd_exec_resume(cached, NULL, 0, err), KD_EUSAGE, "no sequences");
+    FAILS(kd_exec_resume(ex, &(kd_exec_part){.past = 1, .n = 1}, 1, err), KD_EUSAGE, "0 of it were seen");
+    kd_exec_free(cached);
+    kd_exec_free(ex);
+    close_golden(&g);
+}
+
+/* The sequences of the golden batch, each from its beginning in steps of its own, some of them in every pass.
+ */
+static void sequences_that_grow_side_by_side_do_not_see_each_other(void **state)
+{
+    (void)state;
+    enum { N = 4, MOST = 40 };
+    golden g;
+    open_golden(&g, "llama", "llama");
+    const size_t vocab = (size_t)g.m->spec.vocab;
+    kd_exec *ex = fed(&g, &(kd_exec_params){.batch = 80, .sequences = N, .threads = 2}), *cached;
+    const kd_exec_params how = {.batch = 80, .sequences = N, .cache = MOST, .threads = 2, .fixed = true};
+    const int32_t *ids = tensor(&g, "ids")->data, *length = tensor(&g, "lengths")->data;
+    int64_t first[N] = {0}, done[N] = {0};
+    for (int64_t i = 1; i < N; i++) first[i] = first[i - 1] + length[i - 1];
+    kd_exec_run_forward(ex);
+    const float *want = kd_exec_value(ex, g.m->logits);
+    OK(kd_exec_create(&cached, g.m->graph, &how, err));
+    for (int pass = 0, left = 80; left; pass++) {
+        kd_exec_part part[N];
+        int64_t parts = 0, at = 0;
+        for (int64_t i = 0; i < N; i++) {
+            const int64_t n =
+                (int64_t)kd_min_size((size_t)(1 + (pass + i) % 3 * i), (size_t)(length[i] - done[i]));
+            if (!n || (pass + i) % 4 == 0) continue;
+            part[parts++] = (kd_exec_part){.sequence = i, .past = done[i], .n = n};
+        }
+        if (!parts) continue;
+        OK(kd_exec_resume(cached, part, parts, err));
+        int32_t *to = kd_exec_tokens(cached, g.m->input);
+        for (int64_t k = 0; k < parts; at += part[k++].n)
+            memcpy(to + at, ids + first[part[k].sequence] + part[k].past, (size_t)part[k].n * sizeof *to);
+        kd_exec_run_forward(cached);
+        at = 0;
+        for (int64_t k = 0; k < parts; at += part[k++].n) {
+            const int64_t i = part[k].sequence;
+            assert_memory_equal(kd_exec_value(cached, g.m->logits) + (size_t)at * vocab,
+                                want + (size_t)(first[i] + done[i]) * vocab,
+                                (size_t)part[k].n * vocab * sizeof *want);
+            done[i] += part[k].n;
+            left -= (int)part[k].n;
+        }
+    }
+    FAILS(kd_exec_resume(cached, (kd_exec_part[]){{.sequence = 2, .n = 1}, {.sequence = 2, .n = 1}}, 2, err),
+          KD_EUSAGE, "sequence 2 of a batch, expected one of 3 to 3");
     kd_exec_free(cached);
     kd_exec_free(ex);
     close_golden(&g);
@@ -438,6 +491,7 @@ int main(void)
         cmocka_unit_test(a_gguf_file_computes_what_pytorch_computes_with_its_weights),
         cmocka_unit_test(the_bits_of_a_step_do_not_depend_on_threads),
         cmocka_unit_test(a_sequence_that_grows_has_the_bits_of_one_pass),
+        cmocka_unit_test(sequences_that_grow_side_by_side_do_not_see_each_other),
         cmocka_unit_test(a_generator_scores_and_draws_what_the_logits_say),
         cmocka_unit_test(what_was_written_is_the_same_model),
         cmocka_unit_test(a_smaller_model_begins_with_layers_of_a_larger_one),
