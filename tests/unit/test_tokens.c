@@ -488,12 +488,38 @@ static void scores_far_apart_stay_finite(void **state)
     kd_graph_free(n.g);
 }
 
+/* As many as p says, each of them a number of its own; what is left makes up for them. */
+static void shares_are_dropped_by_chance(void **state)
+{
+    (void)state;
+    const kd__mask m = {.counter = {0, 4, 7, 1},
+                        .key = {3, 0},
+                        .limit = (uint32_t)(0.3 * 4294967296.0),
+                        .scale = 1 / 0.7f};
+    const kd__head h = {.tokens = 50, .drop = &m};
+    double sum = 0;
+    size_t dropped = 0, alike = 0;
+    float before[4] = {0};
+    for (size_t row = 0; row < 400; row++)
+        for (size_t t = 0; t < 48; t += 4) {
+            float four[4];
+            kd__mask_shares(four, &h, row, t);
+            alike += !memcmp(four, before, sizeof four);
+            memcpy(before, four, sizeof four);
+            for (int k = 0; k < 4; k++) sum += (double)four[k], dropped += four[k] == 0;
+        }
+    assert_float_equal((double)dropped / (400 * 48), 0.3, 0.01);
+    assert_float_equal(sum / (400 * 48), 1, 0.015);
+    assert_in_range(alike, 1, 400 * 12 / 5); // (0.3^2 + 0.7^2)^4 = 0.11 of them by chance
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(backward_is_the_slope_of_forward),
         cmocka_unit_test(backward_of_the_twins_is_the_slope_of_forward),
         cmocka_unit_test(fast_ops_equal_their_twins),
+        cmocka_unit_test(shares_are_dropped_by_chance),
         cmocka_unit_test(the_bits_depend_neither_on_threads_nor_on_the_plan),
         cmocka_unit_test(a_sequence_does_not_see_its_neighbours),
         cmocka_unit_test(nothing_is_left_of_the_batch_before),
