@@ -137,7 +137,7 @@ kd_status kd__graph_param(kd_graph *g, kd__node_info *n, const char *suffix, int
 const kd__node_info *kd__graph_in(const kd_graph *g, const kd__node_info *n, int i);
 kd_node kd__graph_root(const kd_graph *g, kd_node n); /* whose value n's is: aliases resolved */
 kd_status kd__head_check(const kd_graph *g, kd_node n, kd_err *err); /* whether a kd_head can be n */
-kd_status kd__exec_plan(kd_exec *ex, kd_err *err);    /* everything but running (exec_plan.c) */
+kd_status kd__exec_plan(kd_exec *ex, kd_err *err); /* everything but running (exec_plan.c) */
 
 /* Rows of a node now, and rows that its memory has: of token models a multiple of KD__ROWS_STEP, behind the
  * active ones rows that hold anything and may be written. */
@@ -354,10 +354,12 @@ enum {
     KD__ROWS_CHANNELS = 16, /* channels are multiples of it */
     KD__ROWS_BLOCK = 32,    /* outputs whose weights lie together */
     KD__ROWS_WINDOW = 3,
-    KD__ROWS_WEIGHTS = 1 << 17, /* at most: others are better off with the library */
+    KD__ROWS_WEIGHTS = 1 << 19, /* at most: others are better off with the library, */
+    KD__ROWS_BACKWARD = 1 << 17 /* in backward, where an image has its share of all of dW, earlier */
 };
 typedef struct kd__rows kd__rows;
-bool kd__rows_fit(const kd__conv_desc *d);
+bool kd__rows_fit(const kd__conv_desc *d); /* forward */
+bool kd__rows_fit_backward(const kd__conv_desc *d);
 kd_status kd__rows_create(kd__rows **out, const kd__conv_desc *d, kd_err *err); /* free() it */
 /* As kd__prim_weight_order. */
 kd_status kd__rows_order(const kd__rows *r, kd__conv_pass pass, uint32_t **out, size_t *floats, kd_err *err);
@@ -453,12 +455,14 @@ typedef struct kd__vec {
     void (*spread)(float *y, const float *x, float scale, size_t rows, size_t c, bool add);
     void (*dropout)(float *y, const float *x, size_t n, const kd__mask *m, bool add); /* n: whole blocks */
 } kd__vec;
-/* n output pixels of `out` numbers, y_pitch apart: sums over segments of len numbers of each of `rows` rows
- * of x, x_pitch from pixel to pixel. Depthwise: len is a multiple of out = c, and numbers of a channel meet.
+/* `lines` lines of n output pixels of `out` numbers, y_pitch apart: sums over segments of len numbers of each
+ * of `rows` rows of x, x_pitch from pixel to pixel, x_step rows from line to line. Depthwise: len is a
+ * multiple of out = c, and numbers of a channel meet.
  */
 typedef struct kd__product {
     const float *const *x;
     size_t rows, len, x_pitch, y_pitch, n, out;
+    size_t lines, x_step;
     const float *bias; /* or NULL */
     bool relu, add;    /* y = max(0, y), y += */
 } kd__product;
