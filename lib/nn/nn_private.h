@@ -70,8 +70,10 @@ typedef struct kd__state {
     bool add[KD_MAX_INPUTS];
     bool has_backward; /* it or a node before it has parameters */
     bool given;        /* its value is the caller's: it does not run, and what is before it neither */
-    /* Training, a convolution and a batch norm of which the second alone reads the first, in either order:
-     * the convolution's slices run the batch norm's loops (kd__bn_*). NULL elsewhere. */
+    /* Two nodes of which the second alone reads the first, where the loops of one are run by the pieces of
+     * the other, while they are near; NULL elsewhere. In training a convolution runs those of a batch norm on
+     * either side (kd__bn_*). With products of panels.c a linear layer runs forward of a GELU behind it, and
+     * backward of one in front (kd__gelu_*), whose value it makes again instead of having it kept. */
     struct kd__state *prev, *next;
     float *w[4], *dw[4]; /* parameters and their gradients, as n->param; dw NULL for buffers */
     void *own;           /* what plan() made: primitives, saved statistics */
@@ -213,6 +215,8 @@ typedef struct kd__panels_call {
     float *rounded; /* of the calling thread, a piece: rows of A are rounded to bf16 there; or NULL */
     size_t m, n, k;
     bool add, relu;
+    void (*then)(const kd__state *of, size_t at, size_t n); /* or NULL: with numbers of c that are done */
+    const kd__state *of;
 } kd__panels_call;
 void kd__panels_product(const kd__panels_call *call);
 /* dw (out, in) = dy (rows, out)^T x (rows, in), by the team: gather, a barrier, then gradients, without one.
@@ -222,8 +226,11 @@ typedef struct kd__panels_gradient {
     float *dw, *stage;
     size_t rows, out, in;
     bool rounded, add; /* dw += */
+    bool bias;
+    float *dbias;                                        /* with bias: sums of dy's columns */
+    void (*make_x)(float *to, const float *x, size_t n); /* or NULL: x is what this makes of x */
 } kd__panels_gradient;
-size_t kd__panels_stage(const kd__panels_gradient *g); /* of rows, out and in */
+size_t kd__panels_stage(const kd__panels_gradient *g); /* of rows, out, in and bias */
 void kd__panels_gather(const kd__panels_gradient *g);
 void kd__panels_gradients(const kd__panels_gradient *g);
 
@@ -333,6 +340,10 @@ void kd__bn_moments(kd__state *s, size_t slice, size_t row, size_t rows);
 void kd__bn_apply(kd__state *s, float *y, size_t row, size_t rows);
 void kd__bn_sums(kd__state *s, size_t slice, size_t row, size_t rows);
 void kd__bn_dx(kd__state *s, float *dx, size_t row, size_t rows);
+
+/* The same of a GELU (gelu.c): n numbers from `at` on. */
+void kd__gelu_apply(const kd__state *s, size_t at, size_t n);
+void kd__gelu_dx(const kd__state *s, size_t at, size_t n);
 
 /* Per channel (c). a, b: y = a x + b, of which ReLU's mask is made again; NULL without ReLU. */
 typedef struct kd__bn_factors {
