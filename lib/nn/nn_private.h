@@ -429,6 +429,8 @@ typedef struct kd__mask {
     uint32_t counter[4], key[2], limit;
     float scale;
 } kd__mask;
+/* Of the node's dropout in this step; item: of those that count apart, 0: there are none. */
+kd__mask kd__mask_of(const kd_exec *ex, const kd__state *s, uint32_t item);
 
 typedef struct kd__vec {
     /* Both give 0 when what they leave behind is finite, else NAN. mean: NULL or as in kd_along. m of sgd:
@@ -503,8 +505,11 @@ const kd__rows_kernels *kd__rows_get(void);
 typedef struct kd__head {
     const float *q, *k, *v;
     size_t tokens, d, ld;
-    float scale; /* of scores */
+    float scale;          /* of scores */
+    const kd__mask *drop; /* of shares, from counter 0 on; NULL: none */
 } kd__head;
+/* Four shares of query `row`, from token t on: 0 or scale. t: a multiple of 4. */
+void kd__mask_shares(float out[4], const kd__head *h, size_t row, size_t t);
 typedef struct kd__head_grads {
     const float *y, *dy, *log_sum;
     float *dq, *dk, *dv; /* each may be NULL */

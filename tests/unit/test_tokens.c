@@ -22,16 +22,17 @@ static kd_node layernorm_wide(kd_graph *g, kd_node x)
     return kd_nn_layernorm(g, "op", kd_nn_linear(g, "wide", x, 77, true), 1e-5f);
 }
 static kd_node gelu(kd_graph *g, kd_node x) { return kd_nn_gelu(g, "op", x); }
-static kd_node attention_of(kd_graph *g, kd_node x, int64_t width, int heads)
+static kd_node attention_of(kd_graph *g, kd_node x, int64_t width, int heads, float p)
 {
     return kd_nn_self_attention(g, "op", kd_nn_linear(g, "q", x, width, true),
                                 kd_nn_linear(g, "k", x, width, true), kd_nn_linear(g, "v", x, width, false),
-                                heads);
+                                heads, p);
 }
-static kd_node attention(kd_graph *g, kd_node x) { return attention_of(g, x, 8, 1); }
-static kd_node attention_odd(kd_graph *g, kd_node x) { return attention_of(g, x, 15, 3); }
-static kd_node attention_wide(kd_graph *g, kd_node x) { return attention_of(g, x, 64, 2); }
-static kd_node attention_self(kd_graph *g, kd_node x) { return kd_nn_self_attention(g, "op", x, x, x, 2); }
+static kd_node attention(kd_graph *g, kd_node x) { return attention_of(g, x, 8, 1, 0); }
+static kd_node attention_odd(kd_graph *g, kd_node x) { return attention_of(g, x, 15, 3, 0); }
+static kd_node attention_wide(kd_graph *g, kd_node x) { return attention_of(g, x, 64, 2, 0); }
+static kd_node attention_dropped(kd_graph *g, kd_node x) { return attention_of(g, x, 15, 3, 0.3f); }
+static kd_node attention_self(kd_graph *g, kd_node x) { return kd_nn_self_attention(g, "op", x, x, x, 2, 0); }
 static kd_node mean(kd_graph *g, kd_node x) { return kd_nn_pool(g, "op", x, KD_POOL_MEAN); }
 static kd_node first(kd_graph *g, kd_node x) { return kd_nn_pool(g, "op", x, KD_POOL_FIRST); }
 static kd_node normalize(kd_graph *g, kd_node x) { return kd_nn_normalize(g, "op", x); }
@@ -117,6 +118,7 @@ static const op_case cases[] = {
     {"attention, 3 heads of 5", attention_odd, false},
     {"attention, 2 heads of 32", attention_wide, false},
     {"attention of one value", attention_self, false},
+    {"attention, of whose shares 30 % are dropped", attention_dropped, false},
     {"mean pooling", mean, false},
     {"first token", first, false},
     {"normalize", normalize, false},
@@ -446,7 +448,7 @@ static void graphs_that_make_no_sense_are_refused(void **state)
         switch (which) {
         case 0: x = kd_nn_add(g, "bad", x, other), say = "a row for each token"; break;
         case 1: x = kd_nn_batchnorm(g, "bad", x, 0.1f, 1e-5f), say = "does not work on tokens"; break;
-        case 2: x = kd_nn_self_attention(g, "bad", x, x, x, 4), say = "do not divide into 4 heads"; break;
+        case 2: x = kd_nn_self_attention(g, "bad", x, x, x, 4, 0), say = "do not divide into 4 heads"; break;
         case 3: x = kd_nn_pool(g, "bad", other, KD_POOL_MEAN), say = "no row per token"; break;
         case 4: x = kd_nn_embedding(g, "bad", other, 9, 0, 0, 6), say = "is not tokens"; break;
         case 5: x = kd_nn_rope(g, "bad", x, 2, 100, 0), say = "do not divide into pairs of 2 heads"; break;
