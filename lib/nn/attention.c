@@ -15,6 +15,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+enum { PARTS = 4 }; /* of a sequence's heads: one thread has neighbours, which lie side by side */
+
 kd_node kd_nn_self_attention(kd_graph *g, const char *name, kd_node q, kd_node k, kd_node v, int heads,
                              float p)
 {
@@ -97,8 +99,8 @@ static float *log_sum_of(const kd_exec *ex, const kd__state *s, int64_t i, size_
 
 static void forward(kd_exec *ex, kd__state *s)
 {
-    const int heads = s->n->a.k;
-#pragma omp for schedule(dynamic)
+    const int heads = s->n->a.k, some = (heads + PARTS - 1) / PARTS;
+#pragma omp for schedule(dynamic, some)
     for (int64_t item = 0; item < ex->sequences * heads; item++) {
         const int64_t i = item / heads;
         const size_t head = (size_t)(item % heads);
@@ -111,8 +113,8 @@ static void forward(kd_exec *ex, kd__state *s)
 
 static void backward(kd_exec *ex, kd__state *s)
 {
-    const int heads = s->n->a.k;
-#pragma omp for schedule(dynamic)
+    const int heads = s->n->a.k, some = (heads + PARTS - 1) / PARTS;
+#pragma omp for schedule(dynamic, some)
     for (int64_t item = 0; item < ex->sequences * heads; item++) {
         const int64_t i = item / heads;
         const size_t head = (size_t)(item % heads);

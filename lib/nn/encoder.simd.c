@@ -143,12 +143,20 @@ static size_t head_floats(size_t tokens, size_t d)
     return 8 * n * w + KD__HEAD_BLOCK * (2 * n + w);
 }
 
+/* Asks for what the next head has in this row: that is the same thread's turn (attention.c), and rows are so
+ * far apart that no CPU sees them coming. */
+#define ASK_FOR_NEXT(row, h, to_write)                                                                       \
+    for (size_t next_ = 0; next_ < (h)->d; next_ += 16)                                                      \
+    __builtin_prefetch((row) + (h)->d + next_, to_write, to_write ? 3 : 2)
+
 /* to (rows, whole vectors) = scale * from (rows, ld); the lanes behind d are 0. */
 static void copy_rows(float *to, const float *from, const kd__head *h, float scale)
 {
     const size_t w = whole(h->d);
-    for (size_t r = 0; r < h->tokens; r++, from += h->ld)
+    for (size_t r = 0; r < h->tokens; r++, from += h->ld) {
+        ASK_FOR_NEXT(from, h, 0);
         FOR_VECTORS(i, h->d, some, store(to + r * w + i, load_some(from + i, some) * scale));
+    }
 }
 
 /* to (d, n whole) from (rows, ld); columns behind the tokens are 0. */
@@ -159,10 +167,12 @@ static void transpose(float *to, const float *from, const kd__head *h)
         for (size_t i = 0; i < h->d; i += LANES) {
             const size_t some = kd_min_size(LANES, h->d - i);
             vec v[LANES];
-            for (size_t k = 0; k < LANES; k++)
+            for (size_t k = 0; k < LANES; k++) {
+                if (!i) ASK_FOR_NEXT(from + (r + k) * h->ld, h, 0);
                 v[k] = r + k >= h->tokens ? all(0)
                        : some == LANES    ? load(from + (r + k) * h->ld + i)
                                           : load_some(from + (r + k) * h->ld + i, some);
+            }
             transpose_square(v);
             for (size_t k = 0; k < some; k++) store(to + (i + k) * n + r, v[k]);
         }
@@ -172,12 +182,14 @@ static void transpose(float *to, const float *from, const kd__head *h)
 static void write_rows(float *to, const float *from, const kd__head *h, size_t rows, float scale, bool add)
 {
     const size_t w = whole(h->d);
-    for (size_t r = 0; r < rows; r++, to += h->ld)
+    for (size_t r = 0; r < rows; r++, to += h->ld) {
+        ASK_FOR_NEXT(to, h, 1);
         FOR_VECTORS(i, h->d, some, {
             vec v = load_some(from + r * w + i, some) * scale;
             if (add) v += load_some(to + i, some);
             store_some(to + i, v, some);
         });
+    }
 }
 
 /* Rows of n scores, in whole vectors, to exp(score - largest), 0 behind the tokens; and their sums. What a

@@ -10,15 +10,7 @@
 #include "language_fixture.h"
 
 #include <stdlib.h>
-
-/* How many tokens of a row are predicted. */
-static uint64_t positions_of(uint64_t row)
-{
-    int32_t ids[POSITIONS];
-    uint64_t n = 0;
-    for (uint32_t k = 1; k < sequence(row, ids); k++) n += masked(row, k);
-    return n;
-}
+#include <string.h>
 
 /* ---- the pass ------------------------------------------------------------------------------- */
 
@@ -212,6 +204,14 @@ static void what_was_written_is_checked_against_the_teacher(void **state)
     }
     kd_store_close(s);
     kd_teacher_close(t);
+}
+
+static uint64_t positions_of(uint64_t row)
+{
+    int32_t ids[POSITIONS];
+    uint64_t n = 0;
+    for (uint32_t k = 1; k < sequence(row, ids); k++) n += masked(row, k);
+    return n;
 }
 
 static void a_plan_is_of_positions(void **state)

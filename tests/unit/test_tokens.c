@@ -73,6 +73,24 @@ static kd_node tied(kd_graph *g, kd_node x)
 {
     return kd_nn_tied_linear(g, "op", kd_nn_gelu(g, "gelu", kd_nn_linear(g, "same", x, WIDTH, true)), x);
 }
+static kd_node up_gelu(kd_graph *g, kd_node x)
+{
+    return kd_nn_gelu(g, "gelu", kd_nn_linear(g, "up", x, 67, true));
+}
+static kd_node gelu_between(kd_graph *g, kd_node x)
+{
+    return kd_nn_add(g, "op", kd_nn_linear(g, "down", up_gelu(g, x), WIDTH, true), x);
+}
+static kd_node gelu_read_twice(kd_graph *g, kd_node x)
+{
+    x = up_gelu(g, x);
+    return kd_nn_add(g, "op", kd_nn_linear(g, "down", x, 67, true), x);
+}
+static kd_node gelu_of_what_is_read_twice(kd_graph *g, kd_node x)
+{
+    x = kd_nn_linear(g, "up", x, 67, true);
+    return kd_nn_add(g, "op", kd_nn_linear(g, "down", kd_nn_gelu(g, "gelu", x), 67, false), x);
+}
 static kd_node residual(kd_graph *g, kd_node x)
 {
     x = kd_nn_add(g, "add", x, kd_nn_dropout(g, "drop", kd_nn_linear(g, "same", x, WIDTH, true), 0.3f));
@@ -93,6 +111,9 @@ static const op_case cases[] = {
     {"layernorm", layernorm, false},
     {"layernorm of 77", layernorm_wide, false},
     {"gelu", gelu, false},
+    {"gelu between linear layers", gelu_between, false},
+    {"gelu that is read twice", gelu_read_twice, true},
+    {"gelu of what is read twice", gelu_of_what_is_read_twice, true},
     {"attention, a head of 8", attention, true},
     {"attention, 3 heads of 5", attention_odd, false},
     {"attention, 2 heads of 32", attention_wide, false},
