@@ -64,7 +64,17 @@ $(SEARCH_MINED)/students.json: $(SEARCH_CONF)/bert-2m-mined.yaml $(SEARCH_MINED)
 	$B/kd-train -s $(SEARCH_MINED)/wordnet.kd $< --seeds $(SEARCH_SEEDS) -o $(SEARCH_MINED)/students --resume --force --json > $@.part
 	@mv $@.part $@
 
-$(SEARCH_MINED)/results.json: $(SEARCH)/students.json $(SEARCH_MINED)/students.json | $B/kd-eval
+# A narrower copy of the teacher, and a second run of it with the negatives, which begins where the first one ended.
+$(SEARCH_MINED)/copy.json: $(SEARCH_CONF)/bert-7m.yaml $(SEARCH)/dump.json | $B/kd-train
+	$B/kd-train -s $(SEARCH_STORE) $< --seeds 0 -o $(SEARCH_MINED)/students --resume --force --json > $@.part
+	@mv $@.part $@
+
+$(SEARCH_MINED)/more.json: $(SEARCH_CONF)/bert-7m-mined.yaml $(SEARCH_MINED)/copy.json $(SEARCH_MINED)/mine.json | $B/kd-train
+	$B/kd-train -s $(SEARCH_MINED)/wordnet.kd $< --set init.from=$(SEARCH_MINED)/students/bert-7m/distilled/seed-0 --seeds 0 \
+	  -o $(SEARCH_MINED)/students --resume --force --json > $@.part
+	@mv $@.part $@
+
+$(SEARCH_MINED)/results.json: $(SEARCH)/students.json $(SEARCH_MINED)/students.json $(SEARCH_MINED)/more.json | $B/kd-eval
 	$B/kd-eval --documents $(SEARCH)/data/corpus.txt --questions $(SEARCH)/data/test.tsv --teacher $(SEARCH_TEACHER) \
 	  $(SEARCH)/students/bert-2m $(SEARCH_MINED)/students --pipeline search --results $@.part > $(SEARCH_MINED)/runs.txt
 	@mv $@.part $@
