@@ -87,6 +87,8 @@ static kd_status shape(kd_graph *g, kd__node_info *n, kd_err *err)
     return st || !n->a.bias ? st : kd__graph_param(g, n, "bias", 1, w, false, false, err);
 }
 
+static bool adds(const kd__node_info *n) { return n->per == KD_PER_TOKEN && !n->a.bias; }
+
 static double macs(const kd_graph *g, const kd__node_info *n)
 {
     return (double)n->size * (double)in_of(kd__graph_in(g, n, 0));
@@ -296,7 +298,8 @@ static void backward_panels(kd_exec *ex, kd__state *s)
                                          .rows = rows,
                                          .out = out,
                                          .in = in,
-                                         .rounded = l->operands};
+                                         .rounded = l->operands,
+                                         .add = ex->add};
     const kd__panels_call data = {.a = s->dy,
                                   .b = s->shared,
                                   .c = s->dx[0],
@@ -418,6 +421,7 @@ const kd__op kd__op_linear = {
     .naive_backward = naive_backward,
     .release = release,
     .macs = macs,
+    .adds = adds,
     .packed = true,
     .backward_reads_x = true,
     .backward_reads_y = true,
