@@ -53,8 +53,12 @@ static void small_cell(kd_table *t, double x)
 
 static void print_table(const kd_plan *plan)
 {
-    static const char *const head[] = {"encoding", "bytes a row", "total",    "dump",     "KL T=1", "KL T=4",
-                                       "top-1",    "tail",        "variance", "students", "serves"};
+    const char *const head[] = {"encoding", plan->positions ? "bytes a position" : "bytes a row",
+                                "total",    "dump",
+                                "KL T=1",   "KL T=4",
+                                "top-1",    "tail",
+                                "variance", "students",
+                                "serves"};
     kd_table *t = kd_table_create();
     char text[256];
     for (size_t i = 0; i < KD_COUNT(head); i++) kd_table_cell(t, "%s", head[i]);
@@ -90,9 +94,10 @@ kd_status dump_plan(kd_cli *c, const dump_opts *o, kd_err *err)
         st = kd_teacher_plan(&plan, t, s, (const char *const *)&o->encoding, o->encoding ? 1 : 0,
                              (uint64_t)o->plan_rows, o->plan_epochs, &wp, err);
     if (st) goto out;
-    kd_cli_note(c, "%llu of %llu rows, %s rows/s in the teacher, %s for all; nothing written",
-                (unsigned long long)plan.sampled, (unsigned long long)plan.rows,
-                kd_fmt_count(rate, 1 / plan.teacher_s),
+    const char *what = plan.positions ? "positions" : "rows";
+    kd_cli_note(c, "%llu of %s%llu %s, %s %s/s in the teacher, %s for all; nothing written",
+                (unsigned long long)plan.sampled, plan.positions ? "about " : "",
+                (unsigned long long)plan.rows, what, kd_fmt_count(rate, 1 / plan.teacher_s), what,
                 kd_fmt_duration(time, plan.teacher_s * (double)plan.rows));
     if (c->common.json)
         st = print_json(c, &plan, t, s, o->plan_epochs, err);

@@ -79,8 +79,8 @@ typedef struct kd_data_spec {
     int64_t classes;                   /* 0: as many as class_names, else largest label + 1 */
     kd_strings class_names;
     double valid_fraction, test_fraction;
-    int64_t seed; /* of the split and the packing order */
-    int64_t chunk_rows;
+    int64_t seed;       /* of the split and the packing order */
+    int64_t chunk_rows; /* 0: 1024, of windows and conversations 64 */
     int64_t level;
     double mean, scale; /* x = (raw - mean) * scale when fed to a model; 0, 0: measured on the training rows
                            (mean and 1/sd) */

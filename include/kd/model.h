@@ -39,6 +39,7 @@ typedef struct kd_model_spec {
     char *norm;     /* batch, none */
     char *head;     /* gap, flatten */
     double dropout; /* before the last layer; bert: behind the embeddings and before each addition */
+    double attention_dropout;          /* bert: of attention's shares */
     int64_t vocab, positions, types;   /* bert: rows of the embeddings' tables */
     int64_t embedding;                 /* width of the tables, 0: width */
     int64_t layers, width, heads, ffn; /* ffn 0: 4 width */

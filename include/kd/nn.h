@@ -96,8 +96,10 @@ kd_node kd_nn_embedding(kd_graph *g, const char *name, kd_node tokens, int64_t v
 kd_node kd_nn_layernorm(kd_graph *g, const char *name, kd_node x, float eps);
 kd_node kd_nn_gelu(kd_graph *g, const char *name, kd_node x); /* x Phi(x), the exact form with erf */
 /* q, k, v: (heads * d), a row per token -> the same: each token attends to all of its sequence, scores scaled
- * by 1 / sqrt(d) (Vaswani et al. 2017, section 3.2). */
-kd_node kd_nn_self_attention(kd_graph *g, const char *name, kd_node q, kd_node k, kd_node v, int heads);
+ * by 1 / sqrt(d) (Vaswani et al. 2017, section 3.2). p: in training that part of the shares is dropped, the
+ * others grow, as kd_nn_dropout. */
+kd_node kd_nn_self_attention(kd_graph *g, const char *name, kd_node q, kd_node k, kd_node v, int heads,
+                             float p);
 typedef enum kd_pool { KD_POOL_MEAN, KD_POOL_FIRST } kd_pool;
 kd_node kd_nn_pool(kd_graph *g, const char *name, kd_node x,
                    kd_pool how);                                   /* a row per token -> per sequence */

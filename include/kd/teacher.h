@@ -209,11 +209,13 @@ void kd_plan_time(kd_plan_entry *e, double teacher_s, uint64_t rows, int64_t epo
 
 typedef struct kd_plan {
     uint64_t sampled, rows; /* of the sample and of the store */
+    bool positions;         /* of a language model rows are positions, of the store about so many */
     double teacher_s;       /* of the teacher, a row */
     kd_plan_entry *entry;
     size_t n;
 } kd_plan;
-/* Runs the teacher over about `rows` rows (whole chunks, spread over the store) and measures the encodings; n
+/* Runs the teacher over about `rows` rows (whole chunks, spread over the store; of a language model predicted
+ * positions of the store's first texts, which are in a random order) and measures the encodings; n
  * 0: those that there are and that fit the number of classes, with a few settings each. Nothing is written.
  */
 kd_status kd_teacher_plan(kd_plan *plan, kd_teacher *t, kd_store *s, const char *const *encodings, size_t n,

@@ -82,7 +82,7 @@ static kd_status gather(kd_codec_pieces *p, const kd__picks *some, size_t n, kd_
                some->count[i] * sizeof *some->entry);
         p->entries += some->count[i];
     }
-    if (codes) memcpy(p->picks.codes + p->positions * codes, some->codes, n * codes * sizeof *some->codes);
+    if (codes && n) memcpy(p->picks.codes + p->positions * codes, some->codes, n * codes * sizeof *some->codes);
     return KD_OK;
 }
 

@@ -343,6 +343,12 @@ kd_status kd_pack_plan(const kd_data_spec *spec, kd_pack_report *report, kd_err 
     return st;
 }
 
+/* Long sequences keep a language model busy for as long as many of other rows keep their teachers. */
+static uint32_t chunk_rows(const kd_data_spec *s)
+{
+    return s->chunk_rows ? (uint32_t)s->chunk_rows : s->windows || s->conversations ? 64 : 1024;
+}
+
 kd_status kd_pack(const kd_data_spec *spec, const char *store, const kd_writer_params *wp,
                   const char *command, volatile const int *stop,
                   void (*progress)(void *arg, uint64_t done, uint64_t total), void *arg,
@@ -359,7 +365,7 @@ kd_status kd_pack(const kd_data_spec *spec, const char *store, const kd_writer_p
         !(book = kd_json_text(kd_tokenizer_files(p.text.tokenizer), JSON_COMPACT | JSON_SORT_KEYS)))
         st = kd_fail(err, KD_ENOMEM, "%s: no memory for the tokenizer", store);
     if (st || (st = make_columns(&p, columns, book, err))) goto out;
-    params.chunk_rows = r.chunk_rows = (uint32_t)spec->chunk_rows;
+    params.chunk_rows = r.chunk_rows = chunk_rows(spec);
     params.level = (int)spec->level;
     contract = contract_json(&p);
     extra = json_pack("{s:s?, s:I, s:I}", "command", command, "duplicates", (json_int_t)p.duplicates, "leaks",

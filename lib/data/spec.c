@@ -50,8 +50,10 @@ const kd_option kd_data_options[] = {
                 "share of the training rows for testing; only without test files"),
     {"Splits", "data.seed", "split-seed", "N", 0, KD_OPTION_INT, offsetof(S, seed), "0", 0, 0, NULL,
      "seed of splits and packing order"},
-    KD_OPT_INT("Store", S, chunk_rows, "data.chunk_rows", "N", 0, "1024", 1, KD_STORE_MAX_CHUNK_ROWS,
-               "rows a chunk"),
+    KD_OPT_INT(
+        "Store", S, chunk_rows, "data.chunk_rows", "N", 0, "0", 0, KD_STORE_MAX_CHUNK_ROWS,
+        "rows a chunk, which is what a kill can cost a teacher; 0: 1024, of windows and conversations, whose "
+        "rows take longer, 64"),
     KD_OPT_INT("Store", S, level, "data.level", "N", 0, "3", 1, 19, "zstd level"),
 };
 const size_t kd_data_options_n = KD_COUNT(kd_data_options);

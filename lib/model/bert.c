@@ -6,8 +6,8 @@
  *     layerI.up, .gelu, .down, .added, layerI (the norm: the layer's hidden states)
  *     pooled, project, normalized
  *
- * Dropout, where there is any, is where BERT has its hidden one: behind the embeddings and before each
- * addition. Names of parameters in files are Hugging Face's (hf.c).
+ * Dropout, where there is any, is where BERT has it: behind the embeddings and before each addition, and of
+ * attention's shares. Names of parameters in files are Hugging Face's (hf.c).
  */
 #include "model_private.h"
 
@@ -26,7 +26,8 @@ static kd_node attention(kd_graph *g, const kd_model_spec *s, const char *layer,
     const kd_node q = kd_nn_linear(g, kd__name(&b, "%s.query", layer), x, s->width, true);
     const kd_node k = kd_nn_linear(g, kd__name(&b, "%s.key", layer), x, s->width, true);
     const kd_node v = kd_nn_linear(g, kd__name(&b, "%s.value", layer), x, s->width, true);
-    kd_node y = kd_nn_self_attention(g, kd__name(&b, "%s.heads", layer), q, k, v, (int)s->heads);
+    kd_node y = kd_nn_self_attention(g, kd__name(&b, "%s.heads", layer), q, k, v, (int)s->heads,
+                                     (float)s->attention_dropout);
     y = drop(g, s, layer, "merge", kd_nn_linear(g, kd__name(&b, "%s.merge", layer), y, s->width, true));
     y = kd_nn_add(g, kd__name(&b, "%s.attended", layer), y, x);
     return kd_nn_layernorm(g, kd__name(&b, "%s.attention", layer), y, (float)s->eps);

@@ -225,12 +225,14 @@ static kd_status read_modules(json_t *spec, const char *folder, kd_err *err)
 kd_status kd__hf_spec(json_t **spec, const json_t *config, const char *folder, const char *path, kd_err *err)
 {
     const json_t *ours = json_object_get(config, "model"), *classes = json_object_get(ours, "classes"),
-                 *dropout = json_object_get(ours, "dropout");
+                 *dropout = json_object_get(ours, "dropout"),
+                 *shares = json_object_get(ours, "attention_dropout");
     json_t *s = *spec = json_pack("{s:s}", "arch", "bert");
     if (!s) return kd_fail(err, KD_ENOMEM, "%s: out of memory", path);
     kd_status st = read_encoder(s, config, path, err);
     if (!st) st = read_modules(s, folder, err);
     if (!st && json_is_number(dropout)) json_object_set(s, "dropout", (json_t *)dropout);
+    if (!st && json_is_number(shares)) json_object_set(s, "attention_dropout", (json_t *)shares);
     if (!st && json_is_integer(classes) && json_integer_value(classes) > 0) { // the projection gives logits
         json_object_set(s, "classes", (json_t *)classes);
         json_object_del(s, "output");
@@ -255,8 +257,8 @@ kd_status kd__hf_config(json_t *config, const kd_model_spec *s, kd_err *err)
                   "max_position_embeddings", (json_int_t)s->positions, "type_vocab_size",
                   (json_int_t)s->types, "layer_norm_eps", s->eps, "hidden_act", "gelu",
                   "position_embedding_type", "absolute", "hidden_dropout_prob", s->dropout,
-                  "attention_probs_dropout_prob", 0.0, "pad_token_id", (json_int_t)0, "torch_dtype",
-                  "float32");
+                  "attention_probs_dropout_prob", s->attention_dropout, "pad_token_id", (json_int_t)0,
+                  "torch_dtype", "float32");
     const bool fine =
         j && !(s->embedding && json_object_set_new(j, "embedding_size", json_integer(s->embedding))) &&
         !json_object_update(config, j);

@@ -37,6 +37,8 @@ const kd_option kd_model_options[] = {
                   "from the last map to a vector: mean over space, or all of it"),
     KD_OPT_REAL("Model", kd_model_spec, dropout, "model.dropout", "P", 0, "0", 0, 0.99,
                 "share of the last layer's inputs that is dropped in training; bert: of each layer's"),
+    KD_OPT_REAL("Model", kd_model_spec, attention_dropout, "model.attention_dropout", "P", 0, "0", 0, 0.99,
+                "bert: share of attention's weights that is dropped in training"),
     KD_OPT_INT("Model", kd_model_spec, vocab, "model.vocab", "N", 0, "0", 0, 1 << 24,
                "bert, llama: tokens that there are; 0: from the store"),
     KD_OPT_INT("Model", kd_model_spec, positions, "model.positions", "N", 0, "512", 1, 1 << 20,

@@ -42,8 +42,8 @@ struct kd__conv {
     size_t x_image, y_image; /* floats of one image */
     size_t x_pixels, y_pixels;
     size_t weights;
-    kd__rows *rows;        /* own kernels, where they serve better than the library's: in forward, and */
-    bool rows_backward;    /* but for the first layer, whose dW the library has in less than half the time */
+    kd__rows *rows;        /* own kernels, where they serve better than the library's: in forward */
+    bool rows_backward;    /* in backward */
     kd__prim *prim[3][2];  /* [pass][last slice] */
     packing pack[3];       /* by pass; copy is NULL for KD__CONV_WEIGHTS */
     size_t share, bias_at; /* floats of one slice's gradients, and where dbias is in it */
@@ -149,7 +149,7 @@ kd_status kd__conv_create(kd__conv **out, const kd__conv_desc *d, kd__team *team
     v->y_image = v->y_pixels * (size_t)d->out;
     v->weights = (size_t)(d->out * (d->c / d->groups) * d->k * d->k);
     kd_status st = !d->operands && !d->library && kd__rows_fit(d) ? kd__rows_create(&v->rows, d, err) : KD_OK;
-    v->rows_backward = v->rows && d->need_dx;
+    v->rows_backward = v->rows && kd__rows_fit_backward(d);
     if (!st) st = make_pass(v, KD__CONV_FORWARD, err);
     if (!st && d->need_dx) st = make_pass(v, KD__CONV_DATA, err);
     if (!st && d->training) st = make_pass(v, KD__CONV_WEIGHTS, err);

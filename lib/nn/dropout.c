@@ -8,7 +8,7 @@
 
 #include <string.h>
 
-enum { BLOCK = 4096 }; /* floats, four to a counter */
+enum { BLOCK = 4096 /* floats, four to a counter */, ITEM_SHIFT = 12 /* behind the number of a node */ };
 
 kd_node kd_nn_dropout(kd_graph *g, const char *name, kd_node x, float p)
 {
@@ -27,11 +27,12 @@ static kd_status shape(kd_graph *g, kd__node_info *n, kd_err *err)
     return KD_OK;
 }
 
-static kd__mask mask_of(const kd_exec *ex, const kd__state *s)
+kd__mask kd__mask_of(const kd_exec *ex, const kd__state *s, uint32_t item)
 {
     const float p = s->n->a.p;
     kd_rng stream;
-    kd_rng_init(&stream, ex->seed, KD_RNG_DROPOUT, (uint32_t)(s->n - ex->g->node), (uint32_t)ex->step);
+    kd_rng_init(&stream, ex->seed, KD_RNG_DROPOUT, (uint32_t)(s->n - ex->g->node) + (item << ITEM_SHIFT),
+                (uint32_t)ex->step);
     kd__mask m = {.limit = (uint32_t)((double)p * 4294967296.0), .scale = 1 / (1 - p)};
     memcpy(m.counter, stream.counter, sizeof m.counter);
     memcpy(m.key, stream.key, sizeof m.key);
@@ -45,7 +46,7 @@ static void mask_block(const kd_exec *ex, const kd__state *s, float *y, const fl
     const size_t n = kd_min_size(BLOCK, kd__node_rows(ex, s->n) * s->n->size - i),
                  whole = n / KD__MASK_BLOCK * KD__MASK_BLOCK;
     float copy[2][KD__MASK_BLOCK] = {0};
-    kd__mask m = mask_of(ex, s);
+    kd__mask m = kd__mask_of(ex, s, 0);
     m.counter[0] = (uint32_t)(i / 4);
     kd__vec_get()->dropout(y + i, x + i, whole, &m, add);
     if (whole == n) return;
@@ -80,7 +81,7 @@ static void backward(kd_exec *ex, kd__state *s)
 
 static void naive_mask(const kd_exec *ex, const kd__state *s, float *y, const float *x, bool add)
 {
-    const kd__mask m = mask_of(ex, s);
+    const kd__mask m = kd__mask_of(ex, s, 0);
     for (size_t i = 0; i < kd__node_rows(ex, s->n) * s->n->size; i++) {
         const uint32_t counter[4] = {(uint32_t)(i / 64 * 16 + i % 16), m.counter[1], m.counter[2],
                                      m.counter[3]};

@@ -143,12 +143,20 @@ static size_t head_floats(size_t tokens, size_t d)
     return 8 * n * w + KD__HEAD_BLOCK * (2 * n + w);
 }
 
+/* Asks for what the next head has in this row: that is the same thread's turn (attention.c), and rows are so
+ * far apart that no CPU sees them coming. */
+#define ASK_FOR_NEXT(row, h, to_write)                                                                       \
+    for (size_t next_ = 0; next_ < (h)->d; next_ += 16)                                                      \
+    __builtin_prefetch((row) + (h)->d + next_, to_write, to_write ? 3 : 2)
+
 /* to (rows, whole vectors) = scale * from (rows, ld); the lanes behind d are 0. */
 static void copy_rows(float *to, const float *from, const kd__head *h, float scale)
 {
     const size_t w = whole(h->d);
-    for (size_t r = 0; r < h->tokens; r++, from += h->ld)
+    for (size_t r = 0; r < h->tokens; r++, from += h->ld) {
+        ASK_FOR_NEXT(from, h, 0);
         FOR_VECTORS(i, h->d, some, store(to + r * w + i, load_some(from + i, some) * scale));
+    }
 }
 
 /* to (d, n whole) from (rows, ld); columns behind the tokens are 0. */
@@ -159,10 +167,12 @@ static void transpose(float *to, const float *from, const kd__head *h)
         for (size_t i = 0; i < h->d; i += LANES) {
             const size_t some = kd_min_size(LANES, h->d - i);
             vec v[LANES];
-            for (size_t k = 0; k < LANES; k++)
+            for (size_t k = 0; k < LANES; k++) {
+                if (!i) ASK_FOR_NEXT(from + (r + k) * h->ld, h, 0);
                 v[k] = r + k >= h->tokens ? all(0)
                        : some == LANES    ? load(from + (r + k) * h->ld + i)
                                           : load_some(from + (r + k) * h->ld + i, some);
+            }
             transpose_square(v);
             for (size_t k = 0; k < some; k++) store(to + (i + k) * n + r, v[k]);
         }
@@ -172,12 +182,14 @@ static void transpose(float *to, const float *from, const kd__head *h)
 static void write_rows(float *to, const float *from, const kd__head *h, size_t rows, float scale, bool add)
 {
     const size_t w = whole(h->d);
-    for (size_t r = 0; r < rows; r++, to += h->ld)
+    for (size_t r = 0; r < rows; r++, to += h->ld) {
+        ASK_FOR_NEXT(to, h, 1);
         FOR_VECTORS(i, h->d, some, {
             vec v = load_some(from + r * w + i, some) * scale;
             if (add) v += load_some(to + i, some);
             store_some(to + i, v, some);
         });
+    }
 }
 
 /* Rows of n scores, in whole vectors, to exp(score - largest), 0 behind the tokens; and their sums. What a
@@ -204,6 +216,16 @@ static void exponentials(float *score, size_t rows, size_t tokens, float *top, f
     }
 }
 
+/* Numbers of query `row`, one a token, times what becomes of its shares. */
+static void drop_shares(const kd__head *h, size_t row, float *score)
+{
+    for (size_t t = 0; t < h->tokens; t += 4) {
+        float four[4];
+        kd__mask_shares(four, h, row, t);
+        for (size_t k = 0; k < 4; k++) score[t + k] *= four[k];
+    }
+}
+
 static void attend(const kd__head *h, float *y, float *log_sum, float *scratch)
 {
     const copies c = lay_out(h, scratch);
@@ -216,13 +238,15 @@ static void attend(const kd__head *h, float *y, float *log_sum, float *scratch)
         float top[KD__HEAD_BLOCK], sum[KD__HEAD_BLOCK];
         exponentials(c.score, rows, h->tokens, top, sum);
         for (size_t r = 0; log_sum && r < rows; r++) log_sum[at + r] = top[r] + logf(sum[r]);
+        for (size_t r = 0; h->drop && r < rows; r++) drop_shares(h, at + r, c.score + r * c.n);
         product(c.block, c.d, (matrix){c.score, c.n, 1}, c.v, c.d, rows, c.d, h->tokens, false);
         for (size_t r = 0; r < rows; r++)
             write_rows(y + (at + r) * h->ld, c.block + r * c.d, h, 1, 1 / sum[r], false);
     }
 }
 
-/* score: P = exp(score - log_sum); dscore: P (dP - sum of dy y). Both 0 behind the tokens. */
+/* score: P = exp(score - log_sum), what is dropped of it 0; dscore: P (dP - sum of dy y). Both 0 behind the
+ * tokens. */
 static void score_gradients(const kd__head *h, const copies *c, const float *y, size_t row, size_t r,
                             float log_sum)
 {
@@ -230,12 +254,14 @@ static void score_gradients(const kd__head *h, const copies *c, const float *y, 
     FOR_VECTORS(i, h->d, some, dot += load(c->dy + row * c->d + i) * load_some(y + i, some));
     const float d = total(dot);
     float *s = c->score + r * c->n, *ds = c->dscore + r * c->n;
+    if (h->drop) drop_shares(h, row, ds);
     for (size_t i = 0; i < c->n; i += LANES) {
         const vec p = exp_of(load(s + i) - log_sum);
         store(s + i, p);
         store(ds + i, p * (load(ds + i) - d));
     }
     for (size_t i = h->tokens; i < c->n; i++) s[i] = ds[i] = 0;
+    if (h->drop) drop_shares(h, row, s);
 }
 
 static void attend_back(const kd__head *h, const kd__head_grads *g, float *scratch)

@@ -10,7 +10,9 @@
  *
  * A convolution whose slices run the loops of batch norms beside it (find_neighbours) makes the value of the
  * one in front and the gradient from the one behind for itself, slice by slice: neither gets memory. It uses
- * what the one behind keeps, its gradient, and y in backward.
+ * what the one behind keeps, its gradient, and y in backward. A GELU between linear layers is written while
+ * the one in front runs, and lives until the one behind has run forward; its gradient of x is written while
+ * that one runs backward.
  *
  * Values of inputs, outputs and kept nodes are the caller's and live from before the first step to behind the
  * last one. Without training there is no backward, so a value lives until its last reader and a deep network
@@ -122,12 +124,20 @@ static void find_gradients(planning *p)
 
 static bool convolves(const kd__node_info *n) { return n->op == &kd__op_conv2d || n->op == &kd__op_dwconv2d; }
 
-/* A convolution and a batch norm are neighbours where nobody else reads what is between them. */
+static bool joins(const kd_exec *ex, const kd__node_info *a, const kd__node_info *b)
+{
+    if (a->op == &kd__op_linear && b->op == &kd__op_gelu) return true;
+    return ex->p.training &&
+           ((convolves(a) && b->op == &kd__op_batchnorm) || (a->op == &kd__op_batchnorm && convolves(b)) ||
+            (a->op == &kd__op_gelu && b->op == &kd__op_linear));
+}
+
+/* Neighbours are those where nobody else reads what is between them. */
 static void find_neighbours(planning *p)
 {
     kd_exec *ex = p->ex;
     const kd_graph *g = ex->g;
-    if (!ex->p.training || ex->p.naive || g->unfused) return;
+    if (ex->p.naive || g->unfused) return;
     for (int s = 0; s < ex->steps; s++) {
         const kd_node n = ex->order[s];
         for (int k = 0; k < g->node[n].nin; k++) p->readers[input_of(g, n, k)]++;
@@ -137,9 +147,8 @@ static void find_neighbours(planning *p)
         if (g->node[n].nin != 1) continue;
         const kd_node x = input_of(g, n, 0);
         const kd__node_info *a = &g->node[x], *b = &g->node[n];
-        if (p->readers[x] != 1 || p->output[x] || p->output[n]) continue;
-        if (!(convolves(a) && b->op == &kd__op_batchnorm) && !(a->op == &kd__op_batchnorm && convolves(b)))
-            continue;
+        if (p->readers[x] != 1 || p->output[x] || p->output[n] || !joins(ex, a, b)) continue;
+        if (ex->state[x].given || ex->state[n].given) continue;
         ex->state[n].prev = &ex->state[x];
         ex->state[x].next = &ex->state[n];
     }
@@ -173,8 +182,11 @@ static void add_node(planning *p, kd_node n)
     const int now = p->step[n], later = backward_of(p, n), end = the_end(p);
     const bool after = info->op == &kd__op_batchnorm && s->prev; // its loops in backward run in that one's
     const int done = after ? backward_of(p, input_of(ex->g, n, 0)) : later;
+    const bool gelu = info->op == &kd__op_gelu, remakes = info->op == &kd__op_linear && s->prev;
+    const int made = gelu && s->prev ? p->step[input_of(ex->g, n, 0)] : now;
+    const int written = gelu && s->next ? backward_of(p, (kd_node)(s->next - ex->state)) : later;
     p->at[n] = (places){-1, -1, -1};
-    p->at[n].y = new_buffer(p, info->op == &kd__op_batchnorm && s->next ? 0 : floats, input ? -1 : now,
+    p->at[n].y = new_buffer(p, info->op == &kd__op_batchnorm && s->next ? 0 : floats, input ? -1 : made,
                             input || output      ? end
                             : back && reads_y(s) ? later
                                                  : now);
@@ -188,9 +200,9 @@ static void add_node(planning *p, kd_node n)
     for (int k = 0; k < info->nin && !s->given; k++) {
         const places *x = &p->at[input_of(ex->g, n, k)];
         buffer *y = &p->buf[x->y];
-        const int read = back && info->op->backward_reads_x ? later : now;
+        const int read = back && info->op->backward_reads_x && !remakes ? later : now;
         y->to = y->to > read ? y->to : read;
-        if (s->want_dx[k] && later < p->buf[x->dy].from) p->buf[x->dy].from = later;
+        if (s->want_dx[k] && written < p->buf[x->dy].from) p->buf[x->dy].from = written;
     }
 }
 

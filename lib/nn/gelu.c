@@ -7,6 +7,17 @@
 
 enum { BLOCK = 4096 }; /* floats */
 
+/* A linear layer in front runs forward, and one behind it backward, where kd__state says so. */
+void kd__gelu_apply(const kd__state *s, size_t at, size_t n)
+{
+    kd__encoder_get()->gelu(s->y + at, s->x[0] + at, n);
+}
+
+void kd__gelu_dx(const kd__state *s, size_t at, size_t n)
+{
+    kd__encoder_get()->gelu_back(s->dx[0] + at, s->dy + at, s->x[0] + at, n, s->add[0]);
+}
+
 kd_node kd_nn_gelu(kd_graph *g, const char *name, kd_node x)
 {
     const kd__attrs a = {0};
@@ -27,19 +38,17 @@ static size_t floats(const kd_exec *ex, const kd__state *s) { return kd__node_ro
 static void forward(kd_exec *ex, kd__state *s)
 {
     const size_t n = floats(ex, s);
+    if (s->prev) return;
 #pragma omp for schedule(static)
-    for (size_t i = 0; i < n; i += BLOCK)
-        kd__encoder_get()->gelu(s->y + i, s->x[0] + i, kd_min_size(BLOCK, n - i));
+    for (size_t i = 0; i < n; i += BLOCK) kd__gelu_apply(s, i, kd_min_size(BLOCK, n - i));
 }
 
 static void backward(kd_exec *ex, kd__state *s)
 {
     const size_t n = floats(ex, s);
-    if (!s->dx[0]) return;
+    if (!s->dx[0] || s->next) return;
 #pragma omp for schedule(static)
-    for (size_t i = 0; i < n; i += BLOCK)
-        kd__encoder_get()->gelu_back(s->dx[0] + i, s->dy + i, s->x[0] + i, kd_min_size(BLOCK, n - i),
-                                     s->add[0]);
+    for (size_t i = 0; i < n; i += BLOCK) kd__gelu_dx(s, i, kd_min_size(BLOCK, n - i));
 }
 
 static double phi(double x) { return 0.5 * erfc(-x / sqrt(2)); }

@@ -1,7 +1,7 @@
 /* lanes.h - vectors as wide as a register, for kernels compiled once per instruction set (*.simd.c).
  *
  * exp: n = round(x / ln 2), r = x - n ln 2 in two parts, a polynomial of degree 7 for exp(r) on
- * |r| <= ln 2 / 2, then n added to the exponent's bits: below 2 ulp for -87 <= x <= 88, arguments outside
+ * |r| <= ln 2 / 2, times 2^n, whose exponent is n: below 2 ulp for -87 <= x <= 88, arguments outside
  * are taken for these bounds. A NaN stays one.
  */
 #ifndef KD_NN_LANES_H
@@ -11,6 +11,9 @@
 
 #include <math.h>
 #include <string.h>
+#ifdef __AVX2__
+#include <immintrin.h>
+#endif
 
 #define JOIN_(a, b) a##_##b
 #define JOIN(a, b)  JOIN_(a, b)
@@ -71,7 +74,17 @@ INLINE vec either(ivec mask, vec yes, vec no)
 {
     return bits_of((ints_of(yes) & mask) | (ints_of(no) & ~mask));
 }
+/* With a NaN on either side, b. Compilers make several instructions of a comparison and a choice. */
+#if defined __AVX512F__
+INLINE vec larger(vec a, vec b) { return (vec)_mm512_max_ps((__m512)a, (__m512)b); }
+INLINE vec smaller(vec a, vec b) { return (vec)_mm512_min_ps((__m512)a, (__m512)b); }
+#elif defined __AVX2__
+INLINE vec larger(vec a, vec b) { return (vec)_mm256_max_ps((__m256)a, (__m256)b); }
+INLINE vec smaller(vec a, vec b) { return (vec)_mm256_min_ps((__m256)a, (__m256)b); }
+#else
 INLINE vec larger(vec a, vec b) { return either(a > b, a, b); }
+INLINE vec smaller(vec a, vec b) { return either(a < b, a, b); }
+#endif
 INLINE vec size_of(vec v) { return bits_of(ints_of(v) & INT32_MAX); }
 
 typedef float quad __attribute__((vector_size(4 * sizeof(float))));
@@ -132,8 +145,8 @@ INLINE void transpose_square(vec v[LANES])
 
 INLINE vec exp_of(vec x)
 {
-    const vec x0 = x, magic = all(12582912.0f); // 1.5 * 2^23: adding it rounds to an integer
-    x = either(x < -87.0f, all(-87.0f), either(x > 88.0f, all(88.0f), x));
+    const vec magic = all(12582912.0f); // 1.5 * 2^23: adding it rounds to an integer
+    x = smaller(all(88.0f), larger(all(-87.0f), x));
     const vec t = x * 1.44269504f + magic, n = t - magic;
     const vec r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
     vec p = all(1.0f / 5040);
@@ -144,8 +157,7 @@ INLINE vec exp_of(vec x)
     p = p * r + 0.5f;
     p = p * r + 1.0f;
     p = p * r + 1.0f;
-    const vec y = bits_of(ints_of(p) + ((ints_of(t) - ints_of(magic)) << 23));
-    return either(x0 != x0, x0, y);
+    return p * bits_of((ints_of(t) - (ints_of(magic) - 127)) << 23);
 }
 
 #endif

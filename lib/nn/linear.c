@@ -16,6 +16,7 @@
  *
  * Token models, whose rows are another number in each batch, have products of their own (panels.c) wherever
  * operands are f32, rounded or not; the weights are laid out anew in each pass, or once where they are fixed.
+ * Their pieces run a GELU behind the layer in forward, one in front of it in backward (kd__state).
  *
  * With bf16 operands (precision.c) x and W are rounded once for both passes, dy once for both of its
  * products; panels.c rounds what it reads by itself.
@@ -112,7 +113,8 @@ static kd_status plan_panels(kd_exec *ex, kd__state *s, size_t out, size_t in, k
     const size_t floats = kd__panels_floats(in, out);
     const kd__panels_gradient g = {.rows = kd__node_rows_planned(ex, s->n) * (s->n->size / out),
                                    .out = out,
-                                   .in = in};
+                                   .in = in,
+                                   .bias = s->n->a.bias};
     s->shared_floats = floats;
     if (ex->p.training)
         s->shared_floats = kd_max_size(floats, kd__panels_floats(out, in) + kd__panels_stage(&g));
@@ -135,6 +137,14 @@ static kd_status plan_fixed(kd_exec *ex, kd__state *s, size_t n, kd_err *err)
     return l->fixed ? KD_OK : kd_fail(err, KD_ENOMEM, "layer %s: no memory for its weights", s->n->name);
 }
 
+/* Other products leave a GELU to itself. */
+static void part_neighbours(kd__state *s)
+{
+    if (s->prev) s->prev->next = NULL;
+    if (s->next) s->next->prev = NULL;
+    s->prev = s->next = NULL;
+}
+
 static kd_status plan(kd_exec *ex, kd__state *s, kd_err *err)
 {
     if (ex->p.naive) return KD_OK;
@@ -149,6 +159,7 @@ static kd_status plan(kd_exec *ex, kd__state *s, kd_err *err)
     if (!l) return kd_fail(err, KD_ENOMEM, "layer %s: out of memory", n->name);
     const kd__operands operands = l->operands = kd__operands_of(ex, n);
     if ((l->panels = packed && operands != KD__BF16)) return plan_panels(ex, s, (size_t)out, (size_t)in, err);
+    part_neighbours(s);
     if (operands) {
         if ((st = plan_fixed(ex, s, (size_t)(out * in), err))) return st;
         l->w_at = kd__operand_floats(operands, (size_t)(rows * in));
@@ -227,7 +238,9 @@ static void forward_panels(kd_exec *ex, kd__state *s)
                                   .m = (size_t)rows_of(ex, n),
                                   .n = out,
                                   .k = in,
-                                  .relu = n->a.relu};
+                                  .relu = n->a.relu,
+                                  .then = s->next ? kd__gelu_apply : NULL,
+                                  .of = s->next};
     kd__panels_product(&call);
 #pragma omp barrier
 #pragma omp single nowait
@@ -292,14 +305,17 @@ static void backward_panels(kd_exec *ex, kd__state *s)
     const size_t out = (size_t)s->n->a.out, in = (size_t)in_of(kd__graph_in(ex->g, s->n, 0)),
                  rows = (size_t)rows_of(ex, s->n);
     const kd__panels_gradient weights = {.dy = s->dy,
-                                         .x = s->x[0],
+                                         .x = s->prev ? s->prev->x[0] : s->x[0],
+                                         .make_x = s->prev ? kd__encoder_get()->gelu : NULL,
                                          .dw = s->dw[WEIGHT],
                                          .stage = s->shared + kd__panels_floats(out, in),
                                          .rows = rows,
                                          .out = out,
                                          .in = in,
                                          .rounded = l->operands,
-                                         .add = ex->add};
+                                         .add = ex->add,
+                                         .bias = s->n->a.bias,
+                                         .dbias = s->dw[BIAS]};
     const kd__panels_call data = {.a = s->dy,
                                   .b = s->shared,
                                   .c = s->dx[0],
@@ -307,7 +323,9 @@ static void backward_panels(kd_exec *ex, kd__state *s)
                                   .m = rows,
                                   .n = in,
                                   .k = out,
-                                  .add = s->add[0]};
+                                  .add = s->add[0],
+                                  .then = s->prev ? kd__gelu_dx : NULL,
+                                  .of = s->prev};
     if (s->dx[0]) kd__panels_pack(s->shared, s->w[WEIGHT], out, in, false, l->operands);
     kd__panels_gather(&weights);
 #pragma omp barrier
@@ -343,11 +361,11 @@ static void backward(kd_exec *ex, kd__state *s)
         for (size_t i = 0; i < total; i += block)
             kd__vec_get()->relu_mask(s->dy + i, s->dy + i, s->y + i, kd_min_size(block, total - i));
     }
-    if (s->n->a.bias) bias_gradient(s->dw[BIAS], s->dy, (size_t)rows, (size_t)out);
     if (l->panels) {
         backward_panels(ex, s);
         return;
     }
+    if (s->n->a.bias) bias_gradient(s->dw[BIAS], s->dy, (size_t)rows, (size_t)out);
     const void *dy = operand(l, s->keep + l->dy_at, s->dy, (size_t)(rows * out));
     const void *x = l->operands ? s->keep : s->x[0], *w = l->operands ? s->keep + l->w_at : s->w[WEIGHT];
     if (s->n->per != KD_PER_ROW) {

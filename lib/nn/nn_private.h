@@ -70,8 +70,10 @@ typedef struct kd__state {
     bool add[KD_MAX_INPUTS];
     bool has_backward; /* it or a node before it has parameters */
     bool given;        /* its value is the caller's: it does not run, and what is before it neither */
-    /* Training, a convolution and a batch norm of which the second alone reads the first, in either order:
-     * the convolution's slices run the batch norm's loops (kd__bn_*). NULL elsewhere. */
+    /* Two nodes of which the second alone reads the first, where the loops of one are run by the pieces of
+     * the other, while they are near; NULL elsewhere. In training a convolution runs those of a batch norm on
+     * either side (kd__bn_*). With products of panels.c a linear layer runs forward of a GELU behind it, and
+     * backward of one in front (kd__gelu_*), whose value it makes again instead of having it kept. */
     struct kd__state *prev, *next;
     float *w[4], *dw[4]; /* parameters and their gradients, as n->param; dw NULL for buffers */
     void *own;           /* what plan() made: primitives, saved statistics */
@@ -217,6 +219,8 @@ typedef struct kd__panels_call {
     float *rounded; /* of the calling thread, a piece: rows of A are rounded to bf16 there; or NULL */
     size_t m, n, k;
     bool add, relu;
+    void (*then)(const kd__state *of, size_t at, size_t n); /* or NULL: with numbers of c that are done */
+    const kd__state *of;
 } kd__panels_call;
 void kd__panels_product(const kd__panels_call *call);
 /* dw (out, in) = dy (rows, out)^T x (rows, in), by the team: gather, a barrier, then gradients, without one.
@@ -226,8 +230,11 @@ typedef struct kd__panels_gradient {
     float *dw, *stage;
     size_t rows, out, in;
     bool rounded, add; /* dw += */
+    bool bias;
+    float *dbias;                                        /* with bias: sums of dy's columns */
+    void (*make_x)(float *to, const float *x, size_t n); /* or NULL: x is what this makes of x */
 } kd__panels_gradient;
-size_t kd__panels_stage(const kd__panels_gradient *g); /* of rows, out and in */
+size_t kd__panels_stage(const kd__panels_gradient *g); /* of rows, out, in and bias */
 void kd__panels_gather(const kd__panels_gradient *g);
 void kd__panels_gradients(const kd__panels_gradient *g);
 
@@ -338,6 +345,10 @@ void kd__bn_apply(kd__state *s, float *y, size_t row, size_t rows);
 void kd__bn_sums(kd__state *s, size_t slice, size_t row, size_t rows);
 void kd__bn_dx(kd__state *s, float *dx, size_t row, size_t rows);
 
+/* The same of a GELU (gelu.c): n numbers from `at` on. */
+void kd__gelu_apply(const kd__state *s, size_t at, size_t n);
+void kd__gelu_dx(const kd__state *s, size_t at, size_t n);
+
 /* Per channel (c). a, b: y = a x + b, of which ReLU's mask is made again; NULL without ReLU. */
 typedef struct kd__bn_factors {
     const float *mean, *a, *b, *k1, *k2, *k3;
@@ -358,10 +369,12 @@ enum {
     KD__ROWS_CHANNELS = 16, /* channels are multiples of it */
     KD__ROWS_BLOCK = 32,    /* outputs whose weights lie together */
     KD__ROWS_WINDOW = 3,
-    KD__ROWS_WEIGHTS = 1 << 17, /* at most: others are better off with the library */
+    KD__ROWS_WEIGHTS = 1 << 19, /* at most: others are better off with the library, */
+    KD__ROWS_BACKWARD = 1 << 17 /* in backward, where an image has its share of all of dW, earlier */
 };
 typedef struct kd__rows kd__rows;
-bool kd__rows_fit(const kd__conv_desc *d);
+bool kd__rows_fit(const kd__conv_desc *d); /* forward */
+bool kd__rows_fit_backward(const kd__conv_desc *d);
 kd_status kd__rows_create(kd__rows **out, const kd__conv_desc *d, kd_err *err); /* free() it */
 /* As kd__prim_weight_order. */
 kd_status kd__rows_order(const kd__rows *r, kd__conv_pass pass, uint32_t **out, size_t *floats, kd_err *err);
@@ -418,6 +431,8 @@ typedef struct kd__mask {
     uint32_t counter[4], key[2], limit;
     float scale;
 } kd__mask;
+/* Of the node's dropout in this step; item: of those that count apart, 0: there are none. */
+kd__mask kd__mask_of(const kd_exec *ex, const kd__state *s, uint32_t item);
 
 typedef struct kd__vec {
     /* Both give 0 when what they leave behind is finite, else NAN. mean: NULL or as in kd_along. m of sgd:
@@ -457,12 +472,14 @@ typedef struct kd__vec {
     void (*spread)(float *y, const float *x, float scale, size_t rows, size_t c, bool add);
     void (*dropout)(float *y, const float *x, size_t n, const kd__mask *m, bool add); /* n: whole blocks */
 } kd__vec;
-/* n output pixels of `out` numbers, y_pitch apart: sums over segments of len numbers of each of `rows` rows
- * of x, x_pitch from pixel to pixel. Depthwise: len is a multiple of out = c, and numbers of a channel meet.
+/* `lines` lines of n output pixels of `out` numbers, y_pitch apart: sums over segments of len numbers of each
+ * of `rows` rows of x, x_pitch from pixel to pixel, x_step rows from line to line. Depthwise: len is a
+ * multiple of out = c, and numbers of a channel meet.
  */
 typedef struct kd__product {
     const float *const *x;
     size_t rows, len, x_pitch, y_pitch, n, out;
+    size_t lines, x_step;
     const float *bias; /* or NULL */
     bool relu, add;    /* y = max(0, y), y += */
 } kd__product;
@@ -490,8 +507,11 @@ const kd__rows_kernels *kd__rows_get(void);
 typedef struct kd__head {
     const float *q, *k, *v;
     size_t tokens, d, ld;
-    float scale; /* of scores */
+    float scale;          /* of scores */
+    const kd__mask *drop; /* of shares, from counter 0 on; NULL: none */
 } kd__head;
+/* Four shares of query `row`, from token t on: 0 or scale. t: a multiple of 4. */
+void kd__mask_shares(float out[4], const kd__head *h, size_t row, size_t t);
 typedef struct kd__head_grads {
     const float *y, *dy, *log_sum;
     float *dq, *dk, *dv; /* each may be NULL */

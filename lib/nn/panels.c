@@ -10,7 +10,9 @@
  * have just been laid out, rows of A in a copy of a piece, which stays in the nearest caches.
  *
  * A gradient of weights has the rows of the batch as its K. Both operands are laid out in panels, CHUNK rows
- * at a time; then a thread that has a square of the gradient adds up chunk after chunk.
+ * at a time; then a thread that has a square of the gradient adds up chunk after chunk. Laying out is a walk
+ * through memory, so what else has to be done with x and dy is done on the way: sums of dy's columns for the
+ * gradient of a bias, and an x that is a function of what is kept.
  */
 #include "nn_private.h"
 
@@ -21,7 +23,8 @@ enum {
     PIECES = 32,
     SQUARE = 192,
     CHUNK = 256,
-    SLICE = 1536 /* of columns: a multiple of all panels' widths */
+    SLICE = 1536, /* of columns: a multiple of all panels' widths */
+    SUMS = 64     /* columns that are added up at a time, likewise */
 };
 
 const kd__panel_kernels *kd__panels_get(void)
@@ -39,7 +42,14 @@ size_t kd__panels_floats(size_t k, size_t n) { return k * up(n, kd__panels_get()
 static size_t x_width(const kd__panels_gradient *g) { return up(g->in, kd__panels_get()->width); }
 static size_t dy_width(const kd__panels_gradient *g) { return up(g->out, kd__panels_get()->rows); }
 
-size_t kd__panels_stage(const kd__panels_gradient *g) { return g->rows * (x_width(g) + dy_width(g)); }
+static size_t chunks_of(const kd__panels_gradient *g) { return up(g->rows, CHUNK) / CHUNK; }
+
+/* Panels, and each chunk's sums of dy's columns behind them. */
+static size_t sums_at(const kd__panels_gradient *g) { return g->rows * (x_width(g) + dy_width(g)); }
+size_t kd__panels_stage(const kd__panels_gradient *g)
+{
+    return sums_at(g) + (g->bias ? chunks_of(g) * g->out : 0);
+}
 
 void kd__panels_pack(float *to, const float *b, size_t k, size_t n, bool transposed, bool rounded)
 {
@@ -102,6 +112,7 @@ static void block(const kd__panels_call *call, size_t i, size_t j, size_t column
             p->rows_by_panel(&t, a, lda, rows);
         }
     }
+    for (size_t r = 0; call->then && r < rows; r++) call->then(call->of, (i + r) * call->n + j, end - j);
 }
 
 void kd__panels_product(const kd__panels_call *call)
@@ -117,29 +128,42 @@ void kd__panels_product(const kd__panels_call *call)
               columns);
 }
 
-/* SLICE columns of m (k, ld) from `from` on in panels of `width`; pack: of one of them. */
-static void gather(float *to, const float *m, size_t ld, size_t from, size_t k, size_t width, bool rounded,
-                   void (*pack)(float *, const float *, size_t, size_t, size_t))
+/* SLICE columns of x or dy (k rows) from `from` on, in panels of `width` numbers a row at `to`. */
+static void gather_x(const kd__panels_gradient *g, float *to, const float *x, size_t from, size_t k)
 {
-    for (size_t at = from; at < ld && at < from + SLICE; at += width) {
-        pack(to + at * k, m + at, ld, k, kd_min_size(width, ld - at));
-        if (rounded) kd__make_operand(to + at * k, to + at * k, k * width, KD__ROUNDED);
+    const size_t width = kd__panels_get()->width;
+    for (size_t at = from; at < g->in && at < from + SLICE; at += width) {
+        kd__panels_get()->pack_panel(to + at * k, x + at, g->in, k, kd_min_size(width, g->in - at));
+        if (g->make_x) g->make_x(to + at * k, to + at * k, k * width);
+        if (g->rounded) kd__make_operand(to + at * k, to + at * k, k * width, KD__ROUNDED);
+    }
+}
+
+static void gather_dy(const kd__panels_gradient *g, float *to, const float *dy, float *sums, size_t from,
+                      size_t k)
+{
+    const size_t width = kd__panels_get()->rows;
+    for (size_t at = from; at < g->out && at < from + SLICE; at += width) {
+        if (g->bias && at % SUMS == 0)
+            kd__vec_get()->col_sum(sums + at, dy + at, k, kd_min_size(SUMS, g->out - at), g->out);
+        kd__panels_get()->pack_rows(to + at * k, dy + at, g->out, k, kd_min_size(width, g->out - at));
+        if (g->rounded) kd__make_operand(to + at * k, to + at * k, k * width, KD__ROUNDED);
     }
 }
 
 /* Panels of CHUNK rows of both operands from row r on: first x's, then dy's. */
 void kd__panels_gather(const kd__panels_gradient *g)
 {
-    const kd__panel_kernels *p = kd__panels_get();
     const size_t of_x = up(g->in, SLICE) / SLICE, slices = of_x + up(g->out, SLICE) / SLICE;
 #pragma omp for schedule(static) nowait
-    for (size_t t = 0; t < up(g->rows, CHUNK) / CHUNK * slices; t++) {
+    for (size_t t = 0; t < chunks_of(g) * slices; t++) {
         const size_t r = t / slices * CHUNK, at = t % slices, k = kd_min_size(CHUNK, g->rows - r);
         float *x = g->stage + r * (x_width(g) + dy_width(g)), *dy = x + k * x_width(g);
         if (at < of_x)
-            gather(x, g->x + r * g->in, g->in, at * SLICE, k, p->width, g->rounded, p->pack_panel);
+            gather_x(g, x, g->x + r * g->in, at * SLICE, k);
         else
-            gather(dy, g->dy + r * g->out, g->out, (at - of_x) * SLICE, k, p->rows, g->rounded, p->pack_rows);
+            gather_dy(g, dy, g->dy + r * g->out, g->stage + sums_at(g) + t / slices * g->out,
+                      (at - of_x) * SLICE, k);
     }
 }
 
@@ -173,4 +197,8 @@ void kd__panels_gradients(const kd__panels_gradient *g)
     const size_t columns = up(g->in, SQUARE) / SQUARE, squares = up(g->out, SQUARE) / SQUARE * columns;
 #pragma omp for schedule(dynamic) nowait
     for (size_t t = 0; t < squares; t++) square(g, t / columns * SQUARE, t % columns * SQUARE);
+#pragma omp for schedule(static) nowait
+    for (size_t b = 0; b < (g->bias ? g->out : 0); b += SUMS)
+        kd__vec_get()->col_sum(g->dbias + b, g->stage + sums_at(g) + b, chunks_of(g),
+                               kd_min_size(SUMS, g->out - b), g->out);
 }

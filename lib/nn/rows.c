@@ -50,14 +50,24 @@ const kd__rows_kernels *kd__rows_get(void)
 
 /* ---- which, and how ----------------------------------------------------------------------- */
 
+static double weights_of(const kd__conv_desc *d)
+{
+    return (double)d->k * d->k * (double)d->out * (double)(d->c / d->groups);
+}
+
 bool kd__rows_fit(const kd__conv_desc *d)
 {
     const bool window = (d->k == 3 && d->stride <= 2) || (d->k == 1 && d->stride == 1 && d->pad == 0);
     const bool whole = d->out % KD__ROWS_CHANNELS == 0 && d->c % KD__ROWS_CHANNELS == 0;
     const bool first =
         d->out % KD__ROWS_CHANNELS == 0 && d->c <= 4 && !d->need_dx && !d->prev && d->groups == 1;
-    const double weights = (double)d->k * d->k * (double)d->out * (double)(d->c / d->groups);
-    return window && (whole || first) && weights <= KD__ROWS_WEIGHTS;
+    return window && (whole || first) && weights_of(d) <= KD__ROWS_WEIGHTS;
+}
+
+/* A first layer's dW the library has in less than half the time. */
+bool kd__rows_fit_backward(const kd__conv_desc *d)
+{
+    return kd__rows_fit(d) && d->need_dx && weights_of(d) <= KD__ROWS_BACKWARD;
 }
 
 /* Where rows mean nothing (a window of one pixel), they are as many pixels as divide the image and fill
@@ -250,19 +260,19 @@ static void forward_band(image *m, size_t first, size_t n)
     const kd__rows *r = m->r;
     const float *rows[MAX_ROWS];
     x_rows(m, rows, first, n);
-    kd__product t = {.rows = r->k,
-                     .len = r->k * r->c,
-                     .x_pitch = r->stride * r->c,
-                     .y_pitch = r->out,
-                     .n = r->out_w,
-                     .out = r->out,
-                     .bias = m->call->bias,
-                     .relu = r->d.relu};
+    const kd__product t = {.x = rows,
+                           .rows = r->k,
+                           .len = r->k * r->c,
+                           .x_pitch = r->stride * r->c,
+                           .y_pitch = r->out,
+                           .n = r->out_w,
+                           .out = r->out,
+                           .lines = n,
+                           .x_step = r->stride,
+                           .bias = m->call->bias,
+                           .relu = r->d.relu};
     float *y = m->call->out + (m->y_pixel + first * r->out_w) * r->out;
-    for (size_t i = 0; i < n; i++) {
-        t.x = rows + i * r->stride;
-        (r->deep ? m->k->deep_product : m->k->product)(&t, y + i * r->out_w * r->out, m->call->w);
-    }
+    (r->deep ? m->k->deep_product : m->k->product)(&t, y, m->call->w);
     if (r->d.next)
         m->k->moments(m->next.sums, m->next.sums + r->out, m->number * r->out_h * r->out_w + first * r->out_w,
                       y, n * r->out_w, r->out);
@@ -290,6 +300,7 @@ static void data_row(const image *m, size_t row)
                                .y_pitch = r->stride * r->c,
                                .n = (r->w - col + r->stride - 1) / r->stride,
                                .out = r->c,
+                               .lines = 1,
                                .add = r->d.accumulate_dx};
         (r->deep ? m->k->deep_product : m->k->product)(&t, dx + col * r->c, m->call->w + r->class_at[a][b]);
     }

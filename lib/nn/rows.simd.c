@@ -66,15 +66,15 @@ INLINE void soon(const float *p) { __builtin_prefetch(p + AHEAD, 0, 2); }
 /* ---- products ----------------------------------------------------------------------------- */
 
 /* p pixels by v vectors of outputs. Weights: (rows, len) vectors, `width` floats apart. */
-INLINE void product_tile(const kd__product *t, float *y, size_t x_at, const float *w, size_t width,
-                         const float *bias, int p, int v)
+INLINE void product_tile(const kd__product *t, float *y, const float *const *x_rows, size_t x_at,
+                         const float *w, size_t width, const float *bias, int p, int v)
 {
     vec sum[TILE][2];
     UNROLL for (int i = 0; i < p; i++) UNROLL for (int j = 0; j < v; j++) sum[i][j] =
         bias ? load(bias + j * LANES) : (vec){0};
     const size_t step = t->x_pitch;
     for (size_t r = 0; r < t->rows; r++) {
-        const float *x = t->x[r] + x_at;
+        const float *x = x_rows[r] + x_at;
         for (size_t k = 0; k < t->len; k++, x++, w += width) {
             const float *q[4] = {x, x + 4 * step, x + 8 * step, x + 12 * step};
             vec u[2];
@@ -94,19 +94,22 @@ INLINE void product_tile(const kd__product *t, float *y, size_t x_at, const floa
     }
 }
 
-/* All n pixels of v vectors of outputs, in tiles of falling size. */
+/* All lines' pixels of v vectors of outputs, in tiles of falling size: these weights stay near meanwhile. */
 INLINE void product_columns(const kd__product *t, float *y, const float *w, size_t width, const float *bias,
                             int v)
 {
-    size_t at = 0;
+    const float *const *x = t->x;
+    for (size_t line = 0; line < t->lines; line++, x += t->x_step, y += t->n * t->y_pitch) {
+        size_t at = 0;
 #define TILES(p)                                                                                             \
     for (; at + (p) <= t->n; at += (p))                                                                      \
-    product_tile(t, y + at * t->y_pitch, at * t->x_pitch, w, width, bias, p, v)
-    TILES(TILE);
-    TILES(TILE / 2);
-    TILES(2);
-    TILES(1);
+    product_tile(t, y + at * t->y_pitch, x, at * t->x_pitch, w, width, bias, p, v)
+        TILES(TILE);
+        TILES(TILE / 2);
+        TILES(2);
+        TILES(1);
 #undef TILES
+    }
 }
 
 static void product(const kd__product *t, float *y, const float *w)
@@ -211,14 +214,16 @@ INLINE void deep_rows(const kd__product *t, float *y, const float *w, int r)
             deep_columns(t, y, at, w, r, 1);
 }
 
-static void deep_product(const kd__product *t, float *y, const float *w)
+static void deep_product(const kd__product *all, float *y, const float *w)
 {
-    if (t->rows == 3)
-        deep_rows(t, y, w, 3);
-    else if (t->rows == 2)
-        deep_rows(t, y, w, 2);
-    else
-        deep_rows(t, y, w, 1);
+    kd__product t = *all;
+    for (size_t line = 0; line < t.lines; line++, t.x += t.x_step, y += t.n * t.y_pitch)
+        if (t.rows == 3)
+            deep_rows(&t, y, w, 3);
+        else if (t.rows == 2)
+            deep_rows(&t, y, w, 2);
+        else
+            deep_rows(&t, y, w, 1);
 }
 
 /* k rows of k numbers. */

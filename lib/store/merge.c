@@ -188,16 +188,17 @@ static kd_status merge_samples(kd__rewrite *r, uint32_t g, kd_err *err)
 /* How the answers of each store were drawn, where that is not the same in all. */
 static kd_status merge_draws(kd__rewrite *r, kd_err *err)
 {
-    json_t *teacher = json_object_get(r->extra[0], "teacher"), *all = json_array(), *said;
+    json_t *teacher = json_object_get(r->extra[0], "teacher"), *all = json_array(), *said, *first = NULL;
     bool differ = false, failed = !all;
     for (uint32_t i = 0; i < r->n && !failed; i++) {
         said = json_object_get(json_object_get(entry_of(r->source[i], 0), "contract"), "generate");
-        differ = differ || (i && !json_equal(said, json_array_get(all, 0)));
+        if (!i) first = said;
+        differ = differ || (said != first && !json_equal(said, first)); // NULL: its tokens were not generated
         failed = said && json_array_append(all, said);
     }
     if (differ && !failed)
-        failed =
-            json_object_set(r->contract[0], "generate", all) || json_object_set(teacher, "generate", all);
+        failed = json_object_set(r->contract[0], "generate", all) ||
+                 (teacher && json_object_set(teacher, "generate", all));
     json_decref(all);
     return failed ? no_memory(err) : KD_OK;
 }

@@ -180,53 +180,64 @@ kd_status kd__said_end(kd__said *s, kd_buf *out, kd_block *block, kd_err *err)
 
 /* ---- learning ------------------------------------------------------------------------------- */
 
-typedef struct learning {
-    kd_codec_learner *l;
-    size_t positions;
-} learning;
+typedef struct sampling {
+    kd__said_use *use;
+    void *arg;
+    size_t positions, most;
+} sampling;
 
-static kd_status learn_piece(void *arg, const taking *k, const piece *p, const float *logits, kd_err *err)
+static kd_status use_piece(void *arg, const taking *k, const piece *p, const float *logits, kd_err *err)
 {
-    learning *x = arg;
+    sampling *x = arg;
     (void)k;
-    if (x->positions >= SAMPLE) return KD_OK;
+    if (x->positions >= x->most) return KD_OK;
     x->positions += p->n;
-    return kd_codec_learner_add(x->l, logits, p->n, err);
+    return x->use(x->arg, logits, p->n, err);
 }
 
-/* Runs feeds of the text's column from the store's beginning until there are enough positions. */
-static kd_status learn_from(learning *x, const kd__target *g, kd_teacher *t, kd__reader *r, kd_err *err)
+kd_status kd__said_sample(kd_teacher *t, kd__reader *r, int text, size_t most, kd__said_use *use, void *arg,
+                          kd__said_seen *seen, kd_err *err)
 {
+    sampling x = {.use = use, .arg = arg, .most = most};
     uint32_t *lengths = calloc((size_t)t->batch + 1, sizeof *lengths);
     kd_status st = lengths ? KD_OK : kd_fail(err, KD_ENOMEM, "no memory for a batch");
-    for (uint32_t chunk = 0; chunk < kd_store_chunks(r->s) && x->positions < SAMPLE && !st; chunk++) {
+    *seen = (kd__said_seen){0};
+    for (uint32_t chunk = 0; chunk < kd_store_chunks(r->s) && x.positions < most && !st; chunk++) {
         kd__feed f = {0};
         st = kd__reader_seek(r, chunk, err);
-        while (!st && !f.closes && x->positions < SAMPLE) {
+        while (!st && !f.closes && x.positions < most) {
             kd__reader_next(r, &f);
-            if (f.text != g->text) continue;
+            if (f.text != text) continue;
             st = kd__teacher_body(t, f.raw, f.dtype, f.offset, f.rows, f.at, err);
-            if (!st) st = take(&(taking){t, &f, learn_piece, x}, lengths, err);
+            if (!st) st = take(&(taking){t, &f, use_piece, &x}, lengths, err);
+            for (int64_t i = 0; i < f.rows && !st; i++) seen->positions += lengths[i];
+            seen->rows += (uint64_t)f.rows;
         }
     }
     free(lengths);
     return st;
 }
 
+static kd_status learn_piece(void *arg, const float *logits, size_t n, kd_err *err)
+{
+    return kd_codec_learner_add(arg, logits, n, err);
+}
+
 kd_status kd__said_learn(kd__target *g, kd_teacher *t, kd__reader *r, kd_err *err)
 {
     const kd_column *c = &g->column;
-    learning x = {0};
+    kd_codec_learner *l = NULL;
+    kd__said_seen seen;
     void *book = NULL;
     size_t bytes = 0;
     kd_status st = KD_OK;
     if (kd__target_learns(g)) {
-        st = kd_codec_learner_open(&x.l, c->encoding, (int64_t)kd_column_width(c),
+        st = kd_codec_learner_open(&l, c->encoding, (int64_t)kd_column_width(c),
                                    json_object_get(c->params, "codec"), err);
-        if (!st && (st = learn_from(&x, g, t, r, err)))
-            kd_codec_learner_free(x.l);
+        if (!st && (st = kd__said_sample(t, r, g->text, SAMPLE, learn_piece, l, &seen, err)))
+            kd_codec_learner_free(l);
         else if (!st)
-            st = kd_codec_learner_end(x.l, &book, &bytes, err);
+            st = kd_codec_learner_end(l, &book, &bytes, err);
     }
     return st ? kd_fail_in(err, st, "column %s", c->name) : kd__target_use(g, book, bytes, err);
 }

@@ -20,14 +20,19 @@ typedef struct sums {
     bool has_kl1, has_kl4, has_variance;
 } sums;
 
-typedef struct measure {
+struct kd__measure {
+    char encoding[sizeof((kd_plan_entry *)0)->encoding];
     kd__target target;
+    bool opened; /* has learned its codebook */
     kd__encoder encoder;
     kd_sparse sparse;
-    float *decoded; /* (chunk rows, classes) */
+    float *decoded; /* (most, classes) */
     double *p;      /* (classes) */
+    int level, threads;
+    double bytes, encode, decode;
     sums sum;
-} measure;
+};
+typedef struct kd__measure measure;
 
 static size_t largest(const float *x, size_t n)
 {
@@ -119,9 +124,8 @@ static void add_sparse(measure *m, size_t k, const float *z, size_t n, bool head
     m->sum.has_variance = true;
 }
 
-/* Decodes a block of rows and adds what it kept. Returns the seconds of decoding in *seconds. */
-static kd_status add_block(measure *m, const kd_block *b, const float *z, size_t rows, double *seconds,
-                           kd_err *err)
+/* Decodes a block of rows and adds what it kept. */
+static kd_status add_block(measure *m, const kd_block *b, const float *z, size_t rows, kd_err *err)
 {
     const kd__target *g = &m->target;
     const kd_codec_info *info = g->codec ? kd_codec_describe(g->codec) : NULL;
@@ -129,7 +133,7 @@ static kd_status add_block(measure *m, const kd_block *b, const float *z, size_t
     kd_status st = !info          ? kd_to_f32(m->decoded, b->data, g->column.dtype, rows * g->size)
                    : info->sparse ? kd_codec_sparse(g->codec, b->data, b->bytes, rows, &m->sparse, err)
                                   : kd_codec_decode(g->codec, b->data, b->bytes, rows, m->decoded, err);
-    *seconds += kd_now() - start;
+    m->decode += kd_now() - start;
     const json_t *t = info ? json_object_get(kd_codec_params(g->codec), "temperature") : NULL;
     const double temperature = t ? json_number_value(t) : 1;
     for (size_t k = 0; k < rows && !st; k++) {
@@ -142,74 +146,85 @@ static kd_status add_block(measure *m, const kd_block *b, const float *z, size_t
     return st;
 }
 
-static kd_status begin(measure *m, kd_plan_entry *e, const char *encoding, const float *logits,
-                       size_t first_rows, int64_t classes, size_t most, kd_err *err)
+kd_status kd__measure_open(kd__measure **out, const char *encoding, int64_t classes, size_t most, int level,
+                           int threads, kd_err *err)
 {
     const kd_dtype dtype = kd_dtype_parse(encoding);
-    kd_column *c = &m->target.column;
+    measure *m = *out = calloc(1, sizeof *m);
     size_t count;
-    if (strlen(encoding) >= sizeof e->encoding)
+    if (!m) return kd_fail(err, KD_ENOMEM, "no memory to measure %s", encoding);
+    if (strlen(encoding) >= sizeof m->encoding)
         return kd_fail(err, KD_EUSAGE, "encoding '%.80s...': longer than %zu", encoding,
-                       sizeof e->encoding - 1);
-    *c = (kd_column){.name = "logits",
-                     .role = KD_ROLE_LOGITS,
-                     .dtype = kd_dtype_is_float(dtype) ? dtype : KD_F32,
-                     .ndims = 1,
-                     .dims = {classes}};
-    snprintf(e->encoding, sizeof e->encoding, "%s", encoding);
-    kd_status st =
-        kd__target_make(&m->target, KD__LOGITS, kd_dtype_is_float(dtype) ? NULL : encoding, NULL, err);
-    if (st || (st = kd__target_open(&m->target, logits, first_rows, err))) return st;
-    const kd_codec_info *info = m->target.codec ? kd_codec_describe(m->target.codec) : NULL;
-    e->serves = info ? info->serves : KD_SERVES_VALUES | KD_SERVES_SOFTMAX;
-    e->sparse = info && info->sparse;
+                       sizeof m->encoding - 1);
+    memcpy(m->encoding, encoding, strlen(encoding) + 1);
+    m->level = level, m->threads = threads;
+    m->target.column = (kd_column){.name = "logits",
+                                   .role = KD_ROLE_LOGITS,
+                                   .dtype = kd_dtype_is_float(dtype) ? dtype : KD_F32,
+                                   .ndims = 1,
+                                   .dims = {classes}};
     m->p = malloc((size_t)classes * sizeof *m->p);
     if (kd_mul_size(most, (size_t)classes, &count)) m->decoded = kd_alloc_aligned(count, sizeof(float));
-    return m->p && m->decoded ? KD_OK : kd_fail(err, KD_ENOMEM, "no memory to measure %s", encoding);
+    if (!m->p || !m->decoded) return kd_fail(err, KD_ENOMEM, "no memory to measure %s", encoding);
+    return kd__target_make(&m->target, KD__LOGITS, kd_dtype_is_float(dtype) ? NULL : encoding, NULL, err);
 }
 
-static void finish(const measure *m, kd_plan_entry *e, double bytes, double encode, double decode)
+kd_status kd__measure_add(kd__measure *m, const float *z, uint32_t n, const kd_id *ids, kd_err *err)
 {
+    kd_block block;
+    size_t packed = 0;
+    kd_status st = m->opened ? KD_OK : kd__target_open(&m->target, z, n, err);
+    m->opened = true;
+    if (st) return st;
+    const double start = kd_now();
+    st = kd__encode(&m->encoder, &m->target, z, ids, NULL, n, m->threads, "the sample", m->sum.positions,
+                    &block, err);
+    if (!st) st = kd_block_packed_bytes(&m->target.column, n, &block, m->level, &packed, err);
+    m->encode += kd_now() - start;
+    m->bytes += (double)packed;
+    return st ? st : add_block(m, &block, z, n, err);
+}
+
+void kd__measure_end(const kd__measure *m, kd_plan_entry *e)
+{
+    const kd_codec_info *info = m->target.codec ? kd_codec_describe(m->target.codec) : NULL;
     const double n = (double)m->sum.positions;
-    e->row_bytes = bytes / n;
+    *e = (kd_plan_entry){.serves = info ? info->serves : KD_SERVES_VALUES | KD_SERVES_SOFTMAX,
+                         .sparse = info && info->sparse,
+                         .row_bytes = m->bytes / n,
+                         .top1 = (double)m->sum.top1 / n,
+                         .tail = m->sum.tail / n,
+                         .variance = m->sum.has_variance ? m->sum.variance / n : NAN,
+                         .encode_s = m->encode / n,
+                         .decode_s = m->decode / n};
+    memcpy(e->encoding, m->encoding, sizeof e->encoding);
     e->kl1 = e->sparse && !m->sum.has_kl1 ? NAN : m->sum.kl1 / n;
     e->kl4 = e->sparse && !m->sum.has_kl4 ? NAN : m->sum.kl4 / n;
-    e->top1 = (double)m->sum.top1 / n;
-    e->tail = m->sum.tail / n;
-    e->variance = m->sum.has_variance ? m->sum.variance / n : NAN;
-    e->encode_s = encode / n;
-    e->decode_s = decode / n;
+}
+
+void kd__measure_free(kd__measure *m)
+{
+    if (!m) return;
+    kd__target_release(&m->target);
+    kd__encoder_release(&m->encoder);
+    kd_sparse_release(&m->sparse);
+    free(m->decoded);
+    free(m->p);
+    free(m);
 }
 
 kd_status kd_plan_measure(kd_plan_entry *e, const char *encoding, const float *logits, uint64_t rows,
                           int64_t classes, const kd_id *ids, uint32_t chunk_rows, int level, int threads,
                           kd_err *err)
 {
-    measure m = {0};
-    double bytes = 0, encode = 0, decode = 0;
+    kd__measure *m;
     const size_t most = kd_min_size((size_t)rows, chunk_rows);
-    *e = (kd_plan_entry){0};
-    kd_status st = rows && chunk_rows ? begin(&m, e, encoding, logits, most, classes, most, err)
-                                      : kd_fail(err, KD_EUSAGE, "no rows to measure %s on", encoding);
-    for (size_t at = 0; at < rows && !st; at += most) {
-        const uint32_t n = (uint32_t)kd_min_size((size_t)rows - at, most);
-        const float *z = logits + at * (size_t)classes;
-        const double start = kd_now();
-        kd_block block;
-        size_t packed = 0;
-        if ((st = kd__encode(&m.encoder, &m.target, z, ids ? ids + at : NULL, NULL, n, threads, "the sample",
-                             at, &block, err)) ||
-            (st = kd_block_packed_bytes(&m.target.column, n, &block, level, &packed, err)))
-            break;
-        encode += kd_now() - start;
-        bytes += (double)packed;
-        st = add_block(&m, &block, z, n, &decode, err);
-    }
-    if (!st) finish(&m, e, bytes, encode, decode);
-    kd__target_release(&m.target);
-    kd__encoder_release(&m.encoder);
-    kd_sparse_release(&m.sparse);
-    free(m.decoded);
-    free(m.p);
+    if (!most) return kd_fail(err, KD_EUSAGE, "no rows to measure %s on", encoding);
+    kd_status st = kd__measure_open(&m, encoding, classes, most, level, threads, err);
+    for (size_t at = 0; at < rows && !st; at += most)
+        st = kd__measure_add(m, logits + at * (size_t)classes, (uint32_t)kd_min_size((size_t)rows - at, most),
+                             ids ? ids + at : NULL, err);
+    if (!st) kd__measure_end(m, e);
+    kd__measure_free(m);
     return st;
 }

@@ -181,6 +181,16 @@ bool kd__sample(const kd_store *s, uint64_t rows, uint32_t i, uint32_t *chunk);
 kd_status kd__known_read(kd_teacher *t, const kd__feed *f, float *out, kd_err *err);
 void kd__known_free(kd__known *k); /* NULL-safe */
 
+/* ---- what an encoding keeps (measure.c) ------------------------------------------------------- */
+
+/* kd_plan_measure with blocks that come one after the other, each of `most` rows at most. */
+typedef struct kd__measure kd__measure;
+kd_status kd__measure_open(kd__measure **out, const char *encoding, int64_t classes, size_t most, int level,
+                           int threads, kd_err *err);
+kd_status kd__measure_add(kd__measure *m, const float *z, uint32_t n, const kd_id *ids, kd_err *err);
+void kd__measure_end(const kd__measure *m, kd_plan_entry *e);
+void kd__measure_free(kd__measure *m); /* NULL-safe */
+
 /* ---- what becomes of the values ----------------------------------------------------------- */
 
 enum {
@@ -228,7 +238,16 @@ kd_status kd__said_join(kd__said *s, size_t row, const kd__target *g, kd__said *
 kd_status kd__said_take(kd__said *s, kd_teacher *t, const kd__feed *f, const kd__target *g, kd_err *err);
 /* The block of the chunk; out: what it lies in. The next feed begins another chunk. */
 kd_status kd__said_end(kd__said *s, kd_buf *out, kd_block *block, kd_err *err);
-/* Learns the codebook of a target from what the model says of the first texts of the reader's store. */
+/* What the model says of the first texts of the reader's store, `most` positions or a few more: logits (n,
+ * classes) of the next n positions, KD__HEAD_ROWS at most; text: which column. seen: what the model has run
+ * over, batches to their ends. */
+typedef struct kd__said_seen {
+    uint64_t rows, positions;
+} kd__said_seen;
+typedef kd_status kd__said_use(void *arg, const float *logits, size_t n, kd_err *err);
+kd_status kd__said_sample(kd_teacher *t, kd__reader *r, int text, size_t most, kd__said_use *use, void *arg,
+                          kd__said_seen *seen, kd_err *err);
+/* Learns the codebook of a target from such a sample. */
 kd_status kd__said_learn(kd__target *g, kd_teacher *t, kd__reader *r, kd_err *err);
 
 /* The values of one chunk, by target: (rows, size). */

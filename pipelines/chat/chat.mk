@@ -57,7 +57,19 @@ $(CHAT)/results.json: $(CHAT)/narrow.json $(CHAT)/cut.json | $B/kd-eval
 $(CHAT)/report.html: $(CHAT)/results.json | $B/kd-report
 	$B/kd-report $< -o $@
 
+# The narrow student once more, as a narrower copy of the teacher's layers instead of from scratch.
+$(CHAT)/copied.json: $(CHAT_CONF)/llama-8m-narrow.yaml $(CHAT)/dump.json | $B/kd-train
+	$B/kd-train -s $(CHAT_STORE) $< --seeds $(CHAT_SEEDS) -o $(CHAT)/copied --resume --force --json > $@.part
+	@mv $@.part $@
+
+$(CHAT)/copied-results.json: $(CHAT)/narrow.json $(CHAT)/copied.json | $B/kd-eval
+	$B/kd-eval -s $(CHAT_STORE) $(CHAT)/students/llama-8m/distilled $(CHAT)/copied --teacher $(CHAT_TEACHER) --pipeline chat --results $@.part > $(CHAT)/copied.txt
+	@mv $@.part $@
+
+chat-narrow: $(CHAT)/copied-results.json ## the narrow student as a copy of its teacher beside the one from scratch -> runs/chat/copied.txt
+	@cat $(CHAT)/copied.txt
+
 chat-clean: ## remove the chat pipeline's outputs
 	rm -rf $(CHAT)
 
-.PHONY: chat chat-clean
+.PHONY: chat chat-narrow chat-clean

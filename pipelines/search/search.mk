@@ -52,6 +52,36 @@ $(SEARCH)/results.json: $(SEARCH)/students.json $(if $(filter full,$(SIZE)),$(SE
 	  $(SEARCH)/students --pipeline search --results $@.part > $(SEARCH)/runs.txt
 	@mv $@.part $@
 
+# Hard negatives: a copy of the store in which each row has four more texts, those that the teacher takes for near and that are wrong, and a
+# student that learns from them, too, beside the same one without. Twice the texts take twice the time, so it is no part of `make search`.
+SEARCH_MINED := $(SEARCH)/mined
+$(SEARCH_MINED)/mine.json: $(SEARCH)/dump.json | $B/kd-dump
+	@rm -rf $(SEARCH_MINED)/wordnet.kd; mkdir -p $(SEARCH_MINED); cp -R $(SEARCH_STORE) $(SEARCH_MINED)/wordnet.kd
+	$B/kd-dump --into $(SEARCH_MINED)/wordnet.kd --mine 4 --json > $@.part
+	@mv $@.part $@
+
+$(SEARCH_MINED)/students.json: $(SEARCH_CONF)/bert-2m-mined.yaml $(SEARCH_MINED)/mine.json | $B/kd-train
+	$B/kd-train -s $(SEARCH_MINED)/wordnet.kd $< --seeds $(SEARCH_SEEDS) -o $(SEARCH_MINED)/students --resume --force --json > $@.part
+	@mv $@.part $@
+
+# A narrower copy of the teacher, and a second run of it with the negatives, which begins where the first one ended.
+$(SEARCH_MINED)/copy.json: $(SEARCH_CONF)/bert-7m.yaml $(SEARCH)/dump.json | $B/kd-train
+	$B/kd-train -s $(SEARCH_STORE) $< --seeds 0 -o $(SEARCH_MINED)/students --resume --force --json > $@.part
+	@mv $@.part $@
+
+$(SEARCH_MINED)/more.json: $(SEARCH_CONF)/bert-7m-mined.yaml $(SEARCH_MINED)/copy.json $(SEARCH_MINED)/mine.json | $B/kd-train
+	$B/kd-train -s $(SEARCH_MINED)/wordnet.kd $< --set init.from=$(SEARCH_MINED)/students/bert-7m/distilled/seed-0 --seeds 0 \
+	  -o $(SEARCH_MINED)/students --resume --force --json > $@.part
+	@mv $@.part $@
+
+$(SEARCH_MINED)/results.json: $(SEARCH)/students.json $(SEARCH_MINED)/students.json $(SEARCH_MINED)/more.json | $B/kd-eval
+	$B/kd-eval --documents $(SEARCH)/data/corpus.txt --questions $(SEARCH)/data/test.tsv --teacher $(SEARCH_TEACHER) \
+	  $(SEARCH)/students/bert-2m $(SEARCH_MINED)/students --pipeline search --results $@.part > $(SEARCH_MINED)/runs.txt
+	@mv $@.part $@
+
+search-mined: $(SEARCH_MINED)/results.json ## a student that learns from mined negatives, too, beside one without -> runs/search/mined/table.txt
+	@$(SEARCH_CONF)/summary.sh $< | tee $(SEARCH_MINED)/table.txt
+
 # The second task: in which section of Debian a package is, from its description; a tenth of the rows is held out.
 SEARCH_SECTION_SEEDS ?= 0-2
 $(SEARCH)/sections/train.tsv: $(SEARCH_CONF)/sections.py
@@ -79,4 +109,4 @@ $(SEARCH)/sections/results.json: $(SEARCH)/sections/students.json | $B/kd-eval
 search-clean: ## remove the search pipeline's outputs
 	rm -rf $(SEARCH)
 
-.PHONY: search search-sections search-clean
+.PHONY: search search-mined search-sections search-clean

@@ -3,8 +3,9 @@
 
     kills.py KD_BIN FOLDER [--kills N] [--seed N] [--results DIR]
 
-Three kinds of run are killed in turn: packing a data set, a teacher's pass over its store, and one that writes
-encoded logits, views and features. All commit every few chunks, so a run makes dozens of transactions. A run gets
+Five kinds of run are killed in turn: packing a data set, a teacher's pass over its store, one that writes encoded
+logits, views and features, and what a language model says of texts and writes itself. All commit every few chunks, so a
+run makes many transactions. A run gets
 SIGKILL after a random part of the time that an uninterrupted run takes; half of the runs that follow, with --resume,
 are killed too. The same with SIGTERM, for a fifth of the number.
 
@@ -29,7 +30,8 @@ import time
 import lmdb
 import numpy as np
 
-sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../../bench"))
+HERE = os.path.dirname(os.path.abspath(__file__))
+sys.path.insert(0, os.path.join(HERE, "../../bench"))
 import figure  # noqa: E402
 
 ROWS, CHUNK = 24000, 128
@@ -143,6 +145,19 @@ class Teacher(Kind):
 
     def written(self, report):
         return report["teacher"]["seconds_rows"]
+
+
+class Answers(Kind):
+    """What a language model writes itself behind the beginnings of texts."""
+
+    def __init__(self, tool, folder):
+        super().__init__("answers", tool, folder + "/answers.kd")
+        self.command = [tool + "/kd-dump", "--teacher", folder + "/llama", "--into", folder + "/texts.kd", "--generate", "--name",
+                        "t", "--prompt-tokens", "6", "--answer-tokens", "20", "--encoding", "head-tail:n=9", "--temperature", "1",
+                        "--batch", "12", "--threads", "2", "-o", self.store, "--resume", "--json"]
+        self.places = [f"{self.store}.part/base.mdb.part", f"{self.store}.part/base.mdb"]
+
+    fresh, finished, written = Pack.fresh, Pack.finished, Pack.written
 
 
 class Tally:
@@ -268,6 +283,17 @@ def make_inputs(tool, folder):
                 "train: {epochs: 1, batch: 64, lr: 0.002}\n")
 
 
+def make_texts(tool, folder):
+    """A small language model with random weights, and texts in windows of its tokens."""
+    must("/usr/bin/python3", os.path.join(HERE, "../python/tiny_llama.py"), folder + "/llama")
+    rng = random.Random(2)
+    with open(folder + "/texts.txt", "w") as f:
+        for _ in range(600):
+            f.write(" ".join(rng.choice(("a teacher", "learns", "students", "are taught", "once")) for _ in range(9)) + "\n")
+    must(tool + "/kd-dump", "--train-input", folder + "/texts.txt", "--tokenizer", folder + "/llama", "--max-tokens", "48",
+         "--windows", "--chunk-rows", "32", "-o", folder + "/texts.kd", "-q")
+
+
 def say(good, text):
     print(("ok - " if good else "not ok - ") + text, flush=True)
     return good
@@ -332,9 +358,12 @@ def main():
     must(tool + "/kd-train", "-s", pack.store, folder + "/t.yaml", "-o", folder + "/t", "--rows", "640", "-q")
     shutil.copytree(pack.store, folder + "/base.kd")
     passes = [Teacher(tool, folder, folder + "/base.kd", folder + "/t", *more) for more in ((), RICH)]
+    make_texts(tool, folder)
+    passes += [Teacher(tool, folder, folder + "/texts.kd", folder + "/llama", "language", "--encoding", "head-tail:n=9"),
+               Answers(tool, folder)]
     for kind in passes:
         kind.measure()
-        kind.rows, kind.bytes = pack.rows, os.path.getsize(kind.places[1].replace(".part/", "/"))
+        kind.rows, kind.bytes = kind.total(), os.path.getsize(kind.places[1].replace(".part/", "/"))
     kinds = [pack, *passes]
     print("# uninterrupted: " + ", ".join(f"{kind.name} {kind.seconds:.2f} s" for kind in kinds))
     kills, stops = Tally(signal.SIGKILL, (0, -9)), Tally(signal.SIGTERM, (0, 5, -15))

@@ -3,8 +3,8 @@
 
     train_kills.py KD_BIN FOLDER [--kills N] [--seed N] [--results DIR]
 
-One student of each architecture, with everything that has a state: dropout, batch norm's statistics, both
-optimizers, several batches a step, the weights' mean, the best weights. Each is trained undisturbed at 1, 2, 3, 4 and 8
+One student of each architecture, a language model among them, with everything that has a state: dropout, batch norm's
+statistics, both optimizers, several batches a step, the weights' mean, the best weights. Each is trained undisturbed at 1, 2, 3, 4 and 8
 threads: one weight hash. Then runs get SIGKILL after a random part of the time that an undisturbed one takes and go on
 with --resume and another number of threads, until N kills have hit each student; whenever a run comes to its end its
 weights and its metrics must be the undisturbed ones', and nothing unfinished may be left beside them.
@@ -21,27 +21,32 @@ import subprocess
 import sys
 import time
 
-from kills import Failed, attempt, figure, make_inputs, must
+from kills import Failed, attempt, figure, make_inputs, make_texts, must
 
 THREADS = [1, 2, 3, 4, 8]
+ROWS = "{kd: 0.5, ce: 0.5, temperature: 2}"
+TOKENS = "[{name: sparse_kl, sparse: sampled}, {name: ce, weight: 0.1}]"
 STUDENTS = {
     "mlp": ("{arch: mlp, hidden: [32, 16], dropout: 0.1}", "ema: 0.99, keep: best"),
     "cnn": ("{arch: cnn, channels: [4, 8], strides: [2, 2], dropout: 0.1}", "accumulate: 2, clip: 1"),
     "dscnn": ("{arch: dscnn, channels: [6, 8], strides: [2, 2]}", "optimizer: sgd, nesterov: true, keep: best_loss"),
     "resnet": ("{arch: resnet, channels: [4, 8, 8], strides: [2, 1, 2], blocks: 1}",
                "optimizer: sgd, accumulate: 3, ema: 0.9, weight_decay: 0.001"),
+    "llama": ("{arch: llama, positions: 64, layers: 2, width: 32, heads: 4, kv_heads: 2, ffn: 48, tied: true}",
+              "accumulate: 2, ema: 0.9, keep: best"),
 }
 
 
 class Student:
     def __init__(self, tool, folder, name):
         model, train = STUDENTS[name]
-        self.name, self.out = name, f"{folder}/{name}"
+        speaks = "llama" in model
+        self.name, self.out = name, f"{folder}/{name}.run"
         with open(f"{folder}/{name}.yaml", "w") as f:
-            f.write(f"model: {model}\nloss: {{kd: 0.5, ce: 0.5, temperature: 2}}\n"
-                    f"train: {{epochs: 5, batch: 32, lr: 0.01, warmup: 0.1, {train}}}\n")
-        self.command = [tool + "/kd-train", "-s", folder + "/p.kd", f"{folder}/{name}.yaml", "-o", self.out, "--rows", "3200",
-                        "--window-rows", "1000", "--checkpoint-seconds", "0", "--log-steps", "7", "--tensorboard", "-q"]
+            f.write(f"model: {model}\nloss: {TOKENS if speaks else ROWS}\n"
+                    f"train: {{epochs: 5, batch: {4 if speaks else 32}, lr: 0.01, warmup: 0.1, {train}}}\n")
+        self.command = [tool + "/kd-train", "-s", folder + ("/texts.kd" if speaks else "/p.kd"), f"{folder}/{name}.yaml", "-o",
+                        self.out, "--rows", "400" if speaks else "3200", "--window-rows", "1000", "--checkpoint-seconds", "0", "--log-steps", "7", "--tensorboard", "-q"]
         self.kills = self.with_state = self.ends = 0
 
     def fresh(self):
@@ -130,6 +135,9 @@ def main():
          "--shape", "16,16,1", "-o", folder + "/p.kd", "-q")
     must(tool + "/kd-train", "-s", folder + "/p.kd", folder + "/t.yaml", "-o", folder + "/t", "--rows", "640", "-q")
     must(tool + "/kd-dump", "--teacher", folder + "/t", "--into", folder + "/p.kd", "--name", "t", "-q")
+    make_texts(tool, folder)
+    must(tool + "/kd-dump", "--teacher", folder + "/llama", "--into", folder + "/texts.kd", "--name", "t", "--encoding",
+         "head-tail:n=9", "-q")
     students = [Student(tool, folder, name) for name in STUDENTS]
     good = [attempt(f"{{}} architectures: one weight hash each at {', '.join(map(str, THREADS))} threads", threads_of, students)]
     if good[0]:

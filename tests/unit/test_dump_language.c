@@ -10,6 +10,7 @@
 #include "language_fixture.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 /* ---- the pass ------------------------------------------------------------------------------- */
 
@@ -205,10 +206,52 @@ static void what_was_written_is_checked_against_the_teacher(void **state)
     kd_teacher_close(t);
 }
 
+static uint64_t positions_of(uint64_t row)
+{
+    int32_t ids[POSITIONS];
+    uint64_t n = 0;
+    for (uint32_t k = 1; k < sequence(row, ids); k++) n += masked(row, k);
+    return n;
+}
+
+static void a_plan_is_of_positions(void **state)
+{
+    (void)state;
+    const kd_writer_params wp = kd_writer_default_params();
+    kd_teacher *t;
+    kd_store *s;
+    kd_plan plan;
+    char root[33];
+    uint64_t positions = 0;
+    make_store(true, NULL);
+    for (uint64_t row = 0; row < ROWS; row++) positions += positions_of(row);
+    OK(kd_teacher_open(&t, TEACHER, 256, 1, err));
+    OK(kd_store_open(&s, store_path, err));
+    memcpy(root, kd_store_root(s), sizeof root);
+    OK(kd_teacher_plan(&plan, t, s, NULL, 0, 1u << 20, 10, &wp, err));
+    assert_true(plan.positions && plan.sampled == positions && plan.rows == positions && plan.teacher_s > 0);
+    assert_true(plan.n > 8);
+    for (size_t i = 0; i < plan.n; i++) {
+        const kd_plan_entry *e = &plan.entry[i];
+        if (!strcmp(e->encoding, "f32")) assert_true(e->kl1 < 1e-9 && e->top1 == 1);
+        if (!strcmp(e->encoding, "head-tail:n=20")) assert_true(e->variance > 0 && e->row_bytes < 61 * 4);
+    }
+    kd_plan_release(&plan);
+    OK(kd_teacher_plan(&plan, t, s, (const char *const[]){"log8"}, 1, 10, 10, &wp, err));
+    assert_true(plan.n == 1 && plan.sampled >= 10 && plan.sampled < positions);
+    kd_plan_release(&plan);
+    kd_store_close(s);
+    OK(kd_store_open(&s, store_path, err));
+    assert_string_equal(kd_store_root(s), root);
+    kd_store_close(s);
+    kd_teacher_close(t);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(logits_are_those_of_each_row_alone),
+        cmocka_unit_test(a_plan_is_of_positions),
         cmocka_unit_test(what_was_written_is_checked_against_the_teacher),
         cmocka_unit_test(one_that_was_stopped_ends_as_if_it_had_not_been),
     };

@@ -147,14 +147,15 @@ static void a_model_of_classes_keeps_them_and_their_names(void **state)
 {
     (void)state;
     kd_model *m, *again;
-    OK(small_model(&m, ", \"classes\": 3, \"pooling\": \"cls\", \"dropout\": 0.1", err));
+    OK(small_model(&m, ", \"classes\": 3, \"pooling\": \"cls\", \"dropout\": 0.1, \"attention_dropout\": 0.2",
+                   err));
     kd_graph_init(m->graph, 1);
     m->labels = json_pack("[s, s, s]", "a", "b", "c");
     OK(kd_model_save(m, folder, NULL, err));
     OK(kd_model_load(&again, folder, err));
     assert_int_equal(again->spec.classes, 3);
     assert_string_equal(again->spec.pooling, "cls");
-    assert_true(again->spec.dropout == 0.1);
+    assert_true(again->spec.dropout == 0.1 && again->spec.attention_dropout == 0.2);
     assert_true(json_equal(again->labels, m->labels));
     assert_int_equal(kd_graph_node_size(again->graph, again->logits), 3);
     kd_model_free(again);

@@ -22,16 +22,17 @@ static kd_node layernorm_wide(kd_graph *g, kd_node x)
     return kd_nn_layernorm(g, "op", kd_nn_linear(g, "wide", x, 77, true), 1e-5f);
 }
 static kd_node gelu(kd_graph *g, kd_node x) { return kd_nn_gelu(g, "op", x); }
-static kd_node attention_of(kd_graph *g, kd_node x, int64_t width, int heads)
+static kd_node attention_of(kd_graph *g, kd_node x, int64_t width, int heads, float p)
 {
     return kd_nn_self_attention(g, "op", kd_nn_linear(g, "q", x, width, true),
                                 kd_nn_linear(g, "k", x, width, true), kd_nn_linear(g, "v", x, width, false),
-                                heads);
+                                heads, p);
 }
-static kd_node attention(kd_graph *g, kd_node x) { return attention_of(g, x, 8, 1); }
-static kd_node attention_odd(kd_graph *g, kd_node x) { return attention_of(g, x, 15, 3); }
-static kd_node attention_wide(kd_graph *g, kd_node x) { return attention_of(g, x, 64, 2); }
-static kd_node attention_self(kd_graph *g, kd_node x) { return kd_nn_self_attention(g, "op", x, x, x, 2); }
+static kd_node attention(kd_graph *g, kd_node x) { return attention_of(g, x, 8, 1, 0); }
+static kd_node attention_odd(kd_graph *g, kd_node x) { return attention_of(g, x, 15, 3, 0); }
+static kd_node attention_wide(kd_graph *g, kd_node x) { return attention_of(g, x, 64, 2, 0); }
+static kd_node attention_dropped(kd_graph *g, kd_node x) { return attention_of(g, x, 15, 3, 0.3f); }
+static kd_node attention_self(kd_graph *g, kd_node x) { return kd_nn_self_attention(g, "op", x, x, x, 2, 0); }
 static kd_node mean(kd_graph *g, kd_node x) { return kd_nn_pool(g, "op", x, KD_POOL_MEAN); }
 static kd_node first(kd_graph *g, kd_node x) { return kd_nn_pool(g, "op", x, KD_POOL_FIRST); }
 static kd_node normalize(kd_graph *g, kd_node x) { return kd_nn_normalize(g, "op", x); }
@@ -72,6 +73,24 @@ static kd_node tied(kd_graph *g, kd_node x)
 {
     return kd_nn_tied_linear(g, "op", kd_nn_gelu(g, "gelu", kd_nn_linear(g, "same", x, WIDTH, true)), x);
 }
+static kd_node up_gelu(kd_graph *g, kd_node x)
+{
+    return kd_nn_gelu(g, "gelu", kd_nn_linear(g, "up", x, 67, true));
+}
+static kd_node gelu_between(kd_graph *g, kd_node x)
+{
+    return kd_nn_add(g, "op", kd_nn_linear(g, "down", up_gelu(g, x), WIDTH, true), x);
+}
+static kd_node gelu_read_twice(kd_graph *g, kd_node x)
+{
+    x = up_gelu(g, x);
+    return kd_nn_add(g, "op", kd_nn_linear(g, "down", x, 67, true), x);
+}
+static kd_node gelu_of_what_is_read_twice(kd_graph *g, kd_node x)
+{
+    x = kd_nn_linear(g, "up", x, 67, true);
+    return kd_nn_add(g, "op", kd_nn_linear(g, "down", kd_nn_gelu(g, "gelu", x), 67, false), x);
+}
 static kd_node residual(kd_graph *g, kd_node x)
 {
     x = kd_nn_add(g, "add", x, kd_nn_dropout(g, "drop", kd_nn_linear(g, "same", x, WIDTH, true), 0.3f));
@@ -92,10 +111,14 @@ static const op_case cases[] = {
     {"layernorm", layernorm, false},
     {"layernorm of 77", layernorm_wide, false},
     {"gelu", gelu, false},
+    {"gelu between linear layers", gelu_between, false},
+    {"gelu that is read twice", gelu_read_twice, true},
+    {"gelu of what is read twice", gelu_of_what_is_read_twice, true},
     {"attention, a head of 8", attention, true},
     {"attention, 3 heads of 5", attention_odd, false},
     {"attention, 2 heads of 32", attention_wide, false},
     {"attention of one value", attention_self, false},
+    {"attention, of whose shares 30 % are dropped", attention_dropped, false},
     {"mean pooling", mean, false},
     {"first token", first, false},
     {"normalize", normalize, false},
@@ -425,7 +448,7 @@ static void graphs_that_make_no_sense_are_refused(void **state)
         switch (which) {
         case 0: x = kd_nn_add(g, "bad", x, other), say = "a row for each token"; break;
         case 1: x = kd_nn_batchnorm(g, "bad", x, 0.1f, 1e-5f), say = "does not work on tokens"; break;
-        case 2: x = kd_nn_self_attention(g, "bad", x, x, x, 4), say = "do not divide into 4 heads"; break;
+        case 2: x = kd_nn_self_attention(g, "bad", x, x, x, 4, 0), say = "do not divide into 4 heads"; break;
         case 3: x = kd_nn_pool(g, "bad", other, KD_POOL_MEAN), say = "no row per token"; break;
         case 4: x = kd_nn_embedding(g, "bad", other, 9, 0, 0, 6), say = "is not tokens"; break;
         case 5: x = kd_nn_rope(g, "bad", x, 2, 100, 0), say = "do not divide into pairs of 2 heads"; break;
@@ -486,12 +509,38 @@ static void scores_far_apart_stay_finite(void **state)
     kd_graph_free(n.g);
 }
 
+/* As many as p says, each of them a number of its own; what is left makes up for them. */
+static void shares_are_dropped_by_chance(void **state)
+{
+    (void)state;
+    const kd__mask m = {.counter = {0, 4, 7, 1},
+                        .key = {3, 0},
+                        .limit = (uint32_t)(0.3 * 4294967296.0),
+                        .scale = 1 / 0.7f};
+    const kd__head h = {.tokens = 50, .drop = &m};
+    double sum = 0;
+    size_t dropped = 0, alike = 0;
+    float before[4] = {0};
+    for (size_t row = 0; row < 400; row++)
+        for (size_t t = 0; t < 48; t += 4) {
+            float four[4];
+            kd__mask_shares(four, &h, row, t);
+            alike += !memcmp(four, before, sizeof four);
+            memcpy(before, four, sizeof four);
+            for (int k = 0; k < 4; k++) sum += (double)four[k], dropped += four[k] == 0;
+        }
+    assert_float_equal((double)dropped / (400 * 48), 0.3, 0.01);
+    assert_float_equal(sum / (400 * 48), 1, 0.015);
+    assert_in_range(alike, 1, 400 * 12 / 5); // (0.3^2 + 0.7^2)^4 = 0.11 of them by chance
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(backward_is_the_slope_of_forward),
         cmocka_unit_test(backward_of_the_twins_is_the_slope_of_forward),
         cmocka_unit_test(fast_ops_equal_their_twins),
+        cmocka_unit_test(shares_are_dropped_by_chance),
         cmocka_unit_test(the_bits_depend_neither_on_threads_nor_on_the_plan),
         cmocka_unit_test(a_sequence_does_not_see_its_neighbours),
         cmocka_unit_test(nothing_is_left_of_the_batch_before),

@@ -419,8 +419,8 @@ static void what_does_not_fit_is_refused(void **state)
         {"few", "{kd: 0, ce: 1}", "model: {arch: llama, layers: 1, width: 16, heads: 2, positions: 9}\n",
          KD_EMISMATCH, "model.positions: 9"},
         {"few", "[{name: embed, tap: layer0}]", NULL, KD_EUNSUPPORTED, "compares features"},
-        {"few", "[{name: kd, temperature: 1, teacher: int8 dense}]", NULL, KD_EUNSUPPORTED,
-         "joins several teachers"},
+        {"few", "[{name: kd, temperature: 1, teacher: int8 dense}]", NULL, KD_EUSAGE,
+         "cannot take the mean of logits of several teachers"},
         {"few", "[{name: sparse_kl, sparse: sampled, teacher: topk}]", NULL, KD_EUNSUPPORTED,
          "column topk/logits (topk)"},
     };
