@@ -3,7 +3,8 @@
  * `kd_bench language new FOLDER` writes a decoder of 8 layers, 576 wide, with 49,152 words, its weights
  * drawn. `kd_bench language train FOLDER DATA` serves "go SECONDS" lines from stdin as `encoder` does. A step
  * is what peers/language.py does: forward, KL to the kept probabilities of each position, backward, AdamW
- * over all parameters, by the parts that the trainer uses.
+ * over all parameters, by the parts that the trainer uses, and as it does it: a sequence at a time, whose
+ * gradients add up.
  *
  * DATA: int32 sequences, tokens of each, kept classes of a position; int32 ids; int32 classes of each
  * position (each token but a sequence's first is one), rising; f32 their probabilities.
@@ -27,10 +28,11 @@ typedef struct bench_language {
     int64_t sequences, tokens, kept;
     const int32_t *ids;
     uint64_t *cut, *offset;
-    uint32_t *from, *id;
+    uint32_t *from, *id, row[KD_HEAD_ROWS];
     float *value, *m, *v;
     int64_t positions, steps;
     double sum; /* of the step's loss */
+    bool apart; /* a sequence at a time */
     int threads;
 } language;
 
@@ -84,17 +86,18 @@ static kd_status plan(language *b, kd_precision precision, kd_err *err)
     const kd_loss_shape shape = {.rows = KD_HEAD_ROWS,
                                  .classes = b->model->spec.vocab,
                                  .threads = b->threads};
-    const kd_exec_params e = {.batch = b->sequences * b->tokens,
-                              .sequences = b->sequences,
-                              .threads = b->threads,
-                              .training = true,
-                              .precision = precision,
-                              .head = b->model->logits};
     const kd_head_params h = {.head = b->model->logits,
                               .threads = b->threads,
                               .training = true,
                               .precision = precision};
     size_t floats;
+    b->apart = kd_graph_adds(b->model->graph, precision);
+    const kd_exec_params e = {.batch = b->apart ? b->tokens : b->sequences * b->tokens,
+                              .sequences = b->apart ? 1 : b->sequences,
+                              .threads = b->threads,
+                              .training = true,
+                              .precision = precision,
+                              .head = b->model->logits};
     kd_status st = kd_loss_create(&b->loss, &spec, err);
     if (st || (st = kd_loss_plan(b->loss, &shape, err)) ||
         (st = kd_exec_create(&b->exec, b->model->graph, &e, err)) ||
@@ -106,19 +109,19 @@ static kd_status plan(language *b, kd_precision precision, kd_err *err)
     return b->m && b->v ? KD_OK : kd_fail(err, KD_ENOMEM, "no memory for moments");
 }
 
-/* By the team. */
-static void head(language *b)
+/* Positions from `first` up to `end`, of the exec's tokens, which begin with `token`. By the team. */
+static void head(language *b, int64_t first, int64_t end, int64_t token)
 {
-#pragma omp single
-    b->sum = 0;
-    kd_head_begin(b->head, b->exec, b->positions);
-    for (int64_t at = 0; at < b->positions; at += KD_HEAD_ROWS) {
-        const int64_t n = b->positions - at < KD_HEAD_ROWS ? b->positions - at : KD_HEAD_ROWS;
+    kd_head_begin(b->head, b->exec, end - first);
+    for (int64_t at = first; at < end; at += KD_HEAD_ROWS) {
+        const int64_t n = end - at < KD_HEAD_ROWS ? end - at : KD_HEAD_ROWS;
         const kd_loss_sparse s = {.offset = b->offset + at, .id = b->id, .value = b->value};
         const kd_loss_input in = {.sparse = &s};
+#pragma omp single
+        for (int64_t i = 0; i < n; i++) b->row[i] = b->from[at + i] - (uint32_t)token;
         const kd_loss_batch batch = {.rows = n,
                                      .classes = b->model->spec.vocab,
-                                     .logits = kd_head_forward(b->head, b->from + at, n),
+                                     .logits = kd_head_forward(b->head, b->row, n),
                                      .dlogits = kd_head_grad(b->head),
                                      .inputs = &in,
                                      .of = b->positions};
@@ -129,24 +132,34 @@ static void head(language *b)
     }
 }
 
-static kd_status step(language *b, kd_err *err)
+/* n sequences from `first` on. By the team. */
+static void some(language *b, int64_t first, int64_t n)
+{
+#pragma omp single
+    {
+        kd_exec_add(b->exec, first > 0);
+        kd_model_feed_tokens(b->model, b->exec, b->ids + first * b->tokens, KD_I32, b->cut, n, NULL);
+    }
+    kd_exec_forward(b->exec);
+    head(b, first * (b->tokens - 1), (first + n) * (b->tokens - 1), first * b->tokens);
+    kd_exec_backward(b->exec);
+}
+
+static void step(language *b)
 {
     const kd_adamw opt = {
         .lr = 1e-4f, .beta1 = 0.9f, .beta2 = 0.999f, .eps = 1e-8f, .step = b->steps + 1, .grad_scale = 1};
+    const int64_t at_once = b->apart ? 1 : b->sequences;
     size_t floats;
     float *slab = kd_graph_slab(b->model->graph, &floats);
-    kd_status st = kd_model_feed_tokens(b->model, b->exec, b->ids, KD_I32, b->cut, b->sequences, err);
-    if (st) return st;
+    b->sum = 0;
 #pragma omp parallel num_threads(b->threads)
     {
         kd_cpu_flush_denormals();
-        kd_exec_forward(b->exec);
-        head(b);
-        kd_exec_backward(b->exec);
+        for (int64_t first = 0; first < b->sequences; first += at_once) some(b, first, at_once);
         kd_nn_adamw(slab, b->m, b->v, kd_exec_grads(b->exec), floats, &opt);
     }
     b->steps++;
-    return KD_OK;
 }
 
 /* A step's FLOPs: products thrice, attention's as many as a token sees. */
@@ -158,32 +171,28 @@ static double flops_of(const language *b)
                 2.0 * all * (double)b->tokens * (double)(s->width * s->layers));
 }
 
-static kd_status serve(language *b, kd_precision precision, kd_err *err)
+static void serve(language *b, kd_precision precision)
 {
     char line[64];
     double seconds, tokens = (double)(b->sequences * b->tokens);
     json_t *seen = json_array();
-    kd_status st = KD_OK;
-    for (int i = 0; i < FIRST_STEPS && !st; i++)
-        if (!(st = step(b, err))) json_array_append_new(seen, json_real(b->sum));
-    if (st) {
-        json_decref(seen);
-        return st;
+    for (int i = 0; i < FIRST_STEPS; i++) {
+        step(b);
+        json_array_append_new(seen, json_real(b->sum));
     }
     bench_print(json_pack("{s:s, s:o, s:f, s:f, s:s, s:s, s:I}", "ready", b->model->name, "first", seen,
                           "tokens", tokens, "flops", flops_of(b), "products", kd_nn_products(precision),
                           "build", kd_build_info(), "planned_bytes",
                           (json_int_t)(kd_exec_bytes(b->exec) + kd_head_bytes(b->head))));
-    while (!st && fgets(line, sizeof line, stdin)) {
+    while (fgets(line, sizeof line, stdin)) {
         if (sscanf(line, "go %lf", &seconds) != 1) continue;
         const double start = kd_now(), cpu = kd_cpu_seconds();
         int64_t n = 0;
-        for (; !st && (!n || kd_now() - start < seconds); n++) st = step(b, err);
+        for (; !n || kd_now() - start < seconds; n++) step(b);
         const double took = kd_now() - start;
         bench_print(json_pack("{s:f, s:f, s:f, s:I}", "seconds", took, "cpu_s", kd_cpu_seconds() - cpu,
                               "tokens_s", (double)n * tokens / took, "peak_rss", (json_int_t)kd_peak_rss()));
     }
-    return st;
 }
 
 kd_status bench_language(const bench_encoder_params *p, kd_err *err)
@@ -193,7 +202,7 @@ kd_status bench_language(const bench_encoder_params *p, kd_err *err)
     kd_status st = kd_model_load(&b.model, p->folder, err);
     if (!st) st = read_data(&b, p->data, err);
     if (!st) st = plan(&b, p->precision, err);
-    if (!st) st = serve(&b, p->precision, err);
+    if (!st) serve(&b, p->precision);
     kd_head_free(b.head);
     kd_exec_free(b.exec);
     kd_loss_free(b.loss);

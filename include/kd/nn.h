@@ -239,6 +239,11 @@ float *kd_exec_grad(kd_exec *ex,
 void kd_exec_backward(kd_exec *ex);  /* overwrites the gradient slab, which nobody else may write to: of an
                                         embedding only the rows of this batch and of the one before are */
 float *kd_exec_grads(kd_exec *ex);   /* same layout as kd_graph_slab */
+/* A batch may come in parts: from the second one on backward, and a head's, add to the gradients that are
+ * there. Of a graph and a precision that kd_graph_adds allows: token models without biases, norms with means
+ * and embeddings of their own, by products that are not the library's. */
+bool kd_graph_adds(const kd_graph *g, kd_precision p);
+void kd_exec_add(kd_exec *ex, bool add);
 /* Opens the region itself: for inference. */
 void kd_exec_run_forward(kd_exec *ex);
 

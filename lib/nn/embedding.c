@@ -146,6 +146,9 @@ static void backward(kd_exec *ex, kd__state *s)
 #pragma omp barrier
 }
 
+/* The head has written all of a tied table. */
+static bool adds(const kd__node_info *n) { return n->a.tied && n->nparam == 1; }
+
 /* ---- the twins in plain C ----------------------------------------------------------------- */
 
 static void naive_forward(kd_exec *ex, kd__state *s)
@@ -183,6 +186,7 @@ const kd__op kd__op_embedding = {
     .naive_forward = naive_forward,
     .naive_backward = naive_backward,
     .release = release,
+    .adds = adds,
     .packed = true,
     .backward_reads_x = true,
 };

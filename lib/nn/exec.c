@@ -110,6 +110,18 @@ void kd_exec_borrow(kd_exec *ex, kd_node input, const float *x)
 const float *kd_exec_value(const kd_exec *ex, kd_node n) { return state_of(ex, n)->y; }
 float *kd_exec_grad(kd_exec *ex, kd_node output) { return state_of(ex, output)->dy; }
 float *kd_exec_grads(kd_exec *ex) { return ex->grads; }
+void kd_exec_add(kd_exec *ex, bool add) { ex->add = add; }
+
+bool kd_graph_adds(const kd_graph *g, kd_precision p)
+{
+    const kd__operands o = p == KD_PRECISION_BF16 && g->operands ? g->operands : kd__operands_by_cpu(p);
+    bool all = o != KD__BF16;
+    for (int i = 0; i < g->nodes && all; i++) {
+        const kd__node_info *n = &g->node[i];
+        all = !n->nparam || (n->op->adds && n->op->adds(n));
+    }
+    return all;
+}
 
 /* ---- rows --------------------------------------------------------------------------------- */
 

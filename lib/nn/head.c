@@ -309,12 +309,12 @@ static void begin(kd_head *h, const asked *c)
         h->grad = grads ? kd_exec_grad(c->ex, h->x) : NULL;
         h->dw = grads ? grads + h->param->offset : NULL;
         h->weight = w;
-        h->begun = false;
+        h->begun = c->ex->add;
     }
     if (h->operands == KD__BF16) make(h->w16, w, h->words * h->width, KD__BF16);
     if (h->dw) {
         clear(h->grad, (size_t)kd_exec_rows(c->ex, h->x) * h->width);
-        if (!c->rows) clear(h->dw, h->words * h->width);
+        if (!c->rows && !c->ex->add) clear(h->dw, h->words * h->width);
     }
 #pragma omp barrier
 }

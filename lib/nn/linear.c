@@ -88,6 +88,8 @@ static kd_status shape(kd_graph *g, kd__node_info *n, kd_err *err)
     return st || !n->a.bias ? st : kd__graph_param(g, n, "bias", 1, w, false, false, err);
 }
 
+static bool adds(const kd__node_info *n) { return n->per == KD_PER_TOKEN && !n->a.bias; }
+
 static double macs(const kd_graph *g, const kd__node_info *n)
 {
     return (double)n->size * (double)in_of(kd__graph_in(g, n, 0));
@@ -311,6 +313,7 @@ static void backward_panels(kd_exec *ex, kd__state *s)
                                          .out = out,
                                          .in = in,
                                          .rounded = l->operands,
+                                         .add = ex->add,
                                          .bias = s->n->a.bias,
                                          .dbias = s->dw[BIAS]};
     const kd__panels_call data = {.a = s->dy,
@@ -436,6 +439,7 @@ const kd__op kd__op_linear = {
     .naive_backward = naive_backward,
     .release = release,
     .macs = macs,
+    .adds = adds,
     .packed = true,
     .backward_reads_x = true,
     .backward_reads_y = true,

@@ -98,9 +98,10 @@ struct kd__op {
     void (*release)(kd__state *s);                             /* frees own; may be NULL */
     double (*macs)(const kd_graph *g, const kd__node_info *n); /* forward multiply-adds a row; may be NULL */
     bool backward_reads_x, backward_reads_y; /* for liveness; where fuses_relu, y only with a.relu */
-    bool packed;                             /* works on the active rows of token models */
-    bool inplace;                            /* y may be an input's memory (a dx may be dy's) */
-    bool fuses_relu;                         /* a ReLU behind it becomes a.relu */
+    bool (*adds)(const kd__node_info *n); /* can backward add to the gradients of its parameters? NULL: no */
+    bool packed;                          /* works on the active rows of token models */
+    bool inplace;                         /* y may be an input's memory (a dx may be dy's) */
+    bool fuses_relu;                      /* a ReLU behind it becomes a.relu */
 };
 
 struct kd_exec {
@@ -111,6 +112,7 @@ struct kd_exec {
     float *arena;
     size_t arena_floats;
     float *grads; /* as the graph's slab; NULL in inference */
+    bool add;     /* backward adds to them */
     uint64_t seed, step;
     int *order; /* nodes that run (no aliases) */
     int steps;
@@ -227,7 +229,7 @@ typedef struct kd__panels_gradient {
     const float *dy, *x;
     float *dw, *stage;
     size_t rows, out, in;
-    bool rounded;
+    bool rounded, add; /* dw += */
     bool bias;
     float *dbias;                                        /* with bias: sums of dy's columns */
     void (*make_x)(float *to, const float *x, size_t n); /* or NULL: x is what this makes of x */

@@ -22,7 +22,7 @@ enum {
     COLUMNS = 384,
     PIECES = 32,
     SQUARE = 192,
-    CHUNK = 192,
+    CHUNK = 256,
     SLICE = 1536, /* of columns: a multiple of all panels' widths */
     SUMS = 64     /* columns that are added up at a time, likewise */
 };
@@ -184,7 +184,7 @@ static void square(const kd__panels_gradient *g, size_t i, size_t j)
                                    .b = x + col * k,
                                    .k = k,
                                    .width = kd_min_size(p->width, g->in - col),
-                                   .add = r > 0};
+                                   .add = r > 0 || g->add};
             t.next_b = at + 1 < panels ? t.b + k * p->width : dy + k * dy_width(g) + j * then;
             if (then) look_ahead(&t, at, panels, next + i * then, then);
             p->panels_by_panel(&t, dy + i * k, high);

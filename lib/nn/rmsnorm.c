@@ -67,9 +67,18 @@ static void backward(kd_exec *ex, kd__state *s)
                                         c, s->add[0]);
     }
 #pragma omp for schedule(static)
-    for (size_t b = 0; b < c; b += BLOCK)
-        kd__vec_get()->col_sum(s->dw[0] + b, s->shared + b, blocks, kd_min_size(BLOCK, c - b), c);
+    for (size_t b = 0; b < c; b += BLOCK) {
+        const size_t n = kd_min_size(BLOCK, c - b);
+        float sum[BLOCK];
+        kd__vec_get()->col_sum(sum, s->shared + b, blocks, n, c);
+        if (ex->add)
+            kd__vec_get()->add_to(s->dw[0] + b, sum, n);
+        else
+            memcpy(s->dw[0] + b, sum, n * sizeof *sum);
+    }
 }
+
+static bool adds(const kd__node_info *n) { return n->nparam == 1; }
 
 /* ---- the twins in plain C ----------------------------------------------------------------- */
 
@@ -121,6 +130,7 @@ const kd__op kd__op_rmsnorm = {
     .backward = backward,
     .naive_forward = naive_forward,
     .naive_backward = naive_backward,
+    .adds = adds,
     .packed = true,
     .backward_reads_x = true,
     .inplace = true,

@@ -167,30 +167,47 @@ static void account(kd__run *r, const kd__targets *g, uint64_t rows)
     r->at.total++;
 }
 
-/* By the whole team; every thread takes the same branches, because each reads the same values. */
-static void step(kd__run *r, const kd_trainer *t)
+/* A language model's batch, r->at_once rows at a time, whose gradients add up. False: the loss is not finite.
+ * By the whole team. */
+static bool step_words(kd__run *r, const kd_trainer *t, const kd__feed *f)
 {
-    const kd__feed *f = r->feed;
-    double start = kd_now();
-    kd_cpu_flush_denormals();
+    for (uint32_t first = 0; first < f->b.rows; first += r->at_once) {
+        const uint32_t n = (uint32_t)kd_min_size(r->at_once, f->b.rows - first);
+        feed_texts(r, r->ex, &f->targets.texts, first, n);
+#pragma omp single
+        kd_exec_add(r->ex, first > 0);
+        kd_exec_forward(r->ex);
+        kd__words_run(r, t, r->ex, &f->targets, first, n, true);
+        if (!isfinite(batch_value(r))) return false;
+        kd_exec_backward(r->ex);
+    }
+    return true;
+}
+
+static bool step_rows(kd__run *r, const kd__feed *f)
+{
+    comparison c;
     if (r->texts)
         feed_texts(r, r->ex, &f->targets.texts, 0, f->b.rows);
     else
         feed_input(r, r->ex, f->b.column[r->input], f->b.rows);
     feed_features(r, r->ex, &f->targets, 0, f->b.rows, true);
     kd_exec_forward(r->ex);
-    if (r->language) {
-        kd__words_run(r, t, r->ex, &f->targets, 0, f->b.rows, true);
-    } else {
-        comparison c;
-        compare(&c, r, r->ex, &f->targets, 0, f->b.rows, true);
-        kd_loss_run(r->loss, &c.b);
-    }
-    bool finite = isfinite(batch_value(r));
-    if (finite) {
-        kd_exec_backward(r->ex);
-        finite = kd__optimizer_step(r, kd_exec_grads(r->ex));
-    }
+    compare(&c, r, r->ex, &f->targets, 0, f->b.rows, true);
+    kd_loss_run(r->loss, &c.b);
+    if (!isfinite(batch_value(r))) return false;
+    kd_exec_backward(r->ex);
+    return true;
+}
+
+/* By the whole team; every thread takes the same branches, because each reads the same values. */
+static void step(kd__run *r, const kd_trainer *t)
+{
+    const kd__feed *f = r->feed;
+    double start = kd_now();
+    kd_cpu_flush_denormals();
+    bool finite = r->language ? step_words(r, t, f) : step_rows(r, f);
+    if (finite) finite = kd__optimizer_step(r, kd_exec_grads(r->ex));
 #pragma omp barrier // nobody still reads what is counted now
 #pragma omp master
     {

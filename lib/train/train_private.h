@@ -89,6 +89,7 @@ typedef struct kd__run {
     uint64_t *cut;        /* offsets of the texts of its batch */
     bool language;        /* it predicts the next token of its rows, which are one text each */
     kd_head *head;        /* then: computes its logits, a piece of positions at a time */
+    uint32_t at_once;     /* rows of its batch at a time */
     int64_t eval_rows;    /* of validation rows at a time */
     kd__pieces pieces;
     kd__source source[KD_LOSS_TERMS];
@@ -302,6 +303,8 @@ kd_status kd__words_fill(kd__targets *g, const kd_trainer *t, const void *const 
 kd_status kd__words_logits(kd__targets *g, const kd_trainer *t, int slot, const void *raw,
                            const kd_sparse *sparse, const uint64_t *offset, const kd__rows *rows,
                            kd_err *err);
+/* How many rows of a batch go through the body at a time, and the tokens that they have at most. */
+kd_status kd__words_part(kd__run *r, const kd_trainer *t, int64_t *tokens, kd_err *err);
 /* Makes r->head and what pieces need. */
 kd_status kd__words_plan(kd__run *r, int threads, kd_err *err);
 size_t kd__words_bytes(const kd__run *r);

@@ -205,15 +205,13 @@ static kd_status plan_execs(kd_trainer *t, kd__run *r, kd_err *err)
     kd_status st = r->language ? kd__words_plan(r, threads, err) : KD_OK;
     if (st) return kd_fail_in(err, st, "student %s", r->spec.name);
     if (r->texts) {
-        const uint32_t batch = (uint32_t)r->spec.train.batch;
-        train.sequences = (int64_t)batch * r->texts;
+        if ((st = kd__words_part(r, t, &train.batch, err))) return st;
+        train.sequences = (int64_t)r->at_once * r->texts;
         eval.sequences = r->eval_rows * r->texts;
         r->cut =
             calloc((size_t)kd_max_size((size_t)train.sequences, (size_t)eval.sequences) + 1, sizeof(*r->cut));
         if (!r->cut) return kd_fail(err, KD_ENOMEM, "out of memory");
-        if ((st = kd__texts_most(t, KD_TRAIN, batch, &train.batch, err)) ||
-            (st = kd__texts_most(t, KD_VALID, (uint32_t)r->eval_rows, &eval.batch, err)))
-            return st;
+        if ((st = kd__texts_most(t, KD_VALID, (uint32_t)r->eval_rows, &eval.batch, err))) return st;
     }
     st = kd_exec_create(&r->ex, r->model->graph, &train, err);
     if (!st && t->blocks) st = kd_exec_create(&r->eval, r->model->graph, &eval, err);

@@ -156,6 +156,19 @@ kd_node kd__words_hidden(const kd__run *r)
     return kd_graph_node_facts(r->model->graph, r->model->logits).in[0];
 }
 
+/* As few as keep the products busy: what the body keeps for backward grows with them. */
+kd_status kd__words_part(kd__run *r, const kd_trainer *t, int64_t *tokens, kd_err *err)
+{
+    const bool parts = r->language && kd_graph_adds(r->model->graph, kd__run_precision(r));
+    r->at_once = (uint32_t)r->spec.train.batch;
+    kd_status st = kd__texts_most(t, KD_TRAIN, r->at_once, tokens, err);
+    while (!st && parts && r->at_once > 1 && *tokens > KD_HEAD_ROWS) {
+        r->at_once = (r->at_once + 1) / 2;
+        st = kd__texts_most(t, KD_TRAIN, r->at_once, tokens, err);
+    }
+    return st;
+}
+
 kd_status kd__words_plan(kd__run *r, int threads, kd_err *err)
 {
     const kd_head_params p = {.head = r->model->logits,
@@ -267,9 +280,10 @@ void kd__words_run(kd__run *r, const kd_trainer *t, kd_exec *ex, const kd__targe
 {
     const kd__words *w = &g->words;
     const uint64_t begin = w->first[first], end = w->first[first + rows], base = g->texts.offset[first];
+    const uint64_t of = training ? w->n : end - begin; // a batch may come in parts
     kd__pieces *x = &r->pieces;
 #pragma omp single
-    {
+    if (!training || !first) {
         x->value = x->sum_nll = 0;
         x->hits = 0;
         memset(x->term, 0, sizeof(x->term));
@@ -280,7 +294,7 @@ void kd__words_run(kd__run *r, const kd_trainer *t, kd_exec *ex, const kd__targe
 #pragma omp single
         for (uint32_t i = 0; i < n; i++) x->from[i] = w->from[at + i] - (uint32_t)base;
         const float *z = kd_head_forward(r->head, x->from, n);
-        compare(r, t, z, training ? kd_head_grad(r->head) : NULL, g, at, n, end - begin);
+        compare(r, t, z, training ? kd_head_grad(r->head) : NULL, g, at, n, of);
         if (!training) judge(r, z, w->label + at, n);
 #pragma omp single
         add_up(r, n, !training);

@@ -91,6 +91,38 @@ static void the_bits_of_a_step_in_pieces_do_not_depend_on_threads(void **state)
     close_golden(&g);
 }
 
+static void a_batch_may_come_in_parts(void **state)
+{
+    (void)state;
+    golden g;
+    kd_head *h;
+    size_t floats;
+    open_golden(&g, "llama", "llama");
+    assert_true(kd_graph_adds(g.m->graph, KD_PRECISION_F32));
+    const kd_exec_params how = {
+        .batch = 80, .sequences = 4, .threads = 2, .training = true, .head = g.m->logits};
+    kd_exec *ex = fed(&g, &how);
+    OK(kd_head_create(&h, g.m->graph, &(kd_head_params){.head = g.m->logits, .threads = 2, .training = true},
+                      err));
+    float *grads = kd_exec_grads(ex);
+    kd_graph_slab(g.m->graph, &floats);
+    float *twice = malloc(floats * sizeof *twice);
+    step_in_pieces(ex, h, &g, 2, 0);
+    for (size_t i = 0; i < floats; i++) twice[i] = 2 * grads[i];
+    kd_exec_add(ex, true);
+    step_in_pieces(ex, h, &g, 2, 0);
+    near_all(&g, "gradients", grads, &(kd_tensor){.data = twice, .bytes = floats * sizeof(float)}, 1e-4);
+    kd_exec_add(ex, false);
+    step_in_pieces(ex, h, &g, 2, 0);
+    for (size_t i = 0; i < floats; i++) twice[i] /= 2;
+    near_all(&g, "gradients written anew", grads,
+             &(kd_tensor){.data = twice, .bytes = floats * sizeof(float)}, 1e-6);
+    free(twice);
+    kd_head_free(h);
+    kd_exec_free(ex);
+    close_golden(&g);
+}
+
 static void memory_does_not_grow_by_rows_times_words(void **state)
 {
     (void)state;
@@ -120,6 +152,7 @@ int main(void)
         cmocka_unit_test(a_head_asks_for_some_rows_and_in_any_form_of_operands),
         cmocka_unit_test(only_the_last_layer_of_a_language_model_can_be_its_head),
         cmocka_unit_test(the_bits_of_a_step_in_pieces_do_not_depend_on_threads),
+        cmocka_unit_test(a_batch_may_come_in_parts),
         cmocka_unit_test(memory_does_not_grow_by_rows_times_words),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
