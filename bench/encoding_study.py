@@ -382,7 +382,10 @@ def main():
     scores = {}
     for arm in arms:
         for seed in range(args.seeds):
-            scores[arm, seed] = judge(folder_of(args, arm, seed), tokens[cut:], logits[cut:])
+            kept = folder_of(args, arm, seed) / f"judged-{args.held_out}.json"  # goes with the student when it is trained again
+            if not kept.exists():
+                kept.write_text(json.dumps(judge(folder_of(args, arm, seed), tokens[cut:], logits[cut:])))
+            scores[arm, seed] = json.loads(kept.read_text())
         print(f"{arm}: judged", flush=True)
     table_rows = table(args, arms, scores, size, gradients(args, arms, tokens))
     show(table_rows)

@@ -54,7 +54,7 @@ def write_text(path, tokens):
                for line in (WORDNET / f"data.{part}").read_text().splitlines()[29:] if "|" in line]
     draw, written = random.Random(1), 0
     with open(path, "w") as f:
-        while written < tokens * 4.6:   # bytes of a token of this text, about
+        while written < tokens * 4.8:   # bytes of a token of this text, about
             written += f.write(" ".join(draw.sample(glosses, 200)) + "\n")
 
 
