@@ -160,7 +160,7 @@ typedef struct writer {
 static void put_ids(writer *w, const uint32_t *id, size_t n, bool answer)
 {
     kd_chat_tokens *o = w->out;
-    if (w->st) return;
+    if (w->st || !n) return;
     if (o->n + n > w->cap) {
         const size_t cap = 2 * w->cap + n + 64;
         uint32_t *more = realloc(o->id, cap * sizeof *more);
