@@ -217,6 +217,21 @@ def bpe_seeds(out):
     spec["model"].update(merges=["a b"], ignore_merges=False, unk_token=None)
     spec["pre_tokenizer"] = spec["pre_tokenizer"]["pretokenizers"][1]
     write(out, "bpe", "json-merges", b"\1" + json.dumps(spec).encode() + b"\0ab a<x>  ab")
+    llama3 = ("(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}%s"
+              "| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+")
+    bare = {"added_tokens": [{"id": 9, "content": "<|endoftext|>", "special": True}, {"id": 12, "content": "ab", "lstrip": True, "rstrip": True}],
+            "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": False, "use_regex": True}, "decoder": {"type": "ByteLevel"},
+            "model": {"type": "BPE", "vocab": {"a": 1, "b": 4, "\u0120": 5, "\u0120a": 8}, "merges": ["\u0120 a"]}}
+    write(out, "bpe", "json-holes", b"\1" + json.dumps(bare).encode() + b"\0 a ab b<|endoftext|>")
+    for name, digits in ("llama3", "{1,3}"), ("qwen2", ""):
+        bare["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": [
+            {"type": "Split", "pattern": {"Regex": llama3 % digits}, "behavior": "Isolated", "invert": False},
+            {"type": "ByteLevel", "add_prefix_space": False, "use_regex": False}]}
+        bare["model"]["ignore_merges"] = name == "llama3"
+        write(out, "bpe", f"json-{name}", b"\1" + json.dumps(bare).encode() + b"\0a 1234ab\r\n'LL")
+    bare["model"].update(ignore_merges=False, vocab={c: i for i, c in enumerate(["a", "b", *(f"a{'b' * i}" for i in range(1, 9))])},
+                         merges=["a b", "ab b"])
+    write(out, "bpe", "json-cut", b"\1" + json.dumps(bare).encode() + b"\0abbb")
 
     def text(s):
         return struct.pack("<Q", len(s)) + s.encode()
@@ -226,13 +241,23 @@ def bpe_seeds(out):
 
     def texts(list_):
         return struct.pack("<IQ", 8, len(list_)) + b"".join(map(text, list_))
-    keys = [key("tokenizer.ggml.model", 8, text("gpt2")), key("tokenizer.ggml.pre", 8, text("llama-bpe")), key("tokenizer.ggml.tokens", 9, texts(tokens)),
-            key("tokenizer.ggml.token_type", 9, struct.pack("<IQ4i", 5, 4, 1, 1, 1, 3)), key("tokenizer.ggml.merges", 9, texts(["a b"])),
-            key("tokenizer.ggml.bos_token_id", 4, struct.pack("<I", 3)), key("tokenizer.chat_template", 8, text("<|im_start|>"))]
-    write(out, "bpe", "gguf", b"\0GGUF" + struct.pack("<IQQ", 3, 0, len(keys)) + b"".join(keys))
-    write(out, "bpe", "chat", b"\2{{ '<|im_start|>system\\nYou are.<|im_end|>' }}\0hi <|im_end|>")
+    def gguf(pre, tokens, merges, template):
+        keys = [key("tokenizer.ggml.model", 8, text("gpt2")), key("tokenizer.ggml.pre", 8, text(pre)), key("tokenizer.ggml.tokens", 9, texts(tokens)),
+                key("tokenizer.ggml.token_type", 9, struct.pack(f"<IQ{len(tokens)}i", 5, len(tokens), *[1] * (len(tokens) - 1), 3)),
+                key("tokenizer.ggml.merges", 9, texts(merges)), key("tokenizer.ggml.bos_token_id", 4, struct.pack("<I", 3)),
+                key("tokenizer.ggml.add_bos_token", 7, b"\1"), key("tokenizer.chat_template", 8, text(template))]
+        return b"\0GGUF" + struct.pack("<IQQ", 3, 0, len(keys)) + b"".join(keys)
+    write(out, "bpe", "gguf", gguf("llama-bpe", tokens, ["a b"], "<|im_start|>"))
+    write(out, "bpe", "gguf-smollm", gguf("smollm", tokens, ["a b"], ""))
+    write(out, "bpe", "gguf-cut", gguf("qwen2", ["a", "b", "ab", "abb", "<x>"], ["a b"], "[INST]"))
+    said = b"\0 ab <|im_end|>\n<|im_start|>system<|eot_id|><|start_header_id|>b "
+    for name, template in {"chatml": "{{ '<|im_start|>system\\nb ab.<|im_end|>\\n' + '<|im_start|>' + message['role'] }}", "chatml-bare": "<|im_start|> <|im_end|>",
+                           "llama3": "'<|start_header_id|>' + message['content'] | trim + '<|eot_id|>'", "none": "", "llama2": "[INST] <|im_start|>",
+                           "unknown": "{{ messages }}"}.items():
+        write(out, "bpe", f"chat-{name}", b"\2" + template.encode() + said)
     for i, line in enumerate(["It's 123 IT'LL \u017f 1\u0661 a\u00a0b", "<|im_start|>user\r\n\n  abc <|im_end|>", "\u4e2d\U0001f600 a b\t...\n!"]):
         write(out, "bpe", f"text-{i}", bytes([3 + i]) + line.encode())
+    write(out, "bpe", "text-broken", b"\4a\xffb\xf0\x9f\x98 \xed\xa0\x80\xc3<|im_end|>\xc0")
 
 
 def image_seeds(out):
