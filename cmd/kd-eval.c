@@ -16,7 +16,8 @@ static const kd_option rows[] = {
     {"Input", NULL, "selection", NULL, 0, KD_OPTION_BOOL, offsetof(eval_opts, selection), "on", 0, 0, NULL,
      "of a sweep measure only the points that kd-train --select chose (selection.json); off: all"},
     {"Input", NULL, "against", "POINT", 0, KD_OPTION_STRING, offsetof(eval_opts, against), NULL, 0, 0, NULL,
-     "compare every point of a student with this one as well, for example loss=kd for NAME@loss=kd"},
+     "compare every point of a student with this one as well, for example loss=kd for NAME@loss=kd; or "
+     "every student with the one of this name"},
     {"Input", NULL, "batch", "N", 'b', KD_OPTION_INT, offsetof(eval_opts, batch), "256", 1, 65536, NULL,
      "rows a forward pass; throughput is at this batch"},
     {"Retrieval", NULL, "documents", "FILE", 0, KD_OPTION_STRING, offsetof(eval_opts, documents), NULL, 0, 0,

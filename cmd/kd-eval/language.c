@@ -50,6 +50,7 @@ kd_status eval_language(kd_cli *c, const eval_opts *o, kd_store *s, json_t **res
     kd_language_params p = {.split = (kd_split)kd_split_parse(o->split),
                             .teacher = model ? NULL : o->teacher,
                             .model = model ? o->teacher : NULL,
+                            .against = o->against,
                             .threads = (int)c->common.threads,
                             .progress = show_progress,
                             .arg = &pr};
@@ -115,6 +116,15 @@ static void cell(kd_table *t, const json_t *v, const char *format, double factor
     kd_table_cell(t, "%s", text);
 }
 
+static void cells_against(kd_table *t, const json_t *a)
+{
+    const char *verdict = json_string_value(json_object_get(a, "verdict"));
+    const json_t *kl = json_object_get(a, "kl_gain");
+    cell(t, kl ? kl : json_object_get(a, "loss_gain"), "%+.4f", 1);
+    cell(t, json_object_get(a, "p_value"), "%.3f", 1);
+    kd_table_cell(t, "%s", verdict ? verdict : "-");
+}
+
 kd_status eval_print_language(const json_t *results, const eval_opts *o, kd_err *err)
 {
     const json_t *students = json_object_get(results, "students");
@@ -127,6 +137,8 @@ kd_status eval_print_language(const json_t *results, const eval_opts *o, kd_err 
     for (size_t k = 0; k < KD_COUNT(columns); k++)
         if (measured(students, columns[k].key)) kd_table_cell(t, "%s", columns[k].head);
     if (paired) kd_table_cell(t, "p"), kd_table_cell(t, "verdict");
+    if (o->against)
+        kd_table_cell(t, "gain on %s", o->against), kd_table_cell(t, "p"), kd_table_cell(t, "verdict");
     kd_table_row(t);
     json_array_foreach(students, i, s)
     {
@@ -138,6 +150,7 @@ kd_status eval_print_language(const json_t *results, const eval_opts *o, kd_err 
         if (paired)
             cell(t, json_object_get(s, "p_value"), "%.3f", 1),
                 kd_table_cell(t, "%s", verdict ? verdict : "-");
+        if (o->against) cells_against(t, json_object_get(s, "against"));
         kd_table_row(t);
     }
     kd_table_print(t, stdout, o->markdown);

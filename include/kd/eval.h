@@ -155,8 +155,9 @@ kd_status kd_bootstrap(double *const *out, const kd_rows *r, const kd_answer *co
 #define KD_CONFUSION_CLASSES 1000 /* more have no matrix in the results */
 typedef struct kd_eval_params {
     kd_split split;
-    const char *teacher;      /* NULL: the first that kept all classes, if there is one */
-    const char *against;      /* point that a student's other points are compared with as well; NULL: none */
+    const char *teacher; /* NULL: the first that kept all classes, if there is one */
+    const char *against; /* point that a student's other points, or student that all others, are compared with
+                            as well; NULL: none */
     const kd_strings *slices; /* COLUMN or COLUMN:BINS; NULL: the classes */
     int64_t batch;
     int64_t resamples; /* of the bootstrap; 0: none */
@@ -290,6 +291,7 @@ typedef struct kd_language_params {
     kd_split split;
     const char *teacher; /* whose cached logits; NULL: the first */
     const char *model;   /* a teacher's folder or file, which is run; NULL: cached logits, if there are any */
+    const char *against; /* student, or point of a sweep, that all are compared with as well; NULL: none */
     int threads;
     void (*progress)(void *arg, uint64_t done, uint64_t total); /* rows; may be NULL */
     void *arg;

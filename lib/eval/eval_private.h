@@ -134,9 +134,11 @@ kd__group kd__group_at(const kd_run *r, const kd_run *end);
 const kd_run *kd__name_end(const kd_run *r, const kd_run *end);
 /* The plain runs that the runs of a name are paired with; n = 0: none. */
 kd__group kd__find_control(const kd_runs *runs, const char *name);
-/* The distilled runs of a student's point, "loss=kd" of "cnn@loss=kd"; name: of any of its points, NULL: any
- * student. */
+/* The distilled runs of a student's point, "loss=kd" of "cnn@loss=kd", or of the student whose whole name it
+ * is; name: of any of its points, NULL: any student. */
 kd__group kd__find_point(const kd_runs *runs, const char *name, const char *point);
+/* KD_ENOTFOUND: no such point; against may be NULL. */
+kd_status kd__check_against(const kd_runs *runs, const char *against, kd_err *err);
 /* The runs of this name are another student's control and nothing more. */
 bool kd__only_control(const kd_runs *runs, const kd_run *r, const kd_run *end);
 

@@ -54,12 +54,21 @@ kd__group kd__find_point(const kd_runs *runs, const char *name, const char *poin
     for (const kd_run *r = runs->v, *end = r + runs->n; r < end;) {
         const kd__group g = kd__group_at(r, end);
         const char *at = strchr(r->name, '@');
-        if (at && !strcmp(at + 1, point) && !strcmp(r->role, "distilled") &&
-            (!name || kd__eval_same_student(r->name, name)))
-            return g;
+        const bool own = at && !strcmp(at + 1, point) && (!name || kd__eval_same_student(r->name, name));
+        if ((own || !strcmp(r->name, point)) && !strcmp(r->role, "distilled")) return g;
         r += g.n;
     }
     return (kd__group){NULL, 0};
+}
+
+kd_status kd__check_against(const kd_runs *runs, const char *against, kd_err *err)
+{
+    if (!against || kd__find_point(runs, NULL, against).n) return KD_OK;
+    return kd_fail(
+        err, KD_ENOTFOUND,
+        "--against %.80s: no distilled run of that name; say a student's whole name, or what follows "
+        "the '@' in a point's: NAME@%.80s",
+        against, against);
 }
 
 bool kd__only_control(const kd_runs *runs, const kd_run *r, const kd_run *end)

@@ -72,8 +72,20 @@ static kd_status set_verdict(json_t *o, const group *d, const group *p, kd_err *
     return KD_OK;
 }
 
+static kd_status set_against(json_t *o, const kd_language *l, const kd_runs *runs, const kd_run *r,
+                             const char *against, const group *d, kd_err *err)
+{
+    const kd__group other = against && d->n ? kd__find_point(runs, r->name, against) : (kd__group){NULL, 0};
+    if (!other.n || !strcmp(other.v->name, r->name)) return KD_OK;
+    const group theirs = group_of(l, runs, &other);
+    json_t *a = json_pack("{s:s}", "name", other.v->name);
+    if (!a) return kd_fail(err, KD_ENOMEM, "out of memory");
+    json_object_set_new(o, "against", a);
+    return set_verdict(a, d, &theirs, err);
+}
+
 static json_t *student_json(const kd_language *l, const kd_runs *runs, const kd_run *r, const kd_run *end,
-                            kd_err *err)
+                            const char *against, kd_err *err)
 {
     const kd__group first = kd__group_at(r, end);
     const group g = group_of(l, runs, &first);
@@ -110,7 +122,8 @@ static json_t *student_json(const kd_language *l, const kd_runs *runs, const kd_
             json_object_set_new(o, "control", json_string(control.v->name));
         }
     }
-    if (!set_verdict(o, &distilled, &plain, err)) return o;
+    if (!set_verdict(o, &distilled, &plain, err) && !set_against(o, l, runs, r, against, &distilled, err))
+        return o;
     json_decref(o);
     return NULL;
 }
@@ -157,11 +170,12 @@ static json_t *teacher_json(const kd_language *l, const kd_language_params *p)
 json_t *kd_language_json(const kd_language *l, kd_store *s, const kd_language_params *p, const kd_runs *runs,
                          const char *pipeline, const char *command, kd_err *err)
 {
+    if (kd__check_against(runs, p->against, err)) return NULL;
     json_t *students = json_array(), *one;
     for (const kd_run *r = runs->v, *end = r + runs->n, *next; r < end; r = next) {
         next = kd__name_end(r, end);
         if (kd__only_control(runs, r, next)) continue;
-        if (!(one = student_json(l, runs, r, next, err))) {
+        if (!(one = student_json(l, runs, r, next, p->against, err))) {
             json_decref(students);
             return NULL;
         }

@@ -105,13 +105,7 @@ static json_t *timing_json(const kd_exam *e)
 json_t *kd_results_json(kd_exam *e, const kd_runs *runs, const char *pipeline, const char *command,
                         kd_err *err)
 {
-    if (e->p.against && !kd__find_point(runs, NULL, e->p.against).n) {
-        kd_fail(err, KD_ENOTFOUND,
-                "--against %.80s: no distilled run of that name; a point is what follows the '@' in "
-                "a run's name: NAME@%.80s",
-                e->p.against, e->p.against);
-        return NULL;
-    }
+    if (kd__check_against(runs, e->p.against, err)) return NULL;
     if (e->rows.classes > KD_CONFUSION_CLASSES)
         json_array_append_new(e->left_out, json_pack("{s:[s], s:s}", "measures", "confusion", "why",
                                                      "more than 1,000 classes"));

@@ -28,6 +28,13 @@ same "any number of threads says the same" "$(said one.json)" "$(said run.json)"
 check "its rows" kd-store export -q dense.kd tokens split --format jsonl -o rows.jsonl
 tap_of /usr/bin/python3 "$py/language_eval.py" check rows.jsonl ./*.json
 
+mkdir far && cp -r students/plain far/distilled
+sed -i 's/"small"/"far"/; s/"plain"/"distilled"/' far/distilled/*/provenance.json
+check "students beside another one" kd-eval -q -s dense.kd students far --against far --results two.json
+same "which here is what their control is" "$(jq -c '.students[] | select(.name == "small") | .against | [.name, .kl_gain, .p_value, .verdict]' two.json)" \
+  "$(jq -c '.students[0] | ["far", .kl_gain, .p_value, .verdict]' dense.json)"
+same "and has nobody to be compared with" "$(jq '.students[] | select(.name == "far") | .against' two.json)" null
+refused 3 'against near: no distilled run of that name' "another one that is not there" kd-eval -q -s dense.kd students --against near
 kd-eval -q -s dense.kd students >table 2>err
 if [ ! -s err ] && grep -q 'PPL(Q)/PPL(base)  Mean KLD' table && grep -q 'small' table; then ok "the table has llama.cpp's names"
 else not_ok "the table has llama.cpp's names"; fi
