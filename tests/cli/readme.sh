@@ -1,7 +1,9 @@
 #!/bin/sh
-# Runs the commands of README.md's "By hand", as they stand there, with small YAML files of the names it uses.
+# Runs the commands of README.md's "By hand", as they stand there, with small YAML files of the names it uses; what any page says
+# that make makes, it knows.
 . "$(dirname "$0")/common"
-readme=$(cd "$(dirname "$0")/../.." && pwd)/README.md
+tree=$(cd "$(dirname "$0")/../.." && pwd)
+readme=$tree/README.md
 cd "$work" || exit 1
 PATH=$KD_BIN:$PATH
 data_yaml >data.yaml
@@ -15,4 +17,13 @@ while read -r line; do
   case $line in kd-train*students*) line="$line --rows 2048" ;; esac # only to be quick
   check "$line" sh -c "$line"
 done <commands
+
+pages=$(find "$tree" -name '*.md' -not -path '*/build/*' -not -path '*/runs/*')
+targets=$(find "$tree" '(' -name Makefile -o -name '*.mk' ')' -not -path '*/build/*' -not -path '*/runs/*')
+# shellcheck disable=SC2086
+grep -ohE '(^    |`)make [a-z-]+( |`|$)' $pages | sed 's/.*make \([a-z-]*\).*/\1/' | sort -u >named
+# shellcheck disable=SC2086
+sed -n 's/^\([a-z][a-z-]*\):.*/\1/p' $targets | sort -u >known
+if [ "$(wc -l <named)" -gt 20 ]; then ok "pages name targets of make"; else not_ok "pages name targets of make"; fi
+same "and make knows them" "$(comm -23 named known)" ""
 finish
