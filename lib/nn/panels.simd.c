@@ -108,17 +108,32 @@ static void panels_by_panel(const kd__panel_product *t, const float *a, size_t r
     column(t, rows, ROWS * t->k, (matrix){a, 1, ROWS});
 }
 
+INLINE void pack_row(float *to, const float *b, size_t n, bool rounded)
+{
+    UNROLL for (size_t j = 0; j < n; j += LANES)
+    {
+        const size_t some = kd_min_size(LANES, n - j);
+        const vec v = load_some(b + j, some);
+        store_some(to + j, rounded ? bf16_of(v) : v, some);
+    }
+}
+
+/* Rows of half a vector: two at a time. */
+INLINE void pack_two(float *to, const float *b, size_t ldb, bool rounded)
+{
+    enum { HALF = LANES / 2 };
+    vec v;
+    memcpy(&v, b, HALF * sizeof *b);
+    memcpy((float *)&v + HALF, b + ldb, HALF * sizeof *b);
+    store(to, rounded ? bf16_of(v) : v);
+}
+
 /* to (k, lanes) = columns of b (k, ldb), `lanes` of them. */
 INLINE void pack_whole(float *to, const float *b, size_t ldb, size_t k, size_t lanes, bool rounded)
 {
-    for (size_t p = 0; p < k; p++, to += lanes, b += ldb) {
-        UNROLL for (size_t j = 0; j < lanes; j += LANES)
-        {
-            const size_t some = kd_min_size(LANES, lanes - j);
-            const vec v = load_some(b + j, some);
-            store_some(to + j, rounded ? bf16_of(v) : v, some);
-        }
-    }
+    size_t p = 0;
+    for (; lanes == LANES / 2 && p + 2 <= k; p += 2) pack_two(to + p * lanes, b + p * ldb, ldb, rounded);
+    for (; p < k; p++) pack_row(to + p * lanes, b + p * ldb, lanes, rounded);
 }
 
 /* `width` of them, and zeros behind. */
