@@ -216,8 +216,7 @@ enum { KD__PANELS_BLOCK = 128 }; /* rows of A at a time */
 typedef struct kd__panels_call {
     const float *a, *b, *bias;
     float *c;
-    float *
-        rounded; /* the calling thread's KD__PANELS_BLOCK x k: rows of A are rounded to bf16 there; or NULL */
+    float *rounded; /* the thread's own KD__PANELS_BLOCK x k, for rows of A rounded to bf16; or NULL */
     size_t m, n, k;
     bool add, relu;
     void (*then)(const kd__state *of, size_t at, size_t n); /* or NULL: with numbers of c that are done */
