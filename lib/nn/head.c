@@ -174,12 +174,6 @@ static void clear(float *x, size_t n)
     for (size_t i = 0; i < n; i += BLOCK) memset(x + i, 0, kd_min_size(BLOCK, n - i) * sizeof *x);
 }
 
-/* A panel of W, k words or numbers long, as operands. */
-static void round_panel(const kd_head *h, float *panel, size_t k)
-{
-    if (h->operands) kd__make_operand(panel, panel, k * kd__panels_get()->width, h->operands);
-}
-
 /* Logits of `words` words from `first` on. */
 static void logits_of(const kd_head *h, size_t first, size_t words)
 {
@@ -193,8 +187,7 @@ static void logits_of(const kd_head *h, size_t first, size_t words)
                                      .k = d,
                                      .width = kd_min_size(p->width, end - j),
                                      .next_b = h->weight + (j + p->width) * d};
-        p->pack_transposed(panel, h->weight + j * d, d, d, t.width);
-        round_panel(h, panel, d);
+        p->pack_transposed(panel, h->weight + j * d, d, d, t.width, h->operands != KD__F32);
         p->rows_by_panel(&t, h->in, d, h->n);
     }
 }
@@ -217,7 +210,7 @@ static void take_words(const kd_head *h, const some_words *s)
             memcpy(s->dz + r * s->n, from, s->n * sizeof *from);
     }
     for (size_t j = 0; j < s->n; j += p->rows)
-        p->pack_rows(s->turned + j * h->n, s->dz + j, s->n, h->n, kd_min_size(p->rows, s->n - j));
+        p->pack_rows(s->turned + j * h->n, s->dz + j, s->n, h->n, kd_min_size(p->rows, s->n - j), false);
 }
 
 /* Their rows of dW. Meanwhile their rows of W come near. */
@@ -250,8 +243,7 @@ static void add_to_share(const kd_head *h, const some_words *s, float *share, bo
                                      .width = kd_min_size(p->width, d - j),
                                      .add = add,
                                      .next_b = h->dw + end * d + j * s->n};
-        p->pack_panel(s->panel, h->weight + s->first * d + j, d, s->n, t.width);
-        round_panel(h, s->panel, s->n);
+        p->pack_panel(s->panel, h->weight + s->first * d + j, d, s->n, t.width, h->operands != KD__F32);
         p->rows_by_panel(&t, s->dz, s->n, h->n);
     }
 }
@@ -384,7 +376,7 @@ static void backward_panels(kd_head *h)
     const size_t d = h->width;
 #pragma omp for schedule(static)
     for (size_t j = 0; j < d; j += p->width)
-        p->pack_panel(h->panels + j * h->n, h->in + j, d, h->n, kd_min_size(p->width, d - j));
+        p->pack_panel(h->panels + j * h->n, h->in + j, d, h->n, kd_min_size(p->width, d - j), false);
 #pragma omp for schedule(dynamic)
     for (size_t i = 0; i < shares_of(h); i++) share_backward(h, i);
 }

@@ -34,6 +34,7 @@ enum { LANES = 4, TILE = 4 };
 #endif
 typedef float vec __attribute__((vector_size(LANES * sizeof(float))));
 typedef int32_t ivec __attribute__((vector_size(LANES * sizeof(int32_t))));
+typedef uint32_t uvec __attribute__((vector_size(LANES * sizeof(uint32_t))));
 
 INLINE vec load(const float *p)
 {
@@ -86,6 +87,13 @@ INLINE vec larger(vec a, vec b) { return either(a > b, a, b); }
 INLINE vec smaller(vec a, vec b) { return either(a < b, a, b); }
 #endif
 INLINE vec size_of(vec v) { return bits_of(ints_of(v) & INT32_MAX); }
+
+/* Rounded to bf16, to nearest even. */
+INLINE vec bf16_of(vec v)
+{
+    const ivec u = ints_of(v), rounded = (ivec)((uvec)u + 0x7FFF + ((uvec)u >> 16 & 1));
+    return bits_of(ints_of(either(v != v, bits_of(u | 0x400000), bits_of(rounded))) & ~0xFFFF);
+}
 
 typedef float quad __attribute__((vector_size(4 * sizeof(float))));
 enum { QUADS = LANES / 4 };

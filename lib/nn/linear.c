@@ -118,7 +118,8 @@ static kd_status plan_panels(kd_exec *ex, kd__state *s, size_t out, size_t in, k
     s->shared_floats = floats;
     if (ex->p.training)
         s->shared_floats = kd_max_size(floats, kd__panels_floats(out, in) + kd__panels_stage(&g));
-    kd_status st = l->operands ? kd__team_reserve(ex->team, KD__PANELS_BLOCK * KD__PANELS_STEP, err) : KD_OK;
+    const size_t longest = ex->p.training ? kd_max_size(in, out) : in; // row of what is rounded: x, or dy
+    kd_status st = l->operands ? kd__team_reserve(ex->team, KD__PANELS_BLOCK * longest, err) : KD_OK;
     if (st || ex->p.training || !ex->p.fixed) return st;
     s->shared_floats = 0;
     ex->extra_bytes += floats * sizeof(float);

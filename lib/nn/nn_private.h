@@ -212,11 +212,11 @@ size_t kd__panels_floats(size_t k, size_t n);
 void kd__panels_pack(float *to, const float *b, size_t k, size_t n, bool transposed, bool rounded);
 /* c (m, n) = a (m, k) times panels of (k, n), + bias (n) or NULL, or added to c; then max(0, c). By the team,
  * without a barrier. a and c have rows up to the next multiple of KD__ROWS_STEP. */
-enum { KD__PANELS_BLOCK = 128, KD__PANELS_STEP = 384 }; /* of rows and of K: a piece of A */
+enum { KD__PANELS_BLOCK = 128 }; /* rows of A at a time */
 typedef struct kd__panels_call {
     const float *a, *b, *bias;
     float *c;
-    float *rounded; /* of the calling thread, a piece: rows of A are rounded to bf16 there; or NULL */
+    float *rounded; /* the thread's own KD__PANELS_BLOCK x k, for rows of A rounded to bf16; or NULL */
     size_t m, n, k;
     bool add, relu;
     void (*then)(const kd__state *of, size_t at, size_t n); /* or NULL: with numbers of c that are done */
@@ -254,9 +254,12 @@ typedef struct kd__panel_kernels { /* panels.simd.c */
     size_t rows, width;            /* of a tile; width: of a panel */
     void (*rows_by_panel)(const kd__panel_product *t, const float *a, size_t lda, size_t rows);
     void (*panels_by_panel)(const kd__panel_product *t, const float *a, size_t rows);
-    void (*pack_panel)(float *to, const float *b, size_t ldb, size_t k, size_t width); /* of b (k, ldb) */
-    void (*pack_rows)(float *to, const float *a, size_t lda, size_t k, size_t width);  /* `rows` wide */
-    void (*pack_transposed)(float *to, const float *b, size_t ldb, size_t k, size_t width); /* (width, ldb) */
+    void (*pack_panel)(float *to, const float *b, size_t ldb, size_t k, size_t width,
+                       bool rounded); /* of b (k, ldb) */
+    void (*pack_rows)(float *to, const float *a, size_t lda, size_t k, size_t width,
+                      bool rounded); /* `rows` wide */
+    void (*pack_transposed)(float *to, const float *b, size_t ldb, size_t k, size_t width,
+                            bool rounded); /* (width, ldb) */
 } kd__panel_kernels;
 extern const kd__panel_kernels kd__panels_scalar, kd__panels_avx2, kd__panels_avx512;
 const kd__panel_kernels *kd__panels_get(void);

@@ -6,8 +6,8 @@
  * that it depends neither on the plan nor on where its row is, nor on how the work is shared: a piece is
  * BLOCK rows by COLUMNS columns, fewer columns where there are few rows, and one thread does it.
  *
- * With `rounded`, operands are rounded to bf16 on their way: weights and the operands of gradients where they
- * have just been laid out, rows of A in a copy of a piece, which stays in the nearest caches.
+ * With `rounded`, operands are rounded to bf16 on their way: weights and the operands of gradients while they
+ * are laid out, rows of A in a thread's own copy, which serves all pieces of these rows that come in a row.
  *
  * A gradient of weights has the rows of the batch as its K. Both operands are laid out in panels, CHUNK rows
  * at a time; then a thread that has a square of the gradient adds up chunk after chunk. Laying out is a walk
@@ -17,7 +17,7 @@
 #include "nn_private.h"
 
 enum {
-    STEP = KD__PANELS_STEP,
+    STEP = 384,
     BLOCK = KD__PANELS_BLOCK,
     COLUMNS = 384,
     PIECES = 32,
@@ -58,10 +58,9 @@ void kd__panels_pack(float *to, const float *b, size_t k, size_t n, bool transpo
     for (size_t j = 0; j < n; j += p->width) {
         const size_t width = kd_min_size(p->width, n - j);
         if (transposed)
-            p->pack_transposed(to + j * k, b + j * k, k, k, width);
+            p->pack_transposed(to + j * k, b + j * k, k, k, width, rounded);
         else
-            p->pack_panel(to + j * k, b + j, n, k, width);
-        if (rounded) kd__make_operand(to + j * k, to + j * k, k * p->width, KD__ROUNDED);
+            p->pack_panel(to + j * k, b + j, n, k, width, rounded);
     }
 }
 
@@ -76,27 +75,26 @@ static void look_ahead(kd__panel_product *t, size_t at, size_t panels, const flo
     t->next_rows = each;
 }
 
-/* Rows of A from i on, columns from k on, as the product reads them. */
-static const float *rows_of(const kd__panels_call *call, size_t i, size_t rows, size_t k, size_t columns)
+/* Rows of A from i on, rounded where they shall be: once for all columns that a thread computes in a row. */
+static const float *rows_of(const kd__panels_call *call, size_t i, size_t rows, size_t *rounded)
 {
-    const float *a = call->a + i * call->k + k;
-    if (!call->rounded) return a;
-    for (size_t r = 0; r < rows; r++)
-        kd__make_operand(call->rounded + r * columns, a + r * call->k, columns, KD__ROUNDED);
-    return call->rounded;
+    if (call->rounded && *rounded != i)
+        kd__make_operand(call->rounded, call->a + i * call->k, rows * call->k, KD__ROUNDED);
+    *rounded = i;
+    return call->rounded ? call->rounded : call->a + i * call->k;
 }
 
-/* Rows from i on by `columns` columns from j on. */
-static void block(const kd__panels_call *call, size_t i, size_t j, size_t columns)
+/* Rows from i on by `columns` columns from j on; `rounded`: the rows that the thread has rounded. */
+static void block(const kd__panels_call *call, size_t i, size_t j, size_t columns, size_t *rounded)
 {
     const kd__panel_kernels *p = kd__panels_get();
     const size_t rows = kd_min_size(BLOCK, call->m - i), end = kd_min_size(call->n, j + columns),
                  panels = up(end - j, p->width) / p->width;
+    const float *a = rows_of(call, i, rows, rounded);
     for (size_t k = 0; k < call->k; k += STEP) {
         const bool last = k + STEP >= call->k;
-        const size_t step = kd_min_size(STEP, call->k - k), lda = call->rounded ? step : call->k;
-        const float *a = rows_of(call, i, rows, k, step),
-                    *next = call->a + (last ? (i + BLOCK) * call->k : i * call->k + k + STEP);
+        const size_t step = kd_min_size(STEP, call->k - k);
+        const float *next = call->a + (last ? (i + BLOCK) * call->k : i * call->k + k + STEP);
         for (size_t at = 0; at < panels; at++) {
             const size_t col = j + at * p->width;
             kd__panel_product t = {.c = call->c + i * call->n + col,
@@ -108,8 +106,8 @@ static void block(const kd__panels_call *call, size_t i, size_t j, size_t column
                                    .add = k || call->add,
                                    .relu = call->relu && last};
             t.next_b = t.b + call->k * p->width;
-            look_ahead(&t, at, panels, next, call->k);
-            p->rows_by_panel(&t, a, lda, rows);
+            if (!call->rounded) look_ahead(&t, at, panels, next, call->k);
+            p->rows_by_panel(&t, a + k, call->k, rows);
         }
     }
     for (size_t r = 0; call->then && r < rows; r++) call->then(call->of, (i + r) * call->n + j, end - j);
@@ -122,10 +120,11 @@ void kd__panels_product(const kd__panels_call *call)
     while (columns > width && high * (up(call->n, columns) / columns) < PIECES) columns -= width;
     const size_t wide = up(call->n, columns) / columns;
     const bool rows_first = call->n > call->m; // the larger operand passes once
+    size_t rounded = SIZE_MAX;
 #pragma omp for schedule(dynamic) nowait
     for (size_t t = 0; t < high * wide; t++)
         block(call, (rows_first ? t % high : t / wide) * BLOCK, (rows_first ? t / high : t % wide) * columns,
-              columns);
+              columns, &rounded);
 }
 
 /* SLICE columns of x or dy (k rows) from `from` on, in panels of `width` numbers a row at `to`. */
@@ -133,9 +132,12 @@ static void gather_x(const kd__panels_gradient *g, float *to, const float *x, si
 {
     const size_t width = kd__panels_get()->width;
     for (size_t at = from; at < g->in && at < from + SLICE; at += width) {
-        kd__panels_get()->pack_panel(to + at * k, x + at, g->in, k, kd_min_size(width, g->in - at));
-        if (g->make_x) g->make_x(to + at * k, to + at * k, k * width);
-        if (g->rounded) kd__make_operand(to + at * k, to + at * k, k * width, KD__ROUNDED);
+        float *panel = to + at * k;
+        kd__panels_get()->pack_panel(panel, x + at, g->in, k, kd_min_size(width, g->in - at),
+                                     g->rounded && !g->make_x);
+        if (!g->make_x) continue;
+        g->make_x(panel, panel, k * width);
+        if (g->rounded) kd__make_operand(panel, panel, k * width, KD__ROUNDED);
     }
 }
 
@@ -146,8 +148,8 @@ static void gather_dy(const kd__panels_gradient *g, float *to, const float *dy, 
     for (size_t at = from; at < g->out && at < from + SLICE; at += width) {
         if (g->bias && at % SUMS == 0)
             kd__vec_get()->col_sum(sums + at, dy + at, k, kd_min_size(SUMS, g->out - at), g->out);
-        kd__panels_get()->pack_rows(to + at * k, dy + at, g->out, k, kd_min_size(width, g->out - at));
-        if (g->rounded) kd__make_operand(to + at * k, to + at * k, k * width, KD__ROUNDED);
+        kd__panels_get()->pack_rows(to + at * k, dy + at, g->out, k, kd_min_size(width, g->out - at),
+                                    g->rounded);
     }
 }
 

@@ -108,33 +108,70 @@ static void panels_by_panel(const kd__panel_product *t, const float *a, size_t r
     column(t, rows, ROWS * t->k, (matrix){a, 1, ROWS});
 }
 
-/* to (k, lanes) = columns of b (k, ldb); those from `width` on are 0. */
-INLINE void pack(float *to, const float *b, size_t ldb, size_t k, size_t width, size_t lanes)
+INLINE void pack_row(float *to, const float *b, size_t n, bool rounded)
+{
+    UNROLL for (size_t j = 0; j < n; j += LANES)
+    {
+        const size_t some = kd_min_size(LANES, n - j);
+        const vec v = load_some(b + j, some);
+        store_some(to + j, rounded ? bf16_of(v) : v, some);
+    }
+}
+
+/* Rows of half a vector: two at a time. */
+INLINE void pack_two(float *to, const float *b, size_t ldb, bool rounded)
+{
+    enum { HALF = LANES / 2 };
+    vec v;
+    memcpy(&v, b, HALF * sizeof *b);
+    memcpy((float *)&v + HALF, b + ldb, HALF * sizeof *b);
+    store(to, rounded ? bf16_of(v) : v);
+}
+
+/* to (k, lanes) = columns of b (k, ldb), `lanes` of them. */
+INLINE void pack_whole(float *to, const float *b, size_t ldb, size_t k, size_t lanes, bool rounded)
+{
+    size_t p = 0;
+    for (; lanes == LANES / 2 && p + 2 <= k; p += 2) pack_two(to + p * lanes, b + p * ldb, ldb, rounded);
+    for (; p < k; p++) pack_row(to + p * lanes, b + p * ldb, lanes, rounded);
+}
+
+/* `width` of them, and zeros behind. */
+INLINE void pack_some(float *to, const float *b, size_t ldb, size_t k, size_t width, size_t lanes,
+                      bool rounded)
 {
     for (size_t p = 0; p < k; p++, to += lanes, b += ldb) {
-        for (size_t j = 0; j < width; j++) to[j] = b[j];
+        for (size_t j = 0; j < width; j += LANES) {
+            const size_t some = kd_min_size(LANES, width - j);
+            const vec v = load_some(b + j, some);
+            store_some(to + j, rounded ? bf16_of(v) : v, some);
+        }
         for (size_t j = width; j < lanes; j++) to[j] = 0;
     }
 }
 
-static void pack_panel(float *to, const float *b, size_t ldb, size_t k, size_t width)
+INLINE void pack(float *to, const float *b, size_t ldb, size_t k, size_t width, size_t lanes, bool rounded)
 {
-    if (width == WIDTH)
-        pack(to, b, ldb, k, WIDTH, WIDTH);
+    if (width < lanes)
+        pack_some(to, b, ldb, k, width, lanes, rounded);
+    else if (rounded)
+        pack_whole(to, b, ldb, k, lanes, true);
     else
-        pack(to, b, ldb, k, width, WIDTH);
+        pack_whole(to, b, ldb, k, lanes, false);
 }
 
-static void pack_rows(float *to, const float *a, size_t lda, size_t k, size_t width)
+static void pack_panel(float *to, const float *b, size_t ldb, size_t k, size_t width, bool rounded)
 {
-    if (width == ROWS)
-        pack(to, a, lda, k, ROWS, ROWS);
-    else
-        pack(to, a, lda, k, width, ROWS);
+    pack(to, b, ldb, k, width, WIDTH, rounded);
+}
+
+static void pack_rows(float *to, const float *a, size_t lda, size_t k, size_t width, bool rounded)
+{
+    pack(to, a, lda, k, width, ROWS, rounded);
 }
 
 /* The same of b (width, ldb) transposed, square by square. */
-static void pack_transposed(float *to, const float *b, size_t ldb, size_t k, size_t width)
+static void pack_transposed(float *to, const float *b, size_t ldb, size_t k, size_t width, bool rounded)
 {
     for (size_t p = 0; p < k; p += LANES)
         for (size_t j = 0; j < WIDTH; j += LANES) {
@@ -144,6 +181,7 @@ static void pack_transposed(float *to, const float *b, size_t ldb, size_t k, siz
                 v[i] = j + i >= width  ? all(0)
                        : some == LANES ? load(b + (j + i) * ldb + p)
                                        : load_some(b + (j + i) * ldb + p, some);
+            if (rounded) UNROLL for (size_t i = 0; i < LANES; i++) v[i] = bf16_of(v[i]);
             transpose_square(v);
             for (size_t i = 0; i < some; i++) store(to + (p + i) * WIDTH + j, v[i]);
         }
