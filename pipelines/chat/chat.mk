@@ -69,7 +69,31 @@ $(CHAT)/copied-results.json: $(CHAT)/narrow.json $(CHAT)/copied.json | $B/kd-eva
 chat-narrow: $(CHAT)/copied-results.json ## the narrow student as a copy of its teacher beside the one from scratch -> runs/chat/copied.txt
 	@cat $(CHAT)/copied.txt
 
+# What the teacher answers itself to the same questions (sequence-level distillation). An answer is in its question's split, so students learn
+# from those of the training split alone. Answers are longer than texts: two epochs read about as much, four take the same steps.
+CHAT_ANSWERS := $(CHAT)/answers.kd
+CHAT_ANSWERERS = $(CHAT)/students/llama-8m $(CHAT)/answered --against llama-8m --teacher $(CHAT_TEACHER) --pipeline chat
+
+$(CHAT)/answers.json: $(CHAT)/dump.json | $B/kd-dump
+	$B/kd-dump --teacher $(CHAT_TEACHER) --into $(CHAT_STORE) --name smollm2 --generate -o $(CHAT_ANSWERS) --resume --force --json > $@.part
+	@mv $@.part $@
+
+$(CHAT)/answered.json: $(CHAT_CONF)/llama-8m.yaml $(CHAT)/answers.json | $B/kd-train
+	$B/kd-train -s $(CHAT_ANSWERS) $< --set name=llama-8m-answers --set model.positions=640 --sweep train.epochs=2,4 --seeds $(CHAT_SEEDS) -o $(CHAT)/answered --resume --force --json > $@.part
+	@mv $@.part $@
+
+$(CHAT)/answers-texts.json: $(CHAT)/narrow.json $(CHAT)/answered.json | $B/kd-eval
+	$B/kd-eval -s $(CHAT_STORE) $(CHAT_ANSWERERS) --prompts $(CHAT)/data/prompts.txt --results $@.part > $(@:.json=.txt)
+	@mv $@.part $@
+
+$(CHAT)/answers-own.json: $(CHAT)/narrow.json $(CHAT)/answered.json | $B/kd-eval
+	$B/kd-eval -s $(CHAT_ANSWERS) $(CHAT_ANSWERERS) --results $@.part > $(@:.json=.txt)
+	@mv $@.part $@
+
+chat-answers: $(CHAT)/answers-texts.json $(CHAT)/answers-own.json ## students that learn from the teacher's own answers, on held-out texts and answers -> runs/chat/answers-*.txt
+	@echo "on what people wrote:"; cat $(CHAT)/answers-texts.txt; echo "on what the teacher answers:"; cat $(CHAT)/answers-own.txt
+
 chat-clean: ## remove the chat pipeline's outputs
 	rm -rf $(CHAT)
 
-.PHONY: chat chat-narrow chat-clean
+.PHONY: chat chat-narrow chat-answers chat-clean
