@@ -364,7 +364,9 @@ def main():
     p.add_argument("--lr", type=float, default=0.003)
     p.add_argument("--size", default="128x4", help="of students, width x layers")
     p.add_argument("--arms", nargs="*", default=[a for a in ARMS if a not in NOT_FIRST])
+    p.add_argument("--called", default="", help="end of the results' name, for other arms than those of the whole study")
     args = p.parse_args()
+    asked = " ".join(a for a in sys.argv[4:] if a not in ("--smollm", str(args.smollm)))
     arms = list(dict.fromkeys(["dense", "head-tail-20", *args.arms]))
     tokens = np.load(args.smollm / "tokens.npy")
     logits = np.load(args.smollm / "logits.npy", mmap_mode="r")
@@ -393,9 +395,9 @@ def main():
     details = {"seeds": args.seeds, "epochs": args.epochs, "positions": positions, "held_out": args.held_out * (tokens.shape[1] - 1),
                "margin_percent": 100 * MARGIN, "bytes": chosen["bytes"], "arms": table_rows,
                "scores": {f"{arm} {seed}": s for (arm, seed), s in scores.items()}}
-    figure.save(args.results, "encoding-quality" + args.kind, round(chosen["percent_high"], 2),
-                "% more KL than from dense logits, upper end of the 95 % interval", "make encoding-study", bar=100 * MARGIN, direction="lower",
-                details=details)
+    figure.save(args.results, "encoding-quality" + args.kind + (args.called and f"-{args.called}"), round(chosen["percent_high"], 2),
+                "% more KL than from dense logits, upper end of the 95 % interval",
+                "make encoding-study" + (asked and f' BENCH_ARGS="{asked}"'), bar=100 * MARGIN, direction="lower", details=details)
 
 
 if __name__ == "__main__":
