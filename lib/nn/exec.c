@@ -231,6 +231,8 @@ static void run(kd_exec *ex, bool backward)
 {
     for (int i = 0; i < ex->steps; i++) {
         kd__state *s = &ex->state[ex->order[backward ? ex->steps - 1 - i : i]];
+        for (int k = 0; backward && k < s->n->nin; k++)
+            if (s->remake[k]) run_op(ex, s->remake[k], false);
         if (backward ? s->has_backward : !s->given) run_op(ex, s, backward);
     }
 }

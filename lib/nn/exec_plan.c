@@ -18,6 +18,10 @@
  * last one. Without training there is no backward, so a value lives until its last reader and a deep network
  * needs little more than its two largest neighbours.
  *
+ * A norm or a gate of a decoder is cheap to make and as large as what a product makes: its value is kept only
+ * until its readers have run forward, and made again before the first of them runs backward, at the same
+ * place. Such a buffer has two lives; what it is made from lives until its own backward anyway.
+ *
  * An op that may work in place gets its input's memory for its value when nobody reads the input
  * later, and passes on its gradient's memory when it is the first to write its input's gradient: a ReLU or
  * the shortcut of a residual block then costs no memory and no copy.
@@ -33,10 +37,16 @@
 
 enum { ALIGN = 16 }; /* floats: a cache line */
 
+typedef struct life {
+    int from, to; /* steps, inclusive; none: to < from */
+} life;
+
 typedef struct buffer {
     size_t floats, offset;
-    int from, to; /* steps, inclusive */
+    life life, again;
 } buffer;
+
+static const life none = {0, -1};
 
 /* Indices of a node's buffers; -1: none. */
 typedef struct places {
@@ -161,8 +171,22 @@ static int the_end(const planning *p) { return 2 * p->ex->steps + 1; }
 
 static int new_buffer(planning *p, size_t floats, int from, int to)
 {
-    p->buf[p->bufs] = (buffer){.floats = (floats + ALIGN - 1) / ALIGN * ALIGN, .from = from, .to = to};
+    p->buf[p->bufs] =
+        (buffer){.floats = (floats + ALIGN - 1) / ALIGN * ALIGN, .life = {from, to}, .again = none};
     return p->bufs++;
+}
+
+static void prolong(life *l, int from, int to)
+{
+    const bool had = l->from <= l->to;
+    l->from = had && l->from < from ? l->from : from;
+    l->to = had && l->to > to ? l->to : to;
+}
+
+static bool is_remade(const planning *p, kd_node n)
+{
+    const kd__state *s = &p->ex->state[n];
+    return s->n->op->remade && p->grad[n] && !p->output[n] && !s->given;
 }
 
 static bool reads_y(const kd__state *s)
@@ -198,11 +222,12 @@ static void add_node(planning *p, kd_node n)
         p->at[n].dy = new_buffer(p, convolves(info) && s->next ? 0 : floats, output ? ex->steps : later,
                                  input ? end : done);
     for (int k = 0; k < info->nin && !s->given; k++) {
-        const places *x = &p->at[input_of(ex->g, n, k)];
-        buffer *y = &p->buf[x->y];
-        const int read = back && info->op->backward_reads_x && !remakes ? later : now;
-        y->to = y->to > read ? y->to : read;
-        if (s->want_dx[k] && written < p->buf[x->dy].from) p->buf[x->dy].from = written;
+        const kd_node in = input_of(ex->g, n, k);
+        buffer *y = &p->buf[p->at[in].y];
+        const bool reads = back && info->op->backward_reads_x && !remakes, remade = is_remade(p, in);
+        prolong(&y->life, now, reads && !remade ? later : now);
+        if (reads && remade) prolong(&y->again, later, later);
+        if (s->want_dx[k]) prolong(&p->buf[p->at[in].dy].life, written, written);
     }
 }
 
@@ -211,9 +236,8 @@ static void add_node(planning *p, kd_node n)
 /* a takes over b's part of the memory; b is left empty. */
 static void merge(planning *p, int a, int *b)
 {
-    buffer *keep = &p->buf[a], *gone = &p->buf[*b];
-    keep->from = keep->from < gone->from ? keep->from : gone->from;
-    keep->to = keep->to > gone->to ? keep->to : gone->to;
+    buffer *gone = &p->buf[*b];
+    prolong(&p->buf[a].life, gone->life.from, gone->life.to);
     gone->floats = 0;
     *b = a;
 }
@@ -223,10 +247,12 @@ static void share_values(planning *p)
     kd_exec *ex = p->ex;
     for (int s = 0; s < ex->steps; s++) {
         const kd_node n = ex->order[s];
-        if (ex->state[n].given) continue;
+        if (ex->state[n].given || is_remade(p, n)) continue;
         for (int k = 0; ex->g->node[n].op->inplace && k < ex->g->node[n].nin; k++) {
-            const int x = p->at[input_of(ex->g, n, k)].y;
-            if (p->buf[x].to != s || p->buf[x].floats != p->buf[p->at[n].y].floats) continue;
+            const kd_node in = input_of(ex->g, n, k);
+            const int x = p->at[in].y;
+            if (is_remade(p, in) || p->buf[x].life.to != s || p->buf[x].floats != p->buf[p->at[n].y].floats)
+                continue;
             merge(p, x, &p->at[n].y);
             break;
         }
@@ -259,10 +285,16 @@ static int larger_first(const void *a, const void *b)
     return x < y ? -1 : x > y; // as they were made
 }
 
+static bool meet(life a, life b)
+{
+    return a.from <= a.to && b.from <= b.to && a.from <= b.to && b.from <= a.to;
+}
+
 static bool collide(const buffer *a, const buffer *b)
 {
-    return a->from <= b->to && b->from <= a->to && a->offset < b->offset + b->floats &&
-           b->offset < a->offset + a->floats;
+    const bool at_once = meet(a->life, b->life) || meet(a->life, b->again) || meet(a->again, b->life) ||
+                         meet(a->again, b->again);
+    return at_once && a->offset < b->offset + b->floats && b->offset < a->offset + a->floats;
 }
 
 static kd_status place(planning *p, size_t *total, kd_err *err)
@@ -315,8 +347,11 @@ static void connect(planning *p, size_t shared_at)
         s->keep = address(p, p->at[n].keep);
         s->shared = ex->arena + shared_at;
         for (int k = 0; k < s->n->nin && !s->given; k++) {
-            const places *x = &p->at[input_of(g, n, k)];
+            const kd_node in = input_of(g, n, k);
+            const places *x = &p->at[in];
             s->x[k] = address(p, x->y);
+            if (is_remade(p, in) && p->buf[x->y].again.from == backward_of(p, n))
+                s->remake[k] = &ex->state[in];
             s->dx[k] = s->want_dx[k] ? address(p, x->dy) : NULL;
         }
         for (int k = 0; k < s->n->nparam; k++) {

@@ -75,10 +75,12 @@ typedef struct kd__state {
      * either side (kd__bn_*). With products of panels.c a linear layer runs forward of a GELU behind it, and
      * backward of one in front (kd__gelu_*), whose value it makes again instead of having it kept. */
     struct kd__state *prev, *next;
-    float *w[4], *dw[4]; /* parameters and their gradients, as n->param; dw NULL for buffers */
-    void *own;           /* what plan() made: primitives, saved statistics */
-    float *keep;         /* keep_floats kept from forward to backward */
-    float *shared;       /* shared_floats of scratch, common to the team, valid within one call */
+    struct kd__state
+        *remake[KD_MAX_INPUTS]; /* inputs that run forward once more before this one's backward */
+    float *w[4], *dw[4];        /* parameters and their gradients, as n->param; dw NULL for buffers */
+    void *own;                  /* what plan() made: primitives, saved statistics */
+    float *keep;                /* keep_floats kept from forward to backward */
+    float *shared;              /* shared_floats of scratch, common to the team, valid within one call */
     size_t keep_floats, shared_floats; /* asked for by plan() */
 } kd__state;
 
@@ -100,6 +102,7 @@ struct kd__op {
     bool backward_reads_x, backward_reads_y; /* for liveness; where fuses_relu, y only with a.relu */
     bool (*adds)(const kd__node_info *n); /* can backward add to the gradients of its parameters? NULL: no */
     bool packed;                          /* works on the active rows of token models */
+    bool remade;                          /* cheap: in training y is not kept but made again in backward */
     bool inplace;                         /* y may be an input's memory (a dx may be dy's) */
     bool fuses_relu;                      /* a ReLU behind it becomes a.relu */
 };

@@ -133,5 +133,6 @@ const kd__op kd__op_rmsnorm = {
     .adds = adds,
     .packed = true,
     .backward_reads_x = true,
+    .remade = true,
     .inplace = true,
 };

@@ -15,6 +15,7 @@
 typedef struct table { /* (places, d / 2) each; sine, and the same turned back */
     float *cosine, *sine, *back;
     size_t half;
+    int users; /* nodes of the exec */
 } table;
 
 kd_node kd_nn_rope(kd_graph *g, const char *name, kd_node x, int heads, float base, int64_t positions)
@@ -43,16 +44,37 @@ static kd_status shape(kd_graph *g, kd__node_info *n, kd_err *err)
 static void release(kd__state *s)
 {
     table *t = s->own;
-    if (t) free(t->cosine);
-    free(t);
     s->own = NULL;
+    if (!t || --t->users) return;
+    free(t->cosine);
+    free(t);
+}
+
+/* Another node's with the same angles, or NULL. */
+static table *same_angles(const kd_exec *ex, const kd__node_info *n)
+{
+    for (int i = 0; i < ex->steps; i++) {
+        const kd__state *o = &ex->state[ex->order[i]];
+        table *t = o->n->op == &kd__op_rope ? o->own : NULL;
+        if (t && t->half == n->size / (size_t)n->a.k / 2 && !(o->n->a.base < n->a.base) &&
+            !(o->n->a.base > n->a.base))
+            return t;
+    }
+    return NULL;
 }
 
 static kd_status plan(kd_exec *ex, kd__state *s, kd_err *err)
 {
     const size_t places = kd__exec_longest(ex);
-    table *t = s->own = calloc(1, sizeof *t);
-    if (!t) return kd_fail(err, KD_ENOMEM, "layer %s: out of memory", s->n->name);
+    table *t = same_angles(ex, s->n);
+    if (t) {
+        t->users++;
+        s->own = t;
+        return KD_OK;
+    }
+    if (!(t = s->own = calloc(1, sizeof *t)))
+        return kd_fail(err, KD_ENOMEM, "layer %s: out of memory", s->n->name);
+    t->users = 1;
     t->half = s->n->size / (size_t)s->n->a.k / 2;
     const size_t floats = places * t->half;
     if (!(t->cosine = kd_alloc_aligned(3 * floats, sizeof *t->cosine)))

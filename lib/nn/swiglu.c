@@ -76,5 +76,6 @@ const kd__op kd__op_swiglu = {
     .naive_backward = naive_backward,
     .packed = true,
     .backward_reads_x = true,
+    .remade = true,
     .inplace = true,
 };

@@ -54,6 +54,38 @@ static void a_step_of_each_decoder_equals_pytorch(void **state)
     step_equals_pytorch("llama-untied", false);
 }
 
+/* Bytes of a training step of 256 tokens, gradients of weights left out. */
+static size_t kept_by(int layers)
+{
+    kd_model *m;
+    kd_exec *ex;
+    size_t floats;
+    json_t *spec =
+        json_pack("{s:s, s:i, s:i, s:i, s:i, s:i, s:i, s:i}", "arch", "llama", "vocab", 32, "positions", 256,
+                  "layers", layers, "width", 64, "heads", 2, "kv_heads", 1, "ffn", 192);
+    OK(kd_model_create(&m, "small", spec, "here", err));
+    json_decref(spec);
+    OK(kd_exec_create(
+        &ex, m->graph,
+        &(kd_exec_params){.batch = 256, .sequences = 1, .threads = 1, .training = true, .head = m->logits},
+        err));
+    kd_graph_slab(m->graph, &floats);
+    const size_t bytes = kd_exec_bytes(ex) - floats * sizeof(float);
+    kd_exec_free(ex);
+    kd_model_free(m);
+    return bytes;
+}
+
+/* Two residuals, q, k, v, what attention gives, and both halves of the gate; of norms and attention a number
+ * or two a head. Norms' values and the gate's product are made again. */
+static void a_layer_keeps_what_its_products_made_and_no_more(void **state)
+{
+    (void)state;
+    const size_t a_token = (kept_by(6) - kept_by(2)) / 4 / 256 / sizeof(float),
+                 products = 2 * 64 + 64 + 2 * 32 + 64 + 2 * 192;
+    assert_in_range(a_token, products, products + 16);
+}
+
 static void a_head_in_pieces_equals_pytorch(void **state)
 {
     (void)state;
@@ -484,6 +516,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_step_of_each_decoder_equals_pytorch),
+        cmocka_unit_test(a_layer_keeps_what_its_products_made_and_no_more),
         cmocka_unit_test(a_head_in_pieces_equals_pytorch),
         cmocka_unit_test(the_twins_equal_pytorch),
         cmocka_unit_test(hidden_states_can_be_kept),
