@@ -75,12 +75,11 @@ typedef struct kd__state {
      * either side (kd__bn_*). With products of panels.c a linear layer runs forward of a GELU behind it, and
      * backward of one in front (kd__gelu_*), whose value it makes again instead of having it kept. */
     struct kd__state *prev, *next;
-    struct kd__state
-        *remake[KD_MAX_INPUTS]; /* inputs that run forward once more before this one's backward */
-    float *w[4], *dw[4];        /* parameters and their gradients, as n->param; dw NULL for buffers */
-    void *own;                  /* what plan() made: primitives, saved statistics */
-    float *keep;                /* keep_floats kept from forward to backward */
-    float *shared;              /* shared_floats of scratch, common to the team, valid within one call */
+    struct kd__state *remake[KD_MAX_INPUTS]; /* inputs that run forward again before its backward, or NULL */
+    float *w[4], *dw[4]; /* parameters and their gradients, as n->param; dw NULL for buffers */
+    void *own;           /* what plan() made: primitives, saved statistics */
+    float *keep;         /* keep_floats kept from forward to backward */
+    float *shared;       /* shared_floats of scratch, common to the team, valid within one call */
     size_t keep_floats, shared_floats; /* asked for by plan() */
 } kd__state;
 
