@@ -3,7 +3,7 @@
  * `kd_bench language new FOLDER` writes a decoder of 8 layers, 576 wide, with 49,152 words, its weights
  * drawn. `kd_bench language train FOLDER DATA` serves "go SECONDS" lines from stdin as `encoder` does. A step
  * is what peers/language.py does: forward, KL to the kept probabilities of each position, backward, AdamW
- * over all parameters, by the parts that the trainer uses, and as it does it: a sequence at a time, whose
+ * over all parameters, by the parts that the trainer uses, and as it does it: some sequences at a time, whose
  * gradients add up.
  *
  * DATA: int32 sequences, tokens of each, kept classes of a position; int32 ids; int32 classes of each
@@ -30,9 +30,8 @@ typedef struct bench_language {
     uint64_t *cut, *offset;
     uint32_t *from, *id, row[KD_HEAD_ROWS];
     float *value, *m, *v;
-    int64_t positions, steps;
-    double sum; /* of the step's loss */
-    bool apart; /* a sequence at a time */
+    int64_t positions, steps, at_once; /* sequences */
+    double sum;                        /* of the step's loss */
     int threads;
 } language;
 
@@ -91,9 +90,11 @@ static kd_status plan(language *b, kd_precision precision, kd_err *err)
                               .training = true,
                               .precision = precision};
     size_t floats;
-    b->apart = kd_graph_adds(b->model->graph, precision);
-    const kd_exec_params e = {.batch = b->apart ? b->tokens : b->sequences * b->tokens,
-                              .sequences = b->apart ? 1 : b->sequences,
+    const int64_t part = kd_graph_part(b->model->graph, precision);
+    b->at_once = b->sequences;
+    while (part && b->at_once > 1 && b->at_once * b->tokens > part) b->at_once = (b->at_once + 1) / 2;
+    const kd_exec_params e = {.batch = b->at_once * b->tokens,
+                              .sequences = b->at_once,
                               .threads = b->threads,
                               .training = true,
                               .precision = precision,
@@ -149,14 +150,14 @@ static void step(language *b)
 {
     const kd_adamw opt = {
         .lr = 1e-4f, .beta1 = 0.9f, .beta2 = 0.999f, .eps = 1e-8f, .step = b->steps + 1, .grad_scale = 1};
-    const int64_t at_once = b->apart ? 1 : b->sequences;
     size_t floats;
     float *slab = kd_graph_slab(b->model->graph, &floats);
     b->sum = 0;
 #pragma omp parallel num_threads(b->threads)
     {
         kd_cpu_flush_denormals();
-        for (int64_t first = 0; first < b->sequences; first += at_once) some(b, first, at_once);
+        for (int64_t first = 0; first < b->sequences; first += b->at_once)
+            some(b, first, b->at_once < b->sequences - first ? b->at_once : b->sequences - first);
         kd_nn_adamw(slab, b->m, b->v, kd_exec_grads(b->exec), floats, &opt);
     }
     b->steps++;

@@ -240,9 +240,11 @@ void kd_exec_backward(kd_exec *ex);  /* overwrites the gradient slab, which nobo
                                         embedding only the rows of this batch and of the one before are */
 float *kd_exec_grads(kd_exec *ex);   /* same layout as kd_graph_slab */
 /* A batch may come in parts: from the second one on backward, and a head's, add to the gradients that are
- * there. Of a graph and a precision that kd_graph_adds allows: token models without biases, norms with means
- * and embeddings of their own, by products that are not the library's. */
-bool kd_graph_adds(const kd_graph *g, kd_precision p);
+ * there. What backward needs grows with a part, while each part lays out all weights again; in bf16 it rounds
+ * them as well. kd_graph_part: as few rows as keep that small. 0: the batch comes whole, unless it is a token
+ * model without biases, norms with means and embeddings of their own, by products that are not the library's.
+ */
+int64_t kd_graph_part(const kd_graph *g, kd_precision p);
 void kd_exec_add(kd_exec *ex, bool add);
 /* Opens the region itself: for inference. */
 void kd_exec_run_forward(kd_exec *ex);

@@ -112,15 +112,16 @@ float *kd_exec_grad(kd_exec *ex, kd_node output) { return state_of(ex, output)->
 float *kd_exec_grads(kd_exec *ex) { return ex->grads; }
 void kd_exec_add(kd_exec *ex, bool add) { ex->add = add; }
 
-bool kd_graph_adds(const kd_graph *g, kd_precision p)
+int64_t kd_graph_part(const kd_graph *g, kd_precision p)
 {
+    enum { PART = 256 };
     const kd__operands o = p == KD_PRECISION_BF16 && g->operands ? g->operands : kd__operands_by_cpu(p);
     bool all = o != KD__BF16;
     for (int i = 0; i < g->nodes && all; i++) {
         const kd__node_info *n = &g->node[i];
         all = !n->nparam || (n->op->adds && n->op->adds(n));
     }
-    return all;
+    return !all ? 0 : o == KD__F32 ? PART : 2 * PART;
 }
 
 /* ---- rows --------------------------------------------------------------------------------- */

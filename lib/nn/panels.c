@@ -119,7 +119,8 @@ void kd__panels_product(const kd__panels_call *call)
     size_t columns = up(COLUMNS, width);
     while (columns > width && high * (up(call->n, columns) / columns) < PIECES) columns -= width;
     const size_t wide = up(call->n, columns) / columns;
-    const bool rows_first = call->n > call->m; // the larger operand passes once
+    // the larger operand passes once, or the one that is rounded on the way
+    const bool rows_first = call->n > call->m && !call->rounded;
     size_t rounded = SIZE_MAX;
 #pragma omp for schedule(dynamic) nowait
     for (size_t t = 0; t < high * wide; t++)

@@ -156,13 +156,12 @@ kd_node kd__words_hidden(const kd__run *r)
     return kd_graph_node_facts(r->model->graph, r->model->logits).in[0];
 }
 
-/* As few as keep the products busy: what the body keeps for backward grows with them. */
 kd_status kd__words_part(kd__run *r, const kd_trainer *t, int64_t *tokens, kd_err *err)
 {
-    const bool parts = r->language && kd_graph_adds(r->model->graph, kd__run_precision(r));
+    const int64_t part = r->language ? kd_graph_part(r->model->graph, kd__run_precision(r)) : 0;
     r->at_once = (uint32_t)r->spec.train.batch;
     kd_status st = kd__texts_most(t, KD_TRAIN, r->at_once, tokens, err);
-    while (!st && parts && r->at_once > 1 && *tokens > KD_HEAD_ROWS) {
+    while (!st && part && r->at_once > 1 && *tokens > part) {
         r->at_once = (r->at_once + 1) / 2;
         st = kd__texts_most(t, KD_TRAIN, r->at_once, tokens, err);
     }
