@@ -16,6 +16,8 @@
  */
 #include "nn_private.h"
 
+#include <omp.h>
+
 enum {
     STEP = 384,
     BLOCK = KD__PANELS_BLOCK,
@@ -84,17 +86,26 @@ static const float *rows_of(const kd__panels_call *call, size_t i, size_t rows, 
     return call->rounded ? call->rounded : call->a + i * call->k;
 }
 
-/* Rows from i on by `columns` columns from j on; `rounded`: the rows that the thread has rounded. */
-static void block(const kd__panels_call *call, size_t i, size_t j, size_t columns, size_t *rounded)
+/* A piece of C. */
+typedef struct piece {
+    size_t i, j, columns;
+    size_t next_i; /* rows of the piece that this thread will likely do next */
+} piece;
+
+/* rounded: the rows that the thread has rounded. */
+static void block(const kd__panels_call *call, const piece *c, size_t *rounded)
 {
+    const size_t i = c->i, j = c->j;
     const kd__panel_kernels *p = kd__panels_get();
-    const size_t rows = kd_min_size(BLOCK, call->m - i), end = kd_min_size(call->n, j + columns),
+    const size_t rows = kd_min_size(BLOCK, call->m - i), end = kd_min_size(call->n, j + c->columns),
                  panels = up(end - j, p->width) / p->width;
     const float *a = rows_of(call, i, rows, rounded);
     for (size_t k = 0; k < call->k; k += STEP) {
         const bool last = k + STEP >= call->k;
         const size_t step = kd_min_size(STEP, call->k - k);
-        const float *next = call->a + (last ? (i + BLOCK) * call->k : i * call->k + k + STEP);
+        const float *then = call->a + c->next_i * call->k, *next = call->rounded ? then + k
+                                                                   : last          ? then
+                                                                                   : a + k + STEP;
         for (size_t at = 0; at < panels; at++) {
             const size_t col = j + at * p->width;
             kd__panel_product t = {.c = call->c + i * call->n + col,
@@ -106,7 +117,7 @@ static void block(const kd__panels_call *call, size_t i, size_t j, size_t column
                                    .add = k || call->add,
                                    .relu = call->relu && last};
             t.next_b = t.b + call->k * p->width;
-            if (!call->rounded) look_ahead(&t, at, panels, next, call->k);
+            if (!call->rounded || c->next_i != i) look_ahead(&t, at, panels, next, call->k);
             p->rows_by_panel(&t, a + k, call->k, rows);
         }
     }
@@ -121,11 +132,17 @@ void kd__panels_product(const kd__panels_call *call)
     const size_t wide = up(call->n, columns) / columns;
     // the larger operand passes once, or the one that is rounded on the way
     const bool rows_first = call->n > call->m && !call->rounded;
+    const size_t team = (size_t)omp_get_num_threads();
     size_t rounded = SIZE_MAX;
 #pragma omp for schedule(dynamic) nowait
-    for (size_t t = 0; t < high * wide; t++)
-        block(call, (rows_first ? t % high : t / wide) * BLOCK, (rows_first ? t / high : t % wide) * columns,
-              columns, &rounded);
+    for (size_t t = 0; t < high * wide; t++) {
+        const size_t then = kd_min_size(t + team, high * wide - 1);
+        const piece c = {.i = (rows_first ? t % high : t / wide) * BLOCK,
+                         .j = (rows_first ? t / high : t % wide) * columns,
+                         .columns = columns,
+                         .next_i = (rows_first ? then % high : then / wide) * BLOCK};
+        block(call, &c, &rounded);
+    }
 }
 
 /* SLICE columns of x or dy (k rows) from `from` on, in panels of `width` numbers a row at `to`. */
