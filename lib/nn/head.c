@@ -209,8 +209,7 @@ static void take_words(const kd_head *h, const some_words *s)
         else
             memcpy(s->dz + r * s->n, from, s->n * sizeof *from);
     }
-    for (size_t j = 0; j < s->n; j += p->rows)
-        p->pack_rows(s->turned + j * h->n, s->dz + j, s->n, h->n, kd_min_size(p->rows, s->n - j), false);
+    p->pack_rows(s->turned, s->dz, s->n, h->n, s->n, false);
 }
 
 /* Their rows of dW. Meanwhile their rows of W come near. */

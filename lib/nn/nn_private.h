@@ -258,8 +258,8 @@ typedef struct kd__panel_kernels { /* panels.simd.c */
     void (*panels_by_panel)(const kd__panel_product *t, const float *a, size_t rows);
     void (*pack_panel)(float *to, const float *b, size_t ldb, size_t k, size_t width,
                        bool rounded); /* of b (k, ldb) */
-    void (*pack_rows)(float *to, const float *a, size_t lda, size_t k, size_t width,
-                      bool rounded); /* `rows` wide */
+    void (*pack_rows)(float *to, const float *a, size_t lda, size_t k, size_t n,
+                      bool rounded); /* n columns, in panels as wide as a tile has rows */
     void (*pack_transposed)(float *to, const float *b, size_t ldb, size_t k, size_t width,
                             bool rounded); /* (width, ldb) */
 } kd__panel_kernels;

@@ -104,8 +104,8 @@ static void block(const kd__panels_call *call, const piece *c, size_t *rounded)
         const bool last = k + STEP >= call->k;
         const size_t step = kd_min_size(STEP, call->k - k);
         const float *then = call->a + c->next_i * call->k, *next = call->rounded ? then + k
-                                                                   : last          ? then
-                                                                                   : a + k + STEP;
+                                                                   : last        ? then
+                                                                                 : a + k + STEP;
         for (size_t at = 0; at < panels; at++) {
             const size_t col = j + at * p->width;
             kd__panel_product t = {.c = call->c + i * call->n + col,
@@ -162,12 +162,10 @@ static void gather_x(const kd__panels_gradient *g, float *to, const float *x, si
 static void gather_dy(const kd__panels_gradient *g, float *to, const float *dy, float *sums, size_t from,
                       size_t k)
 {
-    const size_t width = kd__panels_get()->rows;
-    for (size_t at = from; at < g->out && at < from + SLICE; at += width) {
-        if (g->bias && at % SUMS == 0)
-            kd__vec_get()->col_sum(sums + at, dy + at, k, kd_min_size(SUMS, g->out - at), g->out);
-        kd__panels_get()->pack_rows(to + at * k, dy + at, g->out, k, kd_min_size(width, g->out - at),
-                                    g->rounded);
+    for (size_t at = from; at < g->out && at < from + SLICE; at += SUMS) {
+        const size_t n = kd_min_size(SUMS, g->out - at);
+        if (g->bias) kd__vec_get()->col_sum(sums + at, dy + at, k, n, g->out);
+        kd__panels_get()->pack_rows(to + at * k, dy + at, g->out, k, n, g->rounded);
     }
 }
 

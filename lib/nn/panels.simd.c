@@ -118,22 +118,15 @@ INLINE void pack_row(float *to, const float *b, size_t n, bool rounded)
     }
 }
 
-/* Rows of half a vector: two at a time. */
-INLINE void pack_two(float *to, const float *b, size_t ldb, bool rounded)
-{
-    enum { HALF = LANES / 2 };
-    vec v;
-    memcpy(&v, b, HALF * sizeof *b);
-    memcpy((float *)&v + HALF, b + ldb, HALF * sizeof *b);
-    store(to, rounded ? bf16_of(v) : v);
-}
+enum { SOON = 8 }; /* rows ahead: too far apart for a CPU to see them coming */
 
 /* to (k, lanes) = columns of b (k, ldb), `lanes` of them. */
 INLINE void pack_whole(float *to, const float *b, size_t ldb, size_t k, size_t lanes, bool rounded)
 {
-    size_t p = 0;
-    for (; lanes == LANES / 2 && p + 2 <= k; p += 2) pack_two(to + p * lanes, b + p * ldb, ldb, rounded);
-    for (; p < k; p++) pack_row(to + p * lanes, b + p * ldb, lanes, rounded);
+    for (size_t p = 0; p < k; p++) {
+        for (size_t j = 0; j < lanes; j += STRIDE) FETCH(b + (p + SOON) * ldb + j, 0);
+        pack_row(to + p * lanes, b + p * ldb, lanes, rounded);
+    }
 }
 
 /* `width` of them, and zeros behind. */
@@ -165,9 +158,45 @@ static void pack_panel(float *to, const float *b, size_t ldb, size_t k, size_t w
     pack(to, b, ldb, k, width, WIDTH, rounded);
 }
 
-static void pack_rows(float *to, const float *a, size_t lda, size_t k, size_t width, bool rounded)
+#if defined __AVX2__
+/* The first, and the second, halves of two vectors. */
+INLINE vec halves(vec a, vec b, int which)
 {
-    pack(to, a, lda, k, width, ROWS, rounded);
+    enum { HALF = LANES / 2 };
+    vec v;
+    memcpy(&v, (const float *)&a + which * HALF, HALF * sizeof(float));
+    memcpy((float *)&v + HALF, (const float *)&b + which * HALF, HALF * sizeof(float));
+    return v;
+}
+
+/* Two panels of half a vector at once, two rows at a time: each line of a is read once. */
+INLINE void pack_two(float *to, const float *a, size_t lda, size_t k, bool rounded)
+{
+    for (size_t p = 0; p + 2 <= k; p += 2, a += 2 * lda, to += LANES) {
+        vec v = load(a), w = load(a + lda);
+        if (rounded) v = bf16_of(v), w = bf16_of(w);
+        FETCH(a + SOON * lda, 0);
+        FETCH(a + (SOON + 1) * lda, 0);
+        store(to, halves(v, w, 0));
+        store(to + k * ROWS, halves(v, w, 1));
+    }
+    for (int i = 0; i < 2 && k % 2; i++) pack_row(to + (size_t)i * k * ROWS, a + i * ROWS, ROWS, rounded);
+}
+#endif
+
+/* n columns, in panels of ROWS. */
+static void pack_rows(float *to, const float *a, size_t lda, size_t k, size_t n, bool rounded)
+{
+    size_t j = 0;
+#if defined __AVX2__
+    for (; j + LANES <= n; j += LANES) {
+        if (rounded)
+            pack_two(to + j * k, a + j, lda, k, true);
+        else
+            pack_two(to + j * k, a + j, lda, k, false);
+    }
+#endif
+    for (; j < n; j += ROWS) pack(to + j * k, a + j, lda, k, kd_min_size(ROWS, n - j), ROWS, rounded);
 }
 
 /* The same of b (width, ldb) transposed, square by square. */
