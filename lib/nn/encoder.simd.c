@@ -104,13 +104,25 @@ static void gelu(float *y, const float *x, size_t n)
     });
 }
 
-/* The derivative is Phi(x) + x phi(x). */
+/* Phi(x) + x phi(x) */
+INLINE vec slope_of(vec x, vec share, vec e) { return share + x * e * 0.39894228040143268f; }
+
 static void gelu_back(float *dx, const float *dy, const float *x, size_t n, bool add)
 {
     FOR_VECTORS(i, n, some, {
         const vec v = load_some(x + i, some), old = add ? load_some(dx + i, some) : all(0);
         vec e, share = normal_share(v, &e);
-        store_some(dx + i, old + load_some(dy + i, some) * (share + v * e * 0.39894228040143268f), some);
+        store_some(dx + i, old + load_some(dy + i, some) * slope_of(v, share, e), some);
+    });
+}
+
+static void gelu_and_slope(float *y, float *x, size_t n)
+{
+    FOR_VECTORS(i, n, some, {
+        const vec v = load_some(x + i, some);
+        vec e, share = normal_share(v, &e);
+        store_some(y + i, v * share, some);
+        store_some(x + i, slope_of(v, share, e), some);
     });
 }
 
@@ -294,6 +306,7 @@ const kd__encoder_kernels NAME(kd__encoder) = {
     .layernorm_back = layernorm_back,
     .gelu = gelu,
     .gelu_back = gelu_back,
+    .gelu_and_slope = gelu_and_slope,
     .head_floats = head_floats,
     .attend = attend,
     .attend_back = attend_back,

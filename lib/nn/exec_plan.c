@@ -159,6 +159,7 @@ static void find_neighbours(planning *p)
         const kd__node_info *a = &g->node[x], *b = &g->node[n];
         if (p->readers[x] != 1 || p->output[x] || p->output[n] || !joins(ex, a, b)) continue;
         if (ex->state[x].given || ex->state[n].given) continue;
+        if (a->op == &kd__op_gelu && !ex->state[x].prev) continue; // what it reads is another's as well
         ex->state[n].prev = &ex->state[x];
         ex->state[x].next = &ex->state[n];
     }

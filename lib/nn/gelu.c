@@ -7,7 +7,8 @@
 
 enum { BLOCK = 4096 }; /* floats */
 
-/* A linear layer in front runs forward, and one behind it backward, where kd__state says so. */
+/* A linear layer in front runs forward, and one behind it backward, where kd__state says so. The latter needs
+ * its value first, and gets the derivative along with it. */
 void kd__gelu_apply(const kd__state *s, size_t at, size_t n)
 {
     kd__encoder_get()->gelu(s->y + at, s->x[0] + at, n);
@@ -15,7 +16,7 @@ void kd__gelu_apply(const kd__state *s, size_t at, size_t n)
 
 void kd__gelu_dx(const kd__state *s, size_t at, size_t n)
 {
-    kd__encoder_get()->gelu_back(s->dx[0] + at, s->dy + at, s->x[0] + at, n, s->add[0]);
+    kd__vec_get()->times(s->dx[0] + at, s->dy + at, s->x[0] + at, n);
 }
 
 kd_node kd_nn_gelu(kd_graph *g, const char *name, kd_node x)
@@ -48,7 +49,9 @@ static void backward(kd_exec *ex, kd__state *s)
     const size_t n = floats(ex, s);
     if (!s->dx[0] || s->next) return;
 #pragma omp for schedule(static)
-    for (size_t i = 0; i < n; i += BLOCK) kd__gelu_dx(s, i, kd_min_size(BLOCK, n - i));
+    for (size_t i = 0; i < n; i += BLOCK)
+        kd__encoder_get()->gelu_back(s->dx[0] + i, s->dy + i, s->x[0] + i, kd_min_size(BLOCK, n - i),
+                                     s->add[0]);
 }
 
 static double phi(double x) { return 0.5 * erfc(-x / sqrt(2)); }

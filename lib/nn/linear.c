@@ -306,8 +306,8 @@ static void backward_panels(kd_exec *ex, kd__state *s)
     const size_t out = (size_t)s->n->a.out, in = (size_t)in_of(kd__graph_in(ex->g, s->n, 0)),
                  rows = (size_t)rows_of(ex, s->n);
     const kd__panels_gradient weights = {.dy = s->dy,
-                                         .x = s->prev ? s->prev->x[0] : s->x[0],
-                                         .make_x = s->prev ? kd__encoder_get()->gelu : NULL,
+                                         .x = (float *)(uintptr_t)(s->prev ? s->prev->x[0] : s->x[0]),
+                                         .make_x = s->prev ? kd__encoder_get()->gelu_and_slope : NULL,
                                          .dw = s->dw[WEIGHT],
                                          .stage = s->shared + kd__panels_floats(out, in),
                                          .rows = rows,

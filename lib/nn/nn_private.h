@@ -73,7 +73,8 @@ typedef struct kd__state {
     /* Two nodes of which the second alone reads the first, where the loops of one are run by the pieces of
      * the other, while they are near; NULL elsewhere. In training a convolution runs those of a batch norm on
      * either side (kd__bn_*). With products of panels.c a linear layer runs forward of a GELU behind it, and
-     * backward of one in front (kd__gelu_*), whose value it makes again instead of having it kept. */
+     * backward of one between two of them (kd__gelu_*), whose value it makes again instead of having it kept,
+     * with its derivative in the place of what it read. */
     struct kd__state *prev, *next;
     struct kd__state *remake[KD_MAX_INPUTS]; /* inputs that run forward again before its backward, or NULL */
     float *w[4], *dw[4]; /* parameters and their gradients, as n->param; dw NULL for buffers */
@@ -228,13 +229,14 @@ void kd__panels_product(const kd__panels_call *call);
 /* dw (out, in) = dy (rows, out)^T x (rows, in), by the team: gather, a barrier, then gradients, without one.
  * stage: kd__panels_stage() floats, for all. */
 typedef struct kd__panels_gradient {
-    const float *dy, *x;
-    float *dw, *stage;
+    const float *dy;
+    float *x, *dw, *stage;
     size_t rows, out, in;
     bool rounded, add; /* dw += */
     bool bias;
-    float *dbias;                                        /* with bias: sums of dy's columns */
-    void (*make_x)(float *to, const float *x, size_t n); /* or NULL: x is what this makes of x */
+    float *dbias; /* with bias: sums of dy's columns */
+    void (*make_x)(float *to, float *x,
+                   size_t n); /* or NULL: x is what this makes of x, which it may change */
 } kd__panels_gradient;
 size_t kd__panels_stage(const kd__panels_gradient *g); /* of rows, out, in and bias */
 void kd__panels_gather(const kd__panels_gradient *g);
@@ -452,6 +454,7 @@ typedef struct kd__vec {
     void (*to_bf16)(uint16_t *y, const float *x, size_t n);
     void (*add)(float *y, const float *a, const float *b, size_t n, bool relu); /* y = a + b */
     void (*add_to)(float *y, const float *a, size_t n);                         /* y += a */
+    void (*times)(float *y, const float *a, const float *b, size_t n);          /* y = a b */
     void (*relu)(float *y, const float *x, size_t n);
     void (*relu_mask)(float *dx, const float *dy, const float *y, size_t n); /* dx = y > 0 ? dy : 0 */
     void (*relu_mask_add)(float *dx, const float *dy, const float *y, size_t n);
@@ -533,7 +536,8 @@ typedef struct kd__encoder_kernels { /* encoder.simd.c */
                            const float *stats, const float *w, size_t rows, size_t n, bool add);
     void (*gelu)(float *y, const float *x, size_t n);
     void (*gelu_back)(float *dx, const float *dy, const float *x, size_t n, bool add); /* dx may be dy */
-    size_t (*head_floats)(size_t tokens, size_t d);                                    /* of scratch */
+    void (*gelu_and_slope)(float *y, float *x, size_t n); /* in x's place the derivative */
+    size_t (*head_floats)(size_t tokens, size_t d);       /* of scratch */
     /* y; log_sum (tokens), or NULL: logarithms of the sums of exponentials */
     void (*attend)(const kd__head *h, float *y, float *log_sum, float *scratch);
     void (*attend_back)(const kd__head *h, const kd__head_grads *g, float *scratch);

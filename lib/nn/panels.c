@@ -17,6 +17,7 @@
 #include "nn_private.h"
 
 #include <omp.h>
+#include <string.h>
 
 enum {
     STEP = 384,
@@ -149,14 +150,23 @@ void kd__panels_product(const kd__panels_call *call)
 static void gather_x(const kd__panels_gradient *g, float *to, const float *x, size_t from, size_t k)
 {
     const size_t width = kd__panels_get()->width;
-    for (size_t at = from; at < g->in && at < from + SLICE; at += width) {
-        float *panel = to + at * k;
-        kd__panels_get()->pack_panel(panel, x + at, g->in, k, kd_min_size(width, g->in - at),
-                                     g->rounded && !g->make_x);
-        if (!g->make_x) continue;
-        g->make_x(panel, panel, k * width);
-        if (g->rounded) kd__make_operand(panel, panel, k * width, KD__ROUNDED);
-    }
+    for (size_t at = from; at < g->in && at < from + SLICE; at += width)
+        kd__panels_get()->pack_panel(to + at * k, x + at, g->in, k, kd_min_size(width, g->in - at),
+                                     g->rounded);
+}
+
+/* The same where x has to be made, row after row. */
+static void make_x(const kd__panels_gradient *g, float *to, float *x, size_t from, size_t k)
+{
+    const size_t width = kd__panels_get()->width, end = kd_min_size(g->in, from + SLICE);
+    for (size_t p = 0; p < k; p++)
+        for (size_t at = from; at < end; at += width) {
+            const size_t n = kd_min_size(width, end - at);
+            float *row = to + at * k + p * width;
+            g->make_x(row, x + p * g->in + at, n);
+            if (g->rounded) kd__make_operand(row, row, n, KD__ROUNDED);
+            memset(row + n, 0, (width - n) * sizeof *row);
+        }
 }
 
 static void gather_dy(const kd__panels_gradient *g, float *to, const float *dy, float *sums, size_t from,
@@ -177,7 +187,9 @@ void kd__panels_gather(const kd__panels_gradient *g)
     for (size_t t = 0; t < chunks_of(g) * slices; t++) {
         const size_t r = t / slices * CHUNK, at = t % slices, k = kd_min_size(CHUNK, g->rows - r);
         float *x = g->stage + r * (x_width(g) + dy_width(g)), *dy = x + k * x_width(g);
-        if (at < of_x)
+        if (at < of_x && g->make_x)
+            make_x(g, x, g->x + r * g->in, at * SLICE, k);
+        else if (at < of_x)
             gather_x(g, x, g->x + r * g->in, at * SLICE, k);
         else
             gather_dy(g, dy, g->dy + r * g->out, g->stage + sums_at(g) + t / slices * g->out,

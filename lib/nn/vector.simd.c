@@ -189,6 +189,12 @@ static void add_to(float *y, const float *a, size_t n)
     for (size_t i = 0; i < n; i++) y[i] += a[i];
 }
 
+static void times(float *y, const float *a, const float *b, size_t n)
+{
+#pragma omp simd
+    for (size_t i = 0; i < n; i++) y[i] = a[i] * b[i];
+}
+
 static void relu(float *y, const float *x, size_t n)
 {
 #pragma omp simd
@@ -622,6 +628,7 @@ const kd__vec NAME(kd__vec) = {
     .to_bf16 = to_bf16,
     .add = add,
     .add_to = add_to,
+    .times = times,
     .relu = relu,
     .relu_mask = relu_mask,
     .relu_mask_add = relu_mask_add,
