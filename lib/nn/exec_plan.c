@@ -363,6 +363,20 @@ static void connect(planning *p, size_t shared_at)
     }
 }
 
+/* Layers that read the same, as queries, keys and values do, need it laid out once. */
+static void find_followers(kd_exec *ex)
+{
+    const kd__state *last = NULL;
+    for (int i = ex->steps - 1; i >= 0; i--) {
+        kd__state *s = &ex->state[ex->order[i]];
+        if (!s->has_backward || !s->shared_floats) continue;
+        s->follows = last && s->n->op == &kd__op_linear && last->n->op == &kd__op_linear && !s->prev &&
+                     s->n->per == last->n->per &&
+                     input_of(ex->g, ex->order[i], 0) == input_of(ex->g, (kd_node)(last - ex->state), 0);
+        last = s;
+    }
+}
+
 /* ---- all of it ---------------------------------------------------------------------------- */
 
 static kd_status plan_memory(planning *p, kd_err *err)
@@ -418,6 +432,7 @@ kd_status kd__exec_plan(kd_exec *ex, kd_err *err)
         kd__state *s = &ex->state[ex->order[i]];
         if (s->n->op->plan && !s->given) st = s->n->op->plan(ex, s, err);
     }
+    if (!st) find_followers(ex);
     if (!st) st = plan_memory(&p, err);
     free(p.step);
     free(p.grad);

@@ -110,14 +110,13 @@ static void release(kd__state *s)
 static kd_status plan_panels(kd_exec *ex, kd__state *s, size_t out, size_t in, kd_err *err)
 {
     linear *l = s->own;
-    const size_t floats = kd__panels_floats(in, out);
-    const kd__panels_gradient g = {.rows = kd__node_rows_planned(ex, s->n) * (s->n->size / out),
-                                   .out = out,
-                                   .in = in,
-                                   .bias = s->n->a.bias};
+    const size_t floats = kd__panels_floats(in, out),
+                 rows = kd__node_rows_planned(ex, s->n) * (s->n->size / out);
+    const kd__panels_gradient g = {.rows = rows, .out = out, .in = in, .bias = s->n->a.bias};
     s->shared_floats = floats;
     if (ex->p.training)
-        s->shared_floats = kd_max_size(floats, kd__panels_floats(out, in) + kd__panels_stage(&g));
+        s->shared_floats = kd_max_size(floats, kd__panels_floats(rows, in) + kd__panels_floats(out, in) +
+                                                   kd__panels_stage(&g));
     const size_t longest = ex->p.training ? kd_max_size(in, out) : in; // row of what is rounded: x, or dy
     kd_status st = l->operands ? kd__team_reserve(ex->team, KD__PANELS_BLOCK * longest, err) : KD_OK;
     if (st || ex->p.training || !ex->p.fixed) return st;
@@ -305,11 +304,14 @@ static void backward_panels(kd_exec *ex, kd__state *s)
     const linear *l = s->own;
     const size_t out = (size_t)s->n->a.out, in = (size_t)in_of(kd__graph_in(ex->g, s->n, 0)),
                  rows = (size_t)rows_of(ex, s->n);
+    float *w = s->shared + kd__panels_floats(rows, in); // behind x's panels, where the next one finds them
     const kd__panels_gradient weights = {.dy = s->dy,
                                          .x = (float *)(uintptr_t)(s->prev ? s->prev->x[0] : s->x[0]),
                                          .make_x = s->prev ? kd__encoder_get()->gelu_and_slope : NULL,
                                          .dw = s->dw[WEIGHT],
-                                         .stage = s->shared + kd__panels_floats(out, in),
+                                         .panels = s->shared,
+                                         .stage = w + kd__panels_floats(out, in),
+                                         .ready = s->follows,
                                          .rows = rows,
                                          .out = out,
                                          .in = in,
@@ -318,7 +320,7 @@ static void backward_panels(kd_exec *ex, kd__state *s)
                                          .bias = s->n->a.bias,
                                          .dbias = s->dw[BIAS]};
     const kd__panels_call data = {.a = s->dy,
-                                  .b = s->shared,
+                                  .b = w,
                                   .c = s->dx[0],
                                   .rounded = room_for_rounding(ex, l),
                                   .m = rows,
@@ -327,7 +329,7 @@ static void backward_panels(kd_exec *ex, kd__state *s)
                                   .add = s->add[0],
                                   .then = s->prev ? kd__gelu_dx : NULL,
                                   .of = s->prev};
-    if (s->dx[0]) kd__panels_pack(s->shared, s->w[WEIGHT], out, in, false, l->operands);
+    if (s->dx[0]) kd__panels_pack(w, s->w[WEIGHT], out, in, false, l->operands);
     kd__panels_gather(&weights);
 #pragma omp barrier
     kd__panels_gradients(&weights);

@@ -70,6 +70,7 @@ typedef struct kd__state {
     bool add[KD_MAX_INPUTS];
     bool has_backward; /* it or a node before it has parameters */
     bool given;        /* its value is the caller's: it does not run, and what is before it neither */
+    bool follows;      /* in backward a linear layer that reads the same has been the last to use `shared` */
     /* Two nodes of which the second alone reads the first, where the loops of one are run by the pieces of
      * the other, while they are near; NULL elsewhere. In training a convolution runs those of a batch norm on
      * either side (kd__bn_*). With products of panels.c a linear layer runs forward of a GELU behind it, and
@@ -227,11 +228,12 @@ typedef struct kd__panels_call {
 } kd__panels_call;
 void kd__panels_product(const kd__panels_call *call);
 /* dw (out, in) = dy (rows, out)^T x (rows, in), by the team: gather, a barrier, then gradients, without one.
- * stage: kd__panels_stage() floats, for all. */
+ * For all: panels, kd__panels_floats(rows, in) floats, and stage, kd__panels_stage() floats. */
 typedef struct kd__panels_gradient {
     const float *dy;
-    float *x, *dw, *stage;
+    float *x, *dw, *panels, *stage;
     size_t rows, out, in;
+    bool ready;        /* panels have x */
     bool rounded, add; /* dw += */
     bool bias;
     float *dbias; /* with bias: sums of dy's columns */

@@ -47,8 +47,8 @@ static size_t dy_width(const kd__panels_gradient *g) { return up(g->out, kd__pan
 
 static size_t chunks_of(const kd__panels_gradient *g) { return up(g->rows, CHUNK) / CHUNK; }
 
-/* Panels, and each chunk's sums of dy's columns behind them. */
-static size_t sums_at(const kd__panels_gradient *g) { return g->rows * (x_width(g) + dy_width(g)); }
+/* Panels of dy, and each chunk's sums of dy's columns behind them. */
+static size_t sums_at(const kd__panels_gradient *g) { return g->rows * dy_width(g); }
 size_t kd__panels_stage(const kd__panels_gradient *g)
 {
     return sums_at(g) + (g->bias ? chunks_of(g) * g->out : 0);
@@ -179,21 +179,20 @@ static void gather_dy(const kd__panels_gradient *g, float *to, const float *dy, 
     }
 }
 
-/* Panels of CHUNK rows of both operands from row r on: first x's, then dy's. */
+/* Panels of both operands, CHUNK rows at a time. */
 void kd__panels_gather(const kd__panels_gradient *g)
 {
-    const size_t of_x = up(g->in, SLICE) / SLICE, slices = of_x + up(g->out, SLICE) / SLICE;
+    const size_t of_x = g->ready ? 0 : up(g->in, SLICE) / SLICE, slices = of_x + up(g->out, SLICE) / SLICE;
 #pragma omp for schedule(static) nowait
     for (size_t t = 0; t < chunks_of(g) * slices; t++) {
         const size_t r = t / slices * CHUNK, at = t % slices, k = kd_min_size(CHUNK, g->rows - r);
-        float *x = g->stage + r * (x_width(g) + dy_width(g)), *dy = x + k * x_width(g);
         if (at < of_x && g->make_x)
-            make_x(g, x, g->x + r * g->in, at * SLICE, k);
+            make_x(g, g->panels + r * x_width(g), g->x + r * g->in, at * SLICE, k);
         else if (at < of_x)
-            gather_x(g, x, g->x + r * g->in, at * SLICE, k);
+            gather_x(g, g->panels + r * x_width(g), g->x + r * g->in, at * SLICE, k);
         else
-            gather_dy(g, dy, g->dy + r * g->out, g->stage + sums_at(g) + t / slices * g->out,
-                      (at - of_x) * SLICE, k);
+            gather_dy(g, g->stage + r * dy_width(g), g->dy + r * g->out,
+                      g->stage + sums_at(g) + t / slices * g->out, (at - of_x) * SLICE, k);
     }
 }
 
@@ -205,8 +204,8 @@ static void square(const kd__panels_gradient *g, size_t i, size_t j)
                  panels = up(wide, p->width) / p->width;
     for (size_t r = 0; r < g->rows; r += CHUNK) {
         const size_t k = kd_min_size(CHUNK, g->rows - r), then = kd_min_size(CHUNK, g->rows - r - k);
-        const float *x = g->stage + r * (x_width(g) + dy_width(g)), *dy = x + k * x_width(g),
-                    *next = dy + k * dy_width(g) + then * x_width(g);
+        const float *x = g->panels + r * x_width(g), *dy = g->stage + r * dy_width(g),
+                    *next = dy + k * dy_width(g);
         for (size_t at = 0; at < panels; at++) {
             const size_t col = j + at * p->width;
             kd__panel_product t = {.c = g->dw + i * g->in + col,
@@ -215,7 +214,7 @@ static void square(const kd__panels_gradient *g, size_t i, size_t j)
                                    .k = k,
                                    .width = kd_min_size(p->width, g->in - col),
                                    .add = r > 0 || g->add};
-            t.next_b = at + 1 < panels ? t.b + k * p->width : dy + k * dy_width(g) + j * then;
+            t.next_b = at + 1 < panels ? t.b + k * p->width : x + k * x_width(g) + j * then;
             if (then) look_ahead(&t, at, panels, next + i * then, then);
             p->panels_by_panel(&t, dy + i * k, high);
         }
