@@ -1,5 +1,8 @@
 /* memory.c - aligned blocks, arenas and the growing string.
  *
+ * Large blocks ask for large pages: kernels walk through them in strides longer than a page of 4 KiB, and
+ * those pages whose place a CPU remembers reach over a few MB.
+ *
  * An arena is a list of blocks; allocation moves a cursor, release frees the list. That suits data
  * that lives as long as one object (a model, a manifest, a batch): one release, no leaks on error
  * paths. Pieces are 64-byte aligned so that vector code may use them. A piece larger than a block
@@ -12,8 +15,10 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #define ALIGN       64u
+#define LARGE_PAGE  ((size_t)2 << 20)
 #define BLOCK_BYTES ((size_t)64 << 10)
 
 static bool round_up(size_t n, size_t *out)
@@ -27,7 +32,9 @@ void *kd_alloc_aligned(size_t count, size_t size)
 {
     size_t bytes;
     if (!kd_mul_size(count, size, &bytes) || !round_up(bytes ? bytes : 1, &bytes)) return NULL;
-    void *p = aligned_alloc(ALIGN, bytes);
+    const bool large = bytes >= LARGE_PAGE;
+    void *p = aligned_alloc(large ? LARGE_PAGE : ALIGN, bytes);
+    if (p && large) madvise(p, bytes, MADV_HUGEPAGE); // a kernel without them says no: as well
     if (p) memset(p, 0, bytes);
     return p;
 }

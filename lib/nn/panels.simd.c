@@ -118,7 +118,7 @@ INLINE void pack_row(float *to, const float *b, size_t n, bool rounded)
     }
 }
 
-enum { SOON = 8 }; /* rows ahead: too far apart for a CPU to see them coming */
+enum { SOON = 32 }; /* rows ahead: too far apart for a CPU to see them coming */
 
 /* to (k, lanes) = columns of b (k, ldb), `lanes` of them. */
 INLINE void pack_whole(float *to, const float *b, size_t ldb, size_t k, size_t lanes, bool rounded)
