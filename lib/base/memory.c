@@ -33,9 +33,10 @@ void *kd_alloc_aligned(size_t count, size_t size)
     size_t bytes;
     if (!kd_mul_size(count, size, &bytes) || !round_up(bytes ? bytes : 1, &bytes)) return NULL;
     const bool large = bytes >= LARGE_PAGE;
-    void *p = aligned_alloc(large ? LARGE_PAGE : ALIGN, bytes);
-    if (p && large) madvise(p, bytes, MADV_HUGEPAGE); // a kernel without them says no: as well
-    if (p) memset(p, 0, bytes);
+    void *p;
+    if (posix_memalign(&p, large ? LARGE_PAGE : ALIGN, bytes)) return NULL;
+    if (large) madvise(p, bytes, MADV_HUGEPAGE); // a kernel without them says no: as well
+    memset(p, 0, bytes);
     return p;
 }
 
