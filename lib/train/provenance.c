@@ -102,6 +102,21 @@ static char *shown(const json_t *v)
     return s;
 }
 
+/* A configuration that an older build wrote has no keys that came later: each has its default. What cannot be
+ * read stays as it is, and differs. */
+static kd_status add_defaults(json_t *contract, kd_err *err)
+{
+    kd_student_spec s;
+    kd_err no;
+    kd_status st = kd__student_init(&s, err);
+    if (st) return st;
+    if (!kd_config_from_json(&s.config, json_object_get(contract, "config"), "contract", &no) &&
+        json_object_set_new(contract, "config", kd_config_json(&s.config)))
+        st = kd_fail(err, KD_ENOMEM, "out of memory");
+    kd_student_release(&s);
+    return st;
+}
+
 kd_status kd__contract_check(const json_t *there, const json_t *here, bool strict, const char *where,
                              kd_err *err)
 {
@@ -113,6 +128,7 @@ kd_status kd__contract_check(const json_t *there, const json_t *here, bool stric
         st = kd_fail(err, KD_ENOMEM, "out of memory");
         goto out;
     }
+    if ((st = add_defaults(a, err))) goto out;
     static const char *const of_the_cpu[] = {"isa", "kernels", "products"};
     for (size_t i = 0; !strict && i < KD_COUNT(of_the_cpu); i++) {
         json_object_del(a, of_the_cpu[i]);

@@ -101,6 +101,13 @@ refused 2 "is there already.*--resume" "a finished folder is not overwritten" "$
 before=$(stat -c %Y%i r/model.safetensors)
 check "with --resume it is left as it is" "$T" -s f.kd plain.yaml --rows 640 -o r --resume
 same "untouched" "$(stat -c %Y%i r/model.safetensors)" "$before"
+cp r/provenance.json whole.json
+jq 'del(.contract.config.init.tokens)' whole.json >r/provenance.json
+check "as is one from before a key came, which has its default" "$T" -s f.kd plain.yaml --rows 640 -o r --resume
+same "untouched, too" "$(stat -c %Y%i r/model.safetensors)" "$before"
+jq 'del(.contract.config.train.epochs)' whole.json >r/provenance.json
+refused 3 "config.train.epochs is 10 there and 2 now" "but not where this run has another value" "$T" -s f.kd plain.yaml --rows 640 -o r --resume
+mv whole.json r/provenance.json
 refused 3 "rows is 640 there and 1280 now" "another run in the same folder is named" \
   "$T" -s f.kd plain.yaml --rows 1280 -o r --resume
 check "with --resume --force it is replaced" "$T" -s f.kd plain.yaml --rows 1280 -o r --resume --force
