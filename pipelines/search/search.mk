@@ -66,12 +66,13 @@ $(SEARCH_MINED)/students.json: $(SEARCH_CONF)/bert-2m-mined.yaml $(SEARCH_MINED)
 
 # A narrower copy of the teacher, and a second run of it with the negatives, which begins where the first one ended.
 $(SEARCH_MINED)/copy.json: $(SEARCH_CONF)/bert-7m.yaml $(SEARCH)/dump.json | $B/kd-train
-	$B/kd-train -s $(SEARCH_STORE) $< --seeds 0 -o $(SEARCH_MINED)/students --resume --force --json > $@.part
+	$B/kd-train -s $(SEARCH_STORE) $< --seeds $(SEARCH_SEEDS) -o $(SEARCH_MINED)/students --resume --force --json > $@.part
 	@mv $@.part $@
 
 $(SEARCH_MINED)/more.json: $(SEARCH_CONF)/bert-7m-mined.yaml $(SEARCH_MINED)/copy.json $(SEARCH_MINED)/mine.json | $B/kd-train
-	$B/kd-train -s $(SEARCH_MINED)/wordnet.kd $< --set init.from=$(SEARCH_MINED)/students/bert-7m/distilled/seed-0 --seeds 0 \
-	  -o $(SEARCH_MINED)/students --resume --force --json > $@.part
+	for first in $(SEARCH_MINED)/students/bert-7m/distilled/seed-*; do \
+	  $B/kd-train -s $(SEARCH_MINED)/wordnet.kd $< --set init.from=$$first --seeds $${first##*-} -o $(SEARCH_MINED)/students \
+	    --resume --force --json || exit; done > $@.part
 	@mv $@.part $@
 
 $(SEARCH_MINED)/results.json: $(SEARCH)/students.json $(SEARCH_MINED)/students.json $(SEARCH_MINED)/more.json | $B/kd-eval
