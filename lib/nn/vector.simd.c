@@ -16,59 +16,27 @@
  *
  * ReLU is `v < 0 ? 0 : v`, which lets a NaN through: a diverged training must not look healthy.
  */
-#include "nn_private.h"
+#include "lanes.h"
 
-#include <math.h>
-#include <string.h>
-
-#define JOIN_(a, b) a##_##b
-#define JOIN(a, b)  JOIN_(a, b)
-#define NAME(f)     JOIN(f, KD_SIMD)
-#define INLINE      static inline __attribute__((always_inline))
-
-#if defined __AVX512F__
-enum { LANES = 16 };
-#elif defined __AVX2__
-enum { LANES = 8 };
-#else
-enum { LANES = 4 };
-#endif
 enum { CHUNK = 32, GROUP = 4, BLOCK = GROUP * LANES, WIDE = 1024, LINE = 16, AHEAD = 512 };
-typedef float vec __attribute__((vector_size(LANES * sizeof(float))));
-typedef int32_t ivec __attribute__((vector_size(LANES * sizeof(int32_t))));
 typedef uint8_t bytes __attribute__((vector_size(LANES)));
-
-/* n <= LANES numbers; the other lanes are 0. */
-INLINE vec load(const float *p, size_t n)
-{
-    vec v = {0};
-    memcpy(&v, p, n == LANES ? sizeof v : n * sizeof *p);
-    return v;
-}
-
-INLINE void store(float *p, vec v, size_t n) { memcpy(p, &v, n == LANES ? sizeof v : n * sizeof *p); }
+typedef uint16_t halves __attribute__((vector_size(LANES * sizeof(uint16_t))));
 
 /* v where the mask is set, else 0 */
-INLINE vec only(ivec mask, vec v)
-{
-    ivec bits;
-    memcpy(&bits, &v, sizeof bits);
-    bits &= mask;
-    memcpy(&v, &bits, sizeof bits);
-    return v;
-}
+INLINE vec only(ivec mask, vec v) { return bits_of(ints_of(v) & mask); }
 
-INLINE vec either(ivec mask, vec yes, vec no)
-{
-    ivec y, n;
-    memcpy(&y, &yes, sizeof y);
-    memcpy(&n, &no, sizeof n);
-    n = (y & mask) | (n & ~mask);
-    memcpy(&no, &n, sizeof n);
-    return no;
-}
-
-INLINE vec all(float a) { return (vec){0} + a; }
+/* Walks columns j .. w vector by vector, then the rest: body sees n, a constant but for the rest. */
+#define FOR_VECTORS(j, w, n, body)                                                                           \
+    do {                                                                                                     \
+        for (; j + LANES <= (w); j += LANES) {                                                               \
+            enum { n = LANES };                                                                              \
+            body;                                                                                            \
+        }                                                                                                    \
+        if (j < (w)) {                                                                                       \
+            const size_t n = (w) - (j);                                                                      \
+            body;                                                                                            \
+        }                                                                                                    \
+    } while (0)
 
 /* ---- optimizers --------------------------------------------------------------------------- */
 
@@ -140,28 +108,19 @@ static double sumsq(const float *x, size_t n)
 
 /* ---- elementwise -------------------------------------------------------------------------- */
 
-/* The bits of x rounded to bf16, in the upper half. */
-INLINE uint32_t bf16_bits(float x)
-{
-    uint32_t u;
-    memcpy(&u, &x, sizeof u);
-    const uint32_t rounded = u + 0x7FFF + (u >> 16 & 1), nan = u | 0x400000;
-    return ((u & 0x7FFFFFFF) > 0x7F800000 ? nan : rounded) & 0xFFFF0000;
-}
-
 static void round_bf16(float *y, const float *x, size_t n)
 {
-#pragma omp simd
-    for (size_t i = 0; i < n; i++) {
-        const uint32_t u = bf16_bits(x[i]);
-        memcpy(&y[i], &u, sizeof u);
-    }
+    size_t i = 0;
+    FOR_VECTORS(i, n, some, store_some(y + i, bf16_of(load_some(x + i, some)), some));
 }
 
 static void to_bf16(uint16_t *y, const float *x, size_t n)
 {
-#pragma omp simd
-    for (size_t i = 0; i < n; i++) y[i] = (uint16_t)(bf16_bits(x[i]) >> 16);
+    size_t i = 0;
+    FOR_VECTORS(i, n, some, {
+        const halves upper = __builtin_convertvector(ints_of(bf16_of(load_some(x + i, some))) >> 16, halves);
+        memcpy(y + i, &upper, some * sizeof *y);
+    });
 }
 
 static void u8_to_f32(float *y, const uint8_t *x, size_t n, float mean, float scale)
@@ -284,19 +243,6 @@ static void fold(float *sum, const float *t, size_t c, size_t u)
         for (size_t j = 0; j < c; j++) sum[j] += t[i * c + j];
 }
 
-/* Walks columns j .. w vector by vector, then the rest: body sees n, a constant but for the rest. */
-#define FOR_VECTORS(j, w, n, body)                                                                           \
-    do {                                                                                                     \
-        for (; j + LANES <= (w); j += LANES) {                                                               \
-            enum { n = LANES };                                                                              \
-            body;                                                                                            \
-        }                                                                                                    \
-        if (j < (w)) {                                                                                       \
-            const size_t n = (w) - (j);                                                                      \
-            body;                                                                                            \
-        }                                                                                                    \
-    } while (0)
-
 /* Walks w columns in blocks of GROUP vectors, then as above: body sees the column j and g vectors. Where a
  * block is short of a row, the CPU's own prefetching does not see that all memory is walked: the kernels ask
  * for the next chunk while they walk this one, which doubles the speed on tensors larger than the cache. */
@@ -321,9 +267,9 @@ INLINE void chunk_sum(float *sum, const float *x, size_t rows, size_t ld, int g,
     for (size_t r = 0; r < rows; r++, x += ld)
         for (int i = 0; i < g; i++) {
             if (ld > BLOCK) soon(x + CHUNK * ld + i * LANES);
-            s[i] += load(x + i * LANES, n);
+            s[i] += load_some(x + i * LANES, n);
         }
-    for (int i = 0; i < g; i++) store(sum + i * LANES, load(sum + i * LANES, n) + s[i], n);
+    for (int i = 0; i < g; i++) store_some(sum + i * LANES, load_some(sum + i * LANES, n) + s[i], n);
 }
 
 static void col_sum(float *sum, const float *x, size_t rows, size_t c, size_t ld)
@@ -358,19 +304,19 @@ INLINE void chunk_moments(float *m, float *q, float before, const float *x, size
     for (size_t r = 0; r < rows; r++)
         for (int i = 0; i < g; i++) {
             if (w > BLOCK) soon(x + (r + CHUNK) * w + i * LANES);
-            mean[i] += load(x + r * w + i * LANES, n);
+            mean[i] += load_some(x + r * w + i * LANES, n);
         }
     for (int i = 0; i < g; i++) mean[i] /= count;
     for (size_t r = 0; r < rows; r++)
         for (int i = 0; i < g; i++) {
-            const vec v = load(x + r * w + i * LANES, n) - mean[i];
+            const vec v = load_some(x + r * w + i * LANES, n) - mean[i];
             dev[i] += v * v;
         }
     for (int i = 0; i < g; i++) {
-        vec mm = load(m + i * LANES, n), qq = load(q + i * LANES, n);
+        vec mm = load_some(m + i * LANES, n), qq = load_some(q + i * LANES, n);
         CHAN(mm, qq, before, mean[i], dev[i], count);
-        store(m + i * LANES, mm, n);
-        store(q + i * LANES, qq, n);
+        store_some(m + i * LANES, mm, n);
+        store_some(q + i * LANES, qq, n);
     }
 }
 
@@ -433,8 +379,8 @@ INLINE void chunk_grads(float *s1, float *s2, const float *dy, const float *x, c
 {
     vec mu[GROUP], va[GROUP], vb[GROUP], t1[GROUP], t2[GROUP];
     for (int i = 0; i < g; i++) {
-        mu[i] = load(mean + i * LANES, n);
-        if (a) va[i] = load(a + i * LANES, n), vb[i] = load(b + i * LANES, n);
+        mu[i] = load_some(mean + i * LANES, n);
+        if (a) va[i] = load_some(a + i * LANES, n), vb[i] = load_some(b + i * LANES, n);
         t1[i] = t2[i] = (vec){0};
     }
     for (size_t r = 0; r < rows; r++, dy += w, x += w)
@@ -443,15 +389,15 @@ INLINE void chunk_grads(float *s1, float *s2, const float *dy, const float *x, c
                 soon(x + CHUNK * w + i * LANES);
                 soon(dy + CHUNK * w + i * LANES);
             }
-            const vec v = load(x + i * LANES, n);
-            vec d = load(dy + i * LANES, n);
+            const vec v = load_some(x + i * LANES, n);
+            vec d = load_some(dy + i * LANES, n);
             if (a) d = only(v * va[i] + vb[i] > 0, d);
             t1[i] += d;
             t2[i] += d * (v - mu[i]);
         }
     for (int i = 0; i < g; i++) {
-        store(s1 + i * LANES, load(s1 + i * LANES, n) + t1[i], n);
-        store(s2 + i * LANES, load(s2 + i * LANES, n) + t2[i], n);
+        store_some(s1 + i * LANES, load_some(s1 + i * LANES, n) + t1[i], n);
+        store_some(s2 + i * LANES, load_some(s2 + i * LANES, n) + t2[i], n);
     }
 }
 
@@ -531,16 +477,16 @@ static void bn_dx(float *dx, const float *dy, const float *x, size_t rows, size_
 
 INLINE void max_window(float *y, uint8_t *which, const float *x, const kd__pool *g, size_t n)
 {
-    vec best = load(x, n);
+    vec best = load_some(x, n);
     ivec place = {0};
     for (size_t t = 1; t < g->k * g->k; t++) {
-        const vec v = load(x + t / g->k * g->row + t % g->k * g->c, n);
+        const vec v = load_some(x + t / g->k * g->row + t % g->k * g->c, n);
         const ivec better = (v > best) | (v != v);
         best = either(better, v, best);
         place = (place & ~better) | (better & (int32_t)t);
     }
     const bytes b = __builtin_convertvector(place, bytes);
-    store(y, best, n);
+    store_some(y, best, n);
     memcpy(which, &b, n == LANES ? sizeof b : n);
 }
 
@@ -558,11 +504,11 @@ INLINE void max_window_back(float *dx, const uint8_t *which, const float *dy, co
     bytes b = {0};
     memcpy(&b, which, n == LANES ? sizeof b : n);
     const ivec place = __builtin_convertvector(b, ivec);
-    const vec d = load(dy, n);
+    const vec d = load_some(dy, n);
     for (size_t t = 0; t < g->k * g->k; t++) {
         float *p = dx + t / g->k * g->row + t % g->k * g->c;
         const vec v = only(place == (int32_t)t, d);
-        store(p, add_too ? load(p, n) + v : v, n);
+        store_some(p, add_too ? load_some(p, n) + v : v, n);
     }
 }
 
@@ -576,9 +522,9 @@ static void max_row_back(float *dx, const uint8_t *which, const float *dy, const
 
 INLINE void avg_window(float *y, const float *x, const kd__pool *g, size_t n)
 {
-    vec sum = load(x, n);
-    for (size_t t = 1; t < g->k * g->k; t++) sum += load(x + t / g->k * g->row + t % g->k * g->c, n);
-    store(y, sum * all(1 / (float)(g->k * g->k)), n);
+    vec sum = load_some(x, n);
+    for (size_t t = 1; t < g->k * g->k; t++) sum += load_some(x + t / g->k * g->row + t % g->k * g->c, n);
+    store_some(y, sum * all(1 / (float)(g->k * g->k)), n);
 }
 
 static void avg_row(float *y, const float *x, const kd__pool *g)
@@ -591,10 +537,10 @@ static void avg_row(float *y, const float *x, const kd__pool *g)
 
 INLINE void avg_window_back(float *dx, const float *dy, const kd__pool *g, bool add_too, size_t n)
 {
-    const vec d = load(dy, n) * all(1 / (float)(g->k * g->k));
+    const vec d = load_some(dy, n) * all(1 / (float)(g->k * g->k));
     for (size_t t = 0; t < g->k * g->k; t++) {
         float *p = dx + t / g->k * g->row + t % g->k * g->c;
-        store(p, add_too ? load(p, n) + d : d, n);
+        store_some(p, add_too ? load_some(p, n) + d : d, n);
     }
 }
 
