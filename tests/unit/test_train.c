@@ -800,7 +800,8 @@ static void patience_ends_a_run_early(void **state)
 
 #define WILD(arch)                                                                                           \
     "model: {" arch "}\nloss: {kd: 0, ce: 1}\n"                                                              \
-    "train: {epochs: 3, batch: 16, lr: 90, schedule: constant, optimizer: sgd, momentum: 0.99}\n"
+    "train: {epochs: 3, batch: 16, lr: 90, schedule: constant, optimizer: sgd, momentum: 0.99, "             \
+    "weight_decay: 1}\n"
 
 static void diverging_students_stop_alone(void **state)
 {
