@@ -241,8 +241,8 @@ void kd_exec_backward(kd_exec *ex);  /* overwrites the gradient slab, which nobo
 float *kd_exec_grads(kd_exec *ex);   /* same layout as kd_graph_slab */
 /* A batch may come in parts: from the second one on backward, and a head's, add to the gradients that are
  * there. What backward needs grows with a part, while each part lays out all weights again; in bf16 it rounds
- * them as well. kd_graph_part: as few rows as keep that small. 0: the batch comes whole, unless it is a token
- * model without biases, norms with means and embeddings of their own, by products that are not the library's.
+ * them as well. kd_graph_part: as few rows as keep that small, or 0 where a batch has to come whole: all but
+ * token models without biases, norms with means and embeddings of their own, by other than library products.
  */
 int64_t kd_graph_part(const kd_graph *g, kd_precision p);
 void kd_exec_add(kd_exec *ex, bool add);
