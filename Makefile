@@ -57,17 +57,21 @@ ALL_CFLAGS := -std=c11 -D_GNU_SOURCE -Iinclude $(WARN) $(OPT_$(MODE)) $(OPENMP) 
 LIB_SRC := $(filter-out $(UNUSED),$(foreach m,$(MODULES),$(wildcard lib/$m/*.c)))
 # A kernel file NAME.simd.c is compiled once per instruction set, its functions suffixed _$(isa).
 SIMD_SRC := $(filter %.simd.c,$(LIB_SRC))
-ISAS := scalar avx2 avx512
+ISAS := scalar avx2 avx512 avx512bf16
 ISA_scalar :=
 ISA_avx2 := -mavx2 -mfma -mf16c
 ISA_avx512 := -mavx2 -mfma -mf16c -mavx512f -mavx512bw -mavx512dq -mavx512vl -mprefer-vector-width=512
+ISA_avx512bf16 := $(ISA_avx512) -mavx512bf16
+# Only these differ from avx512's.
+BF16_SRC := lib/nn/panels.simd.c
 # Their numbers decide bytes in stores or results: no fused multiply-add, on any instruction set.
 EXACT := lib/codec/% lib/data/view.c lib/eval/% lib/gguf/%
 # The messages of ONNX files, from the definition that Debian's libonnx-dev has; part of lib/export.
 ONNX_PROTO ?= /usr/include/onnx/onnx.proto
 ONNX_MESSAGES := $(if $(filter export,$(MODULES)),$B/gen/onnx.pb-c)
 LIB_OBJ := $(patsubst %.c,$B/%.o,$(filter-out %.simd.c,$(LIB_SRC))) \
-  $(foreach i,$(ISAS),$(patsubst %.simd.c,$B/%.$i.o,$(SIMD_SRC))) $(ONNX_MESSAGES:=.o)
+  $(foreach i,$(ISAS),$(patsubst %.simd.c,$B/%.$i.o,$(if $(filter avx512bf16,$i),$(filter $(BF16_SRC),$(SIMD_SRC)),$(SIMD_SRC)))) \
+  $(ONNX_MESSAGES:=.o)
 UNIT_TESTS := $(patsubst %.c,$B/%,$(wildcard tests/unit/test_*.c))
 CLI_TESTS := $(wildcard tests/cli/*.sh)
 TOOL_BIN := $(TOOLS:%=$B/%)

@@ -390,7 +390,7 @@ static kd_status make_runnable(kd__prim *p, kd_err *err)
 
 /* ---- matrix products ---------------------------------------------------------------------- */
 
-static dnnl_data_type_t type_of(kd__operands o) { return o == KD__BF16 ? dnnl_bf16 : dnnl_f32; }
+static dnnl_data_type_t type_of(kd__operands o) { return kd__is_bf16(o) ? dnnl_bf16 : dnnl_f32; }
 
 /* A matrix (rows, cols), stored row-major or transposed. */
 static dnnl_status_t matrix(md *m, int64_t rows, int64_t cols, kd__operands form, int64_t ld, bool transposed)
@@ -494,7 +494,7 @@ kd_status kd__prim_conv(kd__prim **out, kd__conv_pass pass, const kd__conv_desc 
     if (!p) return kd_fail(err, KD_ENOMEM, "out of memory for a convolution");
     p->team = team;
     p->has_bias = pass == KD__CONV_FORWARD && d->bias;
-    p->half = d->operands == KD__BF16;
+    p->half = kd__is_bf16(d->operands);
     snprintf(p->what, sizeof p->what, "a %dx%d convolution (%s) of %lld to %lld channels", d->k, d->k,
              name[pass], (long long)d->c, (long long)d->out);
     const int threads = omp_get_max_threads();

@@ -116,7 +116,7 @@ int64_t kd_graph_part(const kd_graph *g, kd_precision p)
 {
     enum { PART = 256 };
     const kd__operands o = p == KD_PRECISION_BF16 && g->operands ? g->operands : kd__operands_by_cpu(p);
-    bool all = o != KD__BF16;
+    bool all = o != KD__TILES;
     for (int i = 0; i < g->nodes && all; i++) {
         const kd__node_info *n = &g->node[i];
         all = !n->nparam || (n->op->adds && n->op->adds(n));

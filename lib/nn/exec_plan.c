@@ -363,16 +363,27 @@ static void connect(planning *p, size_t shared_at)
     }
 }
 
+static bool reads_the_same(const kd_exec *ex, const kd__state *a, const kd__state *b)
+{
+    return a && a->n->op == &kd__op_linear && b->n->op == &kd__op_linear && a->n->per == b->n->per &&
+           input_of(ex->g, (kd_node)(a - ex->state), 0) == input_of(ex->g, (kd_node)(b - ex->state), 0);
+}
+
 /* Layers that read the same, as queries, keys and values do, need it laid out once. */
 static void find_followers(kd_exec *ex)
 {
     const kd__state *last = NULL;
+    for (int i = 0; i < ex->steps; i++) {
+        kd__state *s = &ex->state[ex->order[i]];
+        if (s->given || !s->shared_floats) continue;
+        s->follows = reads_the_same(ex, last, s);
+        last = s;
+    }
+    last = NULL;
     for (int i = ex->steps - 1; i >= 0; i--) {
         kd__state *s = &ex->state[ex->order[i]];
         if (!s->has_backward || !s->shared_floats) continue;
-        s->follows = last && s->n->op == &kd__op_linear && last->n->op == &kd__op_linear && !s->prev &&
-                     s->n->per == last->n->per &&
-                     input_of(ex->g, ex->order[i], 0) == input_of(ex->g, (kd_node)(last - ex->state), 0);
+        s->follows_back = reads_the_same(ex, last, s) && !s->prev;
         last = s;
     }
 }

@@ -10,8 +10,8 @@
  * dz in its own cache, in panels (panels.c), and computes all that these words are good for: their logits, or
  * their rows of dW and what they add to dx. dx is added up in shares of words, and the shares in order.
  *
- * With bf16 operands of the CPU's own (precision.c) products are the library's, planned for whole pieces:
- * rows of the last one that nobody asked for are zeros.
+ * On CPUs with tiles for bf16 (precision.c) products are the library's, planned for whole pieces: rows of the
+ * last one that nobody asked for are zeros.
  */
 #include "nn_private.h"
 
@@ -29,12 +29,13 @@ struct kd_head {
     size_t words, width;
     float *arena;
     size_t floats;
-    float *in;                /* (ROWS, width) */
-    float *panels;            /* the same in panels along the rows */
-    float *z, *dz;            /* (ROWS, words) */
-    float *shares;            /* (shares, ROWS, width) of dx */
-    float *w16, *in16, *dz16; /* operands of the library's products */
-    const float *weight;      /* (words, width) */
+    float *in;           /* (ROWS, width) */
+    float *panels;       /* the same in panels along the rows */
+    float *z, *dz;       /* (ROWS, words) */
+    float *shares;       /* (shares, ROWS, width) of dx */
+    float *in16;         /* in, as bf16 */
+    float *w16, *dz16;   /* operands of the library's products */
+    const float *weight; /* (words, width) */
     kd__team *team;
     kd__gemm *logits, *data, *first, *next; /* the library's: dW = and dW += */
     /* Of this batch. */
@@ -60,7 +61,7 @@ kd_status kd__head_check(const kd_graph *g, kd_node n, kd_err *err)
 /* The library's dx is one product. */
 static size_t shares_of(const kd_head *h)
 {
-    return h->operands == KD__BF16 ? 1 : (h->words + SHARE - 1) / SHARE;
+    return h->operands == KD__TILES ? 1 : (h->words + SHARE - 1) / SHARE;
 }
 
 /* ---- planning ----------------------------------------------------------------------------- */
@@ -94,14 +95,14 @@ static size_t place(kd_head *h, size_t n)
 static kd_status plan_memory(kd_head *h, kd_err *err)
 {
     const size_t V = h->words, d = h->width;
-    const bool library = h->operands == KD__BF16, back = h->p.training;
+    const bool library = h->operands == KD__TILES, back = h->p.training;
     const size_t in = place(h, ROWS * d),
-                 panels = place(h, library || !back ? 0 : kd__panels_floats(ROWS, d)), z = place(h, ROWS * V),
-                 dz = h->p.apart && back ? place(h, ROWS * V) : z,
+                 panels = place(h, library || !back ? 0 : kd__panels_floats(h->operands, ROWS, d)),
+                 z = place(h, ROWS * V), dz = h->p.apart && back ? place(h, ROWS * V) : z,
                  shares = place(h, back ? shares_of(h) * ROWS * d : 0),
-                 w16 = place(h, library ? kd__operand_floats(KD__BF16, V * d) : 0),
-                 in16 = place(h, library ? kd__operand_floats(KD__BF16, ROWS * d) : 0),
-                 dz16 = place(h, library && back ? kd__operand_floats(KD__BF16, ROWS * V) : 0);
+                 w16 = place(h, library ? kd__operand_floats(KD__TILES, V * d) : 0),
+                 in16 = place(h, kd__is_bf16(h->operands) ? ROWS * kd__panels_depth(KD__BF16, d) : 0),
+                 dz16 = place(h, library && back ? kd__operand_floats(KD__TILES, ROWS * V) : 0);
     if (!(h->arena = kd_alloc_aligned(h->floats, sizeof(float))))
         return kd_fail(err, KD_ENOMEM, "layer %s: no memory for %zu words a row, %d rows at a time",
                        h->g->node[h->p.head].name, V, ROWS);
@@ -135,7 +136,7 @@ kd_status kd_head_create(kd_head **out, kd_graph *g, const kd_head_params *p, kd
     h->operands =
         p->precision == KD_PRECISION_BF16 && g->operands ? g->operands : kd__operands_by_cpu(p->precision);
     st = kd__team_create(&h->team, p->threads, err);
-    if (!st && h->operands == KD__BF16) st = plan_library(h, err);
+    if (!st && h->operands == KD__TILES) st = plan_library(h, err);
     if (!st) st = plan_memory(h, err);
     if (st)
         kd_head_free(h);
@@ -160,12 +161,12 @@ size_t kd_head_bytes(const kd_head *h) { return h->floats * sizeof(float) + kd__
 
 /* ---- running ------------------------------------------------------------------------------ */
 
-/* n numbers at x as operands at `to`. By the team, without a barrier. */
-static void make(void *to, const float *x, size_t n, kd__operands how)
+/* n numbers at x for the library at `to`. By the team, without a barrier. */
+static void make(void *to, const float *x, size_t n)
 {
 #pragma omp for schedule(static) nowait
     for (size_t i = 0; i < n; i += BLOCK)
-        kd__make_operand((char *)to + kd__operand_bytes(how, i), x + i, kd_min_size(BLOCK, n - i), how);
+        kd__make_operand((uint16_t *)to + i, x + i, kd_min_size(BLOCK, n - i), KD__TILES);
 }
 
 static void clear(float *x, size_t n)
@@ -178,52 +179,50 @@ static void clear(float *x, size_t n)
 static void logits_of(const kd_head *h, size_t first, size_t words)
 {
     const kd__panel_kernels *p = kd__panels_get();
-    const size_t d = h->width, end = first + words;
+    const size_t d = h->width, depth = kd__panels_depth(h->operands, d), end = first + words;
     float *panel = kd__team_stage(h->team);
     for (size_t j = first; j < end; j += p->width) {
         const kd__panel_product t = {.c = h->z + j,
                                      .ldc = h->words,
                                      .b = panel,
-                                     .k = d,
+                                     .k = depth,
                                      .width = kd_min_size(p->width, end - j),
+                                     .pairs = h->operands == KD__BF16,
                                      .next_b = h->weight + (j + p->width) * d};
-        p->pack_transposed(panel, h->weight + j * d, d, d, t.width, h->operands != KD__F32);
-        p->rows_by_panel(&t, h->in, d, h->n);
+        p->pack_transposed(panel, h->weight + j * d, d, d, t.width, h->operands);
+        p->rows_by_panel(&t, t.pairs ? h->in16 : h->in, depth, h->n);
     }
 }
 
 /* What a thread has of dz: as rows, and turned around in panels. */
 typedef struct some_words {
     size_t first, n;
-    float *dz, *turned; /* (rows, n); (n / panel's rows, rows, panel's rows) */
+    float *dz, *turned; /* as operands: (rows, n); (n / panel's rows, rows, panel's rows) */
     float *panel;       /* of W */
 } some_words;
 
 static void take_words(const kd_head *h, const some_words *s)
 {
-    const kd__panel_kernels *p = kd__panels_get();
-    for (size_t r = 0; r < h->n; r++) {
-        const float *from = h->dz + r * h->words + s->first;
-        if (h->operands)
-            kd__make_operand(s->dz + r * s->n, from, s->n, h->operands);
-        else
-            memcpy(s->dz + r * s->n, from, s->n * sizeof *from);
-    }
-    p->pack_rows(s->turned, s->dz, s->n, h->n, s->n, false);
+    const float *from = h->dz + s->first;
+    kd__panels_rows(s->dz, from, h->words, h->n, s->n, h->operands);
+    const bool bf16 = h->operands == KD__BF16; // else dz is what is to be turned around
+    kd__panels_get()->pack_rows(s->turned, bf16 ? from : s->dz, bf16 ? h->words : s->n, h->n, s->n,
+                                bf16 ? KD__BF16 : KD__F32);
 }
 
 /* Their rows of dW. Meanwhile their rows of W come near. */
 static void weights_of(const kd_head *h, const some_words *s)
 {
     const kd__panel_kernels *p = kd__panels_get();
-    const size_t d = h->width;
+    const size_t d = h->width, depth = kd__panels_depth(h->operands, h->n);
     for (size_t j = 0; j < d; j += p->width) {
         const kd__panel_product t = {.c = h->dw + s->first * d + j,
                                      .ldc = d,
-                                     .b = h->panels + j * h->n,
-                                     .k = h->n,
+                                     .b = h->panels + j * depth,
+                                     .k = depth,
                                      .width = kd_min_size(p->width, d - j),
                                      .add = h->begun,
+                                     .pairs = h->operands == KD__BF16,
                                      .next_b = h->weight + s->first * d + j * h->n};
         p->panels_by_panel(&t, s->turned, s->n);
     }
@@ -233,17 +232,18 @@ static void weights_of(const kd_head *h, const some_words *s)
 static void add_to_share(const kd_head *h, const some_words *s, float *share, bool add)
 {
     const kd__panel_kernels *p = kd__panels_get();
-    const size_t d = h->width, end = s->first + s->n;
+    const size_t d = h->width, end = s->first + s->n, depth = kd__panels_depth(h->operands, s->n);
     for (size_t j = 0; j < d; j += p->width) {
         const kd__panel_product t = {.c = share + j,
                                      .ldc = d,
                                      .b = s->panel,
-                                     .k = s->n,
+                                     .k = depth,
                                      .width = kd_min_size(p->width, d - j),
                                      .add = add,
+                                     .pairs = h->operands == KD__BF16,
                                      .next_b = h->dw + end * d + j * s->n};
-        p->pack_panel(s->panel, h->weight + s->first * d + j, d, s->n, t.width, h->operands != KD__F32);
-        p->rows_by_panel(&t, s->dz, s->n, h->n);
+        p->pack_panel(s->panel, h->weight + s->first * d + j, d, s->n, t.width, h->operands);
+        p->rows_by_panel(&t, s->dz, depth, h->n);
     }
 }
 
@@ -302,7 +302,7 @@ static void begin(kd_head *h, const asked *c)
         h->weight = w;
         h->begun = c->ex->add;
     }
-    if (h->operands == KD__BF16) make(h->w16, w, h->words * h->width, KD__BF16);
+    if (h->operands == KD__TILES) make(h->w16, w, h->words * h->width);
     if (h->dw) {
         clear(h->grad, (size_t)kd_exec_rows(c->ex, h->x) * h->width);
         if (!c->rows && !c->ex->add) clear(h->dw, h->words * h->width);
@@ -326,10 +326,12 @@ static void gather(kd_head *h)
             memcpy(to, h->value + h->row[i] * d, d * sizeof *to);
         else
             memset(to, 0, d * sizeof *to);
-        if (h->operands == KD__BF16)
-            kd__make_operand((uint16_t *)(void *)h->in16 + i * d, to, d, KD__BF16);
-        else if (h->operands)
-            kd__make_operand(to, to, d, h->operands);
+        if (h->operands == KD__TILES)
+            kd__make_operand((uint16_t *)(void *)h->in16 + i * d, to, d, KD__TILES);
+        else if (h->operands == KD__BF16)
+            kd__panels_rows(h->in16 + i * kd__panels_depth(KD__BF16, d), to, d, 1, d, KD__BF16);
+        else if (h->operands == KD__ROUNDED)
+            kd__make_operand(to, to, d, KD__ROUNDED);
     }
 }
 
@@ -341,7 +343,7 @@ static void forward(kd_head *h, const asked *c)
         h->n = (size_t)c->rows;
     }
     gather(h);
-    if (h->operands == KD__BF16) {
+    if (h->operands == KD__TILES) {
         kd__gemm_run(&(kd__gemm_call){.g = h->logits, .a = h->in16, .b = h->w16, .c = h->z}, 1);
         return;
     }
@@ -360,7 +362,7 @@ float *kd_head_grad(kd_head *h) { return h->dz; }
 static void backward_library(kd_head *h)
 {
     const size_t V = h->words;
-    make(h->dz16, h->dz, h->n * V, KD__BF16);
+    make(h->dz16, h->dz, h->n * V);
 #pragma omp for schedule(static)
     for (size_t i = h->n; i < ROWS; i++) memset((uint16_t *)(void *)h->dz16 + i * V, 0, V * sizeof(uint16_t));
     const kd__gemm_call call[] = {
@@ -375,7 +377,8 @@ static void backward_panels(kd_head *h)
     const size_t d = h->width;
 #pragma omp for schedule(static)
     for (size_t j = 0; j < d; j += p->width)
-        p->pack_panel(h->panels + j * h->n, h->in + j, d, h->n, kd_min_size(p->width, d - j), false);
+        p->pack_panel(h->panels + j * kd__panels_depth(h->operands, h->n), h->in + j, d, h->n,
+                      kd_min_size(p->width, d - j), h->operands == KD__BF16 ? KD__BF16 : KD__F32);
 #pragma omp for schedule(dynamic)
     for (size_t i = 0; i < shares_of(h); i++) share_backward(h, i);
 }
@@ -383,7 +386,7 @@ static void backward_panels(kd_head *h)
 static void backward(kd_head *h, const asked *c)
 {
     (void)c;
-    if (h->operands == KD__BF16)
+    if (h->operands == KD__TILES)
         backward_library(h);
     else
         backward_panels(h);

@@ -14,12 +14,12 @@
  * Products of a fixed number of rows are dense.c's where operands are f32 and the shape suits it, else the
  * library's (gemm.c): few rows, bf16 operands, widths that are no multiple of 16.
  *
- * Token models, whose rows are another number in each batch, have products of their own (panels.c) wherever
- * operands are f32, rounded or not; the weights are laid out anew in each pass, or once where they are fixed.
- * Their pieces run a GELU behind the layer in forward, one in front of it in backward (kd__state).
+ * Token models, whose rows are another number in each batch, have products of their own (panels.c), but on
+ * CPUs with tiles for bf16; the weights are laid out anew in each pass, or once where they are fixed. Their
+ * pieces run a GELU behind the layer in forward, one in front of it in backward (kd__state).
  *
- * With bf16 operands (precision.c) x and W are rounded once for both passes, dy once for both of its
- * products; panels.c rounds what it reads by itself.
+ * For the library x and W are made operands of bf16 (precision.c) once for both passes, dy once for both of
+ * its products; panels.c makes what it reads by itself.
  */
 #include "nn_private.h"
 
@@ -110,17 +110,19 @@ static void release(kd__state *s)
 static kd_status plan_panels(kd_exec *ex, kd__state *s, size_t out, size_t in, kd_err *err)
 {
     linear *l = s->own;
-    const size_t floats = kd__panels_floats(in, out),
-                 rows = kd__node_rows_planned(ex, s->n) * (s->n->size / out);
-    const kd__panels_gradient g = {.rows = rows, .out = out, .in = in, .bias = s->n->a.bias};
-    s->shared_floats = floats;
+    const size_t floats = kd__panels_floats(l->operands, in, out),
+                 rows = kd__node_rows_planned(ex, s->n) * (s->n->size / out),
+                 x = kd__panels_rows_floats(l->operands, rows, in);
+    const kd__panels_gradient g = {
+        .rows = rows, .out = out, .in = in, .operands = l->operands, .bias = s->n->a.bias};
+    s->shared_floats = x + floats;
     if (ex->p.training)
-        s->shared_floats = kd_max_size(floats, kd__panels_floats(rows, in) + kd__panels_floats(out, in) +
-                                                   kd__panels_stage(&g));
-    const size_t longest = ex->p.training ? kd_max_size(in, out) : in; // row of what is rounded: x, or dy
-    kd_status st = l->operands ? kd__team_reserve(ex->team, KD__PANELS_BLOCK * longest, err) : KD_OK;
-    if (st || ex->p.training || !ex->p.fixed) return st;
-    s->shared_floats = 0;
+        s->shared_floats =
+            kd_max_size(s->shared_floats, kd__panels_floats(l->operands, rows, in) +
+                                              kd__panels_floats(l->operands, out, in) + kd__panels_stage(&g) +
+                                              kd__panels_rows_floats(l->operands, rows, out));
+    if (ex->p.training || !ex->p.fixed) return KD_OK;
+    s->shared_floats = x;
     ex->extra_bytes += floats * sizeof(float);
     l->fixed = kd_alloc_aligned(floats, sizeof(float));
     return l->fixed ? KD_OK : kd_fail(err, KD_ENOMEM, "layer %s: no memory for its weights", s->n->name);
@@ -158,7 +160,8 @@ static kd_status plan(kd_exec *ex, kd__state *s, kd_err *err)
     linear *l = s->own = calloc(1, sizeof *l);
     if (!l) return kd_fail(err, KD_ENOMEM, "layer %s: out of memory", n->name);
     const kd__operands operands = l->operands = kd__operands_of(ex, n);
-    if ((l->panels = packed && operands != KD__BF16)) return plan_panels(ex, s, (size_t)out, (size_t)in, err);
+    if ((l->panels = packed && operands != KD__TILES))
+        return plan_panels(ex, s, (size_t)out, (size_t)in, err);
     part_neighbours(s);
     if (operands) {
         if ((st = plan_fixed(ex, s, (size_t)(out * in), err))) return st;
@@ -215,27 +218,25 @@ static const void *operand(const linear *l, float *to, const float *x, size_t n)
     return to;
 }
 
-static float *room_for_rounding(const kd_exec *ex, const linear *l)
-{
-    return l->operands ? kd__team_stage(ex->team) : NULL;
-}
-
 static void forward_panels(kd_exec *ex, kd__state *s)
 {
     linear *l = s->own;
     const kd__node_info *n = s->n;
-    const size_t out = (size_t)n->a.out, in = (size_t)in_of(kd__graph_in(ex->g, n, 0));
-    float *panels = l->fixed ? l->fixed : s->shared;
-    if (!l->ready) {
-        kd__panels_pack(panels, s->w[WEIGHT], in, out, true, l->operands);
+    const size_t out = (size_t)n->a.out, in = (size_t)in_of(kd__graph_in(ex->g, n, 0)),
+                 rows = (size_t)rows_of(ex, n),
+                 planned = kd__node_rows_planned(ex, n) * (n->size / out); // where a follower finds x
+    float *panels = l->fixed ? l->fixed : s->shared + kd__panels_rows_floats(l->operands, planned, in);
+    if (!l->ready) kd__panels_pack(panels, s->w[WEIGHT], in, out, true, l->operands);
+    if (!s->follows) kd__panels_share_rows(s->shared, s->x[0], rows, in, l->operands);
+    if (!l->ready || (l->operands && !s->follows)) {
 #pragma omp barrier
     }
-    const kd__panels_call call = {.a = s->x[0],
+    const kd__panels_call call = {.a = l->operands ? s->shared : s->x[0],
                                   .b = panels,
                                   .bias = n->a.bias ? s->w[BIAS] : NULL,
                                   .c = s->y,
-                                  .rounded = room_for_rounding(ex, l),
-                                  .m = (size_t)rows_of(ex, n),
+                                  .operands = l->operands,
+                                  .m = rows,
                                   .n = out,
                                   .k = in,
                                   .relu = n->a.relu,
@@ -304,32 +305,38 @@ static void backward_panels(kd_exec *ex, kd__state *s)
     const linear *l = s->own;
     const size_t out = (size_t)s->n->a.out, in = (size_t)in_of(kd__graph_in(ex->g, s->n, 0)),
                  rows = (size_t)rows_of(ex, s->n);
-    float *w = s->shared + kd__panels_floats(rows, in); // behind x's panels, where the next one finds them
+    // behind x's panels, where the next one finds them
+    float *w = s->shared + kd__panels_floats(l->operands, rows, in),
+          *stage = w + kd__panels_floats(l->operands, out, in);
     const kd__panels_gradient weights = {.dy = s->dy,
                                          .x = (float *)(uintptr_t)(s->prev ? s->prev->x[0] : s->x[0]),
                                          .make_x = s->prev ? kd__encoder_get()->gelu_and_slope : NULL,
                                          .dw = s->dw[WEIGHT],
                                          .panels = s->shared,
-                                         .stage = w + kd__panels_floats(out, in),
-                                         .ready = s->follows,
+                                         .stage = stage,
+                                         .operands = l->operands,
+                                         .ready = s->follows_back,
                                          .rows = rows,
                                          .out = out,
                                          .in = in,
-                                         .rounded = l->operands,
                                          .add = ex->add,
                                          .bias = s->n->a.bias,
                                          .dbias = s->dw[BIAS]};
-    const kd__panels_call data = {.a = s->dy,
+    float *dy = stage + kd__panels_stage(&weights);
+    const kd__panels_call data = {.a = l->operands ? dy : s->dy,
                                   .b = w,
                                   .c = s->dx[0],
-                                  .rounded = room_for_rounding(ex, l),
+                                  .operands = l->operands,
                                   .m = rows,
                                   .n = in,
                                   .k = out,
                                   .add = s->add[0],
                                   .then = s->prev ? kd__gelu_dx : NULL,
                                   .of = s->prev};
-    if (s->dx[0]) kd__panels_pack(w, s->w[WEIGHT], out, in, false, l->operands);
+    if (s->dx[0]) {
+        kd__panels_pack(w, s->w[WEIGHT], out, in, false, l->operands);
+        kd__panels_share_rows(dy, s->dy, rows, out, l->operands);
+    }
     kd__panels_gather(&weights);
 #pragma omp barrier
     kd__panels_gradients(&weights);

@@ -7,8 +7,9 @@
 
 typedef struct kd__op kd__op;
 
-/* The form of a product's operands in memory (precision.c): f32 as they are, f32 rounded to bf16, bf16. */
-typedef enum kd__operands { KD__F32, KD__ROUNDED, KD__BF16 } kd__operands;
+/* The form of a product's operands in memory (precision.c): f32 as they are, f32 rounded to bf16, bf16 for
+ * bf16 instructions, bf16 for AMX tiles. */
+typedef enum kd__operands { KD__F32, KD__ROUNDED, KD__BF16, KD__TILES } kd__operands;
 
 /* Attributes of all ops; an op reads its own. */
 typedef struct kd__attrs {
@@ -70,7 +71,8 @@ typedef struct kd__state {
     bool add[KD_MAX_INPUTS];
     bool has_backward; /* it or a node before it has parameters */
     bool given;        /* its value is the caller's: it does not run, and what is before it neither */
-    bool follows;      /* in backward a linear layer that reads the same has been the last to use `shared` */
+    /* A linear layer that reads the same has been the last to use `shared`: in forward, in backward. */
+    bool follows, follows_back;
     /* Two nodes of which the second alone reads the first, where the loops of one are run by the pieces of
      * the other, while they are near; NULL elsewhere. In training a convolution runs those of a batch norm on
      * either side (kd__bn_*). With products of panels.c a linear layer runs forward of a GELU behind it, and
@@ -163,6 +165,7 @@ size_t kd__operand_floats(kd__operands o, size_t n); /* room for n numbers, in w
 void kd__make_operand(void *to, const float *from, size_t n, kd__operands o); /* not KD__F32 */
 size_t kd__operand_bytes(kd__operands o, size_t n);                           /* from number 0 to number n */
 double kd__naive_operand(float v, kd__operands o);                            /* its value, for the twins */
+bool kd__is_bf16(kd__operands o);                                             /* in memory */
 
 /* ---- backend: GEMM and convolution on library kernels (dnnl.c, gemm.c, conv.c) ------------- */
 
@@ -210,17 +213,23 @@ void kd__gemm_free(kd__gemm *g);
 
 /* ---- products of token models (panels.c) ----------------------------------------------------- */
 
-/* A (k, n) matrix in panels takes so many floats; `transposed`: b is (n, k); `rounded`: to bf16, as all
- * operands then. By the team, without a barrier. */
-size_t kd__panels_floats(size_t k, size_t n);
-void kd__panels_pack(float *to, const float *b, size_t k, size_t n, bool transposed, bool rounded);
+/* With KD__BF16 two neighbours along K are one element of 32 bits: k numbers are so many elements. */
+size_t kd__panels_depth(kd__operands o, size_t k);
+/* A (k, n) matrix in panels takes so many floats; `transposed`: b is (n, k). By the team, without a barrier.
+ */
+size_t kd__panels_floats(kd__operands o, size_t k, size_t n);
+void kd__panels_pack(float *to, const float *b, size_t k, size_t n, bool transposed, kd__operands o);
+/* Rows of A, lda apart, as products read them: kd__panels_depth() elements each. */
+void kd__panels_rows(float *to, const float *a, size_t lda, size_t rows, size_t k, kd__operands o);
+/* The same of a whole A (rows, k), by the team, without a barrier; with KD__F32 it is read as it is. */
+size_t kd__panels_rows_floats(kd__operands o, size_t rows, size_t k);
+void kd__panels_share_rows(float *to, const float *a, size_t rows, size_t k, kd__operands o);
 /* c (m, n) = a (m, k) times panels of (k, n), + bias (n) or NULL, or added to c; then max(0, c). By the team,
- * without a barrier. a and c have rows up to the next multiple of KD__ROWS_STEP. */
-enum { KD__PANELS_BLOCK = 128 }; /* rows of A at a time */
+ * without a barrier. a, as made by the above, and c have rows up to the next multiple of KD__ROWS_STEP. */
 typedef struct kd__panels_call {
     const float *a, *b, *bias;
     float *c;
-    float *rounded; /* the thread's own KD__PANELS_BLOCK x k, for rows of A rounded to bf16; or NULL */
+    kd__operands operands;
     size_t m, n, k;
     bool add, relu;
     void (*then)(const kd__state *of, size_t at, size_t n); /* or NULL: with numbers of c that are done */
@@ -228,29 +237,31 @@ typedef struct kd__panels_call {
 } kd__panels_call;
 void kd__panels_product(const kd__panels_call *call);
 /* dw (out, in) = dy (rows, out)^T x (rows, in), by the team: gather, a barrier, then gradients, without one.
- * For all: panels, kd__panels_floats(rows, in) floats, and stage, kd__panels_stage() floats. */
+ * For all: panels, kd__panels_floats(operands, rows, in) floats, and stage, kd__panels_stage() floats. */
 typedef struct kd__panels_gradient {
     const float *dy;
     float *x, *dw, *panels, *stage;
     size_t rows, out, in;
-    bool ready;        /* panels have x */
-    bool rounded, add; /* dw += */
+    kd__operands operands;
+    bool ready; /* panels have x */
+    bool add;   /* dw += */
     bool bias;
     float *dbias; /* with bias: sums of dy's columns */
     void (*make_x)(float *to, float *x,
                    size_t n); /* or NULL: x is what this makes of x, which it may change */
 } kd__panels_gradient;
-size_t kd__panels_stage(const kd__panels_gradient *g); /* of rows, out, in and bias */
+size_t kd__panels_stage(const kd__panels_gradient *g); /* of rows, out, in, operands and bias */
 void kd__panels_gather(const kd__panels_gradient *g);
 void kd__panels_gradients(const kd__panels_gradient *g);
 
-/* C (rows, width) = bias, or C itself with add, or 0, plus A times a panel b (k, panel's width). */
+/* C (rows, width) = bias, or C itself with add, or 0, plus A times a panel b (k, panel's width). pairs: their
+ * elements are two bf16 numbers, which meet those of the other operand. */
 typedef struct kd__panel_product {
     float *c;
     size_t ldc;
     const float *b, *bias;
-    size_t k, width;
-    bool add, relu;
+    size_t k, width; /* k: elements */
+    bool add, relu, pairs;
     /* What will be read next and is better asked for now, or NULL and 0: the panel behind this one; of the
      * next rows of A, next_lda apart, those that this panel's tiles ask for, so many a tile. */
     const float *next_b, *next_a;
@@ -261,13 +272,14 @@ typedef struct kd__panel_kernels { /* panels.simd.c */
     void (*rows_by_panel)(const kd__panel_product *t, const float *a, size_t lda, size_t rows);
     void (*panels_by_panel)(const kd__panel_product *t, const float *a, size_t rows);
     void (*pack_panel)(float *to, const float *b, size_t ldb, size_t k, size_t width,
-                       bool rounded); /* of b (k, ldb) */
+                       kd__operands o); /* of b (k, ldb) */
     void (*pack_rows)(float *to, const float *a, size_t lda, size_t k, size_t n,
-                      bool rounded); /* n columns, in panels as wide as a tile has rows */
+                      kd__operands o); /* n columns, in panels as wide as a tile has rows */
     void (*pack_transposed)(float *to, const float *b, size_t ldb, size_t k, size_t width,
-                            bool rounded); /* (width, ldb) */
+                            kd__operands o);           /* (width, ldb) */
+    void (*pair)(float *to, const float *x, size_t n); /* n numbers in a row, and a 0 if they are odd */
 } kd__panel_kernels;
-extern const kd__panel_kernels kd__panels_scalar, kd__panels_avx2, kd__panels_avx512;
+extern const kd__panel_kernels kd__panels_scalar, kd__panels_avx2, kd__panels_avx512, kd__panels_avx512bf16;
 const kd__panel_kernels *kd__panels_get(void);
 
 /* ---- products of linear layers on batches of fixed size (dense.c) ---------------------------- */

@@ -4,6 +4,9 @@
  * The other one is read where it is. A tile of C, ROWS rows by one panel, stays in registers while a step of
  * K goes by: each number of A is spread over a register and meets three of B. That is as many accumulators as
  * there are registers for, and on AVX-512 98 % of the CPU's peak (bench/kernels.c measures it).
+ *
+ * Pairs: an element is two bf16 numbers that are neighbours along K, the first one in its lower half. They
+ * lie as numbers do, half as many, and an instruction multiplies both and adds both products.
  */
 #include "lanes.h"
 
@@ -18,6 +21,42 @@ typedef struct matrix { /* element (i, p) at i * row + p * col */
     const float *at;
     size_t row, col;
 } matrix;
+
+#if defined __AVX512BF16__
+INLINE vec add_products(vec sum, vec x, vec w)
+{
+    return (vec)_mm512_dpbf16_ps((__m512)sum, (__m512bh)x, (__m512bh)w);
+}
+
+/* Numbers 0 to 31, in their order. */
+INLINE vec pairs_of(vec a, vec b) { return (vec)_mm512_cvtne2ps_pbh((__m512)b, (__m512)a); }
+
+/* First numbers from a, second ones from b. */
+INLINE vec pairs_between(vec a, vec b)
+{
+    ivec order;
+    UNROLL for (int i = 0; i < LANES; i++) order[i] = i | (LANES + i) << 16;
+    return (vec)_mm512_permutexvar_epi16((__m512i)order, (__m512i)pairs_of(a, b));
+}
+#else
+INLINE vec upper(vec v) { return bits_of(ints_of(v) & ~0xFFFF); }
+INLINE vec lower(vec v) { return bits_of(ints_of(v) << 16); }
+INLINE vec add_products(vec sum, vec x, vec w) { return sum + upper(x) * upper(w) + lower(x) * lower(w); }
+
+INLINE vec pairs_between(vec a, vec b)
+{
+    return bits_of((ivec)((uvec)ints_of(bf16_of(a)) >> 16) | ints_of(bf16_of(b)));
+}
+
+INLINE vec pairs_of(vec a, vec b)
+{
+    float v[2 * LANES];
+    store(v, a);
+    store(v + LANES, b);
+    UNROLL for (int i = 0; i < LANES; i++) a[i] = v[2 * i], b[i] = v[2 * i + 1];
+    return pairs_between(a, b);
+}
+#endif
 
 /* What a tile asks for while it computes: `lines` of what B's next panel has, and `rows` rows of the A of the
  * next piece; both move on by a cache line's worth of K at a time. */
@@ -40,7 +79,7 @@ INLINE void fetch(ahead *f)
 /* C = start, or C +, A (ROWS, k) B (k, WIDTH). Stores would wait for C's lines if nobody had asked for them.
  */
 INLINE void tile(float *c, size_t ldc, const float *start, size_t start_row, matrix a, const float *b,
-                 size_t k, bool relu, ahead f)
+                 size_t k, bool relu, bool pairs, ahead f)
 {
     vec sum[ROWS][VECTORS];
     UNROLL for (int i = 0; i < ROWS; i++) UNROLL for (int j = 0; j < VECTORS; j++) sum[i][j] =
@@ -56,7 +95,8 @@ INLINE void tile(float *c, size_t ldc, const float *start, size_t start_row, mat
             UNROLL for (int r = 0; r < ROWS; r++)
             {
                 const vec x = all(a.at[(size_t)r * a.row]);
-                UNROLL for (int j = 0; j < VECTORS; j++) sum[r][j] += x * w[j];
+                UNROLL for (int j = 0; j < VECTORS; j++) sum[r][j] =
+                    pairs ? add_products(sum[r][j], x, w[j]) : sum[r][j] + x * w[j];
             }
         }
     }
@@ -68,18 +108,18 @@ INLINE void tile(float *c, size_t ldc, const float *start, size_t start_row, mat
 }
 
 /* A tile that has less than ROWS rows or WIDTH columns: through a copy. */
-static void edge(float *c, size_t ldc, const float *start, size_t start_row, matrix a, const float *b,
-                 size_t k, bool relu, size_t rows, size_t width)
+INLINE void edge(float *c, size_t ldc, const float *start, size_t start_row, matrix a, const float *b,
+                 size_t k, bool relu, bool pairs, size_t rows, size_t width)
 {
     _Alignas(64) float from[ROWS * WIDTH] = {0}, to[ROWS * WIDTH];
     for (size_t i = 0; start && i < rows; i++)
         memcpy(from + i * WIDTH, start + i * start_row, width * sizeof *from);
-    tile(to, WIDTH, from, WIDTH, a, b, k, relu, (ahead){0});
+    tile(to, WIDTH, from, WIDTH, a, b, k, relu, pairs, (ahead){0});
     for (size_t i = 0; i < rows; i++) memcpy(c + i * ldc, to + i * WIDTH, width * sizeof *c);
 }
 
 /* Rows by a panel; `rows` of A may be read up to the next multiple of ROWS. */
-INLINE void column(const kd__panel_product *t, size_t rows, size_t a_step, matrix a)
+INLINE void column(const kd__panel_product *t, size_t rows, size_t a_step, matrix a, bool pairs)
 {
     const size_t start_row = t->bias ? 0 : t->ldc, tiles = (rows + ROWS - 1) / ROWS,
                  strides = (t->k + STRIDE - 1) / STRIDE;
@@ -90,22 +130,109 @@ INLINE void column(const kd__panel_product *t, size_t rows, size_t a_step, matri
         const float *start = t->bias ? t->bias : t->add ? c : NULL;
         if (f.rows) f.a = (const char *)(t->next_a + i * t->next_lda);
         if (rows - i >= ROWS && t->width == WIDTH)
-            tile(c, t->ldc, start, start_row, a, t->b, t->k, t->relu, f);
+            tile(c, t->ldc, start, start_row, a, t->b, t->k, t->relu, pairs, f);
         else
-            edge(c, t->ldc, start, start_row, a, t->b, t->k, t->relu, kd_min_size(ROWS, rows - i), t->width);
+            edge(c, t->ldc, start, start_row, a, t->b, t->k, t->relu, pairs, kd_min_size(ROWS, rows - i),
+                 t->width);
         if (f.b) f.b += f.lines * strides * LINE;
     }
 }
 
 static void rows_by_panel(const kd__panel_product *t, const float *a, size_t lda, size_t rows)
 {
-    column(t, rows, ROWS * lda, (matrix){a, lda, 1});
+    const matrix m = {a, lda, 1};
+    if (t->pairs)
+        column(t, rows, ROWS * lda, m, true);
+    else
+        column(t, rows, ROWS * lda, m, false);
 }
 
 /* A in panels of ROWS rows, transposed: (rows / ROWS, k, ROWS). */
 static void panels_by_panel(const kd__panel_product *t, const float *a, size_t rows)
 {
-    column(t, rows, ROWS * t->k, (matrix){a, 1, ROWS});
+    const matrix m = {a, 1, ROWS};
+    if (t->pairs)
+        column(t, rows, ROWS * t->k, m, true);
+    else
+        column(t, rows, ROWS * t->k, m, false);
+}
+
+/* ---- laying out ---------------------------------------------------------------------------- */
+
+enum { SOON = 32 }; /* rows ahead: too far apart for a CPU to see them coming */
+
+static void pair(float *to, const float *x, size_t n)
+{
+    size_t i = 0;
+    for (; i + 2 * LANES <= n; i += 2 * LANES) store(to + i / 2, pairs_of(load(x + i), load(x + i + LANES)));
+    if (i == n) return;
+    const size_t first = kd_min_size(LANES, n - i), rest = n - i - first;
+    const vec v = pairs_of(load_some(x + i, first), load_some(x + i + first, rest));
+    store_some(to + i / 2, v, (n - i + 1) / 2);
+}
+
+/* Rows p and p + 1 of b, from column j on; a row behind the last one is zeros. */
+INLINE vec pairs_at(const float *b, size_t ldb, size_t k, size_t p, size_t j, size_t n)
+{
+    b += p * ldb + j;
+    return pairs_between(load_some(b, n), p + 1 < k ? load_some(b + ldb, n) : all(0));
+}
+
+/* to (k / 2, WIDTH) = columns of b (k, ldb), `width` of them, and zeros behind. */
+static void pair_panel(float *to, const float *b, size_t ldb, size_t k, size_t width)
+{
+    for (size_t p = 0; p < k; p += 2, to += WIDTH) {
+        for (size_t j = 0; j < width; j += STRIDE) {
+            FETCH(b + (p + SOON) * ldb + j, 0);
+            FETCH(b + (p + SOON + 1) * ldb + j, 0);
+        }
+        if (width == WIDTH && p + 1 < k) {
+            const float *row = b + p * ldb;
+            UNROLL for (size_t j = 0; j < WIDTH; j += LANES)
+                store(to + j, pairs_between(load(row + j), load(row + ldb + j)));
+        } else
+            for (size_t j = 0; j < WIDTH; j += LANES)
+                store(to + j, j < width ? pairs_at(b, ldb, k, p, j, kd_min_size(LANES, width - j)) : all(0));
+    }
+}
+
+/* n columns, in panels of ROWS. */
+static void pair_rows(float *to, const float *a, size_t lda, size_t k, size_t n)
+{
+    const size_t depth = (k + 1) / 2;
+    for (size_t j = 0; j < n; j += LANES)
+        for (size_t p = 0; p < k; p += 2) {
+            const size_t some = kd_min_size(LANES, n - j);
+            FETCH(a + (p + SOON) * lda + j, 0);
+            FETCH(a + (p + SOON + 1) * lda + j, 0);
+            const vec v = some == LANES && p + 1 < k
+                              ? pairs_between(load(a + p * lda + j), load(a + (p + 1) * lda + j))
+                              : pairs_at(a, lda, k, p, j, some);
+            for (size_t i = 0; i < some; i += ROWS)
+                memcpy(to + (j + i) * depth + p / 2 * ROWS, (const float *)&v + i, ROWS * sizeof *to);
+        }
+}
+
+/* to (k / 2, WIDTH) of b (width, ldb) transposed. */
+static void pair_transposed(float *to, const float *b, size_t ldb, size_t k, size_t width)
+{
+    for (size_t p = 0; p < k; p += 2 * LANES)
+        for (size_t j = 0; j < WIDTH; j += LANES) {
+            const size_t some = kd_min_size(2 * LANES, k - p);
+            vec v[LANES];
+            for (size_t i = 0; i < LANES; i++) {
+                const float *row = b + (j + i) * ldb + p;
+                if (j + i < width && some == 2 * LANES)
+                    v[i] = pairs_of(load(row), load(row + LANES));
+                else {
+                    float copy[2 * LANES] = {0};
+                    if (j + i < width) memcpy(copy, row, some * sizeof *row);
+                    v[i] = pairs_of(load(copy), load(copy + LANES));
+                }
+            }
+            transpose_square(v);
+            for (size_t i = 0; i < (some + 1) / 2; i++) store(to + (p / 2 + i) * WIDTH + j, v[i]);
+        }
 }
 
 INLINE void pack_row(float *to, const float *b, size_t n, bool rounded)
@@ -117,8 +244,6 @@ INLINE void pack_row(float *to, const float *b, size_t n, bool rounded)
         store_some(to + j, rounded ? bf16_of(v) : v, some);
     }
 }
-
-enum { SOON = 32 }; /* rows ahead: too far apart for a CPU to see them coming */
 
 /* to (k, lanes) = columns of b (k, ldb), `lanes` of them. */
 INLINE void pack_whole(float *to, const float *b, size_t ldb, size_t k, size_t lanes, bool rounded)
@@ -153,9 +278,12 @@ INLINE void pack(float *to, const float *b, size_t ldb, size_t k, size_t width, 
         pack_whole(to, b, ldb, k, lanes, false);
 }
 
-static void pack_panel(float *to, const float *b, size_t ldb, size_t k, size_t width, bool rounded)
+static void pack_panel(float *to, const float *b, size_t ldb, size_t k, size_t width, kd__operands o)
 {
-    pack(to, b, ldb, k, width, WIDTH, rounded);
+    if (o == KD__BF16)
+        pair_panel(to, b, ldb, k, width);
+    else
+        pack(to, b, ldb, k, width, WIDTH, o == KD__ROUNDED);
 }
 
 #if defined __AVX2__
@@ -185,9 +313,14 @@ INLINE void pack_two(float *to, const float *a, size_t lda, size_t k, bool round
 #endif
 
 /* n columns, in panels of ROWS. */
-static void pack_rows(float *to, const float *a, size_t lda, size_t k, size_t n, bool rounded)
+static void pack_rows(float *to, const float *a, size_t lda, size_t k, size_t n, kd__operands o)
 {
+    const bool rounded = o == KD__ROUNDED;
     size_t j = 0;
+    if (o == KD__BF16) {
+        pair_rows(to, a, lda, k, n);
+        return;
+    }
 #if defined __AVX2__
     for (; j + LANES <= n; j += LANES) {
         if (rounded)
@@ -200,8 +333,12 @@ static void pack_rows(float *to, const float *a, size_t lda, size_t k, size_t n,
 }
 
 /* The same of b (width, ldb) transposed, square by square. */
-static void pack_transposed(float *to, const float *b, size_t ldb, size_t k, size_t width, bool rounded)
+static void pack_transposed(float *to, const float *b, size_t ldb, size_t k, size_t width, kd__operands o)
 {
+    if (o == KD__BF16) {
+        pair_transposed(to, b, ldb, k, width);
+        return;
+    }
     for (size_t p = 0; p < k; p += LANES)
         for (size_t j = 0; j < WIDTH; j += LANES) {
             const size_t some = kd_min_size(LANES, k - p);
@@ -210,7 +347,7 @@ static void pack_transposed(float *to, const float *b, size_t ldb, size_t k, siz
                 v[i] = j + i >= width  ? all(0)
                        : some == LANES ? load(b + (j + i) * ldb + p)
                                        : load_some(b + (j + i) * ldb + p, some);
-            if (rounded) UNROLL for (size_t i = 0; i < LANES; i++) v[i] = bf16_of(v[i]);
+            if (o == KD__ROUNDED) UNROLL for (size_t i = 0; i < LANES; i++) v[i] = bf16_of(v[i]);
             transpose_square(v);
             for (size_t i = 0; i < some; i++) store(to + (p + i) * WIDTH + j, v[i]);
         }
@@ -224,4 +361,5 @@ const kd__panel_kernels NAME(kd__panels) = {
     .pack_panel = pack_panel,
     .pack_rows = pack_rows,
     .pack_transposed = pack_transposed,
+    .pair = pair,
 };

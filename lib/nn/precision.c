@@ -14,6 +14,9 @@
  * peak`), and kd takes the second. The choice follows from the CPU, not from a clock, so that bits do not
  * change from run to run.
  *
+ * Token models have products of their own for bf16 instructions (panels.c); AMX tiles are the library's to
+ * use, so with them all products are its.
+ *
  * Depthwise convolutions and those of one input channel do a few operations a number and wait for memory: to
  * round their operands would cost more than it could win. They stay f32.
  */
@@ -24,12 +27,12 @@
 
 enum { LINE = 16 }; /* floats */
 
-/* A CPU whose bf16 instructions outrun its f32 ones. */
+/* A CPU whose bf16 instructions for vectors outrun its f32 ones. */
 static bool fast_bf16(void)
 {
 #if defined(__x86_64__)
     __builtin_cpu_init();
-    return kd_cpu_isa() >= KD_ISA_AMX || __builtin_cpu_is("amd");
+    return __builtin_cpu_is("amd");
 #else
     return false;
 #endif
@@ -37,8 +40,13 @@ static bool fast_bf16(void)
 
 kd__operands kd__operands_by_cpu(kd_precision p)
 {
-    return p == KD_PRECISION_F32 ? KD__F32 : fast_bf16() ? KD__BF16 : KD__ROUNDED;
+    return p == KD_PRECISION_F32        ? KD__F32
+           : kd_cpu_isa() >= KD_ISA_AMX ? KD__TILES
+           : fast_bf16()                ? KD__BF16
+                                        : KD__ROUNDED;
 }
+
+bool kd__is_bf16(kd__operands o) { return o == KD__BF16 || o == KD__TILES; }
 
 kd__operands kd__operands_of(const kd_exec *ex, const kd__node_info *n)
 {
@@ -48,14 +56,14 @@ kd__operands kd__operands_of(const kd_exec *ex, const kd__node_info *n)
 
 size_t kd__operand_floats(kd__operands o, size_t n)
 {
-    const size_t floats = o == KD__BF16 ? (n + 1) / 2 : n;
+    const size_t floats = kd__is_bf16(o) ? (n + 1) / 2 : n;
     return (floats + LINE - 1) / LINE * LINE;
 }
 
 void kd__make_operand(void *to, const float *from, size_t n, kd__operands o)
 {
     assert(o != KD__F32);
-    if (o == KD__BF16)
+    if (kd__is_bf16(o))
         kd__vec_get()->to_bf16(to, from, n);
     else
         kd__vec_get()->round_bf16(to, from, n);
@@ -63,7 +71,7 @@ void kd__make_operand(void *to, const float *from, size_t n, kd__operands o)
 
 size_t kd__operand_bytes(kd__operands o, size_t n)
 {
-    return n * (o == KD__BF16 ? sizeof(uint16_t) : sizeof(float));
+    return n * (kd__is_bf16(o) ? sizeof(uint16_t) : sizeof(float));
 }
 
 double kd__naive_operand(float v, kd__operands o)
@@ -95,6 +103,6 @@ kd_status kd_nn_check_precision(kd_precision p, kd_err *err)
 
 const char *kd_nn_products(kd_precision p)
 {
-    static const char *const name[] = {"f32", "f32 of operands rounded to bf16", "bf16"};
+    static const char *const name[] = {"f32", "f32 of operands rounded to bf16", "bf16", "bf16 in tiles"};
     return name[kd__operands_by_cpu(p)];
 }

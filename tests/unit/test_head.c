@@ -44,6 +44,7 @@ static void a_head_asks_for_some_rows_and_in_any_form_of_operands(void **state)
     if (kd_nn_check_precision(KD_PRECISION_BF16, NULL)) return;
     pieces_equal_the_whole(KD__ROUNDED, 7);
     pieces_equal_the_whole(KD__BF16, 7);
+    pieces_equal_the_whole(KD__TILES, 7);
 }
 
 static void only_the_last_layer_of_a_language_model_can_be_its_head(void **state)

@@ -3,7 +3,7 @@
 #include "nn_fixture.h"
 #include "kd/config.h"
 
-static const kd__operands form[] = {KD__ROUNDED, KD__BF16};
+static const kd__operands form[] = {KD__ROUNDED, KD__BF16, KD__TILES};
 
 static bool able(void) { return !kd_nn_check_precision(KD_PRECISION_BF16, NULL); }
 
@@ -120,7 +120,7 @@ static void operands_are_in_the_plan(void **state)
         OK(kd_exec_create(&half, n.g, &how, err));
         const size_t numbers = 32 * 64 + 48 * 64 + 32 * 48;
         assert_int_equal((half->arena_floats - f32->arena_floats) * sizeof(float),
-                         numbers * (form[i] == KD__BF16 ? 2 : 4));
+                         numbers * (form[i] == KD__ROUNDED ? 4 : 2));
         kd_exec_free(f32);
         kd_exec_free(half);
         kd_graph_free(n.g);
