@@ -114,8 +114,9 @@ static kd_status plan(language *b, kd_precision precision, kd_err *err)
 static void head(language *b, int64_t first, int64_t end, int64_t token)
 {
     kd_head_begin(b->head, b->exec, end - first);
-    for (int64_t at = first; at < end; at += KD_HEAD_ROWS) {
-        const int64_t n = end - at < KD_HEAD_ROWS ? end - at : KD_HEAD_ROWS;
+    const int64_t piece = kd_head_rows(b->head);
+    for (int64_t at = first; at < end; at += piece) {
+        const int64_t n = end - at < piece ? end - at : piece;
         const kd_loss_sparse s = {.offset = b->offset + at, .id = b->id, .value = b->value};
         const kd_loss_input in = {.sparse = &s};
 #pragma omp single

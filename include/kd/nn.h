@@ -261,8 +261,8 @@ void kd_exec_run_forward(kd_exec *ex);
  *     {
  *         kd_exec_forward(ex);
  *         kd_head_begin(h, ex, n);
- *         for (at = 0; at < n; at += KD_HEAD_ROWS) {
- *             z = kd_head_forward(h, row + at, min(n - at, KD_HEAD_ROWS));
+ *         for (at = 0; at < n; at += kd_head_rows(h)) {
+ *             z = kd_head_forward(h, row + at, min(n - at, kd_head_rows(h)));
  *             loss(z, kd_head_grad(h));
  *             kd_head_backward(h);
  *         }
@@ -273,7 +273,7 @@ void kd_exec_run_forward(kd_exec *ex);
  * exec's slab, that of what it reads in the exec; rows that nobody asked for have none. Threads and bits: as
  * an exec's. */
 typedef struct kd_head kd_head;
-enum { KD_HEAD_ROWS = 256 }; /* of a piece at most */
+enum { KD_HEAD_ROWS = 256 }; /* of a piece, of any head, at most */
 typedef struct kd_head_params {
     kd_node head; /* an output, linear without a bias, a row per token */
     int threads;  /* of the region */
@@ -283,7 +283,9 @@ typedef struct kd_head_params {
 } kd_head_params;
 /* KD_EUSAGE (no such layer), KD_ENOMEM. The graph must outlive it. */
 kd_status kd_head_create(kd_head **out, kd_graph *g, const kd_head_params *p, kd_err *err);
-void kd_head_free(kd_head *h); /* NULL-safe */
+void kd_head_free(kd_head *h);          /* NULL-safe */
+int64_t kd_head_rows(const kd_head *h); /* of a piece at most: fewer where bf16 instructions are fast, as its
+                                           logits are most of what such a step has beside weights */
 size_t kd_head_bytes(const kd_head *h);
 /* These four by the team. rows: that will be asked for, in all. Reads the weights afresh. */
 void kd_head_begin(kd_head *h, kd_exec *ex, int64_t rows);

@@ -75,7 +75,7 @@ typedef struct kd__term {
     const int32_t *contrast;    /* tests: crd's positions (rows, K + 1) in place of drawn ones */
     const double *temperatures; /* listed in the teacher's column, during plan */
     int ntemperatures, threads;
-    double *thread_scratch; /* (threads, scratch_step): scratch, then a row of gradient */
+    double *thread_scratch; /* (threads, scratch_step): scratch, then a row of gradient; free it */
     size_t scratch_step;
     /* Of the last run. */
     int64_t parts;

@@ -258,7 +258,9 @@ static kd_status plan_term(kd_loss *l, kd__term *t, const kd_loss_shape *s, kd_e
     t->scratch_step = t->fused ? 0 : t->scratch + ((size_t)t->n + 7) / 8 * 8;
     t->partial = kd_arena_alloc(&l->memory, kd_max_size(parts, 2 * blocks) + 1, sizeof(double));
     t->shared = kd_arena_alloc(&l->memory, shared + 1, sizeof(double));
-    t->thread_scratch = kd_arena_alloc(&l->memory, (size_t)t->threads * t->scratch_step + 1, sizeof(double));
+    // Not from the arena, which writes zeros: rows of a vocabulary seldom need more than a page of it.
+    free(t->thread_scratch);
+    t->thread_scratch = calloc((size_t)t->threads * t->scratch_step + 1, sizeof(double));
     if (!t->partial || !t->shared || !t->thread_scratch)
         return kd_fail(err, KD_ENOMEM, "%s: no memory for batches of %lld rows", t->label,
                        (long long)s->rows);

@@ -267,7 +267,11 @@ kd_status kd__term_init(kd__term *t, const char *text, const char *preset, const
     return resolve(t, where, err);
 }
 
-void kd__term_release(kd__term *t) { kd_config_release(&t->config); }
+void kd__term_release(kd__term *t)
+{
+    kd_config_release(&t->config);
+    free(t->thread_scratch);
+}
 
 /* ---- one key of one term ------------------------------------------------------------------ */
 

@@ -121,7 +121,7 @@ int64_t kd_graph_part(const kd_graph *g, kd_precision p)
         const kd__node_info *n = &g->node[i];
         all = !n->nparam || (n->op->adds && n->op->adds(n));
     }
-    return !all ? 0 : o == KD__F32 ? PART : 2 * PART;
+    return !all ? 0 : o == KD__ROUNDED ? 2 * PART : PART;
 }
 
 /* ---- rows --------------------------------------------------------------------------------- */
@@ -227,13 +227,21 @@ static void run_op(kd_exec *ex, kd__state *s, bool backward)
     if (fast) fast(ex, s);
 }
 
+static void remake(kd_exec *ex, kd__state *s)
+{
+    if (s->keeps_x && s->n->op->again)
+        s->n->op->again(ex, s);
+    else
+        run_op(ex, s, false);
+}
+
 /* Backward skips nodes that no parameter is below of. */
 static void run(kd_exec *ex, bool backward)
 {
     for (int i = 0; i < ex->steps; i++) {
         kd__state *s = &ex->state[ex->order[backward ? ex->steps - 1 - i : i]];
         for (int k = 0; backward && k < s->n->nin; k++)
-            if (s->remake[k]) run_op(ex, s->remake[k], false);
+            if (s->remake[k]) remake(ex, s->remake[k]);
         if (backward ? s->has_backward : !s->given) run_op(ex, s, backward);
     }
 }

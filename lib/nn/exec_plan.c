@@ -225,7 +225,8 @@ static void add_node(planning *p, kd_node n)
     for (int k = 0; k < info->nin && !s->given; k++) {
         const kd_node in = input_of(ex->g, n, k);
         buffer *y = &p->buf[p->at[in].y];
-        const bool reads = back && info->op->backward_reads_x && !remakes, remade = is_remade(p, in);
+        const bool reads = back && info->op->backward_reads_x && !remakes && !s->keeps_x,
+                   remade = is_remade(p, in);
         prolong(&y->life, now, reads && !remade ? later : now);
         if (reads && remade) prolong(&y->again, later, later);
         if (s->want_dx[k]) prolong(&p->buf[p->at[in].dy].life, written, written);

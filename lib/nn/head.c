@@ -4,7 +4,7 @@
  *     data    dx (n, width)  = dz W           scattered to the rows they are of
  *     weights dW (words, width) += dz^T x     piece after piece
  *
- * Nothing is as long as rows x words: a piece has ROWS rows. W, dW and a piece's logits are larger than the
+ * Nothing is as long as rows x words: a piece has some rows. W, dW and a piece's logits are larger than the
  * caches, and each of them passes through once a piece: a larger piece reads and writes W and dW less often.
  * Nothing of the size of W is copied. A thread takes WORDS words at a time, lays out what it needs of W, z or
  * dz in its own cache, in panels (panels.c), and computes all that these words are good for: their logits, or
@@ -18,7 +18,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { ROWS = KD_HEAD_ROWS, BLOCK = 4096, WORDS = 192, SHARE = 16 * WORDS };
+enum { BLOCK = 4096, WORDS = 192, SHARE = 16 * WORDS };
 
 struct kd_head {
     kd_graph *g;
@@ -26,13 +26,13 @@ struct kd_head {
     kd_node x; /* what it reads */
     const kd_param *param;
     kd__operands operands;
-    size_t words, width;
+    size_t rows, words, width; /* rows: of a piece at most */
     float *arena;
     size_t floats;
-    float *in;           /* (ROWS, width) */
+    float *in;           /* (rows, width) */
     float *panels;       /* the same in panels along the rows */
-    float *z, *dz;       /* (ROWS, words) */
-    float *shares;       /* (shares, ROWS, width) of dx */
+    float *z, *dz;       /* (rows, words) */
+    float *shares;       /* (shares, rows, width) of dx */
     float *in16;         /* in, as bf16 */
     float *w16, *dz16;   /* operands of the library's products */
     const float *weight; /* (words, width) */
@@ -70,11 +70,23 @@ static kd_status plan_library(kd_head *h, kd_err *err)
 {
     const int64_t V = (int64_t)h->words, d = (int64_t)h->width;
     const kd__gemm_desc
-        logits =
-            {.m = ROWS, .n = V, .k = d, .lda = d, .ldb = d, .ldc = V, .tb = true, .operands = h->operands},
-        data = {.m = ROWS, .n = d, .k = V, .lda = V, .ldb = d, .ldc = d, .operands = h->operands};
-    kd__gemm_desc weights = {
-        .m = V, .n = d, .k = ROWS, .lda = V, .ldb = d, .ldc = d, .ta = true, .operands = h->operands};
+        logits = {.m = (int64_t)h->rows,
+                  .n = V,
+                  .k = d,
+                  .lda = d,
+                  .ldb = d,
+                  .ldc = V,
+                  .tb = true,
+                  .operands = h->operands},
+        data = {.m = (int64_t)h->rows, .n = d, .k = V, .lda = V, .ldb = d, .ldc = d, .operands = h->operands};
+    kd__gemm_desc weights = {.m = V,
+                             .n = d,
+                             .k = (int64_t)h->rows,
+                             .lda = V,
+                             .ldb = d,
+                             .ldc = d,
+                             .ta = true,
+                             .operands = h->operands};
     kd_status st = kd__gemm_create(&h->logits, &logits, h->team, err);
     if (st || !h->p.training) return st;
     if ((st = kd__gemm_create(&h->data, &data, h->team, err)) ||
@@ -96,16 +108,16 @@ static kd_status plan_memory(kd_head *h, kd_err *err)
 {
     const size_t V = h->words, d = h->width;
     const bool library = h->operands == KD__TILES, back = h->p.training;
-    const size_t in = place(h, ROWS * d),
-                 panels = place(h, library || !back ? 0 : kd__panels_floats(h->operands, ROWS, d)),
-                 z = place(h, ROWS * V), dz = h->p.apart && back ? place(h, ROWS * V) : z,
-                 shares = place(h, back ? shares_of(h) * ROWS * d : 0),
+    const size_t in = place(h, h->rows * d),
+                 panels = place(h, library || !back ? 0 : kd__panels_floats(h->operands, h->rows, d)),
+                 z = place(h, h->rows * V), dz = h->p.apart && back ? place(h, h->rows * V) : z,
+                 shares = place(h, back ? shares_of(h) * h->rows * d : 0),
                  w16 = place(h, library ? kd__operand_floats(KD__TILES, V * d) : 0),
-                 in16 = place(h, kd__is_bf16(h->operands) ? ROWS * kd__panels_depth(KD__BF16, d) : 0),
-                 dz16 = place(h, library && back ? kd__operand_floats(KD__TILES, ROWS * V) : 0);
+                 in16 = place(h, kd__is_bf16(h->operands) ? h->rows * kd__panels_depth(KD__BF16, d) : 0),
+                 dz16 = place(h, library && back ? kd__operand_floats(KD__TILES, h->rows * V) : 0);
     if (!(h->arena = kd_alloc_aligned(h->floats, sizeof(float))))
         return kd_fail(err, KD_ENOMEM, "layer %s: no memory for %zu words a row, %d rows at a time",
-                       h->g->node[h->p.head].name, V, ROWS);
+                       h->g->node[h->p.head].name, V, (int)h->rows);
     h->in = h->arena + in;
     h->panels = h->arena + panels;
     h->z = h->arena + z;
@@ -116,7 +128,7 @@ static kd_status plan_memory(kd_head *h, kd_err *err)
     h->dz16 = h->arena + dz16;
     if (library) return KD_OK;
     const size_t panel = kd__panels_get()->width;
-    return kd__team_reserve(h->team, kd_max_size(panel * d, back ? WORDS * (2 * ROWS + panel) : 0), err);
+    return kd__team_reserve(h->team, kd_max_size(panel * d, back ? WORDS * (2 * h->rows + panel) : 0), err);
 }
 
 kd_status kd_head_create(kd_head **out, kd_graph *g, const kd_head_params *p, kd_err *err)
@@ -135,6 +147,7 @@ kd_status kd_head_create(kd_head **out, kd_graph *g, const kd_head_params *p, kd
     h->width = g->node[h->x].size;
     h->operands =
         p->precision == KD_PRECISION_BF16 && g->operands ? g->operands : kd__operands_by_cpu(p->precision);
+    h->rows = h->operands == KD__BF16 ? KD_HEAD_ROWS / 2 : KD_HEAD_ROWS;
     st = kd__team_create(&h->team, p->threads, err);
     if (!st && h->operands == KD__TILES) st = plan_library(h, err);
     if (!st) st = plan_memory(h, err);
@@ -157,6 +170,7 @@ void kd_head_free(kd_head *h)
     free(h);
 }
 
+int64_t kd_head_rows(const kd_head *h) { return (int64_t)h->rows; }
 size_t kd_head_bytes(const kd_head *h) { return h->floats * sizeof(float) + kd__team_bytes(h->team); }
 
 /* ---- running ------------------------------------------------------------------------------ */
@@ -255,11 +269,11 @@ static void share_backward(const kd_head *h, size_t share)
         const some_words s = {.first = at,
                               .n = kd_min_size(WORDS, end - at),
                               .dz = dz,
-                              .turned = dz + ROWS * WORDS,
-                              .panel = dz + 2 * ROWS * WORDS};
+                              .turned = dz + h->rows * WORDS,
+                              .panel = dz + 2 * h->rows * WORDS};
         take_words(h, &s);
         weights_of(h, &s);
-        add_to_share(h, &s, h->shares + share * ROWS * h->width, at > first);
+        add_to_share(h, &s, h->shares + share * h->rows * h->width, at > first);
     }
 }
 
@@ -269,7 +283,7 @@ static void sum_shares(const kd_head *h, size_t row)
     const size_t d = h->width;
     float *sum = h->shares + row * d;
     for (size_t share = 1; share < shares_of(h); share++)
-        kd__vec_get()->add_to(sum, h->shares + (share * ROWS + row) * d, d);
+        kd__vec_get()->add_to(sum, h->shares + (share * h->rows + row) * d, d);
     memcpy(h->grad + h->row[row] * d, sum, d * sizeof *sum);
 }
 
@@ -320,7 +334,7 @@ static void gather(kd_head *h)
 {
     const size_t d = h->width;
 #pragma omp for schedule(static)
-    for (size_t i = 0; i < ROWS; i++) {
+    for (size_t i = 0; i < h->rows; i++) {
         float *to = h->in + i * d;
         if (i < h->n)
             memcpy(to, h->value + h->row[i] * d, d * sizeof *to);
@@ -364,7 +378,8 @@ static void backward_library(kd_head *h)
     const size_t V = h->words;
     make(h->dz16, h->dz, h->n * V);
 #pragma omp for schedule(static)
-    for (size_t i = h->n; i < ROWS; i++) memset((uint16_t *)(void *)h->dz16 + i * V, 0, V * sizeof(uint16_t));
+    for (size_t i = h->n; i < h->rows; i++)
+        memset((uint16_t *)(void *)h->dz16 + i * V, 0, V * sizeof(uint16_t));
     const kd__gemm_call call[] = {
         {.g = h->begun ? h->next : h->first, .a = h->dz16, .b = h->in16, .c = h->dw},
         {.g = h->data, .a = h->dz16, .b = h->w16, .c = h->shares}};

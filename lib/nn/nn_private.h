@@ -70,7 +70,9 @@ typedef struct kd__state {
     bool want_dx[KD_MAX_INPUTS]; /* training, and the input leads to parameters */
     bool add[KD_MAX_INPUTS];
     bool has_backward; /* it or a node before it has parameters */
-    bool given;        /* its value is the caller's: it does not run, and what is before it neither */
+    bool
+        keeps_x; /* set by plan(): backward, and forward when it runs again, read what the op keeps instead */
+    bool given;  /* its value is the caller's: it does not run, and what is before it neither */
     /* A linear layer that reads the same has been the last to use `shared`: in forward, in backward. */
     bool follows, follows_back;
     /* Two nodes of which the second alone reads the first, where the loops of one are run by the pieces of
@@ -97,6 +99,7 @@ struct kd__op {
     /* Called by every thread of the team; orphaned omp for; ends with a barrier. */
     void (*forward)(kd_exec *ex, kd__state *s);
     void (*backward)(kd_exec *ex, kd__state *s);
+    void (*again)(kd_exec *ex, kd__state *s); /* of what is remade, with keeps_x; NULL: as forward */
     /* The twins: plain loops, serial, called by one thread only. */
     void (*naive_forward)(kd_exec *ex, kd__state *s);
     void (*naive_backward)(kd_exec *ex, kd__state *s);
@@ -466,6 +469,7 @@ typedef struct kd__vec {
     /* To nearest even; a NaN stays one. */
     void (*round_bf16)(float *y, const float *x, size_t n);
     void (*to_bf16)(uint16_t *y, const float *x, size_t n);
+    void (*from_bf16)(float *y, const uint16_t *x, size_t n);
     void (*add)(float *y, const float *a, const float *b, size_t n, bool relu); /* y = a + b */
     void (*add_to)(float *y, const float *a, size_t n);                         /* y += a */
     void (*times)(float *y, const float *a, const float *b, size_t n);          /* y = a b */

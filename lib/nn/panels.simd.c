@@ -59,10 +59,12 @@ INLINE vec pairs_of(vec a, vec b)
 #endif
 
 /* What a tile asks for while it computes: `lines` of what B's next panel has, and `rows` rows of the A of the
- * next piece; both move on by a cache line's worth of K at a time. */
+ * next piece; both move on by a cache line's worth of K at a time, and so do `c_rows` rows of the C of the
+ * next tile. */
 typedef struct ahead {
     const char *b, *a;
-    size_t lines, rows, lda;
+    const float *c;
+    size_t lines, rows, lda, c_rows, ldc;
 } ahead;
 enum { LINE = 64, STRIDE = LINE / sizeof(float) };
 
@@ -74,21 +76,20 @@ INLINE void fetch(ahead *f)
     for (size_t i = 0; i < f->lines; i++, f->b += LINE) FETCH(f->b, 0);
     for (size_t i = 0; i < f->rows; i++) FETCH(f->a + i * f->lda, 0);
     if (f->rows) f->a += LINE;
+    for (size_t i = 0; i < f->c_rows; i++, f->c += f->ldc)
+        for (size_t j = 0; j < WIDTH; j += STRIDE) FETCH(f->c + j, 1);
 }
 
-/* C = start, or C +, A (ROWS, k) B (k, WIDTH). Stores would wait for C's lines if nobody had asked for them.
- */
+/* C = start, or C +, A (ROWS, k) B (k, WIDTH). */
 INLINE void tile(float *c, size_t ldc, const float *start, size_t start_row, matrix a, const float *b,
                  size_t k, bool relu, bool pairs, ahead f)
 {
     vec sum[ROWS][VECTORS];
     UNROLL for (int i = 0; i < ROWS; i++) UNROLL for (int j = 0; j < VECTORS; j++) sum[i][j] =
         start ? load(start + (size_t)i * start_row + j * LANES) : all(0);
-    for (size_t p = 0, row = 0; p < k; p += STRIDE, row++) {
+    for (size_t p = 0; p < k; p += STRIDE) {
         const size_t n = kd_min_size(STRIDE, k - p);
         fetch(&f);
-        if (row < ROWS)
-            for (size_t j = 0; j < WIDTH; j += STRIDE) FETCH(c + row * ldc + j, 1);
         for (size_t i = 0; i < n; i++, b += WIDTH, a.at += a.col) {
             vec w[VECTORS];
             UNROLL for (int j = 0; j < VECTORS; j++) w[j] = load(b + j * LANES);
@@ -125,10 +126,13 @@ INLINE void column(const kd__panel_product *t, size_t rows, size_t a_step, matri
                  strides = (t->k + STRIDE - 1) / STRIDE;
     ahead f = {.b = (const char *)t->next_b, .rows = t->next_rows, .lda = t->next_lda * sizeof(float)};
     if (f.b) f.lines = (t->k * WIDTH * sizeof(float) / LINE + tiles * strides - 1) / (tiles * strides);
+    f.ldc = t->ldc;
     for (size_t i = 0; i < rows; i += ROWS, a.at += a_step) {
         float *c = t->c + i * t->ldc;
         const float *start = t->bias ? t->bias : t->add ? c : NULL;
         if (f.rows) f.a = (const char *)(t->next_a + i * t->next_lda);
+        f.c_rows = i + 2 * ROWS <= rows ? (ROWS + strides - 1) / strides : 0;
+        f.c = c + ROWS * t->ldc;
         if (rows - i >= ROWS && t->width == WIDTH)
             tile(c, t->ldc, start, start_row, a, t->b, t->k, t->relu, pairs, f);
         else

@@ -1,11 +1,15 @@
 /* swiglu.c - y = gate sigmoid(gate) up: the network of a decoder's layer between its linear maps (Shazeer,
- * "GLU Variants Improve Transformer", 2020). */
+ * "GLU Variants Improve Transformer", 2020).
+ *
+ * Gate and up are half of what a decoder's layer keeps for backward. With bf16 operands they are kept as
+ * bf16, as the products around them read what they make.
+ */
 #include "nn_private.h"
 
 #include <math.h>
 #include <string.h>
 
-enum { BLOCK = 4096 }; /* floats */
+enum { BLOCK = 1024 }; /* floats */
 
 kd_node kd_nn_swiglu(kd_graph *g, const char *name, kd_node gate, kd_node up)
 {
@@ -26,22 +30,65 @@ static kd_status shape(kd_graph *g, kd__node_info *n, kd_err *err)
 
 static size_t floats(const kd_exec *ex, const kd__state *s) { return kd__node_rows(ex, s->n) * s->n->size; }
 
+static kd_status plan(kd_exec *ex, kd__state *s, kd_err *err)
+{
+    (void)err;
+    s->keeps_x = s->has_backward && ex->operands != KD__F32 && !ex->p.naive;
+    const size_t n = kd__node_rows_planned(ex, s->n) * s->n->size;
+    if (s->keeps_x) s->keep_floats = 2 * kd__operand_floats(KD__BF16, n);
+    return KD_OK;
+}
+
+/* Numbers of gate or up from i on, as they are kept. */
+static uint16_t *kept(const kd_exec *ex, const kd__state *s, int which, size_t i)
+{
+    const size_t n = kd__node_rows_planned(ex, s->n) * s->n->size;
+    return (uint16_t *)(void *)(s->keep + (size_t)which * kd__operand_floats(KD__BF16, n)) + i;
+}
+
+/* What is read of gate or up from i on: room receives what is kept. */
+static const float *read(const kd_exec *ex, const kd__state *s, int which, size_t i, size_t n, float *room)
+{
+    if (!s->keeps_x) return s->x[which] + i;
+    kd__vec_get()->from_bf16(room, kept(ex, s, which, i), n);
+    return room;
+}
+
 static void forward(kd_exec *ex, kd__state *s)
 {
     const size_t n = floats(ex, s);
 #pragma omp for schedule(static)
-    for (size_t i = 0; i < n; i += BLOCK)
-        kd__decoder_get()->swiglu(s->y + i, s->x[0] + i, s->x[1] + i, kd_min_size(BLOCK, n - i));
+    for (size_t i = 0; i < n; i += BLOCK) {
+        const size_t some = kd_min_size(BLOCK, n - i);
+        for (int k = 0; k < 2 && s->keeps_x; k++)
+            kd__vec_get()->to_bf16(kept(ex, s, k, i), s->x[k] + i, some);
+        kd__decoder_get()->swiglu(s->y + i, s->x[0] + i, s->x[1] + i, some);
+    }
+}
+
+static void again(kd_exec *ex, kd__state *s)
+{
+    const size_t n = floats(ex, s);
+#pragma omp for schedule(static)
+    for (size_t i = 0; i < n; i += BLOCK) {
+        float room[2][BLOCK];
+        const size_t some = kd_min_size(BLOCK, n - i);
+        kd__decoder_get()->swiglu(s->y + i, read(ex, s, 0, i, some, room[0]),
+                                  read(ex, s, 1, i, some, room[1]), some);
+    }
 }
 
 static void backward(kd_exec *ex, kd__state *s)
 {
     const size_t n = floats(ex, s);
 #pragma omp for schedule(static)
-    for (size_t i = 0; i < n; i += BLOCK)
+    for (size_t i = 0; i < n; i += BLOCK) {
+        float room[2][BLOCK];
+        const size_t some = kd_min_size(BLOCK, n - i);
         kd__decoder_get()->swiglu_back(s->dx[0] ? s->dx[0] + i : NULL, s->dx[1] ? s->dx[1] + i : NULL,
-                                       s->dy + i, s->x[0] + i, s->x[1] + i, kd_min_size(BLOCK, n - i),
-                                       s->add);
+                                       s->dy + i, read(ex, s, 0, i, some, room[0]),
+                                       read(ex, s, 1, i, some, room[1]), some, s->add);
+    }
 }
 
 /* ---- the twins in plain C ----------------------------------------------------------------- */
@@ -58,8 +105,10 @@ static void naive_forward(kd_exec *ex, kd__state *s)
 
 static void naive_backward(kd_exec *ex, kd__state *s)
 {
+    const kd__operands how = ex->operands ? KD__BF16 : KD__F32;
     for (size_t i = 0; i < floats(ex, s); i++) {
-        const double g = (double)s->x[0][i], u = (double)s->x[1][i], d = (double)s->dy[i], p = sigmoid(g);
+        const double g = kd__naive_operand(s->x[0][i], how), u = kd__naive_operand(s->x[1][i], how),
+                     d = (double)s->dy[i], p = sigmoid(g);
         const double dx[2] = {d * u * p * (1 + g * (1 - p)), d * g * p};
         for (int k = 0; k < 2; k++)
             if (s->dx[k]) s->dx[k][i] = (float)((s->add[k] ? (double)s->dx[k][i] : 0.0) + dx[k]);
@@ -70,8 +119,10 @@ const kd__op kd__op_swiglu = {
     .name = "swiglu",
     .nin = 2,
     .shape = shape,
+    .plan = plan,
     .forward = forward,
     .backward = backward,
+    .again = again,
     .naive_forward = naive_forward,
     .naive_backward = naive_backward,
     .packed = true,

@@ -123,6 +123,14 @@ static void to_bf16(uint16_t *y, const float *x, size_t n)
     });
 }
 
+static void from_bf16(float *y, const uint16_t *x, size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        const uint32_t bits = (uint32_t)x[i] << 16;
+        memcpy(y + i, &bits, sizeof bits);
+    }
+}
+
 static void u8_to_f32(float *y, const uint8_t *x, size_t n, float mean, float scale)
 {
 #pragma omp simd
@@ -572,6 +580,7 @@ const kd__vec NAME(kd__vec) = {
     .u8_to_f32 = u8_to_f32,
     .round_bf16 = round_bf16,
     .to_bf16 = to_bf16,
+    .from_bf16 = from_bf16,
     .add = add,
     .add_to = add_to,
     .times = times,

@@ -288,8 +288,9 @@ void kd__words_run(kd__run *r, const kd_trainer *t, kd_exec *ex, const kd__targe
         memset(x->term, 0, sizeof(x->term));
     }
     kd_head_begin(r->head, ex, (int64_t)(end - begin));
-    for (uint64_t at = begin; at < end; at += KD_HEAD_ROWS) {
-        const uint32_t n = (uint32_t)(end - at < KD_HEAD_ROWS ? end - at : KD_HEAD_ROWS);
+    const uint64_t piece = (uint64_t)kd_head_rows(r->head);
+    for (uint64_t at = begin; at < end; at += piece) {
+        const uint32_t n = (uint32_t)(end - at < piece ? end - at : piece);
 #pragma omp single
         for (uint32_t i = 0; i < n; i++) x->from[i] = w->from[at + i] - (uint32_t)base;
         const float *z = kd_head_forward(r->head, x->from, n);
