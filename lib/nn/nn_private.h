@@ -482,14 +482,14 @@ typedef struct kd__vec {
     void (*spread)(float *y, const float *x, float scale, size_t rows, size_t c, bool add);
     void (*dropout)(float *y, const float *x, size_t n, const kd__mask *m, bool add); /* n: whole blocks */
 } kd__vec;
-/* `lines` lines of n output pixels of `out` numbers, y_pitch apart: sums over segments of len numbers of each
- * of `rows` rows of x, x_pitch from pixel to pixel, x_step rows from line to line. Depthwise: len is a
- * multiple of out = c, and numbers of a channel meet.
+/* `lines` lines, y_line apart, of n output pixels of `out` numbers, y_pitch apart: sums over segments of len
+ * numbers of each of `rows` rows of x, x_pitch from pixel to pixel, x_step rows from line to line. Depthwise:
+ * len is a multiple of out = c, and numbers of a channel meet.
  */
 typedef struct kd__product {
     const float *const *x;
     size_t rows, len, x_pitch, y_pitch, n, out;
-    size_t lines, x_step;
+    size_t lines, x_step, y_line;
     const float *bias; /* or NULL */
     bool relu, add;    /* y = max(0, y), y += */
 } kd__product;

@@ -2,12 +2,12 @@
  *
  * For layers that are bound by memory rather than by multiply-adds (few channels, depthwise, one pixel wide)
  * the library's kernels are the smaller part of the work: tensors are read and written around them. Here one
- * thread takes an image a band of rows at a time, few enough for the nearest cache. Forward reads a row of x
- * once, makes the batch norm's y of it in a ring of padded rows, computes the rows of y that it completes,
- * and takes their statistics before they leave. Backward reads a row of dy, makes the gradient behind the
- * batch norm of it in a second ring, adds it to the gradient of the weights, computes the rows of dx that it
- * completes, and sums them up for the batch norm in front. So forward reads x and writes y, backward reads
- * dy, y, x and writes dx, once each, and nothing else goes through memory.
+ * thread takes an image a band of rows at a time, few enough for its core's own caches. Forward reads a row
+ * of x once, makes the batch norm's y of it in a ring of padded rows, computes the rows of y that it
+ * completes, and takes their statistics before they leave. Backward reads a row of dy, makes the gradient
+ * behind the batch norm of it in a second ring, adds it to the gradient of the weights, computes the rows of
+ * dx that it completes, and sums them up for the batch norm in front. So forward reads x and writes y,
+ * backward reads dy, y, x and writes dx, once each, and nothing else goes through memory.
  *
  * Gradient of x. Input pixel r gets from output pixel i through tap u where i stride + u - pad = r, so u runs
  * through one class of residues modulo the stride, and i falls as u grows. Per class that is again a product
@@ -24,7 +24,7 @@
 
 enum {
     ALIGN = 16,
-    NEAR = 6144,
+    NEAR = 20480, /* floats, of the second cache: tiles of dW load and store once a band */
     FAR = 1 << 16,
     MAX_BAND = 16,
     MAX_ROWS = MAX_BAND * KD__ROWS_WINDOW + KD__ROWS_WINDOW
@@ -269,6 +269,7 @@ static void forward_band(image *m, size_t first, size_t n)
                            .out = r->out,
                            .lines = n,
                            .x_step = r->stride,
+                           .y_line = r->out_w * r->out,
                            .bias = m->call->bias,
                            .relu = r->d.relu};
     float *y = m->call->out + (m->y_pixel + first * r->out_w) * r->out;
@@ -278,19 +279,19 @@ static void forward_band(image *m, size_t first, size_t n)
                       y, n * r->out_w, r->out);
 }
 
-/* One row of dx, class by class of its columns. */
-static void data_row(const image *m, size_t row)
+/* Every stride-th row of dx, `lines` from `row` on, class by class of their columns. */
+static void data_rows(const image *m, size_t row, size_t lines)
 {
     const kd__rows *r = m->r;
-    const size_t a = (row + r->pad) % r->stride, nu = taps(r, a);
-    const float *rows[KD__ROWS_WINDOW];
+    const size_t a = (row + r->pad) % r->stride, nu = taps(r, a), far_u = a + (nu - 1) * r->stride;
+    const float *rows[MAX_ROWS];
     float *dx = m->call->out + (m->x_pixel + row * r->w) * r->c;
     for (size_t b = 0; b < r->stride; b++) {
         const size_t col = (b + r->stride - r->pad % r->stride) % r->stride, nv = taps(r, b);
         if (col >= r->w) continue;
-        const size_t far_u = a + (nu - 1) * r->stride, far_v = b + (nv - 1) * r->stride;
+        const size_t far_v = b + (nv - 1) * r->stride;
         const size_t left = (r->dy_left * r->stride + col + r->pad - far_v) / r->stride * r->out;
-        for (size_t i = 0; i < nu; i++) // wraps around above the image
+        for (size_t i = 0; i < lines - 1 + nu; i++) // wraps around above the image
             rows[i] = dy_row(m, (row + r->pad + r->k * r->stride - far_u) / r->stride - r->k + i) -
                       r->dy_left * r->out + left;
         const kd__product t = {.x = rows,
@@ -300,7 +301,9 @@ static void data_row(const image *m, size_t row)
                                .y_pitch = r->stride * r->c,
                                .n = (r->w - col + r->stride - 1) / r->stride,
                                .out = r->c,
-                               .lines = 1,
+                               .lines = lines,
+                               .x_step = 1,
+                               .y_line = r->stride * r->w * r->c,
                                .add = r->d.accumulate_dx};
         (r->deep ? m->k->deep_product : m->k->product)(&t, dx + col * r->c, m->call->w + r->class_at[a][b]);
     }
@@ -325,14 +328,16 @@ static void weights_band(image *m, size_t first, size_t n)
 static size_t data_band(image *m, size_t row, size_t ready)
 {
     const kd__rows *r = m->r;
-    const size_t first = row;
-    while (row < r->h && (ready == r->out_h || (row + r->pad) / r->stride < ready)) data_row(m, row++);
-    if (r->d.prev && row > first) {
-        const size_t at = (m->x_pixel + first * r->w) * r->c;
+    const size_t seen = kd_max_size(ready * r->stride, r->pad) - r->pad;
+    const size_t end = ready == r->out_h ? r->h : kd_min_size(r->h, seen);
+    for (size_t i = row; i < end && i < row + r->stride; i++)
+        data_rows(m, i, (end - i + r->stride - 1) / r->stride);
+    if (r->d.prev && end > row) {
+        const size_t at = (m->x_pixel + row * r->w) * r->c;
         m->k->bn_sums(m->prev.sums, m->prev.sums + r->c, m->call->out + at, m->prev.x + at, &m->prev.f,
-                      (row - first) * r->w, r->c, m->prev.relu);
+                      (end - row) * r->w, r->c, m->prev.relu);
     }
-    return row;
+    return kd_max_size(row, end);
 }
 
 static void backward_image(image *m)

@@ -65,46 +65,70 @@ INLINE void soon(const float *p) { __builtin_prefetch(p + AHEAD, 0, 2); }
 
 /* ---- products ----------------------------------------------------------------------------- */
 
-/* p pixels by v vectors of outputs. Weights: (rows, len) vectors, `width` floats apart. */
-INLINE void product_tile(const kd__product *t, float *y, const float *const *x_rows, size_t x_at,
-                         const float *w, size_t width, const float *bias, int p, int v)
+/* p pixels by v vectors of outputs: the first half of them from pixel x[0], y[0] on, the others from x[1],
+ * y[1] on. Weights: (rows, len) vectors, `width` floats apart. */
+typedef struct place { /* of a pixel: its windows' rows, where they begin in these, and its outputs */
+    const float *const *x;
+    size_t at;
+    float *y;
+} place;
+
+INLINE void product_tile(const kd__product *t, const place half[2], const float *w, size_t width,
+                         const float *bias, int p, int v)
 {
+    const int first = (p + 1) / 2;
     vec sum[TILE][2];
     UNROLL for (int i = 0; i < p; i++) UNROLL for (int j = 0; j < v; j++) sum[i][j] =
         bias ? load(bias + j * LANES) : (vec){0};
     const size_t step = t->x_pitch;
     for (size_t r = 0; r < t->rows; r++) {
-        const float *x = x_rows[r] + x_at;
-        for (size_t k = 0; k < t->len; k++, x++, w += width) {
-            const float *q[4] = {x, x + 4 * step, x + 8 * step, x + 12 * step};
+        const float *x[2] = {half[0].x[r] + half[0].at, half[1].x[r] + half[1].at};
+        for (size_t k = 0; k < t->len; k++, x[0]++, x[1]++, w += width) {
+            const float *q[2][2] = {{x[0], x[0] + 4 * step}, {x[1], x[1] + 4 * step}};
             vec u[2];
             UNROLL for (int j = 0; j < v; j++) u[j] = load(w + j * LANES);
             UNROLL for (int i = 0; i < p; i++)
             {
-                const float a = q[i / 4][(size_t)(i % 4) * step];
+                const int n = i < first ? i : i - first;
+                const float a = q[i >= first][n / 4][(size_t)(n % 4) * step];
                 UNROLL for (int j = 0; j < v; j++) sum[i][j] += a * u[j];
             }
         }
     }
     UNROLL for (int i = 0; i < p; i++) UNROLL for (int j = 0; j < v; j++)
     {
-        float *to = y + (size_t)i * t->y_pitch + j * LANES;
+        float *to = i < first ? half[0].y + (size_t)i * t->y_pitch + j * LANES
+                              : half[1].y + (size_t)(i - first) * t->y_pitch + j * LANES;
         vec s = t->add ? load(to) + sum[i][j] : sum[i][j];
         store(to, t->relu ? positive(s) : s);
     }
 }
 
-/* All lines' pixels of v vectors of outputs, in tiles of falling size: these weights stay near meanwhile. */
+INLINE place place_of(const kd__product *t, float *y, size_t line, size_t pixel)
+{
+    return (place){t->x + line * t->x_step, pixel * t->x_pitch, y + line * t->y_line + pixel * t->y_pitch};
+}
+
+/* All lines' pixels of v vectors of outputs, in tiles of falling size: these weights stay near meanwhile.
+ * What is half a tile in each of two lines is one of both. */
 INLINE void product_columns(const kd__product *t, float *y, const float *w, size_t width, const float *bias,
                             int v)
 {
-    const float *const *x = t->x;
-    for (size_t line = 0; line < t->lines; line++, x += t->x_step, y += t->n * t->y_pitch) {
+    const size_t whole = t->n / TILE * TILE;
+    const bool both = t->n - whole >= TILE / 2;
+    for (size_t line = 0; line < t->lines; line++) {
         size_t at = 0;
 #define TILES(p)                                                                                             \
-    for (; at + (p) <= t->n; at += (p))                                                                      \
-    product_tile(t, y + at * t->y_pitch, x, at * t->x_pitch, w, width, bias, p, v)
+    for (; at + (p) <= t->n; at += (p)) {                                                                    \
+        const place half[2] = {place_of(t, y, line, at), place_of(t, y, line, at + ((p) + 1) / 2)};          \
+        product_tile(t, half, w, width, bias, p, v);                                                         \
+    }
         TILES(TILE);
+        if (both && line % 2 == 0 && line + 1 < t->lines) {
+            const place half[2] = {place_of(t, y, line, whole), place_of(t, y, line + 1, whole)};
+            product_tile(t, half, w, width, bias, TILE, v);
+        }
+        if (both && (line % 2 || line + 1 < t->lines)) at += TILE / 2;
         TILES(TILE / 2);
         TILES(2);
         TILES(1);
@@ -217,7 +241,7 @@ INLINE void deep_rows(const kd__product *t, float *y, const float *w, int r)
 static void deep_product(const kd__product *all, float *y, const float *w)
 {
     kd__product t = *all;
-    for (size_t line = 0; line < t.lines; line++, t.x += t.x_step, y += t.n * t.y_pitch)
+    for (size_t line = 0; line < t.lines; line++, t.x += t.x_step, y += t.y_line)
         if (t.rows == 3)
             deep_rows(&t, y, w, 3);
         else if (t.rows == 2)
