@@ -512,6 +512,14 @@ typedef struct kd__rows_kernels { /* of rows.c, which says in which order weight
 } kd__rows_kernels;
 extern const kd__rows_kernels kd__rows_scalar, kd__rows_avx2, kd__rows_avx512;
 const kd__rows_kernels *kd__rows_get(void);
+/* The same with pairs of bf16 in the place of floats, but for y and dw. n: a multiple of 16. */
+typedef struct kd__rows_pairs {
+    void (*product)(const kd__product *t, float *y, const float *w);
+    void (*weights)(const kd__product *t, float *dw, size_t step, const float *const *dy, size_t dy_rows);
+    void (*neighbours)(float *to, const float *x, size_t n); /* n / 2 pairs: x[0] and x[1], ... */
+    void (*couples)(float *to, const float *a, const float *b, size_t n); /* n pairs: a[0] and b[0], ... */
+} kd__rows_pairs;
+extern const kd__rows_pairs kd__rows_bf16_avx512;
 
 /* One head of one sequence: tokens rows of d numbers, ld from token to token in all of its matrices. */
 typedef struct kd__head {
