@@ -378,8 +378,7 @@ enum {
     KD__ROWS_CHANNELS = 16, /* channels are multiples of it */
     KD__ROWS_BLOCK = 32,    /* outputs whose weights lie together */
     KD__ROWS_WINDOW = 3,
-    KD__ROWS_WEIGHTS = 1 << 19, /* at most: others are better off with the library, */
-    KD__ROWS_BACKWARD = 1 << 17 /* in backward, where an image has its share of all of dW, earlier */
+    KD__ROWS_WEIGHTS = 1 << 19 /* at most: others are better off with the library */
 };
 typedef struct kd__rows kd__rows;
 bool kd__rows_fit(const kd__conv_desc *d); /* forward */
@@ -486,12 +485,22 @@ typedef struct kd__vec {
  * numbers of each of `rows` rows of x, x_pitch from pixel to pixel, x_step rows from line to line. Depthwise:
  * len is a multiple of out = c, and numbers of a channel meet.
  */
+/* Stretches of memory that will be read soon, the last one first; `at` goes from a stretch's begin to its
+ * end. */
+typedef struct kd__ahead {
+    const float *at, *end;
+    struct {
+        const float *at, *end;
+    } stretch[8];
+    int stretches;
+} kd__ahead;
 typedef struct kd__product {
     const float *const *x;
     size_t rows, len, x_pitch, y_pitch, n, out;
     size_t lines, x_step, y_line;
     const float *bias; /* or NULL */
     bool relu, add;    /* y = max(0, y), y += */
+    kd__ahead *ahead;  /* asked for meanwhile, as far as one gets; not by depthwise kernels */
 } kd__product;
 
 typedef struct kd__rows_kernels { /* of rows.c, which says in which order weights are */

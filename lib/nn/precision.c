@@ -14,6 +14,9 @@
  * peak`), and kd takes the second. The choice follows from the CPU, not from a clock, so that bits do not
  * change from run to run.
  *
+ * Where tiles are missing and bf16 instructions are fast, convolutions have kernels of their own
+ * (rows_bf16.simd.c).
+ *
  * Depthwise convolutions and those of one input channel do a few operations a number and wait for memory: to
  * round their operands would cost more than it could win. They stay f32.
  */

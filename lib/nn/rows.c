@@ -14,8 +14,16 @@
  * of rows, of dy, with that class's taps in falling order: stride 1 has one class, stride 2 in two directions
  * four.
  *
+ * With operands in bf16 on CPUs that are fast with them (rows_bf16.simd.c) the rings hold pairs of numbers in
+ * the place of floats. y and dx are sums over channels, whose pairs are neighbours. dw is a sum over pixels:
+ * there backward takes two images at a time and couples each number with the other image's.
+ *
+ * What the next band reads comes from another cache or from memory, for which products have no use: their
+ * loops ask for it, a little at each turn (kd__ahead).
+ *
  * Orders of weights, as tables for conv.c's packing: forward (block of outputs, u, v, c, block), data by
- * classes (block of c, u, v, out, block), gradient (u, v, c, out); depthwise all (u, v, c).
+ * classes (block of c, u, v, out, block), gradient (u, v, c, out); depthwise all (u, v, c). Of pairs: c / 2
+ * or out / 2, block, pair.
  */
 #include "nn_private.h"
 
@@ -24,8 +32,8 @@
 
 enum {
     ALIGN = 16,
-    NEAR = 20480, /* floats, of the second cache: tiles of dW load and store once a band */
-    FAR = 1 << 16,
+    NEAR = 20480, /* floats of a band, for the second cache: as many as weights, from NEAR to FAR */
+    FAR = 1 << 17,
     MAX_BAND = 16,
     GROUP = 2,
     MAX_ROWS = MAX_BAND * KD__ROWS_WINDOW + KD__ROWS_WINDOW
@@ -77,10 +85,7 @@ bool kd__rows_fit(const kd__conv_desc *d)
 }
 
 /* A first layer's dW the library has in less than half the time. */
-bool kd__rows_fit_backward(const kd__conv_desc *d)
-{
-    return kd__rows_fit(d) && d->need_dx && (d->operands || weights_of(d) <= KD__ROWS_BACKWARD);
-}
+bool kd__rows_fit_backward(const kd__conv_desc *d) { return kd__rows_fit(d) && d->need_dx; }
 
 /* Where rows mean nothing (a window of one pixel), they are as many pixels as divide the image and fill
  * tiles. */
@@ -132,7 +137,7 @@ kd_status kd__rows_create(kd__rows **out, const kd__conv_desc *d, kd_err *err)
     r->x_row = round_up((r->w + 2 * r->pad) * r->c, ALIGN);
     r->dy_row = round_up((r->dy_left + kd_max_size(r->out_w, last + 1)) * dy_pixel(r), ALIGN);
     const size_t weights = r->k * r->k * r->out * (r->deep ? 1 : r->c);
-    const size_t room = kd_min_size(kd_max_size(NEAR, weights / 2), FAR);
+    const size_t room = kd_min_size(kd_max_size(NEAR, weights), FAR);
     r->band = 1;
     while (r->band < MAX_BAND && r->band < r->out_h && near_floats(r, r->band + 1) <= room) r->band++;
     r->x_slots = (r->band - 1) * r->stride + r->k;
@@ -239,6 +244,7 @@ typedef struct image {
     float *x_ring, *dy_ring[GROUP], *couples, *plain[GROUP];
     size_t number, images; /* the first one of the slice, and how many at a time */
     size_t x_ready;        /* rows of x that have been in the ring */
+    kd__ahead ahead;
 } image;
 
 /* The first pixel of row `row` in the batch. */
@@ -340,12 +346,38 @@ static void product(const image *m, const kd__product *t, float *y, const float 
     (r->pairs ? r->pairs->product : r->deep ? m->k->deep_product : m->k->product)(t, y, w);
 }
 
+/* `rows` rows from `row` on, each of so many floats, of images of h; from their first row where they end. */
+static void ask_for(image *m, const float *images, size_t h, size_t floats, size_t row, size_t rows)
+{
+    kd__ahead *a = &m->ahead;
+    for (size_t i = 0; i < m->images; i++) {
+        const size_t one = m->number + i + (row < h ? 0 : m->images), from = row < h ? row : 0;
+        if (one >= m->call->images) break;
+        const float *at = images + ((m->call->first + one) * h + from) * floats;
+        a->stretch[a->stretches].at = at;
+        a->stretch[a->stretches++].end = at + kd_min_size(rows, h - from) * floats;
+    }
+}
+
+/* What the band of output rows from `row` on reads from far away. */
+static void ask_for_band(image *m, size_t row)
+{
+    const kd__rows *r = m->r;
+    m->ahead = (kd__ahead){.at = m->zeros, .end = m->zeros};
+    ask_for(m, r->d.prev ? m->prev.x : m->call->x, r->h, r->w * r->c, m->x_ready, r->band * r->stride);
+    if (!m->backward) return;
+    ask_for(m, r->d.next ? m->next.dy : m->call->dy, r->out_h, r->out_w * r->out, row, r->band);
+    if (r->d.next) ask_for(m, m->next.x, r->out_h, r->out_w * r->out, row, r->band);
+}
+
 static void forward_band(image *m, size_t first, size_t n)
 {
     const kd__rows *r = m->r;
     const float *rows[MAX_ROWS];
     x_rows(m, rows, first, n);
+    ask_for_band(m, first + n);
     const kd__product t = {.x = rows,
+                           .ahead = &m->ahead,
                            .rows = r->k,
                            .len = r->k * x_pixel(r),
                            .x_pitch = r->stride * x_pixel(r),
@@ -364,22 +396,20 @@ static void forward_band(image *m, size_t first, size_t n)
                       y, n * r->out_w, r->out);
 }
 
-/* Every stride-th row of an image's dx, `lines` from `row` on, class by class of their columns. */
-static void data_rows(const image *m, size_t which, size_t row, size_t lines)
+/* Every stride-th row of dx, `lines` from `row` on, class by class of their columns. */
+static void data_rows(image *m, size_t row, size_t lines)
 {
     const kd__rows *r = m->r;
     const size_t a = (row + r->pad) % r->stride, nu = taps(r, a), far_u = a + (nu - 1) * r->stride;
+    const size_t dy_first = (row + r->pad + r->k * r->stride - far_u) / r->stride - r->k; // may wrap around
     const float *rows[MAX_ROWS];
-    float *dx = m->call->out + x_at(m, which, row) * r->c;
     for (size_t b = 0; b < r->stride; b++) {
         const size_t col = (b + r->stride - r->pad % r->stride) % r->stride, nv = taps(r, b);
         if (col >= r->w) continue;
         const size_t far_v = b + (nv - 1) * r->stride;
         const size_t left = (r->dy_left * r->stride + col + r->pad - far_v) / r->stride * dy_pixel(r);
-        for (size_t i = 0; i < lines - 1 + nu; i++) // wraps around above the image
-            rows[i] =
-                dy_row(m, which, (row + r->pad + r->k * r->stride - far_u) / r->stride - r->k + i) + left;
         const kd__product t = {.x = rows,
+                               .ahead = &m->ahead,
                                .rows = nu,
                                .len = nv * dy_pixel(r),
                                .x_pitch = dy_pixel(r),
@@ -390,7 +420,10 @@ static void data_rows(const image *m, size_t which, size_t row, size_t lines)
                                .x_step = 1,
                                .y_line = r->stride * r->w * r->c,
                                .add = r->d.accumulate_dx};
-        product(m, &t, dx + col * r->c, m->call->w + r->class_at[a][b]);
+        for (size_t i = 0; i < m->images; i++) {
+            for (size_t k = 0; k < lines - 1 + nu; k++) rows[k] = dy_row(m, i, dy_first + k) + left;
+            product(m, &t, m->call->out + (x_at(m, i, row) + col) * r->c, m->call->w + r->class_at[a][b]);
+        }
     }
 }
 
@@ -399,10 +432,12 @@ static void weights_band(image *m, size_t first, size_t n)
     const kd__rows *r = m->r;
     const float *rows[MAX_ROWS], *dy[MAX_BAND];
     x_rows(m, rows, first, n);
+    ask_for_band(m, first + n);
     for (size_t i = 0; i < n; i++)
         dy[i] = r->pairs ? m->couples + (first + i) % r->dy_slots * couples_row(r)
                          : dy_row(m, 0, first + i) + r->dy_left * r->out;
     const kd__product t = {.x = rows,
+                           .ahead = &m->ahead,
                            .rows = r->k,
                            .len = r->k * r->c,
                            .x_pitch = r->stride * r->c,
@@ -419,13 +454,12 @@ static size_t data_band(image *m, size_t row, size_t ready)
     const kd__rows *r = m->r;
     const size_t seen = kd_max_size(ready * r->stride, r->pad) - r->pad;
     const size_t end = ready == r->out_h ? r->h : kd_min_size(r->h, seen);
-    for (size_t i = 0; i < m->images && end > row; i++) {
-        for (size_t a = row; a < end && a < row + r->stride; a++)
-            data_rows(m, i, a, (end - a + r->stride - 1) / r->stride);
+    for (size_t i = row; i < end && i < row + r->stride; i++)
+        data_rows(m, i, (end - i + r->stride - 1) / r->stride);
+    for (size_t i = 0; r->d.prev && end > row && i < m->images; i++) {
         const size_t at = x_at(m, i, row) * r->c;
-        if (r->d.prev)
-            m->k->bn_sums(m->prev.sums, m->prev.sums + r->c, m->call->out + at, m->prev.x + at, &m->prev.f,
-                          (end - row) * r->w, r->c, m->prev.relu);
+        m->k->bn_sums(m->prev.sums, m->prev.sums + r->c, m->call->out + at, m->prev.x + at, &m->prev.f,
+                      (end - row) * r->w, r->c, m->prev.relu);
     }
     return kd_max_size(row, end);
 }

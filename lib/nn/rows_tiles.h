@@ -61,6 +61,23 @@ INLINE vec only(ivec mask, vec v)
 /* A NaN stays one. */
 INLINE vec positive(vec v) { return only(~(v < 0), v); }
 
+/* A product has more to do than to load, and asks for what is read behind it: the tiles' inner loops so many
+ * floats a turn. */
+enum { ASKED = 8 };
+INLINE const float *ask(const float *at, size_t step)
+{
+    __builtin_prefetch(at, 0, 2);
+    return at + step;
+}
+INLINE size_t ask_step(const kd__ahead *a) { return a->at < a->end ? ASKED : 0; }
+INLINE void asked(kd__ahead *a, const float *to)
+{
+    a->at = to;
+    if (to < a->end || !a->stretches) return;
+    a->stretches--;
+    a->at = a->stretch[a->stretches].at, a->end = a->stretch[a->stretches].end;
+}
+
 /* ---- products ----------------------------------------------------------------------------- */
 
 /* p pixels by v vectors of outputs: the first half of them from pixel x[0], y[0] on, the others from x[1],
@@ -78,12 +95,14 @@ INLINE void product_tile(const kd__product *t, const place half[2], const float 
     vec sum[TILE][2];
     UNROLL for (int i = 0; i < p; i++) UNROLL for (int j = 0; j < v; j++) sum[i][j] =
         bias ? load(bias + j * LANES) : (vec){0};
-    const size_t step = t->x_pitch;
+    const size_t step = t->x_pitch, soon_step = ask_step(t->ahead);
+    const float *soon = t->ahead->at;
     for (size_t r = 0; r < t->rows; r++) {
         const float *x[2] = {half[0].x[r] + half[0].at, half[1].x[r] + half[1].at};
         for (size_t k = 0; k < t->len; k++, x[0]++, x[1]++, w += width) {
             const float *q[2][2] = {{x[0], x[0] + 4 * step}, {x[1], x[1] + 4 * step}};
             vec u[2];
+            if (v > 1) soon = ask(soon, soon_step); // one vector keeps the loads busy
             UNROLL for (int j = 0; j < v; j++) u[j] = load(w + j * LANES);
             UNROLL for (int i = 0; i < p; i++)
             {
@@ -93,6 +112,7 @@ INLINE void product_tile(const kd__product *t, const place half[2], const float 
             }
         }
     }
+    asked(t->ahead, soon);
     UNROLL for (int i = 0; i < p; i++) UNROLL for (int j = 0; j < v; j++)
     {
         float *to = i < first ? half[0].y + (size_t)i * t->y_pitch + j * LANES
@@ -156,10 +176,15 @@ INLINE void weights_tile(const kd__product *t, float *dw, const float *const *x,
     vec sum[WEIGHTS][2];
     UNROLL for (int i = 0; i < k; i++) UNROLL for (int j = 0; j < v; j++) sum[i][j] =
         load(dw + (size_t)i * t->out + j * LANES);
+    UNROLL for (int i = 0; i < k; i++) // of the next tile
+        ask(dw + (size_t)(k + i) * t->out, 0);
+    const size_t soon_step = ask_step(t->ahead);
+    const float *soon = t->ahead->at;
     for (size_t r = 0; r < dy_rows; r++) {
         const float *xr = x[r * step] + x_at, *dr = dy[r] + o;
         for (size_t p = 0; p < t->n; p++, xr += t->x_pitch, dr += t->out) {
             vec d[2];
+            soon = ask(soon, soon_step);
             UNROLL for (int j = 0; j < v; j++) d[j] = load(dr + j * LANES);
             UNROLL for (int i = 0; i < k; i++)
             {
@@ -168,6 +193,7 @@ INLINE void weights_tile(const kd__product *t, float *dw, const float *const *x,
             }
         }
     }
+    asked(t->ahead, soon);
     UNROLL for (int i = 0; i < k; i++) UNROLL for (int j = 0; j < v; j++)
         store(dw + (size_t)i * t->out + j * LANES, sum[i][j]);
 }
