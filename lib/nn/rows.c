@@ -32,7 +32,7 @@
 
 enum {
     ALIGN = 16,
-    NEAR = 20480, /* floats of a band, for the second cache: as many as weights, from NEAR to FAR */
+    NEAR = 24576, /* floats of a band, for the second cache: as many as weights, from NEAR to FAR */
     FAR = 1 << 17,
     MAX_BAND = 16,
     GROUP = 2,
@@ -140,6 +140,8 @@ kd_status kd__rows_create(kd__rows **out, const kd__conv_desc *d, kd_err *err)
     const size_t room = kd_min_size(kd_max_size(NEAR, weights), FAR);
     r->band = 1;
     while (r->band < MAX_BAND && r->band < r->out_h && near_floats(r, r->band + 1) <= room) r->band++;
+    const size_t bands = (r->out_h + r->band - 1) / r->band;
+    r->band = (r->out_h + bands - 1) / bands;
     r->x_slots = (r->band - 1) * r->stride + r->k;
     r->dy_slots = r->band + r->k;
     size_t at = 0;
@@ -478,6 +480,15 @@ static void backward_images(image *m)
 
 /* ---- a slice ------------------------------------------------------------------------------ */
 
+/* Zeros in rows of a ring that nothing else is written to: before `from`, and from `to` on. */
+static void clear_margins(float *ring, size_t rows, size_t floats, size_t from, size_t to)
+{
+    for (; rows; rows--, ring += floats) {
+        memset(ring, 0, from * sizeof *ring);
+        memset(ring + to, 0, (floats - to) * sizeof *ring);
+    }
+}
+
 static image begin(const kd__rows *r, const kd__rows_call *call, bool backward)
 {
     image m = {.r = r, .k = kd__rows_get(), .call = call, .backward = backward, .zeros = call->stage};
@@ -487,7 +498,12 @@ static image begin(const kd__rows *r, const kd__rows_call *call, bool backward)
         m.dy_ring[i] = call->stage + dy_ring_at(r) + i * r->dy_slots * r->dy_row;
         m.plain[i] = call->stage + plain_at(r) + i * plain_row(r);
     }
-    memset(call->stage, 0, kd__rows_stage(r) * sizeof(float));
+    memset(call->stage, 0, zeros_floats(r) * sizeof(float));
+    const size_t x_words = backward ? r->c : x_pixel(r), y_words = dy_pixel(r);
+    clear_margins(m.x_ring, r->x_slots, r->x_row, r->pad * x_words, (r->pad + r->w) * x_words);
+    for (size_t i = 0; i < r->group && backward; i++)
+        clear_margins(m.dy_ring[i], r->dy_slots, r->dy_row, r->dy_left * y_words,
+                      (r->dy_left + r->out_w) * y_words);
     if (r->d.prev) m.prev = kd__bn_rows_of(r->d.prev, call->slice);
     if (r->d.next) m.next = kd__bn_rows_of(r->d.next, call->slice);
     return m;

@@ -92,9 +92,9 @@ INLINE void product_tile(const kd__product *t, const place half[2], const float 
                          const float *bias, int p, int v)
 {
     const int first = (p + 1) / 2;
-    vec sum[TILE][2];
-    UNROLL for (int i = 0; i < p; i++) UNROLL for (int j = 0; j < v; j++) sum[i][j] =
-        bias ? load(bias + j * LANES) : (vec){0};
+    vec sum[TILE][2], start[2];
+    UNROLL for (int j = 0; j < v; j++) start[j] = bias ? load(bias + j * LANES) : (vec){0};
+    UNROLL for (int i = 0; i < p; i++) UNROLL for (int j = 0; j < v; j++) sum[i][j] = start[j];
     const size_t step = t->x_pitch, soon_step = ask_step(t->ahead);
     const float *soon = t->ahead->at;
     for (size_t r = 0; r < t->rows; r++) {
@@ -113,13 +113,15 @@ INLINE void product_tile(const kd__product *t, const place half[2], const float 
         }
     }
     asked(t->ahead, soon);
-    UNROLL for (int i = 0; i < p; i++) UNROLL for (int j = 0; j < v; j++)
-    {
-        float *to = i < first ? half[0].y + (size_t)i * t->y_pitch + j * LANES
-                              : half[1].y + (size_t)(i - first) * t->y_pitch + j * LANES;
-        vec s = t->add ? load(to) + sum[i][j] : sum[i][j];
-        store(to, t->relu ? positive(s) : s);
-    }
+    float *to[TILE];
+    UNROLL for (int i = 0; i < p; i++) to[i] =
+        i < first ? half[0].y + (size_t)i * t->y_pitch : half[1].y + (size_t)(i - first) * t->y_pitch;
+    if (t->add)
+        UNROLL for (int i = 0; i < p; i++) UNROLL for (int j = 0; j < v; j++) sum[i][j] +=
+            load(to[i] + j * LANES);
+    if (t->relu)
+        UNROLL for (int i = 0; i < p; i++) UNROLL for (int j = 0; j < v; j++) sum[i][j] = positive(sum[i][j]);
+    UNROLL for (int i = 0; i < p; i++) UNROLL for (int j = 0; j < v; j++) store(to[i] + j * LANES, sum[i][j]);
 }
 
 INLINE place place_of(const kd__product *t, float *y, size_t line, size_t pixel)

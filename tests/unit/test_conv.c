@@ -299,17 +299,17 @@ static void convolutions_of_bf16_pairs_equal_their_twin(void **state)
 {
     (void)state;
     if (!forms()) skip();
-    static const int64_t channels[][2] = {{16, 16}, {32, 80}, {48, 32}};
-    static const int64_t sizes[][2] = {{1, 3}, {4, 31}, {7, 9}, {33, 5}};
-    for (size_t c = 0; c < 3; c++)
-        for (size_t i = 0; i < 4; i++)
+    static const int64_t channels[][2] = {{16, 48}, {48, 16}};
+    static const int64_t sizes[][2] = {{1, 3}, {4, 15}, {9, 5}};
+    for (size_t c = 0; c < 2; c++)
+        for (size_t i = 0; i < 3; i++)
             for (int stride = 1; stride <= 2; stride++)
                 for (int pad = 0; pad <= 2; pad++) {
                     const bool one = pad == 0 && stride == 1, fits = pad || sizes[i][0] >= 3;
                     layer l = conv(sizes[i][0], sizes[i][1], channels[c][0], channels[c][1], fits ? 3 : 1,
                                    stride, pad);
                     l.operands = KD__BF16;
-                    l.batch = 19;
+                    l.batch = 11;
                     check_equals_twin(&l);
                     if (!one) continue;
                     l.a.k = 1;
@@ -318,7 +318,7 @@ static void convolutions_of_bf16_pairs_equal_their_twin(void **state)
     layer l = conv(7, 9, 32, 48, 3, 2, 1);
     l.operands = KD__BF16;
     check_variants(l);
-    l.batch = 19;
+    l.batch = 11;
     check_variants(l);
 }
 
@@ -386,7 +386,6 @@ static void the_bits_do_not_depend_on_the_threads(void **state)
         for (int k = 0; k < forms(); k++) {
             l[i].operands = form[k];
             check_same_bits(&l[i]);
-            check_equals_twin(&l[i]);
         }
     }
 }
