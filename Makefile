@@ -62,15 +62,15 @@ ISA_scalar :=
 ISA_avx2 := -mavx2 -mfma -mf16c
 ISA_avx512 := -mavx2 -mfma -mf16c -mavx512f -mavx512bw -mavx512dq -mavx512vl -mprefer-vector-width=512
 ISA_avx512bf16 := $(ISA_avx512) -mavx512bf16
-# Only these differ from avx512's.
-BF16_SRC := lib/nn/panels.simd.c
+# What has loops for bf16 instructions; NAME_bf16.simd.c has no others.
+BF16_SRC := $(filter lib/nn/panels.simd.c %_bf16.simd.c,$(SIMD_SRC))
 # Their numbers decide bytes in stores or results: no fused multiply-add, on any instruction set.
 EXACT := lib/codec/% lib/data/view.c lib/eval/% lib/gguf/%
 # The messages of ONNX files, from the definition that Debian's libonnx-dev has; part of lib/export.
 ONNX_PROTO ?= /usr/include/onnx/onnx.proto
 ONNX_MESSAGES := $(if $(filter export,$(MODULES)),$B/gen/onnx.pb-c)
 LIB_OBJ := $(patsubst %.c,$B/%.o,$(filter-out %.simd.c,$(LIB_SRC))) \
-  $(foreach i,$(ISAS),$(patsubst %.simd.c,$B/%.$i.o,$(if $(filter avx512bf16,$i),$(filter $(BF16_SRC),$(SIMD_SRC)),$(SIMD_SRC)))) \
+  $(foreach i,$(ISAS),$(patsubst %.simd.c,$B/%.$i.o,$(if $(filter avx512bf16,$i),$(BF16_SRC),$(filter-out %_bf16.simd.c,$(SIMD_SRC))))) \
   $(ONNX_MESSAGES:=.o)
 UNIT_TESTS := $(patsubst %.c,$B/%,$(wildcard tests/unit/test_*.c))
 CLI_TESTS := $(wildcard tests/cli/*.sh)

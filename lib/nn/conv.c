@@ -148,7 +148,7 @@ kd_status kd__conv_create(kd__conv **out, const kd__conv_desc *d, kd__team *team
     v->x_image = v->x_pixels * (size_t)d->c;
     v->y_image = v->y_pixels * (size_t)d->out;
     v->weights = (size_t)(d->out * (d->c / d->groups) * d->k * d->k);
-    kd_status st = !d->operands && !d->library && kd__rows_fit(d) ? kd__rows_create(&v->rows, d, err) : KD_OK;
+    kd_status st = !d->library && kd__rows_fit(d) ? kd__rows_create(&v->rows, d, err) : KD_OK;
     v->rows_backward = v->rows && kd__rows_fit_backward(d);
     if (!st) st = make_pass(v, KD__CONV_FORWARD, err);
     if (!st && d->need_dx) st = make_pass(v, KD__CONV_DATA, err);

@@ -393,8 +393,7 @@ enum {
     KD__ROWS_CHANNELS = 16, /* channels are multiples of it */
     KD__ROWS_BLOCK = 32,    /* outputs whose weights lie together */
     KD__ROWS_WINDOW = 3,
-    KD__ROWS_WEIGHTS = 1 << 19, /* at most: others are better off with the library, */
-    KD__ROWS_BACKWARD = 1 << 17 /* in backward, where an image has its share of all of dW, earlier */
+    KD__ROWS_WEIGHTS = 1 << 19 /* at most: others are better off with the library */
 };
 typedef struct kd__rows kd__rows;
 bool kd__rows_fit(const kd__conv_desc *d); /* forward */
@@ -498,16 +497,26 @@ typedef struct kd__vec {
     void (*spread)(float *y, const float *x, float scale, size_t rows, size_t c, bool add);
     void (*dropout)(float *y, const float *x, size_t n, const kd__mask *m, bool add); /* n: whole blocks */
 } kd__vec;
-/* `lines` lines of n output pixels of `out` numbers, y_pitch apart: sums over segments of len numbers of each
- * of `rows` rows of x, x_pitch from pixel to pixel, x_step rows from line to line. Depthwise: len is a
- * multiple of out = c, and numbers of a channel meet.
+/* `lines` lines, y_line apart, of n output pixels of `out` numbers, y_pitch apart: sums over segments of len
+ * numbers of each of `rows` rows of x, x_pitch from pixel to pixel, x_step rows from line to line. Depthwise:
+ * len is a multiple of out = c, and numbers of a channel meet.
  */
+/* Stretches of memory that will be read soon, the last one first; `at` goes from a stretch's begin to its
+ * end. */
+typedef struct kd__ahead {
+    const float *at, *end;
+    struct {
+        const float *at, *end;
+    } stretch[8];
+    int stretches;
+} kd__ahead;
 typedef struct kd__product {
     const float *const *x;
     size_t rows, len, x_pitch, y_pitch, n, out;
-    size_t lines, x_step;
+    size_t lines, x_step, y_line;
     const float *bias; /* or NULL */
     bool relu, add;    /* y = max(0, y), y += */
+    kd__ahead *ahead;  /* asked for meanwhile, as far as one gets; not by depthwise kernels */
 } kd__product;
 
 typedef struct kd__rows_kernels { /* of rows.c, which says in which order weights are */
@@ -528,6 +537,14 @@ typedef struct kd__rows_kernels { /* of rows.c, which says in which order weight
 } kd__rows_kernels;
 extern const kd__rows_kernels kd__rows_scalar, kd__rows_avx2, kd__rows_avx512;
 const kd__rows_kernels *kd__rows_get(void);
+/* The same with pairs of bf16 in the place of floats, but for y and dw. n: a multiple of 16. */
+typedef struct kd__rows_pairs {
+    void (*product)(const kd__product *t, float *y, const float *w);
+    void (*weights)(const kd__product *t, float *dw, size_t step, const float *const *dy, size_t dy_rows);
+    void (*neighbours)(float *to, const float *x, size_t n); /* n / 2 pairs: x[0] and x[1], ... */
+    void (*couples)(float *to, const float *a, const float *b, size_t n); /* n pairs: a[0] and b[0], ... */
+} kd__rows_pairs;
+extern const kd__rows_pairs kd__rows_bf16_avx512bf16;
 
 /* One head of one sequence: tokens rows of d numbers, ld from token to token in all of its matrices. */
 typedef struct kd__head {

@@ -14,8 +14,8 @@
  * peak`), and kd takes the second. The choice follows from the CPU, not from a clock, so that bits do not
  * change from run to run.
  *
- * Token models have products of their own for bf16 instructions (panels.c); AMX tiles are the library's to
- * use, so with them all products are its.
+ * Convolutions (rows.c) and token models (panels.c) have products of their own for bf16 instructions; AMX
+ * tiles are the library's to use, so with them all products are its.
  *
  * Depthwise convolutions and those of one input channel do a few operations a number and wait for memory: to
  * round their operands would cost more than it could win. They stay f32.

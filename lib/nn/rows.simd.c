@@ -1,178 +1,17 @@
 /* rows.simd.c - the inner loops of convolutions that walk images row by row (rows.c), once per instruction
- * set.
- *
- * A product of a row: n output pixels, each a sum over segments of a few input rows. A segment is what a
- * window sees of one row: neighbouring pixels' channels, contiguous in NHWC, so that a whole convolution is
- * `rows` matrix products of n x len times len x out whose left side overlaps itself. The tile of outputs
- * stays in registers, TILE pixels by two vectors; each number of x is spread over a vector and meets two
- * vectors of weights, which stream by in order. The gradient of x is the same product over rows of dy
- * (rows.c). The gradient of the weights keeps a tile of them in registers while the pixels of some rows go
- * by. Depthwise forms do the same channel by channel.
+ * set: the products of rows_tiles.h, and their depthwise sisters, channel by channel.
  *
  * The loops of a batch norm in front or behind work on the same few rows, which are in the nearest cache.
  *
  * Channels are multiples of 16, but for those of x in a first layer, which are any number. The order of
  * additions depends on the instruction set and on shapes alone.
  */
-#include "nn_private.h"
+#define MEET(sum, a, u) ((sum) + (a) * (u))
+#include "rows_tiles.h"
 
-#include <string.h>
-
-#define JOIN_(a, b) a##_##b
-#define JOIN(a, b)  JOIN_(a, b)
-#define NAME(f)     JOIN(f, KD_SIMD)
-#define INLINE      static inline __attribute__((always_inline))
-#ifdef __clang__
-#define UNROLL _Pragma("unroll")
-#else
-#define UNROLL _Pragma("GCC unroll 32")
-#endif
-
-#if defined __AVX512F__
-enum { LANES = 16, TILE = 14, WEIGHTS = 12 };
-#elif defined __AVX2__
-enum { LANES = 8, TILE = 6, WEIGHTS = 6 };
-#else
-enum { LANES = 4, TILE = 6, WEIGHTS = 6 };
-#endif
-enum { PAIR = 2 * LANES, CHUNK = 64, AHEAD = 512 };
-typedef float vec __attribute__((vector_size(LANES * sizeof(float))));
-typedef int32_t ivec __attribute__((vector_size(LANES * sizeof(int32_t))));
-
-INLINE vec load(const float *p)
-{
-    vec v;
-    memcpy(&v, p, sizeof v);
-    return v;
-}
-
-INLINE void store(float *p, vec v) { memcpy(p, &v, sizeof v); }
-
-/* v where the mask is set, else 0 */
-INLINE vec only(ivec mask, vec v)
-{
-    ivec bits;
-    memcpy(&bits, &v, sizeof bits);
-    bits &= mask;
-    memcpy(&v, &bits, sizeof bits);
-    return v;
-}
-
-/* A NaN stays one. */
-INLINE vec positive(vec v) { return only(~(v < 0), v); }
+enum { CHUNK = 64, AHEAD = 512 };
 
 INLINE void soon(const float *p) { __builtin_prefetch(p + AHEAD, 0, 2); }
-
-/* ---- products ----------------------------------------------------------------------------- */
-
-/* p pixels by v vectors of outputs. Weights: (rows, len) vectors, `width` floats apart. */
-INLINE void product_tile(const kd__product *t, float *y, const float *const *x_rows, size_t x_at,
-                         const float *w, size_t width, const float *bias, int p, int v)
-{
-    vec sum[TILE][2];
-    UNROLL for (int i = 0; i < p; i++) UNROLL for (int j = 0; j < v; j++) sum[i][j] =
-        bias ? load(bias + j * LANES) : (vec){0};
-    const size_t step = t->x_pitch;
-    for (size_t r = 0; r < t->rows; r++) {
-        const float *x = x_rows[r] + x_at;
-        for (size_t k = 0; k < t->len; k++, x++, w += width) {
-            const float *q[4] = {x, x + 4 * step, x + 8 * step, x + 12 * step};
-            vec u[2];
-            UNROLL for (int j = 0; j < v; j++) u[j] = load(w + j * LANES);
-            UNROLL for (int i = 0; i < p; i++)
-            {
-                const float a = q[i / 4][(size_t)(i % 4) * step];
-                UNROLL for (int j = 0; j < v; j++) sum[i][j] += a * u[j];
-            }
-        }
-    }
-    UNROLL for (int i = 0; i < p; i++) UNROLL for (int j = 0; j < v; j++)
-    {
-        float *to = y + (size_t)i * t->y_pitch + j * LANES;
-        vec s = t->add ? load(to) + sum[i][j] : sum[i][j];
-        store(to, t->relu ? positive(s) : s);
-    }
-}
-
-/* All lines' pixels of v vectors of outputs, in tiles of falling size: these weights stay near meanwhile. */
-INLINE void product_columns(const kd__product *t, float *y, const float *w, size_t width, const float *bias,
-                            int v)
-{
-    const float *const *x = t->x;
-    for (size_t line = 0; line < t->lines; line++, x += t->x_step, y += t->n * t->y_pitch) {
-        size_t at = 0;
-#define TILES(p)                                                                                             \
-    for (; at + (p) <= t->n; at += (p))                                                                      \
-    product_tile(t, y + at * t->y_pitch, x, at * t->x_pitch, w, width, bias, p, v)
-        TILES(TILE);
-        TILES(TILE / 2);
-        TILES(2);
-        TILES(1);
-#undef TILES
-    }
-}
-
-static void product(const kd__product *t, float *y, const float *w)
-{
-    for (size_t o = 0; o < t->out;) {
-        const size_t width = kd_min_size(KD__ROWS_BLOCK, t->out - o);
-        size_t j = 0;
-        for (; j + PAIR <= width; j += PAIR)
-            product_columns(t, y + o + j, w + j, width, t->bias ? t->bias + o + j : NULL, 2);
-        if (j < width) product_columns(t, y + o + j, w + j, width, t->bias ? t->bias + o + j : NULL, 1);
-        w += t->rows * t->len * width;
-        o += width;
-    }
-}
-
-/* ---- weight gradients --------------------------------------------------------------------- */
-
-/* k numbers of a segment by v vectors of outputs. */
-INLINE void weights_tile(const kd__product *t, float *dw, const float *const *x, size_t x_at, size_t step,
-                         const float *const *dy, size_t dy_rows, size_t o, int k, int v)
-{
-    vec sum[WEIGHTS][2];
-    UNROLL for (int i = 0; i < k; i++) UNROLL for (int j = 0; j < v; j++) sum[i][j] =
-        load(dw + (size_t)i * t->out + j * LANES);
-    for (size_t r = 0; r < dy_rows; r++) {
-        const float *xr = x[r * step] + x_at, *dr = dy[r] + o;
-        for (size_t p = 0; p < t->n; p++, xr += t->x_pitch, dr += t->out) {
-            vec d[2];
-            UNROLL for (int j = 0; j < v; j++) d[j] = load(dr + j * LANES);
-            UNROLL for (int i = 0; i < k; i++)
-            {
-                const float a = xr[i];
-                UNROLL for (int j = 0; j < v; j++) sum[i][j] += a * d[j];
-            }
-        }
-    }
-    UNROLL for (int i = 0; i < k; i++) UNROLL for (int j = 0; j < v; j++)
-        store(dw + (size_t)i * t->out + j * LANES, sum[i][j]);
-}
-
-INLINE void weights_columns(const kd__product *t, float *dw, size_t step, const float *const *dy,
-                            size_t dy_rows, size_t o, int v)
-{
-    for (size_t u = 0; u < t->rows; u++) {
-        float *to = dw + u * t->len * t->out + o;
-        size_t at = 0;
-#define TILES(k)                                                                                             \
-    for (; at + (k) <= t->len; at += (k))                                                                    \
-    weights_tile(t, to + at * t->out, t->x + u, at, step, dy, dy_rows, o, k, v)
-        TILES(WEIGHTS);
-        TILES(4);
-        TILES(3);
-        TILES(1);
-#undef TILES
-    }
-}
-
-static void weights(const kd__product *t, float *dw, size_t step, const float *const *dy, size_t dy_rows)
-{
-    size_t o = 0;
-    for (; o + PAIR <= t->out; o += PAIR) weights_columns(t, dw, step, dy, dy_rows, o, 2);
-    if (o < t->out) weights_columns(t, dw, step, dy, dy_rows, o, 1);
-}
 
 /* ---- depthwise ---------------------------------------------------------------------------- */
 
@@ -217,7 +56,7 @@ INLINE void deep_rows(const kd__product *t, float *y, const float *w, int r)
 static void deep_product(const kd__product *all, float *y, const float *w)
 {
     kd__product t = *all;
-    for (size_t line = 0; line < t.lines; line++, t.x += t.x_step, y += t.n * t.y_pitch)
+    for (size_t line = 0; line < t.lines; line++, t.x += t.x_step, y += t.y_line)
         if (t.rows == 3)
             deep_rows(&t, y, w, 3);
         else if (t.rows == 2)

@@ -268,8 +268,8 @@ static void linear_layers_equal_their_twin(void **state)
 }
 
 /* What this CPU can do, beginning with the first: bf16 operands in f32, in bf16. */
-static int forms(void) { return kd_nn_check_precision(KD_PRECISION_BF16, NULL) ? 0 : 2; }
-static const kd__operands form[] = {KD__ROUNDED, KD__BF16};
+static int forms(void) { return kd_nn_check_precision(KD_PRECISION_BF16, NULL) ? 0 : 3; }
+static const kd__operands form[] = {KD__ROUNDED, KD__BF16, KD__TILES};
 
 /* The twin rounds operands one by one and adds up in double. */
 static void products_of_bf16_operands_equal_their_twin(void **state)
@@ -291,6 +291,35 @@ static void products_of_bf16_operands_equal_their_twin(void **state)
             check_variants(l[k]);
         }
     }
+}
+
+/* With channels in sixteens bf16's own kernels, where the CPU has them: of images in twos and one left over.
+ */
+static void convolutions_of_bf16_pairs_equal_their_twin(void **state)
+{
+    (void)state;
+    if (!forms()) skip();
+    static const int64_t channels[][2] = {{16, 48}, {48, 16}};
+    static const int64_t sizes[][2] = {{1, 3}, {4, 15}, {9, 5}};
+    for (size_t c = 0; c < 2; c++)
+        for (size_t i = 0; i < 3; i++)
+            for (int stride = 1; stride <= 2; stride++)
+                for (int pad = 0; pad <= 2; pad++) {
+                    const bool one = pad == 0 && stride == 1, fits = pad || sizes[i][0] >= 3;
+                    layer l = conv(sizes[i][0], sizes[i][1], channels[c][0], channels[c][1], fits ? 3 : 1,
+                                   stride, pad);
+                    l.operands = KD__BF16;
+                    l.batch = 11;
+                    check_equals_twin(&l);
+                    if (!one) continue;
+                    l.a.k = 1;
+                    check_equals_twin(&l);
+                }
+    layer l = conv(7, 9, 32, 48, 3, 2, 1);
+    l.operands = KD__BF16;
+    check_variants(l);
+    l.batch = 11;
+    check_variants(l);
 }
 
 /* Root mean square of the difference by that of the number, each a few roundings of 2^-9. */
@@ -406,6 +435,7 @@ int main(void)
         cmocka_unit_test(depthwise_convolutions_equal_their_twin),
         cmocka_unit_test(linear_layers_equal_their_twin),
         cmocka_unit_test(products_of_bf16_operands_equal_their_twin),
+        cmocka_unit_test(convolutions_of_bf16_pairs_equal_their_twin),
         cmocka_unit_test(products_of_bf16_operands_are_near_those_of_f32),
         cmocka_unit_test(depthwise_and_one_channel_layers_stay_f32),
         cmocka_unit_test(the_bits_do_not_depend_on_the_threads),

@@ -65,6 +65,27 @@ static void rounding_is_to_nearest_even_at_every_instruction_set(void **state)
     assert_true(want[6] == 1.0f && want[7] == 0x1.04p0f && want[8] == 0x1.02p0f); // ties go to even
 }
 
+/* But for denormals, which bf16 instructions take for zeros. */
+static void pairs_are_rounded_to_nearest_even(void **state)
+{
+    (void)state;
+    if (kd_cpu_isa() < KD_ISA_AVX512BF16) skip();
+    enum { N = 48 };
+    static const float odd[] = {0.0f,       -0.0f,     INFINITY,  -INFINITY,
+                                3.4028e38f, 0x1.01p0f, 0x1.03p0f, 0x1.010002p0f};
+    float *a = fx_normal(N, 3), *b = fx_normal(N, 4);
+    uint16_t want_a[N], want_b[N], got[2 * N], neighbours[N];
+    memcpy(a, odd, sizeof odd);
+    kd_from_f32(want_a, KD_BF16, a, N);
+    kd_from_f32(want_b, KD_BF16, b, N);
+    kd__rows_bf16_avx512bf16.neighbours((float *)neighbours, a, N);
+    kd__rows_bf16_avx512bf16.couples((float *)got, a, b, N);
+    assert_memory_equal(neighbours, want_a, sizeof want_a);
+    for (size_t i = 0; i < N; i++) assert_true(got[2 * i] == want_a[i] && got[2 * i + 1] == want_b[i]);
+    free(a);
+    free(b);
+}
+
 static void a_graph_in_bf16_equals_its_twin(void **state)
 {
     (void)state;
@@ -173,6 +194,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(rounding_is_to_nearest_even_at_every_instruction_set),
+        cmocka_unit_test(pairs_are_rounded_to_nearest_even),
         cmocka_unit_test(a_graph_in_bf16_equals_its_twin),
         cmocka_unit_test(the_bits_do_not_depend_on_the_threads),
         cmocka_unit_test(operands_are_in_the_plan),
