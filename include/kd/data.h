@@ -285,6 +285,9 @@ typedef struct kd_batch {
     bool wait;
 } kd_batch;
 kd_status kd_stream_next(kd_stream *s, kd_batch *b, kd_err *err);
+/* Whether the window at hand has all rows of the next batch. Streams of which that is true may be asked for
+ * it at the same time, each by one thread. */
+bool kd_stream_ready(const kd_stream *s);
 /* Skips n batches of an epoch just begun, for resume (n == steps: the whole epoch): what follows equals the
  * uninterrupted run. Takes no time that grows with n. KD_EUSAGE behind the first batch or for n over steps.
  */

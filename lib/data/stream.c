@@ -10,7 +10,7 @@
  * is mixed in is at hand, and students that share the stream share the work. Each view is one thread's.
  *
  * Several streams share a window; it gives way to the next only when each has taken its rows of it
- * (or has reached its end).
+ * (or has reached its end). Until then they only read it, so they may be drawn from at the same time.
  */
 #include "data_private.h"
 
@@ -173,6 +173,13 @@ static uint64_t first_wanted(const kd_loader *l, bool *held)
         if (s->at < s->end && s->at < first) first = s->at;
     *held = l->now->loaded && first < window_end(l);
     return first;
+}
+
+bool kd_stream_ready(const kd_stream *s)
+{
+    const kd_loader *l = s->loader;
+    const uint64_t lacks = s->batch - (s->delivered ? 0 : s->fill), end = s->at + lacks;
+    return l->now->loaded && end <= window_end(l) && end <= s->end;
 }
 
 static void permute(kd_stream *s)

@@ -1,13 +1,16 @@
 /* dense.c - the products of a linear layer on a batch of fixed size.
  *
- *     forward  y  (B, out)  = x (B, in) W^T (in, out)       W's rows are turned around, BLOCK by STEP at a
- * time weights  dW (out, in) = dy^T (out, B) x (B, in)       dy's columns are, BLOCK by STEP at a time data
- * dx (B, in)   = dy (B, out) W (out, in)
+ *     forward  y  (B, out)  = x (B, in) W^T (in, out)     W's rows are turned around, BLOCK by DEEP at a time
+ *     weights  dW (out, in) = dy^T (out, B) x (B, in)     dy's columns are, BLOCK by STEP at a time
+ *     data     dx (B, in)   = dy (B, out) W (out, in)
  *
  * All else is read where it is. What is turned around lies on the stack of the thread that uses it, at once
  * and from the nearest cache: nothing is handed from core to core but x, y and dy, and a layer needs one
  * barrier in each direction, one more where dx is wanted. A thread has the same rows of W in forward and in
  * dW.
+ *
+ * K goes by in one piece wherever it can: what is turned around may be larger than the nearest cache, because
+ * it is read in order, while each further piece would load and store all tiles of the result once more.
  *
  * A number is one sum along K, in K's order, however the work is cut: bits depend on the instruction set
  * alone. So the cut may follow the team: blocks of BLOCK outputs, or of dx's columns, and of as few rows of
@@ -17,7 +20,7 @@
 
 #include <omp.h>
 
-enum { ALIGN = 16, BLOCK = 64, STEP = 128, MIN_ROWS = 32 };
+enum { ALIGN = 16, BLOCK = 64, STEP = 128, DEEP = 1024, MIN_ROWS = 32 };
 
 const kd__dense_kernels *kd__dense_get(void)
 {
@@ -67,10 +70,10 @@ static piece piece_at(const grid *g, size_t t)
 /* p: outputs by rows of the batch. */
 static void forward_piece(const kd__dense *d, const kd__dense_forward *f, const piece *p)
 {
-    _Alignas(64) float w[STEP * BLOCK], c[2 * STEP * BLOCK];
+    _Alignas(64) float w[DEEP * BLOCK], c[2 * STEP * BLOCK];
     const kd__dense_kernels *k = kd__dense_get();
-    for (size_t at = 0; at < d->in; at += STEP) {
-        const size_t n = kd_min_size(STEP, d->in - at);
+    for (size_t at = 0; at < d->in; at += DEEP) {
+        const size_t n = kd_min_size(DEEP, d->in - at);
         k->transpose(w, BLOCK, f->w + p->row * d->in + at, d->in, p->rows, n);
         k->product(&(kd__dense_product){.c = c,
                                         .ldc = BLOCK,
@@ -127,7 +130,7 @@ static void weights_piece(const kd__dense *d, const kd__dense_backward *g, const
 /* p: columns of dx by rows of the batch. */
 static void data_piece(const kd__dense *d, const kd__dense_backward *g, const piece *p)
 {
-    for (size_t o = 0; o < d->out; o += STEP)
+    for (size_t o = 0; o < d->out; o += DEEP)
         kd__dense_get()->product(&(kd__dense_product){.c = g->dx + p->col * d->in + p->row,
                                                       .ldc = d->in,
                                                       .a = g->dy + p->col * d->out + o,
@@ -136,7 +139,7 @@ static void data_piece(const kd__dense *d, const kd__dense_backward *g, const pi
                                                       .ldb = d->in,
                                                       .rows = p->cols,
                                                       .n = p->rows,
-                                                      .k = kd_min_size(STEP, d->out - o),
+                                                      .k = kd_min_size(DEEP, d->out - o),
                                                       .add = o > 0 || g->add});
 }
 

@@ -264,16 +264,17 @@ void kd__block_filter(uint8_t *out, const kd_column *c, uint32_t rows, const kd_
 }
 
 /* Ways to make a frame, beside zstd levels. */
-enum { WHOLE = 0, PIECES = -1, PIECE_LOG = 13 };
+enum { WHOLE = 0, PIECES = -1, SWIFT = -2, PIECE_LOG = 13, SMALL = 10 };
 
 /* WHOLE: Huffman coding with next to no search for repetitions. PIECES: the same with a table for every 8
- * KiB: a frame's blocks are no longer than its window. Returns what zstd does. */
+ * KiB: a frame's blocks are no longer than its window. SWIFT: zstd's level -1, repetitions without Huffman
+ * coding. Returns what zstd does. */
 static size_t zip(ZSTD_CCtx *zstd, int way, uint8_t *out, size_t room, const uint8_t *raw, size_t len)
 {
     ZSTD_CCtx_reset(zstd, ZSTD_reset_session_and_parameters);
-    ZSTD_CCtx_setParameter(zstd, ZSTD_c_compressionLevel, way > 0 ? way : 1);
+    ZSTD_CCtx_setParameter(zstd, ZSTD_c_compressionLevel, way > 0 ? way : way == SWIFT ? -1 : 1);
     ZSTD_CCtx_setParameter(zstd, ZSTD_c_checksumFlag, 1);
-    if (way <= 0) {
+    if (way == WHOLE || way == PIECES) {
         ZSTD_CCtx_setParameter(zstd, ZSTD_c_strategy, ZSTD_fast);
         ZSTD_CCtx_setParameter(zstd, ZSTD_c_minMatch, 7);
         ZSTD_CCtx_setParameter(zstd, ZSTD_c_hashLog, 6);
@@ -290,17 +291,22 @@ size_t kd__record_pack(kd__record *r, const uint8_t *raw, uint8_t *out, ZSTD_CCt
     // it saves. Byte planes, and the parts of an encoded block, are unlike each other: a table of its own for
     // each piece pays there, but tables take time to read, so they have to save 1/32. All frames have their
     // turn in the same place; the one that wins is made again unless it was the last.
-    const bool floats = kd_dtype_is_float((kd_dtype)r->dtype);
+    // Of other numbers, such as the bytes of images, one without Huffman coding is read twice as fast: that
+    // is worth 1/16, unless the level says that size is all.
+    const bool floats = kd_dtype_is_float((kd_dtype)r->dtype), haste = !floats && level < SMALL;
+    const size_t swift = haste ? zip(zstd, SWIFT, to, room, raw, len) : SIZE_MAX;
     const size_t whole = floats ? zip(zstd, WHOLE, to, room, raw, len) : SIZE_MAX;
     const size_t pieces = floats ? zip(zstd, PIECES, to, room, raw, len) : SIZE_MAX;
     size_t n = zip(zstd, level, to, room, raw, len);
-    if (ZSTD_isError(n) || (floats && (ZSTD_isError(whole) || ZSTD_isError(pieces))))
+    if (ZSTD_isError(n) || (haste && ZSTD_isError(swift)) ||
+        (floats && (ZSTD_isError(whole) || ZSTD_isError(pieces))))
         return 0; // stored as it is, its root would be another
     if (floats) {
         const size_t best = kd_min_size(whole, n);
         const int way = pieces + pieces / 32 <= best ? PIECES : whole <= n ? WHOLE : level;
         if (way != level) n = zip(zstd, way, to, room, raw, len);
     }
+    if (haste && swift - swift / 16 <= n) n = zip(zstd, SWIFT, to, room, raw, len);
     if (ZSTD_isError(n)) return 0;
     r->codec = KD__CODEC_ZSTD;
     if (n > len - len / 32 || n >= len) {

@@ -286,6 +286,8 @@ void kd__feed_close(kd__feed *f) // the stream is the loader's
     free(f);
 }
 
+bool kd__feed_ready(const kd__feed *f) { return !f->over && kd_stream_ready(f->stream); }
+
 kd_status kd__feed_draw(kd__feed *f, kd_trainer *t, kd_err *err)
 {
     kd_status st;

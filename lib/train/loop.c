@@ -50,15 +50,14 @@ static kd_status begin_epoch(kd_trainer *t, uint64_t epoch, kd_err *err)
 /* Every feed draws; *drawn: at least one has a batch, *over: all are used up. */
 static kd_status draw(kd_trainer *t, bool *drawn, bool *over, kd_err *err)
 {
+    kd_status st = kd__feeds_draw(t, err);
     *drawn = false;
     *over = true;
-    for (size_t i = 0; i < t->nfeeds; i++) {
-        kd_status st = kd__feed_draw(t->feeds[i], t, err);
-        if (st) return st;
+    for (size_t i = 0; i < t->nfeeds && !st; i++) {
         *drawn |= t->feeds[i]->drawn;
         *over &= t->feeds[i]->over;
     }
-    return KD_OK;
+    return st;
 }
 
 static void report(const kd_trainer *t, const caller *c)

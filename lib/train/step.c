@@ -1,10 +1,10 @@
-/* step.c - one training step, one validation block: the only parallel regions of this module.
+/* step.c - batches, one training step, one validation block: the only parallel regions of this module.
  *
  * With at least as many students as threads each student is a task for one thread: no barriers, and
- * its weights stay in that core's cache; otherwise the students step one after the other, each with
- * the whole team. The code of a step is the same: it is called by all threads of a team of
- * `threads` or of one. A task's team of one is a nested region, so that the orphaned worksharing
- * loops inside bind to it and not to the loop over students.
+ * its weights stay in that core's cache; each feed draws as such a task, too, where the window at hand has
+ * its batch. Otherwise the students step one after the other, each with the whole team. The code of a step is
+ * the same: it is called by all threads of a team of `threads` or of one. A task's team of one is a nested
+ * region, so that the orphaned worksharing loops inside bind to it and not to the loop over students.
  *
  * Which way is taken changes no bit: kernels cut their work by shape alone (kd/nn.h), and nothing
  * here adds numbers of two students or two threads.
@@ -286,6 +286,23 @@ static void evaluate(kd__run *r, const kd_trainer *t, const kd__block *b)
 
 /* Where on the schedules of its loss a run is: a pure function of its position. */
 static void set_loss(kd__run *r) { kd_loss_at(r->loss, (double)r->at.total / (double)r->steps); }
+
+kd_status kd__feeds_draw(kd_trainer *t, kd_err *err)
+{
+    const bool several = t->solo && t->nfeeds > 1;
+    kd_status st = KD_OK;
+#pragma omp parallel for schedule(dynamic, 1) num_threads(t->p.threads) if (several)
+    for (size_t i = 0; i < t->nfeeds; i++) {
+        kd__feed *f = t->feeds[i];
+        if ((f->ahead = several && kd__feed_ready(f))) f->st = kd__feed_draw(f, t, &f->err);
+    }
+    for (size_t i = 0; i < t->nfeeds && !st; i++) { // the others may want another window
+        kd__feed *f = t->feeds[i];
+        st = f->ahead ? f->st : kd__feed_draw(f, t, err);
+        if (st && f->ahead && err) *err = f->err;
+    }
+    return st;
+}
 
 void kd__steps(kd_trainer *t)
 {

@@ -278,6 +278,9 @@ struct kd__feed {
     kd_stream *stream;
     uint64_t steps, step; /* batches an epoch; the one that is drawn */
     bool over, drawn;     /* the epoch's batches are used up; b is to be stepped on this round */
+    bool ahead;           /* it was drawn beside others, with this outcome */
+    kd_status st;
+    kd_err err;
     kd_batch b;
     kd__targets targets;
 };
@@ -343,6 +346,7 @@ kd_status kd__labels_read(const kd_trainer *t, kd_cursor *cursor, int slot, uint
 kd_status kd__feed_open(kd__feed **out, kd_trainer *t, const kd__run *r, kd_err *err);
 bool kd__feed_serves(const kd__feed *f, const kd__run *r);
 void kd__feed_close(kd__feed *f);
+bool kd__feed_ready(const kd__feed *f); /* its next batch can be drawn while others are */
 /* Draws the next batch if there is one in this round. */
 kd_status kd__feed_draw(kd__feed *f, kd_trainer *t, kd_err *err);
 
@@ -402,6 +406,8 @@ kd_status kd__valid_block(kd_trainer *t, size_t i, const kd__block **out, kd_err
 
 /* ---- steps (step.c) ----------------------------------------------------------------------- */
 
+/* Every feed draws, as far as it can. */
+kd_status kd__feeds_draw(kd_trainer *t, kd_err *err);
 /* One training step of each run in t->todo, on the batch its feed has drawn. */
 void kd__steps(kd_trainer *t);
 /* Adds the rows of a validation block to the sums of each run in t->todo. */

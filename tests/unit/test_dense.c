@@ -111,8 +111,8 @@ static void same(const layer *got, const char *what, const float *a, const float
                  got->d.rows, got->d.in, got->d.out, got->bias, got->relu, got->add, got->dx_too, what, d);
 }
 
-static const size_t shapes[][3] = {{32, 16, 1},    {33, 48, 10},   {100, 80, 65},  {128, 784, 128},
-                                   {130, 256, 70}, {300, 112, 17}, {513, 144, 129}};
+static const size_t shapes[][3] = {{32, 16, 1},    {33, 48, 10},   {100, 80, 65},   {128, 784, 128},
+                                   {130, 256, 70}, {300, 112, 17}, {513, 144, 129}, {40, 1056, 1030}};
 enum { SHAPES = sizeof shapes / sizeof *shapes };
 
 static void equals_plain_loops(void **state)

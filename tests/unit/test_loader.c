@@ -122,7 +122,9 @@ static void play(kd_loader *l, player *p, int n, uint64_t epoch)
         for (int i = 0; i < n; i++) before += p[i].n + done[i];
         for (int i = 0; i < n; i++) {
             kd_batch b;
+            const bool ready = kd_stream_ready(p[i].s);
             OK(kd_stream_next(p[i].s, &b, &fx_err));
+            assert_true(!ready || b.rows == p[i].batch);
             if (!b.rows) {
                 p[i].waits += b.wait;
                 if (!b.wait && !done[i]) done[i] = true, over++;

@@ -166,6 +166,33 @@ static void exponents_have_the_documented_bytes_and_come_back(void **state)
     assert_memory_equal(out, all, sizeof(all));
 }
 
+/* Frames of bytes: at zstd's level -1, which has no Huffman coding, unless that costs more than 1/15. */
+static void bytes_are_coded_where_that_saves_enough(void **state)
+{
+    (void)state;
+    enum { N = 1 << 16 };
+    static uint8_t raw[N], got[N * 2], frame[N * 2];
+    ZSTD_CCtx *zstd = ZSTD_createCCtx();
+    kd_rng rng;
+    kd_rng_init(&rng, 1, KD_RNG_TEST, 0, 0);
+    for (int kind = 0; kind < 2; kind++) { // noise with empty lines between; few values in any order
+        for (size_t i = 0; i < N; i++)
+            raw[i] = (uint8_t)(kind ? kd_rng_below(&rng, 16) : i / 64 % 2 ? kd_rng_below(&rng, 256) : 0);
+        for (int level = 3; level <= 10; level += 7) {
+            kd__record r = {.raw = N, .dtype = KD_U8};
+            const size_t n = kd__record_pack(&r, raw, got, zstd, level) - KD__RECORD_HEAD;
+            const int want = kind || level == 10 ? level : -1;
+            ZSTD_CCtx_reset(zstd, ZSTD_reset_session_and_parameters);
+            ZSTD_CCtx_setParameter(zstd, ZSTD_c_compressionLevel, want);
+            ZSTD_CCtx_setParameter(zstd, ZSTD_c_checksumFlag, 1);
+            assert_int_equal(r.codec, KD__CODEC_ZSTD);
+            assert_int_equal(ZSTD_compress2(zstd, frame, sizeof frame, raw, N), n);
+            assert_memory_equal(frame, got + KD__RECORD_HEAD, n);
+        }
+    }
+    ZSTD_freeCCtx(zstd);
+}
+
 /* Reads the segment as any LMDB program would and computes its root. */
 static void lmdb_reads_the_file_and_finds_the_root(void **state)
 {
@@ -220,6 +247,7 @@ int main(void)
         cmocka_unit_test(the_documented_record_is_read),
         cmocka_unit_test(the_checksum_is_xxh3_over_header_and_payload),
         cmocka_unit_test(the_document_shows_these_bytes),
+        cmocka_unit_test(bytes_are_coded_where_that_saves_enough),
         cmocka_unit_test(planes_of_every_size_come_back),
         cmocka_unit_test(exponents_have_the_documented_bytes_and_come_back),
         cmocka_unit_test(lmdb_reads_the_file_and_finds_the_root),

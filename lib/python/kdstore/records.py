@@ -206,18 +206,20 @@ def codebook(buffer, column, index):
 # ---- writing ---------------------------------------------------------------------------------
 
 
-_WHOLE, _PIECES = 0, -1  # ways to make a frame, beside zstd levels
+_WHOLE, _PIECES, _SWIFT = 0, -1, -2  # ways to make a frame, beside zstd levels
+_SMALL = 10  # from this level on size is all
 
 
 def _packer(way):
-    """_WHOLE: Huffman coding with next to no search for repetitions. _PIECES: with a table for every 8 KiB."""
+    """_WHOLE: Huffman coding with next to no search for repetitions. _PIECES: with a table for every 8 KiB. _SWIFT: no
+    Huffman coding."""
     packers = getattr(_local, "packers", None)
     if packers is None:
         packers = _local.packers = {}
     if way not in packers:
         frame = {"write_checksum": True, "write_content_size": True}
-        if way > 0:
-            packers[way] = zstandard.ZstdCompressor(level=way, **frame)
+        if way > 0 or way == _SWIFT:
+            packers[way] = zstandard.ZstdCompressor(level=-1 if way == _SWIFT else way, **frame)
         else:
             search = {"strategy": zstandard.STRATEGY_FAST, "min_match": 7, "hash_log": 6}
             search.update({"window_log": 13} if way == _PIECES else {})
@@ -238,6 +240,10 @@ def pack(raw, level, *, dtype=0, encoding=0, filter=0, split=0, column=NO_CHUNK,
             frame = whole
         if len(pieces) + len(pieces) // 32 <= len(frame):
             frame = pieces
+    elif n and level < _SMALL:  # without Huffman coding bytes are read twice as fast: worth 1/16
+        swift = _packer(_SWIFT).compress(raw)
+        if len(swift) - len(swift) // 16 <= len(frame):
+            frame = swift
     codec = ZSTD
     if not n or len(frame) > n - n // 32 or len(frame) >= n:
         codec, frame = RAW, raw
