@@ -1,8 +1,12 @@
-"""figure.py - writes one figure of the scoreboard: what bench/README.md describes, bench/results/NAME.json."""
+"""figure.py - writes one figure of the scoreboard: what bench/README.md describes, bench/results/NAME.json.
+
+What another CPU said last is not lost: it goes to bench/results/CPU/NAME.json.
+"""
 import datetime
 import json
 import os
 import platform
+import re
 import subprocess
 from pathlib import Path
 
@@ -43,6 +47,18 @@ def load(results, name):
         return {}
 
 
+def _put_aside(results, name, cpu):
+    """A figure that another CPU than this one measured, to that one's folder; this one's older figure goes."""
+    def folder(cpu):
+        return Path(results) / re.sub("[^a-z0-9]+", "-", cpu.lower()).strip("-")
+
+    old = load(results, name)
+    if old and old["machine"]["cpu"] != cpu:
+        folder(old["machine"]["cpu"]).mkdir(exist_ok=True)
+        (Path(results) / f"{name}.json").replace(folder(old["machine"]["cpu"]) / f"{name}.json")
+    (folder(cpu) / f"{name}.json").unlink(missing_ok=True)
+
+
 def save(results, name, value, unit, command, *, bar=None, direction="higher", peer=None, peer_value=None,
          machine=None, versions=None, details=None):
     """Replaces RESULTS/NAME.json as a whole. machine, versions: members beside or instead of the usual ones."""
@@ -51,6 +67,7 @@ def save(results, name, value, unit, command, *, bar=None, direction="higher", p
            "versions": {**_versions(), **(versions or {})}, "date": now(), "details": details or {}}
     path = Path(results) / f"{name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
+    _put_aside(results, name, out["machine"]["cpu"])
     temporary = path.with_suffix(".json.tmp")
     temporary.write_text(json.dumps(out, indent=2) + "\n")
     temporary.replace(path)

@@ -1,5 +1,6 @@
 #!/bin/sh
-# Turns the figures of bench/results/*.json into docs/scoreboard.md, and prints those that fall short.
+# Turns the figures of bench/results/*.json, and what other CPUs said, bench/results/CPU/*.json, into
+# docs/scoreboard.md, and prints those of the former that fall short.
 #
 #   bench/scoreboard.sh [RESULTS [PAGE]]
 #
@@ -12,6 +13,7 @@ set -eu
 results=${1:-bench/results}
 page=${2:-docs/scoreboard.md}
 
+others=$results/*/*.json
 set -- "$results"/*.json
 if [ ! -e "$1" ]; then
   echo "scoreboard: no figures in $results; make bench measures some" >&2
@@ -33,7 +35,8 @@ if type != "object" then "no object" else
   (select(.command == "") | "command is empty: a figure must say how to measure it again")
 end'
 bad=0
-for f in "$@"; do
+for f in "$@" $others; do
+  [ -e "$f" ] || continue
   if ! problem=$(jq -r "$check" "$f" 2>&1); then
     echo "scoreboard: $f: $problem" >&2
     bad=1
@@ -55,7 +58,20 @@ def sign: if .direction == "higher" then "≥" else "≤" end;
 def cell: tostring | gsub("\\|"; "\\|") | gsub("\n"; " ");
 def ratio: if .details.ratio.median then "; ratio \(.details.ratio.median) [\(.details.ratio.low95), \(.details.ratio.high95)]" else "" end;
 def peer_cell: if .peer == null then "" else "\(.peer): \(.peer_value | digits) \(.unit)\(ratio)" end;
+def row: [.name, "\(.value | digits) \(.unit)", (if .bar == null then "" else "\(sign) \(.bar | digits) \(.unit)" end), mark, peer_cell, "`\(.command)`",
+  "\(.machine.cpu), \(.machine.cores) cores, \(.machine.mem_gb | round) GB", .date[:10]] | map(cell) | "| \(join(" | ")) |";
 '
+table() {
+  printf '%s\n' '| figure | value | bar | met? | peer | command | machine | date |' '|---|---|---|---|---|---|---|---|'
+  jq -rs "$lib"'sort_by(.name, .machine.cpu)[] | row' "$@"
+}
+
+table_of_others() {
+  [ -e "$1" ] || return 0
+  printf '\n## On other CPUs\n\nWhat they said last of figures that have been measured since on the machine above.\n\n'
+  table "$@"
+}
+
 {
   cat <<'PAGE'
 # Scoreboard
@@ -63,12 +79,10 @@ def peer_cell: if .peer == null then "" else "\(.peer): \(.peer_value | digits) 
 Every figure that kd promises, as last measured. Written by `make scoreboard` from `bench/results/*.json`; do not edit.
 Each file there also holds the versions, the spread and what else was measured in the run.
 
-| figure | value | bar | met? | peer | command | machine | date |
-|---|---|---|---|---|---|---|---|
 PAGE
-  jq -rs "$lib"'sort_by(.name)[] | [.name, "\(.value | digits) \(.unit)",
-    (if .bar == null then "" else "\(sign) \(.bar | digits) \(.unit)" end), mark, peer_cell, "`\(.command)`",
-    "\(.machine.cpu), \(.machine.cores) cores, \(.machine.mem_gb | round) GB", .date[:10]] | map(cell) | "| \(join(" | ")) |"' "$@"
+  table "$@"
+  # shellcheck disable=SC2086 # a pattern
+  table_of_others $others
 } >"$tmp"
 mv "$tmp" "$page"
 

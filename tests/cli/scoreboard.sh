@@ -54,6 +54,13 @@ check "a row says it all" grep -qxF '| below | 72,346 img/s | ≥ 80,000 img/s |
 check "a small number keeps three digits" grep -qiE '^\| tiny \| 1\.23e-0?6 img/s \| ≤ 0\.0001 ' "$dir/page.md"
 check "a bar that is reached is met" grep -qE '^\| small .*\| yes \|' "$dir/page.md"
 
+check "one CPU: nothing of others" sh -c "! grep -q 'other CPUs' '$dir/page.md'"
+mkdir "$dir/results/old-cpu"
+sed 's/some CPU/old CPU/; s/"value": 100/"value": 50/' "$dir/results/above.json" >"$dir/results/old-cpu/above.json"
+run
+check "another CPU's figure: a table of its own" grep -qE '^\| above \| 50 .*old CPU' "$dir/page.md"
+check "another CPU's figure is not counted" grep -qxF '3 of 5 figures meet their bar' "$dir/out"
+
 cp "$dir/page.md" "$dir/before.md"
 sed 's/"make bench"/""/' "$dir/results/above.json" >"$dir/results/nocommand.json"
 run
