@@ -13,7 +13,7 @@ set -eu
 results=${1:-bench/results}
 page=${2:-docs/scoreboard.md}
 
-others=$results/*/*.json
+others="$results/*/*.json" # a pattern
 set -- "$results"/*.json
 if [ ! -e "$1" ]; then
   echo "scoreboard: no figures in $results; make bench measures some" >&2
@@ -35,6 +35,7 @@ if type != "object" then "no object" else
   (select(.command == "") | "command is empty: a figure must say how to measure it again")
 end'
 bad=0
+# shellcheck disable=SC2086 # a pattern, here and below
 for f in "$@" $others; do
   [ -e "$f" ] || continue
   if ! problem=$(jq -r "$check" "$f" 2>&1); then
@@ -81,7 +82,7 @@ Each file there also holds the versions, the spread and what else was measured i
 
 PAGE
   table "$@"
-  # shellcheck disable=SC2086 # a pattern
+  # shellcheck disable=SC2086
   table_of_others $others
 } >"$tmp"
 mv "$tmp" "$page"

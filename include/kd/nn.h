@@ -283,9 +283,9 @@ typedef struct kd_head_params {
 } kd_head_params;
 /* KD_EUSAGE (no such layer), KD_ENOMEM. The graph must outlive it. */
 kd_status kd_head_create(kd_head **out, kd_graph *g, const kd_head_params *p, kd_err *err);
-void kd_head_free(kd_head *h);          /* NULL-safe */
-int64_t kd_head_rows(const kd_head *h); /* of a piece at most: fewer where bf16 instructions are fast, as its
-                                           logits are most of what such a step has beside weights */
+void kd_head_free(kd_head *h); /* NULL-safe */
+int64_t
+kd_head_rows(const kd_head *h); /* of a piece at most: more where each rounds the weights to bf16 in f32 */
 size_t kd_head_bytes(const kd_head *h);
 /* These four by the team. rows: that will be asked for, in all. Reads the weights afresh. */
 void kd_head_begin(kd_head *h, kd_exec *ex, int64_t rows);
