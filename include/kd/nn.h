@@ -285,7 +285,7 @@ typedef struct kd_head_params {
 kd_status kd_head_create(kd_head **out, kd_graph *g, const kd_head_params *p, kd_err *err);
 void kd_head_free(kd_head *h); /* NULL-safe */
 int64_t
-kd_head_rows(const kd_head *h); /* of a piece at most: more where each rounds the weights to bf16 in f32 */
+kd_head_rows(const kd_head *h); /* of a piece at most: more where each also makes bf16 of the weights */
 size_t kd_head_bytes(const kd_head *h);
 /* These four by the team. rows: that will be asked for, in all. Reads the weights afresh. */
 void kd_head_begin(kd_head *h, kd_exec *ex, int64_t rows);

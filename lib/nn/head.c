@@ -147,7 +147,7 @@ kd_status kd_head_create(kd_head **out, kd_graph *g, const kd_head_params *p, kd
     h->width = g->node[h->x].size;
     h->operands =
         p->precision == KD_PRECISION_BF16 && g->operands ? g->operands : kd__operands_by_cpu(p->precision);
-    h->rows = h->operands == KD__ROUNDED ? KD_HEAD_ROWS : KD_HEAD_ROWS / 2;
+    h->rows = h->operands == KD__F32 ? KD_HEAD_ROWS / 2 : KD_HEAD_ROWS;
     st = kd__team_create(&h->team, p->threads, err);
     if (!st && h->operands == KD__TILES) st = plan_library(h, err);
     if (!st) st = plan_memory(h, err);
