@@ -69,7 +69,7 @@ table() {
 
 table_of_others() {
   [ -e "$1" ] || return 0
-  printf '\n## On other CPUs\n\nWhat they said last of figures that have been measured since on the machine above.\n\n'
+  printf '\n## On other CPUs\n\nWhat they said last of figures that have been measured since on the machines above.\n\n'
   table "$@"
 }
 
