@@ -27,6 +27,10 @@ hashes() { jq -r .weight_hash "$1"/*/*/seed-*/provenance.json | tr '\n' ' '; }
 log() { # metrics without the time they took
   for f in "$1"/*/*/seed-*/metrics.jsonl; do jq -c 'del(.seconds, .stall_s, .time)' "$f"; done | md5sum
 }
+lines() { cat "$1"/*/*/seed-*/metrics.jsonl 2>/dev/null | wc -l; }
+begins() { # begins FOLDER N: waits until a run has logged more than N lines, or has ended
+  while [ "$(lines "$1")" -le "$2" ] && kill -0 $pid 2>/dev/null; do sleep 0.01; done
+}
 check "a run without interruption" train whole
 want=$(hashes whole)
 same "four runs, four hashes" "$(echo "$want" | wc -w)" 4
@@ -55,7 +59,7 @@ same "nothing unfinished is left" "$(find killed -name '*.part' -o -name '*.kdc'
 exec=exec
 train twice >/dev/null 2>&1 &
 pid=$! exec=''
-sleep 0.3
+begins twice 0
 refused 2 "another kd-train is at work" "a second run in the same folder gives way" train twice --resume
 wait $pid
 same "the first is unharmed" "$(hashes twice)" "$want"
@@ -63,10 +67,10 @@ same "the first is unharmed" "$(hashes twice)" "$want"
 # SIGTERM and SIGUSR1 finish the step, save and say how to go on.
 stops=0
 for signal in TERM USR1 INT TERM; do
-  exec=exec
+  exec=exec before=$(lines stopped)
   train stopped --resume --checkpoint-seconds 3600 >out 2>err &
   pid=$! exec=''
-  sleep 0.4
+  begins stopped "$before"
   kill -$signal $pid 2>/dev/null
   wait $pid
   rc=$?
