@@ -26,11 +26,11 @@
 #endif
 
 #if defined __AVX512F__
-enum { LANES = 16, TILE = 8 };
+enum { LANES = 16 };
 #elif defined __AVX2__
-enum { LANES = 8, TILE = 4 };
+enum { LANES = 8 };
 #else
-enum { LANES = 4, TILE = 4 };
+enum { LANES = 4 };
 #endif
 typedef float vec __attribute__((vector_size(LANES * sizeof(float))));
 typedef int32_t ivec __attribute__((vector_size(LANES * sizeof(int32_t))));

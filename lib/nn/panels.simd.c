@@ -8,7 +8,7 @@
  * Pairs: an element is two bf16 numbers that are neighbours along K, the first one in its lower half. They
  * lie as numbers do, half as many, and an instruction multiplies both and adds both products.
  */
-#include "lanes.h"
+#include "pairs.h"
 
 #if defined __AVX512F__
 enum { ROWS = 8 };
@@ -21,42 +21,6 @@ typedef struct matrix { /* element (i, p) at i * row + p * col */
     const float *at;
     size_t row, col;
 } matrix;
-
-#if defined __AVX512BF16__
-INLINE vec add_products(vec sum, vec x, vec w)
-{
-    return (vec)_mm512_dpbf16_ps((__m512)sum, (__m512bh)x, (__m512bh)w);
-}
-
-/* Numbers 0 to 31, in their order. */
-INLINE vec pairs_of(vec a, vec b) { return (vec)_mm512_cvtne2ps_pbh((__m512)b, (__m512)a); }
-
-/* First numbers from a, second ones from b. */
-INLINE vec pairs_between(vec a, vec b)
-{
-    ivec order;
-    UNROLL for (int i = 0; i < LANES; i++) order[i] = i | (LANES + i) << 16;
-    return (vec)_mm512_permutexvar_epi16((__m512i)order, (__m512i)pairs_of(a, b));
-}
-#else
-INLINE vec upper(vec v) { return bits_of(ints_of(v) & ~0xFFFF); }
-INLINE vec lower(vec v) { return bits_of(ints_of(v) << 16); }
-INLINE vec add_products(vec sum, vec x, vec w) { return sum + upper(x) * upper(w) + lower(x) * lower(w); }
-
-INLINE vec pairs_between(vec a, vec b)
-{
-    return bits_of((ivec)((uvec)ints_of(bf16_of(a)) >> 16) | ints_of(bf16_of(b)));
-}
-
-INLINE vec pairs_of(vec a, vec b)
-{
-    float v[2 * LANES];
-    store(v, a);
-    store(v + LANES, b);
-    UNROLL for (int i = 0; i < LANES; i++) a[i] = v[2 * i], b[i] = v[2 * i + 1];
-    return pairs_between(a, b);
-}
-#endif
 
 /* What a tile asks for while it computes: `lines` of what B's next panel has, and `rows` rows of the A of the
  * next piece; both move on by a cache line's worth of K at a time, and so do `c_rows` rows of the C of the
@@ -95,7 +59,7 @@ INLINE void tile(float *c, size_t ldc, const float *start, size_t start_row, mat
             UNROLL for (int j = 0; j < VECTORS; j++) w[j] = load(b + j * LANES);
             UNROLL for (int r = 0; r < ROWS; r++)
             {
-                const vec x = all(a.at[(size_t)r * a.row]);
+                const vec x = pairs ? all_pairs(a.at[(size_t)r * a.row]) : all(a.at[(size_t)r * a.row]);
                 UNROLL for (int j = 0; j < VECTORS; j++) sum[r][j] =
                     pairs ? add_products(sum[r][j], x, w[j]) : sum[r][j] + x * w[j];
             }

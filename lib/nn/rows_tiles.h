@@ -14,49 +14,17 @@
 #ifndef KD_NN_ROWS_TILES_H
 #define KD_NN_ROWS_TILES_H
 
-#include "nn_private.h"
-
-#include <string.h>
-
-#define JOIN_(a, b) a##_##b
-#define JOIN(a, b)  JOIN_(a, b)
-#define NAME(f)     JOIN(f, KD_SIMD)
-#define INLINE      static inline __attribute__((always_inline))
-#ifdef __clang__
-#define UNROLL _Pragma("unroll")
-#else
-#define UNROLL _Pragma("GCC unroll 32")
-#endif
+#include "lanes.h"
 
 #if defined __AVX512F__
-enum { LANES = 16, TILE = 14, WEIGHTS = 12 };
-#elif defined __AVX2__
-enum { LANES = 8, TILE = 6, WEIGHTS = 6 };
+enum { TILE = 14, WEIGHTS = 12 };
 #else
-enum { LANES = 4, TILE = 6, WEIGHTS = 6 };
+enum { TILE = 6, WEIGHTS = 6 };
 #endif
 enum { PAIR = 2 * LANES };
-typedef float vec __attribute__((vector_size(LANES * sizeof(float))));
-typedef int32_t ivec __attribute__((vector_size(LANES * sizeof(int32_t))));
-
-INLINE vec load(const float *p)
-{
-    vec v;
-    memcpy(&v, p, sizeof v);
-    return v;
-}
-
-INLINE void store(float *p, vec v) { memcpy(p, &v, sizeof v); }
 
 /* v where the mask is set, else 0 */
-INLINE vec only(ivec mask, vec v)
-{
-    ivec bits;
-    memcpy(&bits, &v, sizeof bits);
-    bits &= mask;
-    memcpy(&v, &bits, sizeof bits);
-    return v;
-}
+INLINE vec only(ivec mask, vec v) { return bits_of(ints_of(v) & mask); }
 
 /* A NaN stays one. */
 INLINE vec positive(vec v) { return only(~(v < 0), v); }

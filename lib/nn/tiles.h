@@ -8,6 +8,8 @@
 
 #include "lanes.h"
 
+enum { TILE = LANES == 16 ? 8 : 4 }; /* rows */
+
 /* Walks n numbers by vectors: the statements see a constant `some` but for the last ones. */
 #define FOR_VECTORS(i, n, some, ...)                                                                         \
     do {                                                                                                     \
