@@ -8,15 +8,10 @@
 
 #include "lanes.h"
 
-/* A pair in all lanes: no arithmetic may see its bits. */
-INLINE vec all_pairs(float pair)
-{
-    vec v;
-    UNROLL for (int i = 0; i < LANES; i++) v[i] = pair;
-    return v;
-}
-
 #if defined __AVX512BF16__
+/* A pair in all lanes: no arithmetic may see its bits. */
+INLINE vec all_pairs(float pair) { return (vec)_mm512_set1_ps(pair); }
+
 INLINE vec add_products(vec sum, vec x, vec w)
 {
     return (vec)_mm512_dpbf16_ps((__m512)sum, (__m512bh)x, (__m512bh)w);
@@ -33,6 +28,13 @@ INLINE vec pairs_between(vec a, vec b)
     return (vec)_mm512_permutexvar_epi16((__m512i)order, (__m512i)pairs_of(a, b));
 }
 #else
+INLINE vec all_pairs(float pair)
+{
+    vec v;
+    for (int i = 0; i < LANES; i++) v[i] = pair;
+    return v;
+}
+
 INLINE vec upper(vec v) { return bits_of(ints_of(v) & ~0xFFFF); }
 INLINE vec lower(vec v) { return bits_of(ints_of(v) << 16); }
 INLINE vec add_products(vec sum, vec x, vec w) { return sum + upper(x) * upper(w) + lower(x) * lower(w); }
