@@ -59,7 +59,7 @@ const kd__rows_kernels *kd__rows_get(void)
     return isa >= KD_ISA_AVX512 ? &kd__rows_avx512 : isa >= KD_ISA_AVX2 ? &kd__rows_avx2 : &kd__rows_scalar;
 }
 
-/* Where AMX tiles multiply bf16 numbers, the library does it better. */
+/* Kernels for KD__BF16; NULL: this CPU, or KD_ISA, has no bf16 instructions. */
 static const kd__rows_pairs *pairs_get(void)
 {
     return kd_cpu_isa() >= KD_ISA_AVX512BF16 ? &kd__rows_bf16_avx512bf16 : NULL;
