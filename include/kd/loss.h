@@ -159,8 +159,9 @@ typedef struct kd_loss_shape {
 } kd_loss_shape;
 /* Plans all memory. May be called again with another shape. KD_EUSAGE: shapes that do not fit; KD_ENOMEM. */
 kd_status kd_loss_plan(kd_loss *l, const kd_loss_shape *s, kd_err *err);
-size_t kd_loss_bytes(const kd_loss *l);  /* planned */
-bool kd_loss_in_place(const kd_loss *l); /* planned: dlogits may be the logits' own memory */
+size_t kd_loss_bytes(const kd_loss *l);    /* planned */
+bool kd_loss_in_place(const kd_loss *l);   /* planned: dlogits may be the logits' own memory */
+bool kd_loss_takes_half(const kd_loss *l); /* planned: a batch may have `half` and `dhalf` */
 /* What a term keeps from step to step (the banks of crd), for checkpoints; NULL and 0: nothing. */
 void *kd_loss_state(kd_loss *l, size_t *bytes);
 /* Where in training the next runs are: epochs as a real number, 0 at the start. For weights and
@@ -196,8 +197,12 @@ typedef struct kd_loss_batch {
      * objectives with `mixes`. A row whose other label is not a class has its own alone. */
     const int32_t *other_labels;
     const float *shares;
-    const float *teacher;        /* (rows, classes) teacher logits; may be NULL likewise */
-    float *dlogits;              /* (rows, classes) receives the gradient; NULL: value only */
+    const float *teacher; /* (rows, classes) teacher logits; may be NULL likewise */
+    float *dlogits;       /* (rows, classes) receives the gradient; NULL: value only */
+    /* In the place of logits and dlogits, of losses that take them: f16, and bf16, which may be the same
+     * memory. What is computed between them is f32. */
+    const uint16_t *half;
+    uint16_t *dhalf;
     const kd_loss_input *inputs; /* by term; NULL: no term needs more */
     const int32_t *lengths;      /* (rows) positions of each row that count, in minilm; NULL: all */
     const int64_t *samples;      /* (rows) among all training rows */
@@ -225,6 +230,8 @@ char *kd_loss_formula(const kd_loss *l);
  * many classes, *first: whether no class has a larger logit; log softmax at temperature T into out (rows,
  * classes), orphaned omp for. */
 double kd_loss_nll(const float *z, int64_t classes, int32_t label, bool *first);
+/* (classes) logits of a row of a batch: where they came as f16, the calling thread's until its next call. */
+const float *kd_loss_row(const kd_loss *l, const kd_loss_batch *b, int64_t row);
 void kd_log_softmax(float *out, const float *logits, int64_t rows, int64_t classes, float temperature);
 
 #endif

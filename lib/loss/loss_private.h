@@ -173,6 +173,7 @@ struct kd_loss {
     kd__term *ce, *kd; /* done by the fused kernel, may be NULL */
     bool vocab;        /* ce and sparse, each or both, are all, and done by vocab.c */
     kd__term *sparse;
+    float *rows; /* of vocab.c: one a thread, that came as f16; free it */
     int32_t *sample_labels;
     kd_arena memory; /* planned */
     void *state;
@@ -181,7 +182,8 @@ struct kd_loss {
 
 /* ---- many classes (vocab.c) --------------------------------------------------------------- */
 
-void kd__vocab_plan(kd_loss *l, int64_t classes);                      /* sets l->vocab */
+/* Sets l->vocab. KD_ENOMEM. */
+kd_status kd__vocab_plan(kd_loss *l, int64_t classes, int threads, kd_err *err);
 void kd__vocab_run(kd_loss *l, const kd_loss_batch *b, int64_t valid); /* by the whole team */
 
 /* ---- prefixes (prefix.c) ------------------------------------------------------------------ */
@@ -260,6 +262,8 @@ typedef struct kd__vocab_vec { /* vocab.simd.c */
     /* Adds exponentials of z - max at T and at 1 (both; else at 1 only where T is 1), and z - max. */
     void (*sums)(const float *z, int64_t n, float max, float inv_t, bool both, double sum[3]);
     void (*gradient)(float *dz, const float *z, int64_t n, const kd__vocab_slope *s); /* dz may be z */
+    void (*from_f16)(float *z, const uint16_t *half, int64_t n);
+    void (*to_bf16)(uint16_t *half, const float *dz, int64_t n);
 } kd__vocab_vec;
 extern const kd__vocab_vec kd__vocab_vec_scalar, kd__vocab_vec_avx2, kd__vocab_vec_avx512;
 

@@ -144,6 +144,7 @@ void kd_loss_free(kd_loss *l)
     if (!l) return;
     for (int i = 0; i < l->terms; i++) kd__term_release(&l->term[i]);
     kd_arena_release(&l->memory);
+    free(l->rows);
     free(l->short_teacher);
     free(l);
 }
@@ -276,7 +277,7 @@ kd_status kd_loss_plan(kd_loss *l, const kd_loss_shape *s, kd_err *err)
         memcpy(l->sample_labels, s->sample_labels, (size_t)s->samples * sizeof(int32_t));
     }
     for (int i = 0; i < l->terms && !st; i++) st = plan_term(l, &l->term[i], s, err);
-    kd__vocab_plan(l, s->classes);
+    if (!st) st = kd__vocab_plan(l, s->classes, s->threads, err);
     for (int i = 0; i < l->terms; i++) l->state_bytes += (l->term[i].state_bytes + 63) / 64 * 64;
     if (!st && l->state_bytes && !(l->state = kd_arena_alloc(&l->memory, l->state_bytes, 1)))
         st = kd_fail(err, KD_ENOMEM, "no memory for %zu bytes of a loss's state", l->state_bytes);

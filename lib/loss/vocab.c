@@ -9,7 +9,8 @@
  * a, b, c: of the row. So a row needs its maximum, its sums of exponentials and one pass that writes
  * (vocab.simd.c); what is kept is summed by itself, in double, and the rest without it, because `bucket`
  * wants the share of the rest when it is tiny. The gradient may take the logits' place: what is needed of
- * them is taken out before.
+ * them is taken out before. A head in bf16 has both in 16 bits: a thread widens a row to where its nearest
+ * cache keeps it, and narrows what came of it.
  *
  * Classes up to FROM, other divergences and `both` go by sparse.c, in double.
  */
@@ -17,6 +18,7 @@
 
 #include <math.h>
 #include <omp.h>
+#include <stdlib.h>
 #include <string.h>
 
 enum { FROM = 2048 };
@@ -29,13 +31,16 @@ static const kd__vocab_vec *kernels(void)
                                 : &kd__vocab_vec_scalar;
 }
 
+/* From a thread's row to the next one's, in floats. */
+static size_t row_step(int64_t classes) { return ((size_t)classes + 15) / 16 * 16; }
+
 static bool is_forward(const kd__term *t)
 {
     return t->o == &kd__objective_sparse_kl && !kd__is(t->k.direction, "reverse") &&
            !kd__is(t->k.sparse, "both") && t->k.wrong == 1;
 }
 
-void kd__vocab_plan(kd_loss *l, int64_t classes)
+kd_status kd__vocab_plan(kd_loss *l, int64_t classes, int threads, kd_err *err)
 {
     l->vocab = classes > FROM;
     l->sparse = NULL;
@@ -45,6 +50,22 @@ void kd__vocab_plan(kd_loss *l, int64_t classes)
         l->vocab &= !l->sparse && is_forward(t);
         l->sparse = t;
     }
+    free(l->rows);
+    l->rows =
+        l->vocab ? calloc((size_t)(threads > 1 ? threads : 1) * row_step(classes), sizeof(float)) : NULL;
+    return l->vocab && !l->rows
+               ? kd_fail(err, KD_ENOMEM, "no memory for rows of %lld logits", (long long)classes)
+               : KD_OK;
+}
+
+bool kd_loss_takes_half(const kd_loss *l) { return l->vocab; }
+
+const float *kd_loss_row(const kd_loss *l, const kd_loss_batch *b, int64_t row)
+{
+    if (!b->half) return b->logits + row * b->classes;
+    float *z = l->rows + (size_t)omp_get_thread_num() * row_step(b->classes);
+    kernels()->from_f16(z, b->half + row * b->classes, b->classes);
+    return z;
 }
 
 /* ---- a row -------------------------------------------------------------------------------- */
@@ -117,14 +138,13 @@ static double bucket(row *r, const kd__term *t, double *a)
     return value;
 }
 
-/* Values of both terms; the gradient to dz, which may be z, or NULL. */
+/* Values of both terms of row `at`, whose logits are z; the gradient to dz, which may be z, or NULL. */
 static void run_row(const kd_loss *l, const kd__vocab_vec *vec, const kd_loss_batch *b, int64_t at,
-                    const double scale[2], double *scratch, double value[2])
+                    const float *z, float *dz, const double scale[2], double *scratch, double value[2])
 {
     const kd__term *ce = scale[0] > 0 ? l->ce : NULL, *t = scale[1] > 0 ? l->sparse : NULL;
     const int64_t C = b->classes;
-    row r = {.z = b->logits + at * C, .n = C, .inv_t = t ? 1 / t->T : 1};
-    float *dz = b->dlogits ? b->dlogits + at * C : NULL;
+    row r = {.z = z, .n = C, .inv_t = t ? 1 / t->T : 1};
     double a = 0, c = 0;
     r.max = (double)vec->max(r.z, C);
     if (t) {
@@ -175,10 +195,15 @@ void kd__vocab_run(kd_loss *l, const kd_loss_batch *b, int64_t valid)
 #pragma omp for schedule(static)
     for (int64_t r = 0; r < b->rows; r++) {
         double value[2] = {0};
+        const float *z = kd_loss_row(l, b, r);
+        float *dz = b->dhalf     ? (float *)(uintptr_t)z // the thread's own
+                    : b->dlogits ? b->dlogits + r * b->classes
+                                 : NULL;
         if (!b->labels || (b->labels[r] >= 0 && b->labels[r] < b->classes))
-            run_row(l, vec, b, r, scale, scratch, value);
-        else if (b->dlogits)
-            memset(b->dlogits + r * b->classes, 0, (size_t)b->classes * sizeof(float));
+            run_row(l, vec, b, r, z, dz, scale, scratch, value);
+        else if (dz)
+            memset(dz, 0, (size_t)b->classes * sizeof *dz);
+        if (b->dhalf) vec->to_bf16(b->dhalf + r * b->classes, dz, b->classes);
         if (l->ce) l->ce->partial[r] = value[0];
         if (l->sparse) l->sparse->partial[r] = value[1];
     }

@@ -5,6 +5,10 @@
  */
 #include "loss_simd.h"
 
+#ifdef __F16C__
+#include <immintrin.h>
+#endif
+
 /* unit, both are constants where this is inlined. */
 INLINE void add_span(const float *z, int64_t n, float max, float inv_t, double sum[3], const bool unit,
                      const bool both)
@@ -67,4 +71,30 @@ static void gradient(float *dz, const float *z, int64_t n, const kd__vocab_slope
         slope(dz, z, n, s, false, false);
 }
 
-const kd__vocab_vec FN(kd__vocab_vec) = {row_max, sums, gradient};
+static void from_f16(float *z, const uint16_t *half, int64_t n)
+{
+    int64_t i = 0;
+#if defined __AVX512F__
+    for (; i + 16 <= n; i += 16)
+        _mm512_storeu_ps(z + i,
+                         _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(const void *)(half + i))));
+#elif defined __F16C__
+    for (; i + 8 <= n; i += 8)
+        _mm256_storeu_ps(z + i, _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(const void *)(half + i))));
+#endif
+    kd_to_f32(z + i, half + i, KD_F16, (size_t)(n - i));
+}
+
+/* To nearest even; a NaN stays one. */
+static void to_bf16(uint16_t *half, const float *dz, int64_t n)
+{
+#pragma omp simd
+    for (int64_t i = 0; i < n; i++) {
+        uint32_t u;
+        memcpy(&u, dz + i, sizeof u);
+        const uint32_t nan = u >> 16 | 0x40, rounded = (u + 0x7FFF + (u >> 16 & 1)) >> 16;
+        half[i] = (uint16_t)((u & 0x7FFFFFFF) > 0x7F800000 ? nan : rounded);
+    }
+}
+
+const kd__vocab_vec FN(kd__vocab_vec) = {row_max, sums, gradient, from_f16, to_bf16};

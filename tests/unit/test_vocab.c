@@ -137,6 +137,43 @@ static void values_and_gradients_equal_those_in_double(void **state)
     }
 }
 
+/* Logits of 11 bits: the same as for these numbers in f32, but that the gradient is rounded to 8 bits. */
+static void logits_and_gradients_may_be_of_16_bits(void **state)
+{
+    (void)state;
+    static sample x;
+    static float got[ROWS * CLASSES];
+    static uint16_t half[ROWS * CLASSES];
+    for (size_t m = 0; m < KD_COUNT(mixes); m++) {
+        make(&x, strstr(mixes[m], "sampled"));
+        x.logits[5] = 1e-6f, x.logits[6] = -0.0f; // a denormal of f16
+        kd_from_f32(half, KD_F16, x.logits, ROWS * CLASSES);
+        kd_to_f32(x.logits, half, KD_F16, ROWS * CLASSES);
+        kd_loss *l = make_loss(mixes[m]);
+        assert_true(kd_loss_takes_half(l));
+        kd_loss_batch b = batch_of(&x, x.grad), own = batch_of(&x, NULL);
+        own.logits = NULL, own.half = half;
+        kd_loss_run(l, &b);
+        const double want = kd_loss_value(l);
+        kd_loss_run(l, &own);
+        assert_true(kd_loss_value(l) == want);
+        assert_memory_equal(kd_loss_row(l, &own, 1), x.logits + CLASSES, CLASSES * sizeof(float));
+        assert_ptr_equal(kd_loss_row(l, &b, 1), x.logits + CLASSES);
+        own.dhalf = half; // in place
+        kd_loss_run(l, &own);
+        assert_true(kd_loss_value(l) == want);
+        kd_to_f32(got, half, KD_BF16, ROWS * CLASSES);
+        for (int i = 0; i < ROWS * CLASSES; i++)
+            if (!(fabsf(got[i] - x.grad[i]) <= fabsf(x.grad[i]) / 256))
+                fail_msg("%s: row %d, class %d: gradient %.7g, want %.7g", mixes[m], i / CLASSES, i % CLASSES,
+                         (double)got[i], (double)x.grad[i]);
+        kd_loss_free(l);
+    }
+    kd_loss *dense = make_loss("name=sparse_tvd");
+    assert_false(kd_loss_takes_half(dense));
+    kd_loss_free(dense);
+}
+
 static void pieces_of_a_batch_add_up_to_it(void **state)
 {
     (void)state;
@@ -201,6 +238,18 @@ static void every_instruction_set_sums_alike(void **state)
     static const kd__vocab_vec *const all[] = {&kd__vocab_vec_scalar, &kd__vocab_vec_avx2,
                                                &kd__vocab_vec_avx512};
     make(&x, false);
+    static uint16_t half[CLASSES], want_half[CLASSES];
+    static float wide[CLASSES], want_wide[CLASSES];
+    x.logits[3] = NAN, x.logits[7] = INFINITY, x.logits[9] = 1e-6f;
+    kd_from_f32(want_half, KD_BF16, x.logits, CLASSES);
+    kd_to_f32(want_wide, want_half, KD_F16, CLASSES);
+    for (int isa = KD_ISA_SCALAR; isa <= KD_ISA_AVX512 && isa <= (int)kd_cpu_isa(); isa++) {
+        all[isa]->to_bf16(half, x.logits, CLASSES);
+        assert_memory_equal(half, want_half, sizeof half);
+        all[isa]->from_f16(wide, half, CLASSES); // any bits will do
+        assert_memory_equal(wide, want_wide, sizeof wide);
+    }
+    make(&x, false);
     for (int n = 0; n <= CLASSES; n += n < 70 ? 1 : 347)
         for (int both = 0; both < 2; both++) {
             double want[3] = {0};
@@ -243,6 +292,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(values_and_gradients_equal_those_in_double),
+        cmocka_unit_test(logits_and_gradients_may_be_of_16_bits),
         cmocka_unit_test(pieces_of_a_batch_add_up_to_it),
         cmocka_unit_test(bits_do_not_depend_on_the_number_of_threads),
         cmocka_unit_test(every_instruction_set_sums_alike),
