@@ -88,22 +88,25 @@ static kd_status plan(language *b, kd_precision precision, kd_err *err)
     const kd_head_params h = {.head = b->model->logits,
                               .threads = b->threads,
                               .training = true,
+                              .half = true,
+                              .planned = true,
                               .precision = precision};
     size_t floats;
     const int64_t part = kd_graph_part(b->model->graph, precision);
     b->at_once = b->sequences;
     while (part && b->at_once > 1 && b->at_once * b->tokens > part) b->at_once = (b->at_once + 1) / 2;
-    const kd_exec_params e = {.batch = b->at_once * b->tokens,
-                              .sequences = b->at_once,
-                              .threads = b->threads,
-                              .training = true,
-                              .precision = precision,
-                              .head = b->model->logits};
+    kd_exec_params e = {.batch = b->at_once * b->tokens,
+                        .sequences = b->at_once,
+                        .threads = b->threads,
+                        .training = true,
+                        .precision = precision,
+                        .head = b->model->logits};
     kd_status st = kd_loss_create(&b->loss, &spec, err);
     if (st || (st = kd_loss_plan(b->loss, &shape, err)) ||
-        (st = kd_exec_create(&b->exec, b->model->graph, &e, err)) ||
         (st = kd_head_create(&b->head, b->model->graph, &h, err)))
         return st;
+    e.with = b->head;
+    if ((st = kd_exec_create(&b->exec, b->model->graph, &e, err))) return st;
     kd_graph_slab(b->model->graph, &floats);
     b->m = kd_alloc_aligned(floats, sizeof *b->m);
     b->v = kd_alloc_aligned(floats, sizeof *b->v);
@@ -125,6 +128,8 @@ static void head(language *b, int64_t first, int64_t end, int64_t token)
                                      .classes = b->model->spec.vocab,
                                      .logits = kd_head_forward(b->head, b->row, n),
                                      .dlogits = kd_head_grad(b->head),
+                                     .half = kd_head_half(b->head),
+                                     .dhalf = kd_head_half(b->head),
                                      .inputs = &in,
                                      .of = b->positions};
         kd_loss_run(b->loss, &batch);

@@ -198,6 +198,9 @@ typedef struct kd_exec_params {
                              that what is before it is not computed; NULL: none. Borrowed during create */
     kd_node head; /* > 0: that output, a linear layer of tokens, is left out for a kd_head to compute; what it
                      reads is an output in its place */
+    /* NULL, or the kd_head that will compute it, created with `planned`: it works where this exec has room
+     * between forward and backward, and must not outlive it. */
+    struct kd_head *with;
     int64_t cache; /* inference of decoders: tokens of each of the sequences whose keys and values are kept,
                       see kd_exec_resume */
 } kd_exec_params;
@@ -278,7 +281,9 @@ typedef struct kd_head_params {
     kd_node head; /* an output, linear without a bias, a row per token */
     int threads;  /* of the region */
     bool training;
-    bool apart; /* gradients of logits have memory of their own, else they take the logits' place */
+    bool apart;   /* gradients of logits have memory of their own, else they take the logits' place */
+    bool half;    /* with operands of bf16, not with apart: both may be of 16 bits (kd_head_half) */
+    bool planned; /* it works in memory of the exec whose kd_exec_params.with it is */
     kd_precision precision;
 } kd_head_params;
 /* KD_EUSAGE (no such layer), KD_ENOMEM. The graph must outlive it. */
@@ -292,7 +297,10 @@ void kd_head_begin(kd_head *h, kd_exec *ex, int64_t rows);
 /* (n, words) of n rows of the exec, borrowed until the next call; row: which, each once behind kd_head_begin.
  */
 const float *kd_head_forward(kd_head *h, const uint32_t *row, int64_t n);
-float *kd_head_grad(kd_head *h);   /* (n, words), to be filled by the loss before backward */
+float *kd_head_grad(kd_head *h); /* (n, words), to be filled by the loss before backward */
+/* NULL, or where both are instead, which are NULL then: (n, words) logits as f16, to be replaced by their
+ * gradients as bf16. */
+uint16_t *kd_head_half(kd_head *h);
 void kd_head_backward(kd_head *h); /* of the rows of the last forward; in training, once for each forward */
 
 /* ---- vector kernels that other layers share ----------------------------------------------- */

@@ -2,13 +2,14 @@
  * heads of keys and values (Ainslie et al., "GQA: Training Generalized Multi-Query Transformer Models",
  * 2023).
  *
- * A head of keys of one sequence is done whole by one thread, forward and backward, with all heads of queries
- * that share it (decoder.simd.c): so the sums of its gradients have one order, and its copies are made once.
- * Items are handed out as they come, because sequences differ in length. Sequences of a packed batch never
- * see each other. Forward keeps the logarithm of each softmax's sum and nothing of size tokens x tokens.
+ * A head of queries of one sequence is done whole by one thread, forward and backward (decoder.simd.c), and
+ * what its keys and values get of gradients is added to that of the other heads that share them when all are
+ * there: so sums have one order. Items are handed out as they come, because sequences differ in length, and
+ * are as small as that, because a batch may be one sequence. Sequences of a packed batch never see each
+ * other. Forward keeps the logarithm of each softmax's sum and nothing of size tokens x tokens.
  *
  * Sequences that grow have their keys and values kept, as the kernel reads them: a pass writes those of its
- * own tokens and copies nothing of what it finds.
+ * own tokens and copies nothing of what it finds. There an item is all heads that share a head of keys.
  */
 #include "nn_private.h"
 
@@ -69,7 +70,10 @@ static kd_status plan(kd_exec *ex, kd__state *s, kd_err *err)
                            s->n->name, (long long)ex->p.sequences, (long long)ex->p.cache);
         memset(s->own, 0, floats * sizeof(float));
     }
-    if (ex->p.training) s->keep_floats = kd__node_rows_planned(ex, s->n) * (size_t)s->n->a.k;
+    if (ex->p.training) {
+        s->keep_floats = kd__node_rows_planned(ex, s->n) * (size_t)s->n->a.k;
+        s->shared_floats = 2 * kd__node_rows_planned(ex, s->n) * s->n->size;
+    }
     kd_status st = kd__exec_team(&team, ex, err);
     return st ? st
               : kd__team_reserve(team, kd__decoder_get()->group_floats(kd__exec_longest(ex), dimension(s)),
@@ -81,14 +85,17 @@ typedef struct places {
     size_t q, k, keep;
 } places;
 
-/* Head `kv` of keys of sequence i, and the queries that share it. */
-static kd__group group_of(const kd_exec *ex, const kd__state *s, int64_t i, size_t kv, places *at)
+static size_t sharing(const kd__state *s) { return (size_t)(s->n->a.k / s->n->a.kv); }
+
+/* Heads of queries of sequence i, from `head` on, and the head of keys that they share. */
+static kd__group group_of(const kd_exec *ex, const kd__state *s, int64_t i, size_t head, size_t heads,
+                          places *at)
 {
-    const size_t d = dimension(s), heads = (size_t)(s->n->a.k / s->n->a.kv), ldk = d * (size_t)s->n->a.kv,
+    const size_t d = dimension(s), ldk = d * (size_t)s->n->a.kv,
                  tokens = (size_t)(ex->offset[i + 1] - ex->offset[i]);
-    *at = (places){.q = ex->offset[i] * s->n->size + kv * heads * d,
-                   .k = ex->offset[i] * ldk + kv * d,
-                   .keep = ex->offset[i] * (size_t)s->n->a.k + kv * heads * tokens};
+    *at = (places){.q = ex->offset[i] * s->n->size + head * d,
+                   .k = ex->offset[i] * ldk + head / sharing(s) * d,
+                   .keep = ex->offset[i] * (size_t)s->n->a.k + head * tokens};
     return (kd__group){.q = s->x[0] + at->q,
                        .k = s->x[1] + at->k,
                        .v = s->x[2] + at->k,
@@ -120,32 +127,52 @@ static void remember(const kd_exec *ex, const kd__state *s, int64_t sequence, si
 
 static void forward(kd_exec *ex, kd__state *s)
 {
-    const int kv = s->n->a.kv;
+    const int64_t each = ex->p.cache ? (int64_t)sharing(s) : 1, items = s->n->a.k / each;
 #pragma omp for schedule(dynamic)
-    for (int64_t item = 0; item < ex->sequences * kv; item++) {
+    for (int64_t item = 0; item < ex->sequences * items; item++) {
         places at;
-        kd__group g = group_of(ex, s, item / kv, (size_t)(item % kv), &at);
-        if (ex->p.cache) remember(ex, s, item / kv, (size_t)(item % kv), &g);
+        kd__group g = group_of(ex, s, item / items, (size_t)(item % items * each), (size_t)each, &at);
+        if (ex->p.cache) remember(ex, s, item / items, (size_t)(item % items), &g);
         kd__decoder_get()->attend(&g, s->y + at.q, s->keep ? s->keep + at.keep : NULL,
                                   kd__team_stage(ex->team));
     }
 }
 
+/* A row of the gradient of keys, or of values, from those of the heads of queries. */
+static void sum_heads(const kd__state *s, int which, size_t row, const float *of_heads)
+{
+    const size_t d = dimension(s), kv = (size_t)s->n->a.kv;
+    float *to = s->dx[which] + row * kv * d;
+    for (size_t h = 0; h < (size_t)s->n->a.k; h++, of_heads += d) {
+        if (h % sharing(s) || s->add[which])
+            kd__vec_get()->add_to(to + h / sharing(s) * d, of_heads, d);
+        else
+            memcpy(to + h / sharing(s) * d, of_heads, d * sizeof *to);
+    }
+}
+
 static void backward(kd_exec *ex, kd__state *s)
 {
-    const int kv = s->n->a.kv;
+    const int heads = s->n->a.k;
+    const size_t rows = kd__node_rows(ex, s->n), width = s->n->size;
+    float *dk = s->shared, *dv = dk + rows * width;
 #pragma omp for schedule(dynamic)
-    for (int64_t item = 0; item < ex->sequences * kv; item++) {
+    for (int64_t item = 0; item < ex->sequences * heads; item++) {
         places at;
-        const kd__group g = group_of(ex, s, item / kv, (size_t)(item % kv), &at);
+        const kd__group g = group_of(ex, s, item / heads, (size_t)(item % heads), 1, &at);
         const kd__group_grads b = {.y = s->y + at.q,
                                    .dy = s->dy + at.q,
                                    .log_sum = s->keep + at.keep,
                                    .dq = s->dx[0] ? s->dx[0] + at.q : NULL,
-                                   .dk = s->dx[1] ? s->dx[1] + at.k : NULL,
-                                   .dv = s->dx[2] ? s->dx[2] + at.k : NULL,
-                                   .add = {s->add[0], s->add[1], s->add[2]}};
+                                   .dk = s->dx[1] ? dk + at.q : NULL,
+                                   .dv = s->dx[2] ? dv + at.q : NULL,
+                                   .add = s->add[0]};
         kd__decoder_get()->attend_back(&g, &b, kd__team_stage(ex->team));
+    }
+#pragma omp for schedule(static)
+    for (size_t r = 0; r < rows; r++) {
+        if (s->dx[1]) sum_heads(s, 1, r, dk + r * width);
+        if (s->dx[2]) sum_heads(s, 2, r, dv + r * width);
     }
 }
 
@@ -202,12 +229,10 @@ static void naive(kd_exec *ex, kd__state *s, bool back)
 {
     double *p = calloc(kd__exec_longest(ex), sizeof *p);
     for (int64_t i = 0; p && i < ex->sequences; i++)
-        for (size_t kv = 0; kv < (size_t)s->n->a.kv; kv++) {
+        for (size_t head = 0; head < (size_t)s->n->a.k; head++) {
             places w;
-            const kd__group g = group_of(ex, s, i, kv, &w);
-            for (size_t head = 0; head < g.heads; head++)
-                for (size_t r = 0; r < g.tokens; r++)
-                    naive_query(s, &g, &w, r * g.ldq + head * g.d, r, back, p);
+            const kd__group g = group_of(ex, s, i, head, 1, &w);
+            for (size_t r = 0; r < g.tokens; r++) naive_query(s, &g, &w, r * g.ldq, r, back, p);
         }
     free(p);
 }

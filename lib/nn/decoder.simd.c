@@ -6,7 +6,7 @@
  * blocks, each against the keys up to its last query: half of the work of an encoder, and what is behind a
  * query's own token gets no share. A block's scores stay in the nearest caches; backward makes the shares
  * again from the logarithms of their sums (Dao et al., "FlashAttention", 2022). Its sums over queries run
- * through the heads in their order, and through their blocks, so they have one order.
+ * through their blocks, so they have one order.
  */
 #include "tiles.h"
 
@@ -144,14 +144,18 @@ static void give(float *to, const float *from, size_t rows, size_t d, size_t ld,
         });
 }
 
-/* to (d, n whole) from copied rows; columns behind the tokens are 0. */
+/* to (d whole, n whole) from copied rows; columns behind the tokens are 0. */
 static void turn(float *to, const float *from, const kd__group *g)
 {
     const size_t n = whole(g->tokens), w = whole(g->d);
-    for (size_t i = 0; i < g->d; i++) {
-        for (size_t r = 0; r < g->tokens; r++) to[i * n + r] = from[r * w + i];
-        for (size_t r = g->tokens; r < n; r++) to[i * n + r] = 0;
-    }
+    for (size_t r = 0; r < n; r += LANES)
+        for (size_t i = 0; i < w; i += LANES) {
+            vec v[LANES];
+            for (size_t k = 0; k < LANES; k++)
+                v[k] = r + k < g->tokens ? load(from + (r + k) * w + i) : all(0);
+            transpose_square(v);
+            for (size_t k = 0; k < LANES; k++) store(to + (i + k) * n + r, v[k]);
+        }
 }
 
 /* A row of n scores, in whole vectors, to exp(score - largest), 0 behind the tokens; returns the sum. */
@@ -226,25 +230,23 @@ static void attend_causal_back(const kd__group *g, const kd__group_grads *b, flo
     turn(c.vt, c.v, g);
     memset(c.dk, 0, c.n * c.d * sizeof(float));
     memset(c.dv, 0, c.n * c.d * sizeof(float));
-    for (size_t head = 0; head < g->heads; head++)
-        for (size_t at = 0; at < g->tokens; at += KD__HEAD_BLOCK) {
-            const size_t rows = kd_min_size(KD__HEAD_BLOCK, g->tokens - at), keys = at + rows;
-            const size_t where = at * g->ldq + head * g->d;
-            take(c.q, g->q + where, rows, g->d, g->ldq, g->scale);
-            take(c.dy, b->dy + where, rows, g->d, g->ldq, 1);
-            product(c.score, c.n, (matrix){c.q, c.d, 1}, c.kt, c.n, rows, whole(keys), g->d, false);
-            product(c.dscore, c.n, (matrix){c.dy, c.d, 1}, c.vt, c.n, rows, whole(keys), g->d, false);
-            for (size_t r = 0; r < rows; r++)
-                share_gradients(g, &c, b->y + where + r * g->ldq, r, at + r + 1, keys,
-                                b->log_sum[head * g->tokens + at + r]);
-            product(c.dv, c.d, (matrix){c.score, 1, c.n}, c.dy, c.d, keys, c.d, rows, true);
-            product(c.dk, c.d, (matrix){c.dscore, 1, c.n}, c.q, c.d, keys, c.d, rows, true);
-            if (!b->dq) continue;
-            product(c.out, c.d, (matrix){c.dscore, c.n, 1}, c.k, c.d, rows, c.d, keys, false);
-            give(b->dq + where, c.out, rows, g->d, g->ldq, g->scale, b->add[0]);
-        }
-    if (b->dk) give(b->dk, c.dk, g->tokens, g->d, g->ldk, 1, b->add[1]);
-    if (b->dv) give(b->dv, c.dv, g->tokens, g->d, g->ldk, 1, b->add[2]);
+    for (size_t at = 0; at < g->tokens; at += KD__HEAD_BLOCK) {
+        const size_t rows = kd_min_size(KD__HEAD_BLOCK, g->tokens - at), keys = at + rows,
+                     where = at * g->ldq;
+        take(c.q, g->q + where, rows, g->d, g->ldq, g->scale);
+        take(c.dy, b->dy + where, rows, g->d, g->ldq, 1);
+        product(c.score, c.n, (matrix){c.q, c.d, 1}, c.kt, c.n, rows, whole(keys), g->d, false);
+        product(c.dscore, c.n, (matrix){c.dy, c.d, 1}, c.vt, c.n, rows, whole(keys), g->d, false);
+        for (size_t r = 0; r < rows; r++)
+            share_gradients(g, &c, b->y + where + r * g->ldq, r, at + r + 1, keys, b->log_sum[at + r]);
+        product(c.dv, c.d, (matrix){c.score, 1, c.n}, c.dy, c.d, keys, c.d, rows, true);
+        product(c.dk, c.d, (matrix){c.dscore, 1, c.n}, c.q, c.d, keys, c.d, rows, true);
+        if (!b->dq) continue;
+        product(c.out, c.d, (matrix){c.dscore, c.n, 1}, c.k, c.d, rows, c.d, keys, false);
+        give(b->dq + where, c.out, rows, g->d, g->ldq, g->scale, b->add);
+    }
+    if (b->dk) give(b->dk, c.dk, g->tokens, g->d, g->ldq, 1, false);
+    if (b->dv) give(b->dv, c.dv, g->tokens, g->d, g->ldq, 1, false);
 }
 
 const kd__decoder_kernels NAME(kd__decoder) = {

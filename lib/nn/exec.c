@@ -121,7 +121,7 @@ int64_t kd_graph_part(const kd_graph *g, kd_precision p)
         const kd__node_info *n = &g->node[i];
         all = !n->nparam || (n->op->adds && n->op->adds(n));
     }
-    return !all ? 0 : o == KD__F32 ? PART : 2 * PART;
+    return all ? PART : 0;
 }
 
 /* ---- rows --------------------------------------------------------------------------------- */

@@ -28,7 +28,8 @@
  *
  * Buffers whose lives do not meet share memory: the largest is placed first, each at the lowest address
  * where nothing of its time is (greedy by size; Pisarchyk and Lee, "Efficient Memory Management for Deep
- * Neural Net Inference", 2020, section 5.2). One more piece of scratch is common to all ops.
+ * Neural Net Inference", 2020, section 5.2). Scratch that is common to all ops lives through both passes;
+ * what a head of a language model needs lives between them, at S, where little else does.
  */
 #include "nn_private.h"
 
@@ -62,7 +63,7 @@ typedef struct planning {
     int *readers;  /* per node */
     places *at;    /* per node */
     buffer *buf;
-    int bufs;
+    int bufs, shared, head; /* the last two: common scratch, and a head's; -1: none */
 } planning;
 
 kd_node kd__graph_root(const kd_graph *g, kd_node n)
@@ -321,10 +322,10 @@ static kd_status place(planning *p, size_t *total, kd_err *err)
     return KD_OK;
 }
 
-static kd_status allocate(planning *p, size_t total, size_t shared, kd_err *err)
+static kd_status allocate(planning *p, size_t total, kd_err *err)
 {
     kd_exec *ex = p->ex;
-    ex->arena_floats = total + shared;
+    ex->arena_floats = total;
     ex->arena = kd_alloc_aligned(ex->arena_floats, sizeof(float));
     if (ex->p.training) ex->grads = kd_alloc_aligned(ex->g->slab_floats, sizeof(float));
     if (ex->arena && (ex->grads || !ex->p.training)) return KD_OK;
@@ -337,7 +338,7 @@ static float *address(const planning *p, int buf)
     return buf < 0 ? NULL : p->ex->arena + p->buf[buf].offset;
 }
 
-static void connect(planning *p, size_t shared_at)
+static void connect(planning *p)
 {
     kd_exec *ex = p->ex;
     kd_graph *g = ex->g;
@@ -347,7 +348,7 @@ static void connect(planning *p, size_t shared_at)
         s->y = address(p, p->at[n].y);
         s->dy = address(p, p->at[n].dy);
         s->keep = address(p, p->at[n].keep);
-        s->shared = ex->arena + shared_at;
+        s->shared = address(p, p->shared);
         for (int k = 0; k < s->n->nin && !s->given; k++) {
             const kd_node in = input_of(g, n, k);
             const places *x = &p->at[in];
@@ -389,6 +390,30 @@ static void find_followers(kd_exec *ex)
     }
 }
 
+static kd__soon weights_of(const kd_exec *ex, const kd__state *s)
+{
+    return s ? (kd__soon){s->w[0], ex->g->param[s->n->param[0]].size} : (kd__soon){0};
+}
+
+/* Weights come from memory once a pass: a layer's products ask for those of the next one. */
+static void look_ahead(kd_exec *ex)
+{
+    const kd__state *next = NULL;
+    for (int i = ex->steps - 1; i >= 0; i--) {
+        kd__state *s = &ex->state[ex->order[i]];
+        if (s->n->op != &kd__op_linear || s->given) continue;
+        s->soon = weights_of(ex, next);
+        next = s;
+    }
+    next = NULL;
+    for (int i = 0; i < ex->steps; i++) {
+        kd__state *s = &ex->state[ex->order[i]];
+        if (s->n->op != &kd__op_linear || !s->dx[0]) continue;
+        s->soon_back = weights_of(ex, next);
+        next = s;
+    }
+}
+
 /* ---- all of it ---------------------------------------------------------------------------- */
 
 static kd_status plan_memory(planning *p, kd_err *err)
@@ -399,11 +424,15 @@ static kd_status plan_memory(planning *p, kd_err *err)
         add_node(p, ex->order[i]);
         shared = kd_max_size(shared, ex->state[ex->order[i]].shared_floats);
     }
+    p->shared = new_buffer(p, shared, 0, ex->steps - 1);
+    p->buf[p->shared].again = (life){ex->steps + 1, 2 * ex->steps};
+    p->head = ex->p.with ? new_buffer(p, kd__head_floats(ex->p.with), ex->steps, ex->steps) : -1;
     share_values(p);
     share_gradients(p);
     kd_status st = place(p, &total, err);
-    if (!st) st = allocate(p, total, shared, err);
-    if (!st) connect(p, total);
+    if (!st) st = allocate(p, total, err);
+    if (!st) connect(p);
+    if (!st && ex->p.with) kd__head_place(ex->p.with, address(p, p->head));
     return st;
 }
 
@@ -430,7 +459,7 @@ kd_status kd__exec_plan(kd_exec *ex, kd_err *err)
                   .written = calloc(n, 1),
                   .readers = calloc(n, sizeof *p.readers),
                   .at = calloc(n, sizeof *p.at),
-                  .buf = calloc(3 * n, sizeof *p.buf)};
+                  .buf = calloc(3 * n + 2, sizeof *p.buf)};
     kd_status st = check_size(ex, err);
     if (!p.step || !p.grad || !p.output || !p.written || !p.readers || !p.at || !p.buf)
         st = kd_fail(err, KD_ENOMEM, "out of memory for the plan of %zu layers", n);
@@ -446,6 +475,7 @@ kd_status kd__exec_plan(kd_exec *ex, kd_err *err)
     }
     if (!st) find_followers(ex);
     if (!st) st = plan_memory(&p, err);
+    if (!st) look_ahead(ex);
     free(p.step);
     free(p.grad);
     free(p.output);

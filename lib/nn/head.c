@@ -10,6 +10,9 @@
  * dz in its own cache, in panels (panels.c), and computes all that these words are good for: their logits, or
  * their rows of dW and what they add to dx. dx is added up in shares of words, and the shares in order.
  *
+ * In bf16 a piece's logits may be of 16 bits: f16, whose 11 bits round less than bf16 operands did, then
+ * their gradients, which are bf16 operands.
+ *
  * On CPUs with tiles for bf16 (precision.c) products are the library's, planned for whole pieces: rows of the
  * last one that nobody asked for are zeros.
  */
@@ -18,7 +21,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { BLOCK = 4096, WORDS = 192, SHARE = 16 * WORDS };
+enum { BLOCK = 4096, WORDS = 192, SHARE = 32 * WORDS };
 
 struct kd_head {
     kd_graph *g;
@@ -27,11 +30,12 @@ struct kd_head {
     const kd_param *param;
     kd__operands operands;
     size_t rows, words, width; /* rows: of a piece at most */
-    float *arena;
+    float *arena, *own;        /* where it works; its own memory, or NULL */
     size_t floats;
     float *in;           /* (rows, width) */
     float *panels;       /* the same in panels along the rows */
     float *z, *dz;       /* (rows, words) */
+    uint16_t *half;      /* or both: f16, then bf16 */
     float *shares;       /* (shares, rows, width) of dx */
     float *in16;         /* in, as bf16 */
     float *w16, *dz16;   /* operands of the library's products */
@@ -96,39 +100,62 @@ static kd_status plan_library(kd_head *h, kd_err *err)
     return kd__gemm_create(&h->next, &weights, h->team, err);
 }
 
-/* A place for n floats behind those that are planned. */
-static size_t place(kd_head *h, size_t n)
+/* n floats behind those that are there: counted, and found where there is an arena. */
+static float *take(kd_head *h, size_t n)
 {
     const size_t at = h->floats;
     h->floats += (n + 15) / 16 * 16;
-    return at;
+    return h->arena ? h->arena + at : NULL;
+}
+
+static bool has_halves(const kd_head *h)
+{
+    return h->p.half && !h->p.apart && (h->operands == KD__BF16 || h->operands == KD__ROUNDED);
+}
+
+static void lay_out(kd_head *h)
+{
+    const size_t V = h->words, d = h->width, all = h->rows * V;
+    const bool library = h->operands == KD__TILES, back = h->p.training;
+    h->floats = 0;
+    h->in = take(h, h->rows * d);
+    h->panels = take(h, library || !back ? 0 : kd__panels_floats(h->operands, h->rows, d));
+    if (has_halves(h)) {
+        h->half = (uint16_t *)(void *)take(h, kd__operand_floats(KD__BF16, all));
+    } else {
+        h->z = take(h, all);
+        h->dz = h->p.apart && back ? take(h, all) : h->z;
+    }
+    h->shares = take(h, back ? shares_of(h) * h->rows * d : 0);
+    h->w16 = take(h, library ? kd__operand_floats(KD__TILES, V * d) : 0);
+    h->in16 = take(h, kd__is_bf16(h->operands) ? h->rows * kd__panels_depth(KD__BF16, d) : 0);
+    h->dz16 = take(h, library && back ? kd__operand_floats(KD__TILES, all) : 0);
+}
+
+size_t kd__head_floats(const kd_head *h) { return h->floats; }
+
+void kd__head_place(kd_head *h, float *arena)
+{
+    h->arena = arena;
+    lay_out(h);
 }
 
 static kd_status plan_memory(kd_head *h, kd_err *err)
 {
-    const size_t V = h->words, d = h->width;
-    const bool library = h->operands == KD__TILES, back = h->p.training;
-    const size_t in = place(h, h->rows * d),
-                 panels = place(h, library || !back ? 0 : kd__panels_floats(h->operands, h->rows, d)),
-                 z = place(h, h->rows * V), dz = h->p.apart && back ? place(h, h->rows * V) : z,
-                 shares = place(h, back ? shares_of(h) * h->rows * d : 0),
-                 w16 = place(h, library ? kd__operand_floats(KD__TILES, V * d) : 0),
-                 in16 = place(h, kd__is_bf16(h->operands) ? h->rows * kd__panels_depth(KD__BF16, d) : 0),
-                 dz16 = place(h, library && back ? kd__operand_floats(KD__TILES, h->rows * V) : 0);
-    if (!(h->arena = kd_alloc_aligned(h->floats, sizeof(float))))
-        return kd_fail(err, KD_ENOMEM, "layer %s: no memory for %zu words a row, %d rows at a time",
-                       h->g->node[h->p.head].name, V, (int)h->rows);
-    h->in = h->arena + in;
-    h->panels = h->arena + panels;
-    h->z = h->arena + z;
-    h->dz = h->arena + dz;
-    h->shares = h->arena + shares;
-    h->w16 = h->arena + w16;
-    h->in16 = h->arena + in16;
-    h->dz16 = h->arena + dz16;
-    if (library) return KD_OK;
-    const size_t panel = kd__panels_get()->width;
-    return kd__team_reserve(h->team, kd_max_size(panel * d, back ? WORDS * (2 * h->rows + panel) : 0), err);
+    const size_t V = h->words, d = h->width, panel = kd__panels_get()->width;
+    lay_out(h);
+    if (!h->p.planned) {
+        h->own = kd_alloc_aligned(h->floats, sizeof(float));
+        if (!h->own)
+            return kd_fail(err, KD_ENOMEM, "layer %s: no memory for %zu words a row, %d rows at a time",
+                           h->g->node[h->p.head].name, V, (int)h->rows);
+        kd__head_place(h, h->own);
+    }
+    if (h->operands == KD__TILES) return KD_OK;
+    return kd__team_reserve(h->team,
+                            kd_max_size(panel * (d + (has_halves(h) ? h->rows : 0)),
+                                        h->p.training ? WORDS * (2 * h->rows + panel) : 0),
+                            err);
 }
 
 kd_status kd_head_create(kd_head **out, kd_graph *g, const kd_head_params *p, kd_err *err)
@@ -166,12 +193,15 @@ void kd_head_free(kd_head *h)
     kd__gemm_free(h->first);
     kd__gemm_free(h->next);
     kd__team_free(h->team);
-    free(h->arena);
+    free(h->own);
     free(h);
 }
 
 int64_t kd_head_rows(const kd_head *h) { return (int64_t)h->rows; }
-size_t kd_head_bytes(const kd_head *h) { return h->floats * sizeof(float) + kd__team_bytes(h->team); }
+size_t kd_head_bytes(const kd_head *h)
+{
+    return (h->own ? h->floats * sizeof(float) : 0) + kd__team_bytes(h->team);
+}
 
 /* ---- running ------------------------------------------------------------------------------ */
 
@@ -194,17 +224,20 @@ static void logits_of(const kd_head *h, size_t first, size_t words)
 {
     const kd__panel_kernels *p = kd__panels_get();
     const size_t d = h->width, depth = kd__panels_depth(h->operands, d), end = first + words;
-    float *panel = kd__team_stage(h->team);
+    float *panel = kd__team_stage(h->team), *tile = panel + p->width * d;
     for (size_t j = first; j < end; j += p->width) {
-        const kd__panel_product t = {.c = h->z + j,
-                                     .ldc = h->words,
+        const kd__panel_product t = {.c = h->half ? tile : h->z + j,
+                                     .ldc = h->half ? p->width : h->words,
                                      .b = panel,
                                      .k = depth,
                                      .width = kd_min_size(p->width, end - j),
                                      .pairs = h->operands == KD__BF16,
-                                     .next_b = h->weight + (j + p->width) * d};
+                                     .next_b = h->weight + (j + p->width) * d,
+                                     .next_floats = p->width * d};
         p->pack_transposed(panel, h->weight + j * d, d, d, t.width, h->operands);
         p->rows_by_panel(&t, t.pairs ? h->in16 : h->in, depth, h->n);
+        for (size_t i = 0; h->half && i < h->n; i++)
+            kd__vec_get()->to_f16(h->half + i * h->words + j, tile + i * p->width, t.width);
     }
 }
 
@@ -215,8 +248,31 @@ typedef struct some_words {
     float *panel;       /* of W */
 } some_words;
 
+static void take_halves(const kd_head *h, const some_words *s)
+{
+    const uint16_t *from = h->half + s->first;
+    const bool bf16 = h->operands == KD__BF16;
+    float *to = s->dz;
+    for (size_t i = 0; i < h->n; i++, from += h->words, to += kd__panels_depth(h->operands, s->n)) {
+        if (!bf16)
+            kd__vec_get()->from_bf16(to, from, s->n);
+        else {
+            memcpy(to, from, s->n * sizeof *from);
+            if (s->n % 2) memset((uint16_t *)(void *)to + s->n, 0, sizeof *from);
+        }
+    }
+    if (bf16)
+        kd__panels_get()->turn_pairs(s->turned, h->half + s->first, h->words, h->n, s->n);
+    else
+        kd__panels_get()->pack_rows(s->turned, s->dz, s->n, h->n, s->n, KD__F32);
+}
+
 static void take_words(const kd_head *h, const some_words *s)
 {
+    if (h->half) {
+        take_halves(h, s);
+        return;
+    }
     const float *from = h->dz + s->first;
     kd__panels_rows(s->dz, from, h->words, h->n, s->n, h->operands);
     const bool bf16 = h->operands == KD__BF16; // else dz is what is to be turned around
@@ -237,7 +293,8 @@ static void weights_of(const kd_head *h, const some_words *s)
                                      .width = kd_min_size(p->width, d - j),
                                      .add = h->begun,
                                      .pairs = h->operands == KD__BF16,
-                                     .next_b = h->weight + s->first * d + j * h->n};
+                                     .next_b = h->weight + s->first * d + j * s->n,
+                                     .next_floats = p->width * s->n};
         p->panels_by_panel(&t, s->turned, s->n);
     }
 }
@@ -255,7 +312,8 @@ static void add_to_share(const kd_head *h, const some_words *s, float *share, bo
                                      .width = kd_min_size(p->width, d - j),
                                      .add = add,
                                      .pairs = h->operands == KD__BF16,
-                                     .next_b = h->dw + end * d + j * s->n};
+                                     .next_b = h->dw + end * d + j * s->n,
+                                     .next_floats = p->width * s->n};
         p->pack_panel(s->panel, h->weight + s->first * d + j, d, s->n, t.width, h->operands);
         p->rows_by_panel(&t, s->dz, depth, h->n);
     }
@@ -372,6 +430,7 @@ const float *kd_head_forward(kd_head *h, const uint32_t *row, int64_t n)
 }
 
 float *kd_head_grad(kd_head *h) { return h->dz; }
+uint16_t *kd_head_half(kd_head *h) { return h->half; }
 
 static void backward_library(kd_head *h)
 {

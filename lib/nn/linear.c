@@ -231,7 +231,8 @@ static void forward_panels(kd_exec *ex, kd__state *s)
     if (!l->ready || (l->operands && !s->follows)) {
 #pragma omp barrier
     }
-    const kd__panels_call call = {.a = l->operands ? s->shared : s->x[0],
+    const kd__panels_call call = {.soon = l->fixed ? (kd__soon){0} : s->soon,
+                                  .a = l->operands ? s->shared : s->x[0],
                                   .b = panels,
                                   .bias = n->a.bias ? s->w[BIAS] : NULL,
                                   .c = s->y,
@@ -308,7 +309,8 @@ static void backward_panels(kd_exec *ex, kd__state *s)
     // behind x's panels, where the next one finds them
     float *w = s->shared + kd__panels_floats(l->operands, rows, in),
           *stage = w + kd__panels_floats(l->operands, out, in);
-    const kd__panels_gradient weights = {.dy = s->dy,
+    const kd__panels_gradient weights = {.soon = s->soon_back,
+                                         .dy = s->dy,
                                          .x = (float *)(uintptr_t)(s->prev ? s->prev->x[0] : s->x[0]),
                                          .make_x = s->prev ? kd__encoder_get()->gelu_and_slope : NULL,
                                          .dw = s->dw[WEIGHT],

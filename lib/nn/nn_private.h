@@ -59,6 +59,12 @@ struct kd_graph {
     kd_err err;                /* first failure while building */
 };
 
+/* Memory that will be read soon: products ask for it meanwhile. */
+typedef struct kd__soon {
+    const float *at;
+    size_t floats;
+} kd__soon;
+
 /* One node in one exec. x, dx are resolved through aliases; dx[i] is NULL where no gradient is
  * wanted (inputs of the graph). add[i]: dx[i] already holds another consumer's gradient, add to it.
  * Memory is laid out after plan(), so plan() sees want_dx and add but no pointers. */
@@ -75,6 +81,7 @@ typedef struct kd__state {
     bool given;  /* its value is the caller's: it does not run, and what is before it neither */
     /* A linear layer that reads the same has been the last to use `shared`: in forward, in backward. */
     bool follows, follows_back;
+    kd__soon soon, soon_back; /* weights of the next linear layer in forward, in backward */
     /* Two nodes of which the second alone reads the first, where the loops of one are run by the pieces of
      * the other, while they are near; NULL elsewhere. In training a convolution runs those of a batch norm on
      * either side (kd__bn_*). With products of panels.c a linear layer runs forward of a GELU behind it, and
@@ -151,6 +158,9 @@ kd_status kd__graph_param(kd_graph *g, kd__node_info *n, const char *suffix, int
                           bool buffer, bool decay, kd_err *err);
 const kd__node_info *kd__graph_in(const kd_graph *g, const kd__node_info *n, int i);
 kd_node kd__graph_root(const kd_graph *g, kd_node n); /* whose value n's is: aliases resolved */
+/* Of a head that is planned with an exec: what it needs, and where that is. */
+size_t kd__head_floats(const kd_head *h);
+void kd__head_place(kd_head *h, float *arena);
 kd_status kd__head_check(const kd_graph *g, kd_node n, kd_err *err); /* whether a kd_head can be n */
 kd_status kd__exec_plan(kd_exec *ex, kd_err *err); /* everything but running (exec_plan.c) */
 
@@ -230,6 +240,7 @@ void kd__panels_share_rows(float *to, const float *a, size_t rows, size_t k, kd_
 /* c (m, n) = a (m, k) times panels of (k, n), + bias (n) or NULL, or added to c; then max(0, c). By the team,
  * without a barrier. a, as made by the above, and c have rows up to the next multiple of KD__ROWS_STEP. */
 typedef struct kd__panels_call {
+    kd__soon soon;
     const float *a, *b, *bias;
     float *c;
     kd__operands operands;
@@ -242,6 +253,7 @@ void kd__panels_product(const kd__panels_call *call);
 /* dw (out, in) = dy (rows, out)^T x (rows, in), by the team: gather, a barrier, then gradients, without one.
  * For all: panels, kd__panels_floats(operands, rows, in) floats, and stage, kd__panels_stage() floats. */
 typedef struct kd__panels_gradient {
+    kd__soon soon;
     const float *dy;
     float *x, *dw, *panels, *stage;
     size_t rows, out, in;
@@ -265,10 +277,13 @@ typedef struct kd__panel_product {
     const float *b, *bias;
     size_t k, width; /* k: elements */
     bool add, relu, pairs;
-    /* What will be read next and is better asked for now, or NULL and 0: the panel behind this one; of the
-     * next rows of A, next_lda apart, those that this panel's tiles ask for, so many a tile. */
+    /* What will be read next and is better asked for now, or NULL and 0: next_floats of what becomes the
+     * panel behind this one; of the next rows of A, next_lda apart, those that this panel's tiles ask for, so
+     * many a tile. */
     const float *next_b, *next_a;
-    size_t next_lda, next_rows;
+    size_t next_floats, next_lda, next_rows;
+    const float *soon; /* likewise soon_floats, for whoever comes behind */
+    size_t soon_floats;
 } kd__panel_product;
 typedef struct kd__panel_kernels { /* panels.simd.c */
     size_t rows, width;            /* of a tile; width: of a panel */
@@ -281,6 +296,8 @@ typedef struct kd__panel_kernels { /* panels.simd.c */
     void (*pack_transposed)(float *to, const float *b, size_t ldb, size_t k, size_t width,
                             kd__operands o);           /* (width, ldb) */
     void (*pair)(float *to, const float *x, size_t n); /* n numbers in a row, and a 0 if they are odd */
+    /* As pack_rows does with KD__BF16, of numbers that are bf16. */
+    void (*turn_pairs)(float *to, const uint16_t *a, size_t lda, size_t k, size_t n);
 } kd__panel_kernels;
 extern const kd__panel_kernels kd__panels_scalar, kd__panels_avx2, kd__panels_avx512, kd__panels_avx512bf16;
 const kd__panel_kernels *kd__panels_get(void);
@@ -469,6 +486,7 @@ typedef struct kd__vec {
     void (*round_bf16)(float *y, const float *x, size_t n);
     void (*to_bf16)(uint16_t *y, const float *x, size_t n);
     void (*from_bf16)(float *y, const uint16_t *x, size_t n);
+    void (*to_f16)(uint16_t *y, const float *x, size_t n);                      /* likewise */
     void (*add)(float *y, const float *a, const float *b, size_t n, bool relu); /* y = a + b */
     void (*add_to)(float *y, const float *a, size_t n);                         /* y += a */
     void (*times)(float *y, const float *a, const float *b, size_t n);          /* y = a b */
@@ -592,10 +610,10 @@ typedef struct kd__group {
     const float *kt, *vt;
     size_t ldkt, ldvt;
 } kd__group;
-typedef struct kd__group_grads {
+typedef struct kd__group_grads { /* of one head of queries */
     const float *y, *dy, *log_sum;
-    float *dq, *dk, *dv; /* each may be NULL */
-    bool add[3];
+    float *dq, *dk, *dv; /* each may be NULL; all ldq from token to token */
+    bool add;            /* to dq */
 } kd__group_grads;
 typedef struct kd__decoder_kernels { /* decoder.simd.c */
     /* Rows of n numbers; stats (rows): 1 / root of the mean square. */

@@ -120,10 +120,18 @@ static void look_ahead(kd__panel_product *t, size_t at, size_t panels, const flo
     t->next_rows = each;
 }
 
+/* Share t of n of what will be read soon. */
+static kd__soon share_of(const kd__soon *s, size_t t, size_t n)
+{
+    const size_t floats = s->floats / n;
+    return (kd__soon){s->at + t * floats, floats};
+}
+
 /* A piece of C. */
 typedef struct piece {
     size_t i, j, columns;
     size_t next_i; /* rows of the piece that this thread will likely do next */
+    kd__soon soon;
 } piece;
 
 static void block(const kd__panels_call *call, const piece *c)
@@ -132,7 +140,8 @@ static void block(const kd__panels_call *call, const piece *c)
     const kd__panel_kernels *p = kd__panels_get();
     const size_t rows = kd_min_size(BLOCK, call->m - i), end = kd_min_size(call->n, j + c->columns),
                  panels = up(end - j, p->width) / p->width;
-    const float *a = call->a + i * depth;
+    const float *a = call->a + i * depth, *soon = c->soon.at;
+    const size_t soon_floats = c->soon.floats / (panels * up(depth, STEP) / STEP);
     for (size_t k = 0; k < depth; k += STEP) {
         const bool last = k + STEP >= depth;
         const size_t step = kd_min_size(STEP, depth - k);
@@ -149,6 +158,10 @@ static void block(const kd__panels_call *call, const piece *c)
                                    .relu = call->relu && last,
                                    .pairs = call->operands == KD__BF16};
             t.next_b = t.b + depth * p->width;
+            t.next_floats = step * p->width;
+            t.soon = soon;
+            t.soon_floats = soon_floats;
+            soon += soon_floats;
             look_ahead(&t, at, panels, next, depth);
             p->rows_by_panel(&t, a + k, depth, rows);
         }
@@ -170,7 +183,8 @@ void kd__panels_product(const kd__panels_call *call)
         const piece c = {.i = (rows_first ? t % high : t / wide) * BLOCK,
                          .j = (rows_first ? t / high : t % wide) * columns,
                          .columns = columns,
-                         .next_i = (rows_first ? then % high : then / wide) * BLOCK};
+                         .next_i = (rows_first ? then % high : then / wide) * BLOCK,
+                         .soon = share_of(&call->soon, t, high * wide)};
         block(call, &c);
     }
 }
@@ -228,11 +242,12 @@ void kd__panels_gather(const kd__panels_gradient *g)
 }
 
 /* dW from (i, j) on, a square of it at most. */
-static void square(const kd__panels_gradient *g, size_t i, size_t j)
+static void square(const kd__panels_gradient *g, size_t i, size_t j, kd__soon s)
 {
     const kd__panel_kernels *p = kd__panels_get();
     const size_t high = kd_min_size(SQUARE, g->out - i), wide = kd_min_size(SQUARE, g->in - j),
-                 panels = up(wide, p->width) / p->width;
+                 panels = up(wide, p->width) / p->width, soon_floats = s.floats / (panels * chunks_of(g));
+    const float *soon = s.at;
     for (size_t r = 0; r < g->rows; r += chunk_of(g)) {
         const size_t chunk = kd_min_size(chunk_of(g), g->rows - r), k = depth_of(g, chunk),
                      then = depth_of(g, kd_min_size(chunk_of(g), g->rows - r - chunk));
@@ -248,6 +263,10 @@ static void square(const kd__panels_gradient *g, size_t i, size_t j)
                                    .add = r > 0 || g->add,
                                    .pairs = g->operands == KD__BF16};
             t.next_b = at + 1 < panels ? t.b + k * p->width : x + k * x_width(g) + j * then;
+            t.next_floats = k * p->width;
+            t.soon = soon;
+            t.soon_floats = soon_floats;
+            soon += soon_floats;
             if (then) look_ahead(&t, at, panels, next + i * then, then);
             p->panels_by_panel(&t, dy + i * k, high);
         }
@@ -258,7 +277,8 @@ void kd__panels_gradients(const kd__panels_gradient *g)
 {
     const size_t columns = up(g->in, SQUARE) / SQUARE, squares = up(g->out, SQUARE) / SQUARE * columns;
 #pragma omp for schedule(dynamic) nowait
-    for (size_t t = 0; t < squares; t++) square(g, t / columns * SQUARE, t % columns * SQUARE);
+    for (size_t t = 0; t < squares; t++)
+        square(g, t / columns * SQUARE, t % columns * SQUARE, share_of(&g->soon, t, squares));
 #pragma omp for schedule(static) nowait
     for (size_t b = 0; b < (g->bias ? g->out : 0); b += SUMS)
         kd__vec_get()->col_sum(g->dbias + b, g->stage + sums_at(g) + b, chunks_of(g),

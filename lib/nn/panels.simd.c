@@ -26,9 +26,9 @@ typedef struct matrix { /* element (i, p) at i * row + p * col */
  * next piece; both move on by a cache line's worth of K at a time, and so do `c_rows` rows of the C of the
  * next tile. */
 typedef struct ahead {
-    const char *b, *a;
+    const char *b, *a, *soon;
     const float *c;
-    size_t lines, rows, lda, c_rows, ldc;
+    size_t lines, rows, lda, c_rows, ldc, soon_lines;
 } ahead;
 enum { LINE = 64, STRIDE = LINE / sizeof(float) };
 
@@ -38,6 +38,7 @@ enum { LINE = 64, STRIDE = LINE / sizeof(float) };
 INLINE void fetch(ahead *f)
 {
     for (size_t i = 0; i < f->lines; i++, f->b += LINE) FETCH(f->b, 0);
+    for (size_t i = 0; i < f->soon_lines; i++, f->soon += LINE) FETCH(f->soon, 0);
     for (size_t i = 0; i < f->rows; i++) FETCH(f->a + i * f->lda, 0);
     if (f->rows) f->a += LINE;
     for (size_t i = 0; i < f->c_rows; i++, f->c += f->ldc)
@@ -89,7 +90,9 @@ INLINE void column(const kd__panel_product *t, size_t rows, size_t a_step, matri
     const size_t start_row = t->bias ? 0 : t->ldc, tiles = (rows + ROWS - 1) / ROWS,
                  strides = (t->k + STRIDE - 1) / STRIDE;
     ahead f = {.b = (const char *)t->next_b, .rows = t->next_rows, .lda = t->next_lda * sizeof(float)};
-    if (f.b) f.lines = (t->k * WIDTH * sizeof(float) / LINE + tiles * strides - 1) / (tiles * strides);
+    f.lines = (t->next_floats / STRIDE + tiles * strides - 1) / (tiles * strides);
+    f.soon = (const char *)t->soon;
+    f.soon_lines = (t->soon_floats / STRIDE + tiles * strides - 1) / (tiles * strides);
     f.ldc = t->ldc;
     for (size_t i = 0; i < rows; i += ROWS, a.at += a_step) {
         float *c = t->c + i * t->ldc;
@@ -103,6 +106,7 @@ INLINE void column(const kd__panel_product *t, size_t rows, size_t a_step, matri
             edge(c, t->ldc, start, start_row, a, t->b, t->k, t->relu, pairs, kd_min_size(ROWS, rows - i),
                  t->width);
         if (f.b) f.b += f.lines * strides * LINE;
+        if (f.soon) f.soon += f.soon_lines * strides * LINE;
     }
 }
 
@@ -181,6 +185,35 @@ static void pair_rows(float *to, const float *a, size_t lda, size_t k, size_t n)
         }
 }
 
+typedef uint16_t shorts __attribute__((vector_size(LANES * sizeof(uint16_t))));
+
+/* Its lanes, of 16 bits, in 32. */
+INLINE uvec widened(const uint16_t *a, size_t n)
+{
+    shorts v = {0};
+    memcpy(&v, a, n * sizeof *a);
+    return __builtin_convertvector(v, uvec);
+}
+
+static void turn_pairs(float *to, const uint16_t *a, size_t lda, size_t k, size_t n)
+{
+    const size_t depth = (k + 1) / 2;
+    for (size_t j = 0; j < n; j += LANES)
+        for (size_t p = 0; p < k; p += 2) {
+            const size_t some = kd_min_size(LANES, n - j);
+            const uint16_t *at = a + p * lda + j;
+            FETCH(at + SOON * lda, 0);
+            FETCH(at + (SOON + 1) * lda, 0);
+            const uvec first = some == LANES ? widened(at, LANES) : widened(at, some),
+                       second = p + 1 == k      ? (uvec){0}
+                                : some == LANES ? widened(at + lda, LANES)
+                                                : widened(at + lda, some),
+                       v = first | second << 16;
+            for (size_t i = 0; i < some; i += ROWS)
+                memcpy(to + (j + i) * depth + p / 2 * ROWS, (const float *)&v + i, ROWS * sizeof *to);
+        }
+}
+
 /* to (k / 2, WIDTH) of b (width, ldb) transposed. */
 static void pair_transposed(float *to, const float *b, size_t ldb, size_t k, size_t width)
 {
@@ -190,6 +223,8 @@ static void pair_transposed(float *to, const float *b, size_t ldb, size_t k, siz
             vec v[LANES];
             for (size_t i = 0; i < LANES; i++) {
                 const float *row = b + (j + i) * ldb + p;
+                FETCH(row + 4 * LANES, 0);
+                FETCH(row + 5 * LANES, 0);
                 if (j + i < width && some == 2 * LANES)
                     v[i] = pairs_of(load(row), load(row + LANES));
                 else {
@@ -330,4 +365,5 @@ const kd__panel_kernels NAME(kd__panels) = {
     .pack_rows = pack_rows,
     .pack_transposed = pack_transposed,
     .pair = pair,
+    .turn_pairs = turn_pairs,
 };

@@ -131,6 +131,23 @@ static void from_bf16(float *y, const uint16_t *x, size_t n)
     }
 }
 
+static void to_f16(uint16_t *y, const float *x, size_t n)
+{
+    size_t i = 0;
+#if defined __AVX512F__
+    for (; i + LANES <= n; i += LANES) {
+        const __m256i half = _mm512_cvtps_ph((__m512)load(x + i), _MM_FROUND_TO_NEAREST_INT);
+        memcpy(y + i, &half, sizeof half);
+    }
+#elif defined __F16C__
+    for (; i + LANES <= n; i += LANES) {
+        const __m128i half = _mm256_cvtps_ph((__m256)load(x + i), _MM_FROUND_TO_NEAREST_INT);
+        memcpy(y + i, &half, sizeof half);
+    }
+#endif
+    kd_from_f32(y + i, KD_F16, x + i, n - i);
+}
+
 static void u8_to_f32(float *y, const uint8_t *x, size_t n, float mean, float scale)
 {
 #pragma omp simd
@@ -581,6 +598,7 @@ const kd__vec NAME(kd__vec) = {
     .round_bf16 = round_bf16,
     .to_bf16 = to_bf16,
     .from_bf16 = from_bf16,
+    .to_f16 = to_f16,
     .add = add,
     .add_to = add_to,
     .times = times,

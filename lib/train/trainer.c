@@ -204,6 +204,7 @@ static kd_status plan_execs(kd_trainer *t, kd__run *r, kd_err *err)
     if (r->language) train.head = r->model->logits;
     kd_status st = r->language ? kd__words_plan(r, threads, err) : KD_OK;
     if (st) return kd_fail_in(err, st, "student %s", r->spec.name);
+    train.with = r->head;
     if (r->texts) {
         if ((st = kd__words_part(r, t, &train.batch, err))) return st;
         train.sequences = (int64_t)r->at_once * r->texts;

@@ -174,6 +174,8 @@ kd_status kd__words_plan(kd__run *r, int threads, kd_err *err)
                               .threads = threads,
                               .training = true,
                               .apart = !kd_loss_in_place(r->loss),
+                              .half = kd_loss_takes_half(r->loss),
+                              .planned = true,
                               .precision = kd__run_precision(r)};
     kd__pieces *x = &r->pieces;
     size_t floats;
@@ -225,39 +227,35 @@ static const float *teacher_rows(const kd__run *r, const kd_trainer *t, int slot
     return r->pieces.teacher;
 }
 
-/* The loss of n positions from `at` on, of `of` in all. By the whole team. */
-static void compare(kd__run *r, const kd_trainer *t, const float *z, float *dz, const kd__targets *g,
-                    uint64_t at, uint32_t n, uint64_t of)
+/* The loss of the batch's positions from `at` on. By the whole team. */
+static void compare(kd__run *r, const kd_trainer *t, kd_loss_batch *b, const kd__targets *g, uint64_t at)
 {
+    const bool training = b->dlogits || b->dhalf;
     kd_loss_input in[KD_LOSS_TERMS] = {0};
     kd_loss_sparse sparse[KD_LOSS_TERMS];
     for (int i = 0; i < kd_loss_count(r->loss); i++) {
         const kd__source *s = &r->source[i];
         if (kd_loss_term_at(r->loss, i).needs & KD_NEEDS_SPARSE) {
-            sparse[i] = kd__sparse_rows(g->sparse[kd__source_slot(s, &r->at, dz != NULL)], at);
+            sparse[i] = kd__sparse_rows(g->sparse[kd__source_slot(s, &r->at, training)], at);
             in[i].sparse = &sparse[i];
         } else if (s->n) {
-            in[i].teacher = teacher_rows(r, t, kd__source_slot(s, &r->at, dz != NULL), g, at, n);
+            in[i].teacher =
+                teacher_rows(r, t, kd__source_slot(s, &r->at, training), g, at, (uint32_t)b->rows);
         }
     }
-    kd_loss_run(r->loss, &(kd_loss_batch){.rows = n,
-                                          .classes = r->classes,
-                                          .logits = z,
-                                          .labels = g->words.label + at,
-                                          .dlogits = dz,
-                                          .inputs = in,
-                                          .step = r->at.total,
-                                          .of = (int64_t)of});
+    b->inputs = in;
+    kd_loss_run(r->loss, b);
+    b->inputs = NULL;
 }
 
 /* What validation counts of a piece. By the whole team. */
-static void judge(kd__run *r, const float *z, const int32_t *label, uint32_t n)
+static void judge(kd__run *r, const kd_loss_batch *b)
 {
     kd__pieces *x = &r->pieces;
 #pragma omp for schedule(static)
-    for (uint32_t i = 0; i < n; i++) {
+    for (int64_t i = 0; i < b->rows; i++) {
         bool first;
-        x->nll[i] = kd_loss_nll(z + i * (size_t)r->classes, r->classes, label[i], &first);
+        x->nll[i] = kd_loss_nll(kd_loss_row(r->loss, b, i), b->classes, b->labels[i], &first);
         x->from[i] = first;
     }
 }
@@ -293,9 +291,17 @@ void kd__words_run(kd__run *r, const kd_trainer *t, kd_exec *ex, const kd__targe
         const uint32_t n = (uint32_t)(end - at < piece ? end - at : piece);
 #pragma omp single
         for (uint32_t i = 0; i < n; i++) x->from[i] = w->from[at + i] - (uint32_t)base;
-        const float *z = kd_head_forward(r->head, x->from, n);
-        compare(r, t, z, training ? kd_head_grad(r->head) : NULL, g, at, n, of);
-        if (!training) judge(r, z, w->label + at, n);
+        kd_loss_batch b = {.rows = n,
+                           .classes = r->classes,
+                           .logits = kd_head_forward(r->head, x->from, n),
+                           .half = kd_head_half(r->head),
+                           .labels = w->label + at,
+                           .dlogits = training ? kd_head_grad(r->head) : NULL,
+                           .dhalf = training ? kd_head_half(r->head) : NULL,
+                           .step = r->at.total,
+                           .of = (int64_t)of};
+        compare(r, t, &b, g, at);
+        if (!training) judge(r, &b);
 #pragma omp single
         add_up(r, n, !training);
         if (training) kd_head_backward(r->head);

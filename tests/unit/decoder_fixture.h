@@ -4,6 +4,7 @@
 
 #include "golden_fixture.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 static inline kd_exec *fed(const golden *g, const kd_exec_params *how)
@@ -30,6 +31,29 @@ static inline void step(kd_exec *ex, const golden *g, int threads)
     }
 }
 
+/* What a head has of n rows, and what comes back to it, in either width. */
+static inline void check_piece(const golden *g, const float *z, const uint16_t *half, uint32_t first,
+                               uint32_t n)
+{
+    const size_t words = (size_t)g->m->spec.vocab;
+    kd_tensor part = *tensor(g, "logits");
+    float *wide = malloc(n * words * sizeof *wide);
+    assert_non_null(wide);
+    if (half) kd_to_f32(wide, half, KD_F16, n * words);
+    part.bytes = n * words * sizeof(float);
+    part.data = (const float *)part.data + first * words;
+    near_all(g, "logits of a piece", half ? wide : z, &part, half ? 1e-2 : 1e-5); // bf16 operands as well
+    free(wide);
+}
+
+static inline void fill_grad(kd_head *h, const float *dy, size_t n)
+{
+    if (kd_head_half(h))
+        kd_from_f32(kd_head_half(h), KD_BF16, dy, n);
+    else
+        memcpy(kd_head_grad(h), dy, n * sizeof *dy);
+}
+
 /* The same with a head that computes a few rows at a time; the rows of `from` on. */
 static inline void step_in_pieces(kd_exec *ex, kd_head *h, const golden *g, int threads, uint32_t from)
 {
@@ -48,14 +72,8 @@ static inline void step_in_pieces(kd_exec *ex, kd_head *h, const golden *g, int 
             const float *z = kd_head_forward(h, row + i, some);
 #pragma omp single
             {
-                if (!from) { // all of them are there
-                    kd_tensor part = *tensor(g, "logits");
-                    part.bytes = some * words * sizeof(float);
-                    part.data = (const float *)part.data + i * words;
-                    near_all(g, "logits of a piece", z, &part, 1e-5);
-                }
-                memcpy(kd_head_grad(h), (const float *)dy->data + (from + i) * words,
-                       some * words * sizeof(float));
+                if (!from) check_piece(g, z, kd_head_half(h), i, some); // all of them are there
+                fill_grad(h, (const float *)dy->data + (from + i) * words, some * words);
             }
             kd_head_backward(h);
         }

@@ -7,8 +7,8 @@
 #include <stdlib.h>
 
 /* One step of the whole graph, then in pieces, with operands of a form; rows before `from` have no gradient.
- */
-static void pieces_equal_the_whole(kd__operands form, uint32_t from)
+ * half: the head has 16 bits where it can, and works in the exec's memory. */
+static void pieces_equal_the_whole(kd__operands form, bool half, uint32_t from)
 {
     golden g;
     kd_head *h;
@@ -21,11 +21,18 @@ static void pieces_equal_the_whole(kd__operands form, uint32_t from)
     kd_exec *whole = fed(&g, &how);
     memset((float *)(uintptr_t)tensor(&g, "dy")->data, 0, from * (size_t)g.m->spec.vocab * sizeof(float));
     step(whole, &g, 2);
+    OK(kd_head_create(&h, g.m->graph,
+                      &(kd_head_params){.head = g.m->logits,
+                                        .threads = 2,
+                                        .training = true,
+                                        .half = half,
+                                        .planned = half,
+                                        .precision = precision},
+                      err));
     how.head = g.m->logits;
+    how.with = half ? h : NULL;
     kd_exec *ex = fed(&g, &how);
-    OK(kd_head_create(
-        &h, g.m->graph,
-        &(kd_head_params){.head = g.m->logits, .threads = 2, .training = true, .precision = precision}, err));
+    assert_int_equal(kd_head_half(h) != NULL, half && (form == KD__ROUNDED || form == KD__BF16));
     step_in_pieces(ex, h, &g, 2, from);
     kd_graph_slab(g.m->graph, &floats);
     near_all(&g, "gradients", kd_exec_grads(ex),
@@ -39,12 +46,13 @@ static void pieces_equal_the_whole(kd__operands form, uint32_t from)
 static void a_head_asks_for_some_rows_and_in_any_form_of_operands(void **state)
 {
     (void)state;
-    pieces_equal_the_whole(KD__F32, 46);
-    pieces_equal_the_whole(KD__F32, 80); // nothing to learn: all gradients are 0
+    pieces_equal_the_whole(KD__F32, false, 46);
+    pieces_equal_the_whole(KD__F32, true, 80); // nothing to learn: all gradients are 0
     if (kd_nn_check_precision(KD_PRECISION_BF16, NULL)) return;
-    pieces_equal_the_whole(KD__ROUNDED, 7);
-    pieces_equal_the_whole(KD__BF16, 7);
-    pieces_equal_the_whole(KD__TILES, 7);
+    for (int half = 0; half < 2; half++)
+        for (kd__operands form = KD__ROUNDED; form <= KD__TILES; form++)
+            for (uint32_t from = 0; from < 8; from += 7)
+                if ((half && form != KD__TILES) || from) pieces_equal_the_whole(form, half, from);
 }
 
 static void only_the_last_layer_of_a_language_model_can_be_its_head(void **state)
@@ -62,9 +70,8 @@ static void only_the_last_layer_of_a_language_model_can_be_its_head(void **state
     close_golden(&g);
 }
 
-static void the_bits_of_a_step_in_pieces_do_not_depend_on_threads(void **state)
+static void bits_of_pieces(kd_precision precision)
 {
-    (void)state;
     golden g;
     size_t floats;
     open_golden(&g, "llama", "llama");
@@ -77,9 +84,14 @@ static void the_bits_of_a_step_in_pieces_do_not_depend_on_threads(void **state)
                                                 .sequences = 4,
                                                 .threads = threads[k],
                                                 .training = true,
+                                                .precision = precision,
                                                 .head = g.m->logits});
         OK(kd_head_create(&h, g.m->graph,
-                          &(kd_head_params){.head = g.m->logits, .threads = threads[k], .training = true},
+                          &(kd_head_params){.head = g.m->logits,
+                                            .threads = threads[k],
+                                            .training = true,
+                                            .half = true,
+                                            .precision = precision},
                           err));
         step_in_pieces(ex, h, &g, threads[k], 0);
         if (!k) memcpy(want, kd_exec_grads(ex), floats * sizeof *want);
@@ -90,6 +102,13 @@ static void the_bits_of_a_step_in_pieces_do_not_depend_on_threads(void **state)
     }
     free(want);
     close_golden(&g);
+}
+
+static void the_bits_of_a_step_in_pieces_do_not_depend_on_threads(void **state)
+{
+    (void)state;
+    bits_of_pieces(KD_PRECISION_F32);
+    if (!kd_nn_check_precision(KD_PRECISION_BF16, NULL)) bits_of_pieces(KD_PRECISION_BF16);
 }
 
 static void a_batch_may_come_in_parts(void **state)

@@ -63,6 +63,33 @@ static void rounding_is_to_nearest_even_at_every_instruction_set(void **state)
         assert_memory_equal(h, want_h, sizeof want_h);
     }
     assert_true(want[6] == 1.0f && want[7] == 0x1.04p0f && want[8] == 0x1.02p0f); // ties go to even
+    kd_from_f32(want_h, KD_F16, x, N);
+    for (size_t i = 0; i < KD_COUNT(vec); i++) {
+        vec[i]->to_f16(h, x, N);
+        assert_memory_equal(h, want_h, sizeof want_h);
+    }
+}
+
+static void numbers_that_are_bf16_are_paired_as_those_that_become_it(void **state)
+{
+    (void)state;
+    enum { K = 7, N = 45, ROOM = (K + 1) / 2 * 64 };
+    const kd_isa isa = kd_cpu_isa();
+    const kd__panel_kernels *all[] = {&kd__panels_scalar,
+                                      isa >= KD_ISA_AVX2 ? &kd__panels_avx2 : &kd__panels_scalar,
+                                      isa >= KD_ISA_AVX512 ? &kd__panels_avx512 : &kd__panels_scalar,
+                                      kd__panels_get()};
+    float *x = fx_normal(K * N, 3), want[ROOM] = {0}, got[ROOM] = {0};
+    uint16_t h[K * N];
+    kd_from_f32(h, KD_BF16, x, K * N);
+    for (size_t i = 0; i < KD_COUNT(all); i++)
+        for (size_t k = 1; k <= K; k++)
+            for (size_t n = 8; n < N; n += 8) { // panels are whole, or zeros
+                all[i]->pack_rows(want, x, N, k, n, KD__BF16);
+                all[i]->turn_pairs(got, h, N, k, n);
+                assert_memory_equal(got, want, (k + 1) / 2 * n * sizeof *got);
+            }
+    free(x);
 }
 
 /* But for denormals, which bf16 instructions take for zeros. */
@@ -194,6 +221,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(rounding_is_to_nearest_even_at_every_instruction_set),
+        cmocka_unit_test(numbers_that_are_bf16_are_paired_as_those_that_become_it),
         cmocka_unit_test(pairs_are_rounded_to_nearest_even),
         cmocka_unit_test(a_graph_in_bf16_equals_its_twin),
         cmocka_unit_test(the_bits_do_not_depend_on_the_threads),
