@@ -61,11 +61,37 @@ void kd__unshuffle(uint8_t *out, const uint8_t *in, size_t n, size_t size);
 void kd__split_exponents(uint8_t *out, const uint8_t *in, size_t n);
 void kd__join_exponents(uint8_t *out, const uint8_t *in, size_t n);
 
+/* ---- marked bytes (marks.c, marks.simd.c) ------------------------------------------------- */
+
+enum { KD__MARKS_STRIDE = 64 };      /* at most */
+enum { KD__MARKS_TRIED = 1u << 16 }; /* bytes at a block's beginning that choose the stride */
+
+/* The payload of raw (n bytes) at out, which has room for ZSTD_compressBound(n). Returns its size; SIZE_MAX,
+ * with any bytes at out: not smaller than n. */
+size_t kd__marks_write(uint8_t *out, const uint8_t *raw, size_t n);
+
+/* Parts of a payload; borrowed. */
+typedef struct kd__marks {
+    const uint8_t *top, *kept, *marked, *end;
+    uint8_t stride, background;
+} kd__marks;
+/* Checks what can be checked without decoding: sizes, stride, unused bits. KD_ECORRUPT. */
+kd_status kd__marks_parse(kd__marks *m, const uint8_t *payload, size_t len, uint64_t raw, kd_err *err);
+/* out: n bytes. KD_ECORRUPT: marks and marked bytes do not fit each other. */
+kd_status kd__marks_read(uint8_t *out, size_t n, const uint8_t *payload, size_t len, kd_err *err);
+
+typedef struct kd__marks_loops {
+    bool (*read)(uint8_t *out, size_t n, const kd__marks *m); /* false: what marks and bytes do not fit */
+} kd__marks_loops;
+extern const kd__marks_loops kd__marks_loops_scalar, kd__marks_loops_avx2, kd__marks_loops_avx512;
+/* The fastest that this CPU can run and the level allows. */
+const kd__marks_loops *kd__marks_for(kd_isa isa);
+
 /* ---- records (record.c) ------------------------------------------------------------------- */
 
 #define KD__RECORD_HEAD 64
 #define KD__NO_CHUNK    UINT32_MAX /* chunk and column of a segment's header record */
-enum { KD__CODEC_RAW = 0, KD__CODEC_ZSTD = 1 };
+enum { KD__CODEC_RAW = 0, KD__CODEC_ZSTD = 1, KD__CODEC_MARKS = 2 };
 enum { KD__BOOK_LEVEL = 19 }; /* zstd level of codebooks */
 
 typedef struct kd__record {

@@ -92,8 +92,8 @@ def records_of(path):
     return out
 
 
-def make_store(folder, name, more, chunks, rows):
-    """A store with ids, splits and more columns; values follow from their place."""
+def make_store(folder, name, more, chunks, rows, ink=None):
+    """A store with ids, splits and more columns; values follow from their place. ink: of so many pixels of a line."""
     rng = np.random.default_rng(1)
     columns = [kdstore.Column("id", "id", "u8", (16,)), kdstore.Column("split", "split", "u8")] + more
     path = f"{folder}/{name}.kd"
@@ -104,6 +104,7 @@ def make_store(folder, name, more, chunks, rows):
                 lengths = np.arange(rows, dtype="u4")
                 shape = (int(lengths.sum()),) + c.shape[1:] if c.ragged else (rows,) + c.shape
                 values = rng.normal(size=shape).astype("f4") if "f" in c.dtype else rng.integers(0, 9, shape)
+                values[..., values.shape[-1] if ink is None else ink:] = 0
                 blocks[c.name] = (values, lengths) if c.ragged else values
             w.append(blocks, ["train", "valid", "test"][min(i, 2)])
     return path
@@ -132,7 +133,8 @@ def store_seeds(out, scratch):
         make_store(scratch, "ragged", [C("tokens", "input", "i32", (-1,)), C("f", "feature", "bf16", (-1, 3))], 3, 5),
         make_store(scratch, "coded", [C("t/logits", "logits", shape=(9,), encoding="int8", teacher="t"),
                                       C("f", "feature", shape=(2, 6), encoding="int8-channel", tap="x")], 2, 6),
-        make_store(scratch, "large", [C("image", "input", "u8", (30, 30))], 2, 2)]
+        make_store(scratch, "large", [C("image", "input", "u8", (30, 30))], 2, 2),
+        make_store(scratch, "drawn", [C("image", "input", "u8", (9, 7))], 2, 2, ink=3)]
     for path in stores:
         name = os.path.basename(path)[:-3]
         records = records_of(path + "/base.mdb")

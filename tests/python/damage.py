@@ -14,7 +14,7 @@ import numpy as np
 from tap import finish, refused, test
 
 import kdstore
-from kdstore import codecs, manifest, records
+from kdstore import codecs, manifest, marks, records
 
 whole = kdstore.Store(sys.argv[1])
 copy = pathlib.Path(sys.argv[3]) / "damaged.kd"
@@ -193,6 +193,46 @@ def blocks_of_any_bytes_are_refused_or_decode_to_finite_numbers():
         counts[c.encoding] = (taken, refusals)
     assert all(r > 0 for _, r in counts.values()), counts
     assert set(counts) == set(codecs.ALL)
+
+
+DRAWN = bytes.fromhex("000007090000" "000008080000" "000005060000" "00000102")
+MARKED = bytes.fromhex("00 06" "01" "0c" "0709080805060102")  # docs/store-format.md
+
+
+@test
+def marked_bytes_are_the_documented_ones_and_come_back():
+    assert marks.write(DRAWN) == MARKED and marks.read(MARKED, len(DRAWN)).tobytes() == DRAWN
+    numbers = np.random.default_rng(5)
+    for n in [*range(1, 140), 511, 512, 513, 4099, 70001]:
+        for line in (1, 5, 28, 64, 100):
+            ink = numbers.integers(0, 256, n) * (np.arange(n) % line < line / 3) + line
+            raw = ink.astype("u1").tobytes()
+            marked = marks.write(raw)
+            assert marked is None or marks.read(marked, n).tobytes() == raw, (n, line)
+    assert marks.write(b"") is None and marks.write(bytes(range(256))) is None
+
+
+@test
+def marked_bytes_that_lie_are_refused():
+    def read(payload):
+        return marks.read(payload, len(DRAWN))
+    for text, payload in (
+            ("0 bytes cannot be the marks of 22", b""),
+            ("2 bytes cannot be the marks of 22", MARKED[:2]),
+            ("3 bytes cannot be the marks of 22, 1 of them kept", MARKED[:3]),
+            ("32 bytes cannot be the marks of 22, 1 of them kept", MARKED + bytes(20)),
+            ("stride of 65, the limit is 64", MARKED[:1] + b"\x41" + MARKED[2:]),
+            ("marks beyond the block's 22 bytes", MARKED[:2] + b"\x09" + MARKED[3:]),
+            ("as many marks as marked bytes", MARKED[:-1]),
+            ("as many marks as marked bytes", MARKED + b"1"),
+            ("as many marks as marked bytes", MARKED[:3] + b"\x0e" + MARKED[4:]),
+            ("as many marks as marked bytes", b"\x00\x00\x05\x0c\x40" + MARKED[4:])):
+        refused(kdstore.Damaged, text, read, payload)
+    whole = bytearray(records.pack(DRAWN, 3, dtype=1)[0])
+    assert records.check_whole(whole).codec == records.MARKS
+    whole[8], whole[56:64] = 3, bytes(8)
+    whole[56:64] = records.hash64(whole).to_bytes(8, "little")
+    refused(kdstore.Damaged, "codec 3, this package reads 0 to 2", records.check_whole, whole)
 
 
 @test

@@ -82,9 +82,10 @@ static inline uint8_t *fx_block(const kd_column *c, int salt, const kd_chunk_inf
         if (ragged) memcpy(b + 4u * (size_t)r, &length, 4);
         for (size_t k = 0; k < unit * length; k++, n++) {
             assert_true(n < cap);
-            b[n] = c->role == KD_ROLE_SPLIT    ? (uint8_t)i->split
-                   : !strcmp(c->name, "noise") ? (uint8_t)kd_rng_u32(&g)
-                                               : (uint8_t)kd_rng_below(&g, 7); // compresses
+            b[n] = c->role == KD_ROLE_SPLIT                  ? (uint8_t)i->split
+                   : !strcmp(c->name, "noise")               ? (uint8_t)kd_rng_u32(&g)
+                   : !strcmp(c->name, "image") && k % 11 < 7 ? 0                             // drawn on black
+                                                             : (uint8_t)kd_rng_below(&g, 7); // compresses
         }
     }
     *size = n;

@@ -425,7 +425,8 @@ static void wrong_columns_are_refused(void **state)
     FAILS(kd_store_create(&w, path, c, 4, NULL, &p, err), KD_EUSAGE, "needs dtype bf16, not u8");
     fx_columns(c);
     c[3].role = KD_ROLE_MASK;
-    FAILS(kd_store_create(&w, path, c, 4, NULL, &p, err), KD_EUSAGE, "the role mask needs u8 with shape [-1]");
+    FAILS(kd_store_create(&w, path, c, 4, NULL, &p, err), KD_EUSAGE,
+          "the role mask needs u8 with shape [-1]");
     fx_columns(c);
     c[2].dims[0] = c[2].dims[1] = 1 << 20;
     FAILS(kd_store_create(&w, path, c, 4, NULL, &p, err), KD_EUSAGE, "1 GiB");
@@ -623,7 +624,7 @@ static void a_full_disk_keeps_what_was_committed(void **state)
     const char *path = in_dir("full.kd");
     assert_int_equal(getrlimit(RLIMIT_FSIZE, &was), 0);
     fx_columns(c);
-    for (rlim_t bytes = 9000; bytes < 150000; bytes += 10007) {
+    for (rlim_t bytes = 9000; bytes < 140000; bytes += 10007) {
         kd_err e = {0};
         kd_status st = KD_OK;
         limit = (struct rlimit){.rlim_cur = bytes, .rlim_max = was.rlim_max};

@@ -10,7 +10,7 @@
             w.append({"big/logits": teacher(s.read("image", chunk))})
 
 The guide is docs/python.md in kd's sources, every byte is in docs/store-format.md. Reading order of the package:
-errors, text (JSON), xxh3, columns, records, pages, manifest, store; then values, writer, seal; codecs; torch.
+errors, text (JSON), xxh3, columns, marks, records, pages, manifest, store; then values, writer, seal; codecs; torch.
 """
 from .codecs import Sparse, learn
 from .columns import Column
