@@ -2,7 +2,8 @@
  *
  * A window is `slots` consecutive chunks of the epoch's order. Its blocks (chunk x column) are tasks
  * with fixed places in memory, taken from one counter by whoever has time: so nothing depends on who decodes
- * what, and the loader's own thread and the team can work on one window together.
+ * what, and the loader's own thread and the team can work on one window together. Column after column: the
+ * input, which comes first and takes longest, is not what the others wait for at the end.
  *
  * Two ways to spend the cores. Without a core to spare the team decodes a window between two steps,
  * all of it at once: the cores are never idle and never shared. With one to spare a thread of the loader's
@@ -83,8 +84,8 @@ void kd__window_plan(kd__window *w, const kd_loader *l, uint32_t number)
 
 static kd_status decode_block(kd__window *w, const kd_loader *l, kd_cursor *cursor, size_t task, kd_err *err)
 {
-    uint32_t k = (uint32_t)(task / (size_t)l->columns), i = w->order[k], rows = kd__loader_whole(l, i);
-    size_t c = task % (size_t)l->columns, slot = l->resident ? i : k;
+    uint32_t k = (uint32_t)(task % w->chunks), i = w->order[k], rows = kd__loader_whole(l, i);
+    size_t c = task / w->chunks, slot = l->resident ? i : k;
     const kd__shape *f = &l->shape[c];
     if (f->form != KD__FIXED) return kd__held_read(&w->held[c][slot], f, cursor, l->chunk[i], rows, err);
     uint8_t *out = w->slab[c] + slot * l->unit * f->bytes;

@@ -127,15 +127,13 @@ size_t kd__marks_write(uint8_t *out, const uint8_t *raw, size_t n)
 kd_status kd__marks_parse(kd__marks *m, const uint8_t *payload, size_t len, uint64_t raw, kd_err *err)
 {
     const uint64_t bytes = (raw + 7) / 8, top = (bytes + 7) / 8;
-    size_t kept = 0, i = HEAD;
     if (len < HEAD || len - HEAD < top)
         return kd_fail(err, KD_ECORRUPT, "%zu bytes cannot be the marks of %llu", len,
                        (unsigned long long)raw);
     if (payload[1] > KD__MARKS_STRIDE)
         return kd_fail(err, KD_ECORRUPT, "marks with a stride of %u, the limit is %d", payload[1],
                        KD__MARKS_STRIDE);
-    for (; i + 8 <= HEAD + top; i += 8) kept += (size_t)__builtin_popcountll(word_at(payload + i));
-    for (; i < HEAD + top; i++) kept += (size_t)__builtin_popcount(payload[i]);
+    const size_t kept = kd__marks_for(kd_cpu_isa())->count(payload + HEAD, top);
     if (bytes % 8 && payload[HEAD + top - 1] >> bytes % 8)
         return kd_fail(err, KD_ECORRUPT, "marks beyond the block's %llu bytes", (unsigned long long)raw);
     if (len - HEAD - top < kept || len - HEAD - top - kept > raw)

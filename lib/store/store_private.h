@@ -81,7 +81,9 @@ kd_status kd__marks_parse(kd__marks *m, const uint8_t *payload, size_t len, uint
 kd_status kd__marks_read(uint8_t *out, size_t n, const uint8_t *payload, size_t len, kd_err *err);
 
 typedef struct kd__marks_loops {
-    bool (*read)(uint8_t *out, size_t n, const kd__marks *m); /* false: what marks and bytes do not fit */
+    bool (*read)(uint8_t *out, size_t n,
+                 const kd__marks *m); /* false: marks and bytes do not fit each other */
+    size_t (*count)(const uint8_t *bits, size_t bytes);
 } kd__marks_loops;
 extern const kd__marks_loops kd__marks_loops_scalar, kd__marks_loops_avx2, kd__marks_loops_avx512;
 /* The fastest that this CPU can run and the level allows. */

@@ -150,7 +150,7 @@ static void bytes_without_a_background_are_not_marked(void **state)
 static void damaged_payloads_are_refused_alike(void **state)
 {
     (void)state;
-    static uint8_t raw[1100], payload[2 * 1100 + 200], bad[2 * 1100 + 200], out[1100];
+    static uint8_t raw[1100], payload[2 * 1100 + 200], bad[2 * 1100 + 200], out[1101];
     kd_rng rng;
     kd_rng_init(&rng, 3, KD_RNG_TEST, 0, 0);
     for (size_t n = 30; n <= sizeof raw; n += 107) {
