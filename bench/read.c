@@ -3,13 +3,13 @@
  * `kd_bench read STORE COLUMN,...` serves lines "go WHAT ORDER SECONDS" over the training rows of the named
  * columns, on one thread, ORDER being sequential or random:
  *
- *     decode    whole blocks by kd_cursor_read: pread, checksum, zstd, byte planes; random: chunks in random
- * order values    what a loss is given: the same for dense columns, f32 or sparse targets for encoded ones
- *     batches   batches of 128 rows from a kd_loader, whose window is smaller than the store: each chunk is
- *               decoded once an epoch, as in a store larger than memory
- *     resident  the same with one window for all rows: decoded once before the clock starts
- *     zstd      ZSTD_decompressDCtx of the very same frames, which wait in memory; stored payloads are
- * copied. Without the frame's own checksum, which kd's cursor skips as well memcpy    as many decoded bytes,
+ *     decode    whole blocks by kd_cursor_read: pread, checksum, zstd or marks, byte planes; random: chunks
+ * in random order values    what a loss is given: the same for dense columns, f32 or sparse targets for
+ * encoded ones batches   batches of 128 rows from a kd_loader, whose window is smaller than the store: each
+ * chunk is decoded once an epoch, as in a store larger than memory resident  the same with one window for all
+ * rows: decoded once before the clock starts zstd      ZSTD_decompressDCtx of the very same frames, which
+ * wait in memory; stored payloads are copied, of marked bytes a frame is made, of the level that is read
+ * fastest. Without the frame's own checksum, which kd's cursor skips as well memcpy    as many decoded bytes,
  * copied block by block
  *
  * Each answer is one JSON line: rows, bytes (decoded), seconds, cpu_s. zstd and memcpy are the limits: what
@@ -25,7 +25,7 @@
 #include "bench.h"
 #include "kd/data.h"
 
-enum { BATCH = 128, HEAD = 64, CODEC_AT = 8, RAW_AT = 32, PLAIN = 256 << 20 };
+enum { BATCH = 128, HEAD = 64, CODEC_AT = 8, RAW_AT = 32, PLAIN = 256 << 20, MARKS = 2, SWIFT = -1 };
 
 typedef struct frame {
     const uint8_t *payload;
@@ -49,7 +49,7 @@ typedef struct reader {
     uint8_t *plain;    /* (PLAIN) what memcpy copies */
     uint8_t *block;    /* (block_bytes) where everything is decoded to */
     float *values;     /* (most) of a chunk of a dense codec */
-    size_t stored_bytes, raw_bytes, block_bytes, plain_at;
+    size_t frame_bytes, raw_bytes, block_bytes, plain_at;
     ZSTD_DCtx *zstd;
 } reader;
 
@@ -80,8 +80,17 @@ static kd_status fetch(reader *r, int c, MDB_txn *txn, MDB_dbi dbi, uint32_t ind
         const uint8_t *record = value.mv_data;
         uint64_t raw;
         memcpy(&raw, record + RAW_AT, sizeof raw);
-        *f = (frame){r->payloads + *at, value.mv_size - HEAD, (size_t)raw, record[CODEC_AT] == 1};
-        memcpy(r->payloads + *at, record + HEAD, f->stored);
+        const uint8_t codec = record[CODEC_AT];
+        uint8_t *to = r->payloads + *at;
+        *f = (frame){to, value.mv_size - HEAD, (size_t)raw, codec != 0};
+        if (codec == MARKS) {
+            kd_status st = kd_cursor_read(r->cursor, r->column[c], r->chunk[k], r->block, f->raw, err);
+            if (st) return st;
+            f->stored = ZSTD_compress(to, ZSTD_compressBound(f->raw), r->block, f->raw, SWIFT);
+            if (ZSTD_isError(f->stored)) return kd_fail(err, KD_ENOMEM, "no memory for a frame");
+        } else {
+            memcpy(to, record + HEAD, f->stored);
+        }
         *at += f->stored;
     }
     return KD_OK;
@@ -117,7 +126,7 @@ static kd_status fetch_frames(reader *r, kd_err *err)
     kd_status st = KD_OK;
     if (r->frames) return KD_OK;
     r->frames = calloc((size_t)kd_store_chunks(r->store) * (size_t)r->columns, sizeof(*r->frames));
-    r->payloads = malloc(r->stored_bytes);
+    r->payloads = malloc(r->frame_bytes);
     r->plain = kd_alloc_aligned(PLAIN, 1);
     r->zstd = ZSTD_createDCtx();
     if (!r->frames || !r->payloads || !r->plain || !r->zstd)
@@ -299,21 +308,18 @@ static kd_status reserve_values(reader *r, kd_err *err)
     return most && !r->values ? kd_fail(err, KD_ENOMEM, "no memory for %zu values", most) : KD_OK;
 }
 
-/* Sizes of all blocks, decoded and stored. Every record is read once for it, so files are in the page cache.
- */
+/* Sizes of all decoded blocks. Every record is read once for it, so files are in the page cache. */
 static kd_status take_sizes(reader *r, kd_err *err)
 {
-    uint64_t raw, stored;
     kd_status st = KD_OK;
     if (!(r->raw = calloc((size_t)kd_store_chunks(r->store) * (size_t)r->columns, sizeof(*r->raw))))
         return kd_fail(err, KD_ENOMEM, "out of memory");
     for (int c = 0; c < r->columns && !st; c++) {
-        if ((st = kd_store_column_bytes(r->store, r->column[c], &raw, &stored, err))) break;
-        r->stored_bytes += stored;
         for (uint32_t i = 0; i < r->chunks && !st; i++) {
             size_t *size = &r->raw[place(r, r->chunk[i], c)];
             st = kd_cursor_size(r->cursor, r->column[c], r->chunk[i], size, err);
             r->raw_bytes += *size;
+            r->frame_bytes += ZSTD_compressBound(*size);
             r->block_bytes = kd_max_size(r->block_bytes, *size);
         }
     }

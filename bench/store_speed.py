@@ -17,7 +17,7 @@ resident; zstd and memcpy, its limits) and peers/store_read.py (.npy memmap, py-
 tensors, WebDataset, MosaicML Streaming). Figures are medians over rounds; ratios are of the same round. A run in which
 others took the CPU is thrown away and repeated, as by run.py.
 
-    store-decode-images, store-decode-logits      share of zstd's own limit
+    store-decode-images, store-decode-logits      share of zstd's own limit; images are marked bytes, which are read several times as fast
     store-read-ROWS-ORDER                         batches of 128 at defaults against the best peer: 5 times is promised
     store-reread-ROWS-ORDER                       the same when every epoch decodes anew; the best peer may be an array that
                                                   was never packed and stands in memory whole
@@ -135,7 +135,7 @@ def figures(args, what, run):
               "rounds": args.rounds, "seconds_each": args.seconds, "others_share": round(run["foreign"], 4)}
     share = ratio(answers["decode", "sequential"], answers["zstd", "sequential"])
     yield {"name": f"store-decode-{what}", "value": share["median"], "unit": "of zstd's limit", "bar": ZSTD_SHARE,
-           "direction": "higher", "peer": "ZSTD_decompressDCtx of the same frames", "peer_value": 1, **common,
+           "direction": "higher", "peer": "ZSTD_decompressDCtx of frames of the same blocks", "peer_value": 1, **common,
            "details": {"what": "kd_cursor_read of whole blocks, in order, one core", "ratio": share, **around}}
     for order in ("sequential", "random"):
         best = max(PEERS, key=lambda p: rate[p, order])
