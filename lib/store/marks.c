@@ -3,7 +3,7 @@
  *
  * A mark is a bit for each byte of the block: it is not the background, the block's most frequent byte. The
  * marked bytes follow as they are. An instruction of AVX-512 spreads 64 of them to their places, so such a
- * block is decoded at 28 GB/s a core where zstd without Huffman coding reaches 2.9 (Fashion-MNIST, Zen 5):
+ * block is decoded at 25 GB/s a core where zstd without Huffman coding reaches 2.9 (Fashion-MNIST, Zen 5):
  * reading a store is then no more than copying it.
  *
  * Marks themselves take an eighth of the block, and most of them say what the line of pixels above said. So
