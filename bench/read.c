@@ -3,14 +3,21 @@
  * `kd_bench read STORE COLUMN,...` serves lines "go WHAT ORDER SECONDS" over the training rows of the named
  * columns, on one thread, ORDER being sequential or random:
  *
- *     decode    whole blocks by kd_cursor_read: pread, checksum, zstd or marks, byte planes; random: chunks
- * in random order values    what a loss is given: the same for dense columns, f32 or sparse targets for
- * encoded ones batches   batches of 128 rows from a kd_loader, whose window is smaller than the store: each
- * chunk is decoded once an epoch, as in a store larger than memory resident  the same with one window for all
- * rows: decoded once before the clock starts zstd      ZSTD_decompressDCtx of the very same frames, which
- * wait in memory; stored payloads are copied, of marked bytes a frame is made, of the level that is read
- * fastest. Without the frame's own checksum, which kd's cursor skips as well memcpy    as many decoded bytes,
- * copied block by block
+ * - decode: whole blocks by kd_cursor_read: pread, checksum, zstd or marks, byte planes; random: chunks in
+ *   random order
+ *
+ * - values: what a loss is given: the same for dense columns, f32 or sparse targets for encoded ones
+ *
+ * - batches: batches of 128 rows from a kd_loader, whose window is smaller than the store: each chunk is
+ *   decoded once an epoch, as in a store larger than memory
+ *
+ * - resident: the same with one window for all rows: decoded once before the clock starts
+ *
+ * - zstd: ZSTD_decompressDCtx of the very same frames, which wait in memory; stored payloads are copied, of
+ *   marked bytes a frame is made, of the level that is read fastest. Without the frame's own checksum, which
+ *   kd's cursor skips as well
+ *
+ * - memcpy: as many decoded bytes, copied block by block
  *
  * Each answer is one JSON line: rows, bytes (decoded), seconds, cpu_s. zstd and memcpy are the limits: what
  * kd does beyond them is reading, checking and putting planes together. The frames are fetched through
