@@ -63,7 +63,7 @@ ISA_avx2 := -mavx2 -mfma -mf16c
 ISA_avx512 := -mavx2 -mfma -mf16c -mavx512f -mavx512bw -mavx512dq -mavx512vl -mprefer-vector-width=512
 ISA_avx512bf16 := $(ISA_avx512) -mavx512bf16
 # What has loops for bf16 instructions; NAME_bf16.simd.c has no others.
-BF16_SRC := $(filter lib/nn/panels.simd.c %_bf16.simd.c,$(SIMD_SRC))
+BF16_SRC := $(filter lib/nn/panels.simd.c lib/nn/decoder.simd.c %_bf16.simd.c,$(SIMD_SRC))
 # Their numbers decide bytes in stores or results: no fused multiply-add, on any instruction set.
 EXACT := lib/codec/% lib/data/view.c lib/eval/% lib/gguf/%
 # The messages of ONNX files, from the definition that Debian's libonnx-dev has; part of lib/export.
@@ -190,8 +190,8 @@ JOBS ?= $(shell nproc 2>/dev/null || echo 2)
 DEPS := gcc libc6-dev make liblmdb-dev libzstd-dev libyaml-dev libdnnl-dev libjansson-dev libxxhash-dev libutf8proc-dev zlib1g-dev \
   libpng-dev libjpeg-dev libprotobuf-c-dev protobuf-c-compiler libonnx-dev libcmocka-dev gnuplot-nox jq dataset-fashion-mnist python3 python3-lmdb python3-zstandard python3-numpy python3-xxhash \
   python3-pip python3-setuptools python3-wheel python3-venv wordnet-base bsdextrautils
-DEPS_TEST := clang libclang-rt-dev valgrind python3-pil chromium chromium-driver python3-selenium
-DEPS_FULL := libomp-dev debootstrap shellcheck
+DEPS_TEST := clang libclang-rt-dev libomp-dev valgrind python3-pil chromium chromium-driver python3-selenium
+DEPS_FULL := debootstrap shellcheck
 
 # Installs Debian packages that are missing, by name; as root with apt-get, otherwise through sudo.
 define install_packages

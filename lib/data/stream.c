@@ -224,8 +224,7 @@ static void make_view(kd_stream *s, uint32_t place, uint32_t k)
 
 static void make_views(kd_stream *s, const uint32_t *from, uint32_t n)
 {
-    const int threads = s->loader->p.threads;
-#pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
+#pragma omp parallel for schedule(static) num_threads(s->loader->p.threads) if (s->loader->p.threads > 1)
     for (uint32_t i = 0; i < n; i++) make_view(s, from[i], s->fill + i);
 }
 
