@@ -10,6 +10,9 @@
  *
  * Sequences that grow have their keys and values kept, as the kernel reads them: a pass writes those of its
  * own tokens and copies nothing of what it finds. There an item is all heads that share a head of keys.
+ *
+ * In training with bf16 instructions these products are theirs as well, of queries, keys, values, shares and
+ * their gradients rounded to bf16. Inference is f32: growing sequences give the bits of whole ones.
  */
 #include "nn_private.h"
 
@@ -104,7 +107,8 @@ static kd__group group_of(const kd_exec *ex, const kd__state *s, int64_t i, size
                        .d = d,
                        .ldq = s->n->size,
                        .ldk = ldk,
-                       .scale = 1 / sqrtf((float)d)};
+                       .scale = 1 / sqrtf((float)d),
+                       .pairs = ex->p.training && ex->operands == KD__BF16};
 }
 
 /* Puts the group's keys and values behind those that are kept of its sequence: they are what it reads. */
@@ -184,10 +188,17 @@ static void release(kd__state *s)
 
 /* ---- the twins in plain C ----------------------------------------------------------------- */
 
-static double dot(const float *a, const float *b, size_t n)
+/* What a product reads of v. */
+static double read(const kd__group *g, float v)
+{
+    return kd__naive_operand(v, g->pairs ? KD__BF16 : KD__F32);
+}
+
+/* a scaled */
+static double dot(const kd__group *g, const float *a, float scale, const float *b)
 {
     double sum = 0;
-    for (size_t i = 0; i < n; i++) sum += (double)a[i] * (double)b[i];
+    for (size_t i = 0; i < g->d; i++) sum += read(g, a[i] * scale) * read(g, b[i]);
     return sum;
 }
 
@@ -195,8 +206,7 @@ static double dot(const float *a, const float *b, size_t n)
 static void naive_shares(const kd__group *g, const float *q, size_t r, double *p)
 {
     double top = -INFINITY, sum = 0;
-    for (size_t t = 0; t <= r; t++)
-        top = fmax(top, p[t] = dot(q, g->k + t * g->ldk, g->d) / sqrt((double)g->d));
+    for (size_t t = 0; t <= r; t++) top = fmax(top, p[t] = dot(g, q, g->scale, g->k + t * g->ldk));
     for (size_t t = 0; t <= r; t++) sum += p[t] = exp(p[t] - top);
     for (size_t t = 0; t <= r; t++) p[t] /= sum;
 }
@@ -205,22 +215,23 @@ static void naive_shares(const kd__group *g, const float *q, size_t r, double *p
 static void naive_query(const kd__state *s, const kd__group *g, const places *w, size_t at, size_t r,
                         bool back, double *p)
 {
-    const float *dy = back ? s->dy + w->q + at : NULL;
+    const float *dy = back ? s->dy + w->q + at : NULL, *y = s->y + w->q + at;
     double mean = 0;
     naive_shares(g, g->q + at, r, p);
     for (size_t j = 0; !back && j < g->d; j++) {
         double sum = 0;
-        for (size_t t = 0; t <= r; t++) sum += p[t] * (double)g->v[t * g->ldk + j];
+        for (size_t t = 0; t <= r; t++) sum += read(g, (float)p[t]) * read(g, g->v[t * g->ldk + j]);
         s->y[w->q + at + j] = (float)sum;
     }
-    for (size_t t = 0; back && t <= r; t++) mean += p[t] * dot(dy, g->v + t * g->ldk, g->d);
+    for (size_t j = 0; back && j < g->d; j++) mean += (double)dy[j] * (double)y[j];
     for (size_t t = 0; back && t <= r; t++) {
-        const double ds = p[t] * (dot(dy, g->v + t * g->ldk, g->d) - mean) / sqrt((double)g->d);
+        const double ds = read(g, (float)(p[t] * (dot(g, dy, 1, g->v + t * g->ldk) - mean)));
         for (size_t j = 0; j < g->d; j++) {
             const size_t k = w->k + t * g->ldk + j;
-            if (s->dx[0]) s->dx[0][w->q + at + j] += (float)(ds * (double)g->k[t * g->ldk + j]);
-            if (s->dx[1]) s->dx[1][k] += (float)(ds * (double)g->q[at + j]);
-            if (s->dx[2]) s->dx[2][k] += (float)(p[t] * (double)dy[j]);
+            if (s->dx[0])
+                s->dx[0][w->q + at + j] += (float)(ds * (double)g->scale * read(g, g->k[t * g->ldk + j]));
+            if (s->dx[1]) s->dx[1][k] += (float)(ds * read(g, g->q[at + j] * g->scale));
+            if (s->dx[2]) s->dx[2][k] += (float)(read(g, (float)p[t]) * read(g, dy[j]));
         }
     }
 }

@@ -16,6 +16,12 @@
  */
 #include "tiles.h"
 
+static void multiply(float *c, size_t ldc, matrix a, const float *b, size_t ldb, size_t rows, size_t n,
+                     size_t k, bool add)
+{
+    product(c, ldc, a, b, ldb, rows, n, k, add, false);
+}
+
 /* ---- layer norm --------------------------------------------------------------------------- */
 
 INLINE vec deviation(const float *x, float mean, size_t n)
@@ -246,12 +252,12 @@ static void attend(const kd__head *h, float *y, float *log_sum, float *scratch)
     transpose(c.kt, h->k, h);
     for (size_t at = 0; at < h->tokens; at += KD__HEAD_BLOCK) {
         const size_t rows = kd_min_size(KD__HEAD_BLOCK, h->tokens - at);
-        product(c.score, c.n, (matrix){c.q + at * c.d, c.d, 1}, c.kt, c.n, rows, c.n, h->d, false);
+        multiply(c.score, c.n, (matrix){c.q + at * c.d, c.d, 1}, c.kt, c.n, rows, c.n, h->d, false);
         float top[KD__HEAD_BLOCK], sum[KD__HEAD_BLOCK];
         exponentials(c.score, rows, h->tokens, top, sum);
         for (size_t r = 0; log_sum && r < rows; r++) log_sum[at + r] = top[r] + logf(sum[r]);
         for (size_t r = 0; h->drop && r < rows; r++) drop_shares(h, at + r, c.score + r * c.n);
-        product(c.block, c.d, (matrix){c.score, c.n, 1}, c.v, c.d, rows, c.d, h->tokens, false);
+        multiply(c.block, c.d, (matrix){c.score, c.n, 1}, c.v, c.d, rows, c.d, h->tokens, false);
         for (size_t r = 0; r < rows; r++)
             write_rows(y + (at + r) * h->ld, c.block + r * c.d, h, 1, 1 / sum[r], false);
     }
@@ -287,14 +293,14 @@ static void attend_back(const kd__head *h, const kd__head_grads *g, float *scrat
     for (size_t at = 0; at < h->tokens; at += KD__HEAD_BLOCK) {
         const size_t rows = kd_min_size(KD__HEAD_BLOCK, h->tokens - at);
         const float *q = c.q + at * c.d, *dy = c.dy + at * c.d;
-        product(c.score, c.n, (matrix){q, c.d, 1}, c.kt, c.n, rows, c.n, h->d, false);
-        product(c.dscore, c.n, (matrix){dy, c.d, 1}, c.vt, c.n, rows, c.n, h->d, false);
+        multiply(c.score, c.n, (matrix){q, c.d, 1}, c.kt, c.n, rows, c.n, h->d, false);
+        multiply(c.dscore, c.n, (matrix){dy, c.d, 1}, c.vt, c.n, rows, c.n, h->d, false);
         for (size_t r = 0; r < rows; r++)
             score_gradients(h, &c, g->y + (at + r) * h->ld, at + r, r, g->log_sum[at + r]);
-        product(c.dv, c.d, (matrix){c.score, 1, c.n}, dy, c.d, h->tokens, c.d, rows, at > 0);
-        product(c.dk, c.d, (matrix){c.dscore, 1, c.n}, q, c.d, h->tokens, c.d, rows, at > 0);
+        multiply(c.dv, c.d, (matrix){c.score, 1, c.n}, dy, c.d, h->tokens, c.d, rows, at > 0);
+        multiply(c.dk, c.d, (matrix){c.dscore, 1, c.n}, q, c.d, h->tokens, c.d, rows, at > 0);
         if (!g->dq) continue;
-        product(c.block, c.d, (matrix){c.dscore, c.n, 1}, c.k, c.d, rows, c.d, h->tokens, false);
+        multiply(c.block, c.d, (matrix){c.dscore, c.n, 1}, c.k, c.d, rows, c.d, h->tokens, false);
         write_rows(g->dq + at * h->ld, c.block, h, rows, h->scale, g->add[0]);
     }
     if (g->dk) write_rows(g->dk, c.dk, h, h->tokens, 1, g->add[1]);

@@ -605,6 +605,7 @@ typedef struct kd__group {
     size_t heads, tokens, d, ldq, ldk;
     size_t past; /* tokens that have keys but no queries: the first ones; 0 in backward */
     float scale; /* of scores */
+    bool pairs;  /* operands of products are bf16 */
     /* Where they are kept from pass to pass, in the place of k and v: keys (d, ldkt), values (tokens, ldvt),
      * both multiples of vectors, zeros behind d. */
     const float *kt, *vt;
@@ -633,7 +634,8 @@ typedef struct kd__decoder_kernels { /* decoder.simd.c */
     void (*attend)(const kd__group *g, float *y, float *log_sum, float *scratch);
     void (*attend_back)(const kd__group *g, const kd__group_grads *b, float *scratch);
 } kd__decoder_kernels;
-extern const kd__decoder_kernels kd__decoder_scalar, kd__decoder_avx2, kd__decoder_avx512;
+extern const kd__decoder_kernels kd__decoder_scalar, kd__decoder_avx2, kd__decoder_avx512,
+    kd__decoder_avx512bf16;
 const kd__decoder_kernels *kd__decoder_get(void);
 
 extern const kd__vec kd__vec_scalar, kd__vec_avx2, kd__vec_avx512;

@@ -15,7 +15,8 @@
  * change from run to run.
  *
  * Convolutions (rows.c) and token models (panels.c) have products of their own for bf16 instructions; AMX
- * tiles are the library's to use, so with them all products are its.
+ * tiles are the library's to use, so with them all products are its. Decoders' attention has bf16 operands in
+ * training where bf16 instructions are the faster ones (causal.c), else f32.
  *
  * Depthwise convolutions and those of one input channel do a few operations a number and wait for memory: to
  * round their operands would cost more than it could win. They stay f32.
