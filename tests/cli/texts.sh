@@ -84,7 +84,7 @@ check "which is judged by its answers" kd-eval -s class.kd --split valid --no-sp
 same "as often right as the trainer says" "$(jq .students[0].accuracy out)" "$valid"
 check "it becomes a teacher" kd-dump --teacher class --into class.kd --name big
 check "that is compared with itself, in batches of any size" kd-eval -s class.kd -b 7 class --json
-same "and agrees, row for row" "$(jq -c '.students[0] | [.agreement, .kl < 1e-9, .latency_us > 0]' out)" '[1,true,true]'
+same "and agrees, row for row" "$(jq -c '.students[0] | [.agreement == 1, .kl < 1e-9, .latency_us > 0]' out)" '[true,true,true]'
 check "a store of longer texts" kd-dump class.yaml --max-tokens 32 -o longer.kd
 refused 3 "column tokens of longer.kd has max_tokens 32, student class-student has 16 positions" "is not for this student" kd-eval -s longer.kd class
 
