@@ -56,6 +56,7 @@ ARMS = {
     "dense": ("dense", "dense", "{name: kd, temperature: 1, teacher: %s}"),
     "head-tail-7": ("ht7", "head-tail:n=7", SAMPLED),
     "head-tail-13": ("ht13", "head-tail:n=13", SAMPLED),
+    "head-tail-19": ("ht19", "head-tail:n=19", SAMPLED),
     "head-tail-20": ("ht20", "head-tail:n=20", SAMPLED),
     "head-tail-50": ("ht50", "head-tail:n=50", SAMPLED),
     "head-tail-20-scaled": ("ht20s", "lists scaled", LISTED),
@@ -73,7 +74,7 @@ ARMS = {
     "tokens": ("", "", "{name: ce}"),
 }
 RECORD = {"dk114": 114, "dk312": 312}  # bytes of DistillKit's own record
-NOT_FIRST = {"head-tail-20-scaled", "head-tail-20-by-rank", "head-tail-20-redrawn"}  # asked for by name
+NOT_FIRST = {"head-tail-19", "head-tail-20-scaled", "head-tail-20-by-rank", "head-tail-20-redrawn"}  # asked for by name
 STUDENT = """model: {{arch: llama, positions: 512, layers: {layers}, width: {width}, heads: {heads}, kv_heads: {half}, ffn: {ffn}, eps: 1e-5, rope_base: 10000, tied: true}}
 loss:
   - {loss}
@@ -391,7 +392,8 @@ def main():
         print(f"{arm}: judged", flush=True)
     table_rows = table(args, arms, scores, size, gradients(args, arms, tokens))
     show(table_rows)
-    chosen = next(r for r in table_rows if r["arm"] == "head-tail-20")
+    said = args.arms[0] if len(args.arms) == 1 else "head-tail-20"
+    chosen = next(r for r in table_rows if r["arm"] == said)
     details = {"seeds": args.seeds, "epochs": args.epochs, "positions": positions, "held_out": args.held_out * (tokens.shape[1] - 1),
                "margin_percent": 100 * MARGIN, "bytes": chosen["bytes"], "arms": table_rows,
                "scores": {f"{arm} {seed}": s for (arm, seed), s in scores.items()}}
